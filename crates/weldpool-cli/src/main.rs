@@ -1,0 +1,2 @@
+//! The program `weldpool`.
+fn main() {}

@@ -1,0 +1,4 @@
+//! See the crate description in Cargo.toml.
+
+pub mod config;
+pub mod repository;

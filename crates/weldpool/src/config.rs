@@ -1,0 +1,105 @@
+//! Configuration of an allocator, validated once.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::LeakReport;
+use crate::request::{ALIGNMENT_MAX, DEFAULT_ALIGNMENT};
+use crate::size_class::SizeClasses;
+use crate::sync::Arc;
+
+/// Called with the buffers that are still alive when the last handle of an allocator is dropped.
+#[derive(Clone)]
+pub struct LeakHandler(Arc<dyn Fn(&LeakReport) + Send + Sync>);
+
+impl LeakHandler {
+    /// Wraps a function. It must not panic; a panic is caught and logged.
+    pub fn new(handler: impl Fn(&LeakReport) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(handler))
+    }
+
+    pub(crate) fn call(&self, report: &LeakReport) {
+        (self.0)(report);
+    }
+}
+
+impl fmt::Debug for LeakHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeakHandler(..)")
+    }
+}
+
+/// Configuration of an [`Allocator`](crate::Allocator). Values out of range are errors when the
+/// allocator is built, never silently changed.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Size classes of small requests. Default: [`SizeClasses::fine`].
+    pub classes: SizeClasses,
+    /// Whether freed blocks are kept for reuse. Off, each buffer is a segment of its own. Default:
+    /// on. Can be changed later by [`Allocator::set_pooling`](crate::Allocator::set_pooling).
+    pub pooling: bool,
+    /// Alignment of every buffer in bytes, a power of two from 256 to 1 GiB. Default: 256.
+    pub alignment: usize,
+    /// Hard limit on the bytes held from the driver. Default: none but the device's own.
+    pub reserved_bytes_max: Option<u64>,
+    /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed.
+    /// Default: a quarter of the device's memory or of its outside limit.
+    pub cached_bytes_max: Option<u64>,
+    /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.
+    pub segment_bytes_min: usize,
+    /// An arena grows by an eighth of what it holds, up to this many bytes at once unless a single
+    /// request needs more. Default: 64 MiB.
+    pub segment_bytes_max: usize,
+    /// How long an allocation that found no memory waits for work in flight to give some back.
+    /// Default: one second.
+    pub wait_max: Duration,
+    /// Receives the leak report, besides the log. Default: none.
+    pub on_leak: Option<LeakHandler>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            classes: SizeClasses::fine(),
+            pooling: true,
+            alignment: DEFAULT_ALIGNMENT,
+            reserved_bytes_max: None,
+            cached_bytes_max: None,
+            segment_bytes_min: 2 << 20,
+            segment_bytes_max: 64 << 20,
+            wait_max: Duration::from_secs(1),
+            on_leak: None,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let fail = |message: String| Err(Error::with_message(ErrorKind::InvalidConfig, message));
+        if !self.alignment.is_power_of_two()
+            || !(DEFAULT_ALIGNMENT..=ALIGNMENT_MAX).contains(&self.alignment)
+        {
+            return fail(format!(
+                "Config::alignment is {}; it must be a power of two from 256 to 1 GiB",
+                self.alignment
+            ));
+        }
+        if self.segment_bytes_min == 0 || self.segment_bytes_min > self.segment_bytes_max {
+            return fail(format!(
+                "Config::segment_bytes_min is {} and segment_bytes_max {}; they must ascend from 1",
+                self.segment_bytes_min, self.segment_bytes_max
+            ));
+        }
+        if self.segment_bytes_max > 1 << 40 {
+            return fail(format!(
+                "Config::segment_bytes_max is {}; it must be at most 1 TiB",
+                self.segment_bytes_max
+            ));
+        }
+        if self.reserved_bytes_max == Some(0) {
+            return fail("Config::reserved_bytes_max is 0; leave it out for no limit".into());
+        }
+        Ok(())
+    }
+}

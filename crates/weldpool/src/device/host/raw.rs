@@ -1,0 +1,127 @@
+//! The calls that map, unmap, copy and fill host memory.
+
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+
+use rustix::io::Result;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::device::Location;
+
+/// The address of a mapping, owned by one [`Mapping`](super::mapping::Mapping).
+#[derive(Debug)]
+pub(super) struct Address(pub(super) NonNull<u8>);
+
+// SAFETY: a mapping belongs to the process, not to the thread that made it.
+unsafe impl Send for Address {}
+// SAFETY: the address itself is never changed; what may touch the memory is settled by the guards.
+unsafe impl Sync for Address {}
+
+/// Maps `bytes` bytes of `file` from `offset`, shared, readable and writable.
+#[cfg(target_os = "linux")]
+pub(super) fn map_file(
+    file: &std::os::fd::OwnedFd,
+    offset: u64,
+    bytes: usize,
+) -> Result<NonNull<u8>> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space, so no
+    // memory in use is touched (mmap(2)).
+    let address = unsafe {
+        rustix::mm::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            access,
+            MapFlags::SHARED,
+            file,
+            offset,
+        )
+    }?;
+    NonNull::new(address.cast()).ok_or(rustix::io::Errno::INVAL)
+}
+
+/// Maps `bytes` bytes of private anonymous memory, readable and writable.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn map_anonymous(bytes: usize) -> Result<NonNull<u8>> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.
+    let address = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, access, MapFlags::PRIVATE)
+    }?;
+    NonNull::new(address.cast()).ok_or(rustix::io::Errno::INVAL)
+}
+
+/// Unmaps a mapping made above; its owner is being dropped.
+pub(super) fn unmap(address: &Address, bytes: usize) -> Result<()> {
+    // SAFETY: the caller is the drop of the one owner, and `Segment` lets no reference outlive it.
+    unsafe { rustix::mm::munmap(address.0.as_ptr().cast(), bytes) }
+}
+
+/// One piece of work of a host queue, to run on another thread.
+#[derive(Debug)]
+pub(super) enum Transfer {
+    Copy {
+        source: NonNull<u8>,
+        destination: NonNull<u8>,
+        bytes: usize,
+    },
+    Fill {
+        destination: NonNull<u8>,
+        bytes: usize,
+        value: u8,
+    },
+}
+
+// SAFETY: the contract of `DeviceQueue::copy` and `fill` keeps the ranges valid and unraced until
+// the work is done, on whichever thread it runs.
+unsafe impl Send for Transfer {}
+
+impl Transfer {
+    /// # Safety
+    ///
+    /// As for [`DeviceQueue::copy`](crate::device::DeviceQueue::copy).
+    pub(super) unsafe fn copy(
+        source: Location,
+        destination: Location,
+        bytes: usize,
+    ) -> Option<Self> {
+        Some(Self::Copy {
+            source: source.host?,
+            destination: destination.host?,
+            bytes,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As for [`DeviceQueue::fill`](crate::device::DeviceQueue::fill).
+    pub(super) unsafe fn fill(destination: Location, bytes: usize, value: u8) -> Option<Self> {
+        Some(Self::Fill {
+            destination: destination.host?,
+            bytes,
+            value,
+        })
+    }
+
+    pub(super) fn run(self) {
+        match self {
+            Self::Copy {
+                source,
+                destination,
+                bytes,
+            } => {
+                // SAFETY: whoever made the value promised valid, disjoint ranges until now.
+                unsafe { destination.copy_from_nonoverlapping(source, bytes) }
+            }
+            Self::Fill {
+                destination,
+                bytes,
+                value,
+            } => {
+                // SAFETY: whoever made the value promised a valid range until now.
+                unsafe { destination.write_bytes(value, bytes) }
+            }
+        }
+    }
+}

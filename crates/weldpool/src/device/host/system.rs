@@ -1,0 +1,183 @@
+//! What the operating system tells of memory and processors.
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{budget, numa_nodes, processor_name};
+#[cfg(not(target_os = "linux"))]
+pub(super) use other::{budget, numa_nodes, processor_name};
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use crate::device::Budget;
+    use crate::error::{Error, ErrorKind, Result};
+
+    /// Memory by `/proc/meminfo`, and the smallest limit of the process's control groups.
+    pub(crate) fn budget() -> Result<Budget> {
+        let text = fs::read_to_string("/proc/meminfo")
+            .map_err(|error| Error::system(ErrorKind::System, "read of /proc/meminfo", &error))?;
+        let total = meminfo(&text, "MemTotal").ok_or_else(|| {
+            Error::new(ErrorKind::System, "/proc/meminfo has no line for MemTotal")
+        })?;
+        Ok(Budget {
+            total,
+            available: meminfo(&text, "MemAvailable"),
+            limit: group_limit(),
+        })
+    }
+
+    /// A value of `/proc/meminfo` in bytes; the file has kibibytes (proc_meminfo(5)).
+    fn meminfo(text: &str, key: &str) -> Option<u64> {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
+    }
+
+    /// The smallest limit on the way from the process's group to the root: `memory.max` in version 2
+    /// of control groups, `memory.limit_in_bytes` in version 1.
+    fn group_limit() -> Option<u64> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        groups
+            .lines()
+            .filter_map(|line| limit_of(line, Path::new("/sys/fs/cgroup")))
+            .min()
+    }
+
+    fn limit_of(line: &str, root: &Path) -> Option<u64> {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let (root, file): (PathBuf, _) = match controllers {
+            "" => (root.into(), "memory.max"),
+            list if list.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let group = root.join(path.trim_start_matches('/'));
+        group
+            .ancestors()
+            .take_while(|group| group.starts_with(&root))
+            .filter_map(|group| {
+                fs::read_to_string(group.join(file))
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            // Version 1 writes "no limit" as the largest multiple of a page.
+            .filter(|&limit: &u64| limit < 1 << 62)
+            .min()
+    }
+
+    /// The nodes that are online, from sysfs; node 0 alone where it is not mounted.
+    pub(crate) fn numa_nodes() -> Vec<u32> {
+        fs::read_to_string("/sys/devices/system/node/online")
+            .ok()
+            .and_then(|text| list(text.trim()))
+            .unwrap_or_else(|| vec![0])
+    }
+
+    /// A list as the kernel writes it: `0-1,3`.
+    fn list(text: &str) -> Option<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            // The kernel supports at most 1024 nodes; more is not a list of nodes.
+            if last < first || last > 4096 {
+                return None;
+            }
+            numbers.extend(first..=last);
+        }
+        Some(numbers)
+    }
+
+    /// The processor's name from `/proc/cpuinfo`, or the architecture.
+    pub(crate) fn processor_name() -> String {
+        fs::read_to_string("/proc/cpuinfo")
+            .ok()
+            .and_then(|text| {
+                let line = text.lines().find(|line| line.starts_with("model name"))?;
+                Some(line.split_once(':')?.1.trim().to_owned())
+            })
+            .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn meminfo_is_in_kibibytes() {
+            let text = "MemTotal:       24689764 kB\nMemFree: 1 kB\nMemAvailable:   99 kB\n";
+            assert_eq!(meminfo(text, "MemTotal"), Some(24_689_764 * 1024));
+            assert_eq!(meminfo(text, "MemAvailable"), Some(99 * 1024));
+            assert_eq!(meminfo(text, "Mem"), None);
+            assert_eq!(
+                meminfo("MemTotal: 99999999999999999999 kB", "MemTotal"),
+                None
+            );
+        }
+
+        #[test]
+        fn node_lists() {
+            assert_eq!(list("0"), Some(vec![0]));
+            assert_eq!(list("0-2,5"), Some(vec![0, 1, 2, 5]));
+            for wrong in ["", "a", "3-1", "0-4294967295"] {
+                assert_eq!(list(wrong), None, "{wrong:?}");
+            }
+        }
+
+        #[test]
+        fn the_smallest_limit_of_the_ancestors_counts() {
+            let root = std::env::temp_dir().join(format!("weldpool-cgroup-{}", std::process::id()));
+            let group = root.join("a/b");
+            fs::create_dir_all(&group).unwrap();
+            fs::write(root.join("a/memory.max"), "4096\n").unwrap();
+            fs::write(group.join("memory.max"), "max\n").unwrap();
+            let limit = limit_of("0::/a/b", &root);
+            fs::remove_dir_all(&root).unwrap();
+            assert_eq!(limit, Some(4096));
+            assert_eq!(limit_of("5:cpu:/a", &root), None);
+            assert_eq!(limit_of("nonsense", &root), None);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use crate::device::Budget;
+    use crate::error::{Error, ErrorKind, Result};
+
+    /// Memory by `sysctl hw.memsize`, which macOS documents in sysctl(3).
+    pub(crate) fn budget() -> Result<Budget> {
+        let output = std::process::Command::new("/usr/sbin/sysctl")
+            .args(["-n", "hw.memsize"])
+            .output()
+            .map_err(|error| Error::system(ErrorKind::System, "sysctl hw.memsize", &error))?;
+        let total = String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .map_err(|_| Error::new(ErrorKind::System, "sysctl hw.memsize gave no number"))?;
+        Ok(Budget {
+            total,
+            available: None,
+            limit: None,
+        })
+    }
+
+    /// Apple's systems show one node.
+    pub(crate) fn numa_nodes() -> Vec<u32> {
+        vec![0]
+    }
+
+    pub(crate) fn processor_name() -> String {
+        std::env::consts::ARCH.to_owned()
+    }
+}

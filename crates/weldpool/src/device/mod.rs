@@ -1,0 +1,165 @@
+//! The device layer: the only one that calls a driver.
+//!
+//! A [`Device`] is one GPU or the host. It gives [`Segment`]s, large regions obtained from the
+//! driver, and [`DeviceQueue`]s, ordered streams of device work. The allocator above validates;
+//! a device reports only what the caller could not have foreseen.
+
+mod fence;
+pub mod host;
+mod metered;
+mod properties;
+
+use std::fmt::Debug;
+use std::ptr::NonNull;
+
+use crate::binding::Resource;
+use crate::error::{Error, Result};
+use crate::sync::Arc;
+
+pub use fence::Timeline;
+pub(crate) use metered::Metered;
+pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+
+/// One GPU or the host.
+///
+/// Implementations are shared between threads and called without any lock held by the caller.
+pub trait Device: Debug + Send + Sync {
+    /// What the device is and can do; constant for its life.
+    fn properties(&self) -> &DeviceProperties;
+
+    /// Memory of the device now. A system call; not for a hot path.
+    ///
+    /// # Errors
+    ///
+    /// [`System`](crate::ErrorKind::System) when the system does not tell,
+    /// [`DeviceLost`](crate::ErrorKind::DeviceLost) when the device is gone.
+    fn budget(&self) -> Result<Budget>;
+
+    /// Obtains a segment of `bytes` bytes, a multiple of [`DeviceProperties::granularity`], aligned
+    /// to it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) only when the driver says so,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a storage mode the device lacks,
+    /// [`DeviceLost`](crate::ErrorKind::DeviceLost), or [`System`](crate::ErrorKind::System).
+    /// Nothing stays behind on failure.
+    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>>;
+
+    /// Returns a segment to the system at once.
+    ///
+    /// # Errors
+    ///
+    /// The driver's error, with the segment, which stays usable and can be released again.
+    fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError>;
+
+    /// Creates an ordered stream of work.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; see [`ErrorKind`](crate::ErrorKind).
+    fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>>;
+}
+
+/// A segment that could not be returned, and why.
+#[derive(Debug)]
+pub struct ReleaseError {
+    /// The segment, still mapped.
+    pub segment: Box<dyn Segment>,
+    /// The driver's error.
+    pub error: Error,
+}
+
+/// One large region obtained from the driver. Dropping it returns it to the system like
+/// [`Device::release_segment`], but an error is only logged.
+///
+/// # Safety
+///
+/// While the value lives, an address given by [`host_address`](Self::host_address) is valid for
+/// reads and writes of [`bytes`](Self::bytes) bytes, every byte of it is initialised, nobody else
+/// holds a Rust reference into it, and all methods give the same answers each time.
+#[allow(unsafe_code)]
+pub unsafe trait Segment: Debug + Send + Sync {
+    /// Length in bytes.
+    fn bytes(&self) -> usize;
+    /// Address for the host; none for memory that only the device can touch.
+    fn host_address(&self) -> Option<NonNull<u8>>;
+    /// Address for the device, where it has addresses of its own.
+    fn device_address(&self) -> Option<u64> {
+        None
+    }
+    /// The driver's object, where a call needs an object and an offset (Metal: the `MTLBuffer`).
+    fn resource(&self) -> Option<Resource> {
+        None
+    }
+}
+
+/// A place in device memory, as a driver call needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct Location {
+    /// Address for the host, if it has one.
+    pub host: Option<NonNull<u8>>,
+    /// Address for the device, if it has one of its own.
+    pub device: Option<u64>,
+    /// The driver's object and the offset in it, if the driver wants those.
+    pub resource: Option<(Resource, usize)>,
+}
+
+/// An ordered stream of device work. Work runs in the order of submission, after the call returned.
+///
+/// # Safety
+///
+/// [`Timeline::completed`] of [`timeline`](Self::timeline) reaches a value that
+/// [`signal`](Self::signal) returned only after all work submitted before that call is done and its
+/// writes are visible to a thread that saw the value.
+#[allow(unsafe_code)]
+pub unsafe trait DeviceQueue: Debug + Send + Sync {
+    /// Copies `bytes` bytes.
+    ///
+    /// # Safety
+    ///
+    /// Both ranges are valid for `bytes` bytes and do not overlap; until this work is done neither
+    /// is freed, the source is not written and the destination not touched by anybody else.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; nothing was submitted then.
+    unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()>;
+
+    /// Sets `bytes` bytes to `value`.
+    ///
+    /// # Safety
+    ///
+    /// The range is valid for `bytes` bytes and until this work is done neither freed nor touched
+    /// by anybody else.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; nothing was submitted then.
+    unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()>;
+
+    /// Calls a host function in the order of the queue. It must not block on this queue.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; the function is dropped uncalled then.
+    fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()>;
+
+    /// Makes later work of this queue wait until another queue's `timeline` has reached `value`.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; later work does not wait then.
+    fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()>;
+
+    /// Marks the present end of the queue and returns the value that [`timeline`](Self::timeline)
+    /// reaches there. Values ascend.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says.
+    fn signal(&self) -> Result<u64>;
+
+    /// Counts the signals that have passed; it outlives the queue.
+    fn timeline(&self) -> &Arc<dyn Timeline>;
+}

@@ -1,0 +1,106 @@
+//! What a device is, and how much memory it has.
+
+use std::fmt;
+
+/// The kind of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// The CPU and its memory.
+    Host,
+}
+
+impl DeviceKind {
+    /// Lower-case name, as `weldpool devices` prints it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Where memory lives and who may touch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum StorageMode {
+    /// One memory that host and device both touch.
+    #[default]
+    Shared,
+    /// Memory that the driver moves to whoever touches it.
+    Managed,
+    /// Memory that only the device touches; host guards are refused.
+    Private,
+}
+
+impl StorageMode {
+    /// All modes, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Shared, Self::Managed, Self::Private];
+
+    /// Lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Managed => "managed",
+            Self::Private => "private",
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for StorageMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a device is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceProperties {
+    /// Kind of the device.
+    pub kind: DeviceKind,
+    /// Number among the devices of its kind.
+    pub ordinal: u32,
+    /// The maker's name for it.
+    pub name: String,
+    /// Whether host and device share one physical memory.
+    pub unified: bool,
+    /// Size of a page in bytes.
+    pub page_bytes: usize,
+    /// Segments are multiples of this many bytes and aligned to it.
+    pub granularity: usize,
+    /// Least alignment of a buffer in bytes.
+    pub alignment_min: usize,
+    /// Largest segment in bytes.
+    pub segment_bytes_max: usize,
+    /// Storage modes it offers.
+    pub storage_modes: Vec<StorageMode>,
+    /// NUMA nodes whose memory it reaches, as the system numbers them.
+    pub numa_nodes: Vec<u32>,
+    /// Threads that can run at once, for the host.
+    pub parallelism: usize,
+}
+
+/// Memory of a device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Budget {
+    /// Physical memory.
+    pub total: u64,
+    /// Memory the system could give without swapping, where it tells.
+    pub available: Option<u64>,
+    /// A limit set for this process from outside (Linux: the smallest control-group limit).
+    pub limit: Option<u64>,
+}
+
+impl Budget {
+    /// The most this process may hope to hold: the smaller of `total` and `limit`.
+    #[must_use]
+    pub fn ceiling(&self) -> u64 {
+        self.limit.map_or(self.total, |limit| limit.min(self.total))
+    }
+}

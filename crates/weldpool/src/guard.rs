@@ -1,0 +1,173 @@
+//! Host access to contents: the only place that turns an address into a slice.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{AtomicU32, Ordering};
+
+/// A type whose values are plain bits, any bits: the integers and floats, and every type that is
+/// [`bytemuck::Pod`].
+pub trait Element: bytemuck::Pod {}
+
+impl<T: bytemuck::Pod> Element for T {}
+
+/// Run-time borrow state of a shared buffer: the number of readers, or one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Borrow(AtomicU32);
+
+const WRITER: u32 = u32::MAX;
+
+impl Borrow {
+    pub(crate) fn shared(&self) -> Result<BorrowToken<'_>> {
+        self.0
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |state| {
+                (state < WRITER - 1).then(|| state + 1)
+            })
+            .map(|_| BorrowToken {
+                borrow: self,
+                exclusive: false,
+            })
+            .map_err(|_| Error::new(ErrorKind::Busy, "a write guard holds this shared buffer"))
+    }
+
+    pub(crate) fn exclusive(&self) -> Result<BorrowToken<'_>> {
+        self.0
+            .compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed)
+            .map(|_| BorrowToken {
+                borrow: self,
+                exclusive: true,
+            })
+            .map_err(|_| Error::new(ErrorKind::Busy, "another guard holds this shared buffer"))
+    }
+}
+
+/// Holds a [`Borrow`] until dropped.
+#[derive(Debug)]
+pub struct BorrowToken<'a> {
+    borrow: &'a Borrow,
+    exclusive: bool,
+}
+
+impl Drop for BorrowToken<'_> {
+    fn drop(&mut self) {
+        if self.exclusive {
+            self.borrow.0.store(0, Ordering::Release);
+        } else {
+            self.borrow.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// Read access to contents as a slice, for as long as the guard lives.
+pub struct ReadGuard<'a, T> {
+    contents: &'a [T],
+    _token: Option<BorrowToken<'a>>,
+}
+
+/// Write access to contents as a slice, for as long as the guard lives.
+pub struct WriteGuard<'a, T> {
+    contents: &'a mut [T],
+    _token: Option<BorrowToken<'a>>,
+}
+
+impl<'a, T: Element> ReadGuard<'a, T> {
+    /// # Safety
+    ///
+    /// `address` is valid for reads of `bytes` initialised bytes for `'a`, and nothing writes them
+    /// while the guard lives.
+    pub(crate) unsafe fn new(
+        address: NonNull<u8>,
+        bytes: usize,
+        token: Option<BorrowToken<'a>>,
+    ) -> Result<Self> {
+        let count = check::<T>(address, bytes)?;
+        // SAFETY: the caller's promise, alignment and length checked, and any bits are a value of T.
+        let contents = unsafe { std::slice::from_raw_parts(address.as_ptr().cast(), count) };
+        Ok(Self {
+            contents,
+            _token: token,
+        })
+    }
+}
+
+impl<'a, T: Element> WriteGuard<'a, T> {
+    /// # Safety
+    ///
+    /// `address` is valid for reads and writes of `bytes` initialised bytes for `'a`, and nothing
+    /// else touches them while the guard lives.
+    pub(crate) unsafe fn new(
+        address: NonNull<u8>,
+        bytes: usize,
+        token: Option<BorrowToken<'a>>,
+    ) -> Result<Self> {
+        let count = check::<T>(address, bytes)?;
+        // SAFETY: the caller's promise, alignment and length checked, and any bits are a value of T.
+        let contents = unsafe { std::slice::from_raw_parts_mut(address.as_ptr().cast(), count) };
+        Ok(Self {
+            contents,
+            _token: token,
+        })
+    }
+}
+
+fn check<T>(address: NonNull<u8>, bytes: usize) -> Result<usize> {
+    let size = size_of::<T>();
+    if size == 0 || !bytes.is_multiple_of(size) {
+        return Err(Error::with_message(
+            ErrorKind::InvalidRequest,
+            format!("{bytes} bytes are not a whole number of elements of {size} bytes"),
+        ));
+    }
+    if !address.as_ptr().addr().is_multiple_of(align_of::<T>()) {
+        return Err(Error::with_message(
+            ErrorKind::InvalidRequest,
+            format!(
+                "the contents do not start at a multiple of {} bytes",
+                align_of::<T>()
+            ),
+        ));
+    }
+    Ok(bytes / size)
+}
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.contents
+    }
+}
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.contents
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.contents
+    }
+}
+
+impl<T> fmt::Debug for ReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadGuard")
+            .field("len", &self.contents.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for WriteGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteGuard")
+            .field("len", &self.contents.len())
+            .finish_non_exhaustive()
+    }
+}

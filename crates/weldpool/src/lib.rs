@@ -1,0 +1,80 @@
+//! Pools and unifies the memory of a GPU and its host.
+//!
+//! An [`Allocator`] is the pool of one [`Device`]. It obtains large [segments](device::Segment)
+//! from the device, hands out [`Buffer`]s from them and takes the buffers back when they are
+//! dropped, so that a program in its steady state makes no driver call at all.
+//!
+//! ```
+//! use weldpool::{Allocator, Request};
+//!
+//! # fn main() -> weldpool::Result<()> {
+//! let allocator = Allocator::host()?;
+//! let mut weights = allocator.allocate_with(&Request::new(4096).name("weights"))?;
+//! weights.write::<f32>()?.fill(0.5);
+//! assert_eq!(weights.read::<f32>()?[1023], 0.5);
+//!
+//! let shared = weights.share(); // from here on several views may hold the same block
+//! let head = shared.slice(0..1024)?;
+//! assert_eq!(head.read::<f32>()?.len(), 256);
+//!
+//! drop((shared, head));
+//! assert_eq!(allocator.stats().live.value, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Contracts
+//!
+//! * Contents are touched from the host only through [`ReadGuard`] and [`WriteGuard`]. A guard is
+//!   refused while work in flight could race with it, so safe code cannot observe a torn write.
+//! * Work submitted to a [`Queue`] keeps the memory it uses: a buffer dropped early is reused at
+//!   once on the same queue, and elsewhere only after the [`Fence`] of that work.
+//! * Every error is an [`Error`] with a [`kind()`](Error::kind). Nothing panics on any request, and
+//!   nothing is lost when a driver call fails.
+//! * `live` counts requested bytes, `reserved` is metered below the allocator, where the driver is
+//!   called; live / reserved is therefore an honest utilisation.
+//!
+//! # Non-goals
+//!
+//! The crate knows nothing of models, tensors, network protocols or async runtimes.
+
+mod address_map;
+mod allocator;
+mod arena;
+mod binding;
+mod block;
+mod buffer;
+mod class_pool;
+mod config;
+pub mod device;
+mod error;
+mod guard;
+mod in_flight;
+mod name;
+mod order;
+mod queue;
+mod range_allocator;
+mod report;
+mod request;
+mod runtime;
+mod size_class;
+mod stats;
+mod sync;
+mod view;
+
+pub use address_map::BlockInfo;
+pub use allocator::{Allocator, AllocatorBuilder};
+pub use binding::{Binding, Resource};
+pub use buffer::Buffer;
+pub use config::{Config, LeakHandler};
+pub use device::{Device, StorageMode};
+pub use error::{Error, ErrorKind, Result};
+pub use guard::{Element, ReadGuard, WriteGuard};
+pub use name::Name;
+pub use queue::{Fence, Queue};
+pub use report::{LeakReport, LeakedBuffer};
+pub use request::Request;
+pub use runtime::Runtime;
+pub use size_class::{SizeClass, SizeClasses};
+pub use stats::{ClassStats, Counter, Stats};
+pub use view::BufferView;

@@ -1,0 +1,101 @@
+//! What a caller asks for, and its validation.
+
+use crate::device::StorageMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::queue::Queue;
+
+/// Alignment of every buffer unless the request asks for more, in bytes.
+pub(crate) const DEFAULT_ALIGNMENT: usize = 256;
+/// Largest alignment a request may ask for, in bytes.
+pub(crate) const ALIGNMENT_MAX: usize = 1 << 30;
+
+/// A request for a buffer.
+///
+/// ```
+/// # fn main() -> weldpool::Result<()> {
+/// # let allocator = weldpool::Allocator::host()?;
+/// use weldpool::Request;
+/// let page = allocator.allocate_with(&Request::new(100).alignment(4096).zeroed(true))?;
+/// assert_eq!(page.read::<u8>()?.iter().map(|&byte| u32::from(byte)).sum::<u32>(), 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub(crate) bytes: usize,
+    pub(crate) alignment: usize,
+    pub(crate) storage: StorageMode,
+    pub(crate) name: Name,
+    pub(crate) zeroed: bool,
+    pub(crate) queue: Option<&'a Queue>,
+}
+
+impl<'a> Request<'a> {
+    /// A request for `bytes` bytes of shared storage at the default alignment of 256 bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self {
+            bytes,
+            alignment: DEFAULT_ALIGNMENT,
+            storage: StorageMode::Shared,
+            name: Name::default(),
+            zeroed: false,
+            queue: None,
+        }
+    }
+
+    /// Alignment in bytes: a power of two up to 1 GiB. The result is at least 256 and at least the
+    /// device's minimum, whatever is asked.
+    #[must_use]
+    pub fn alignment(mut self, bytes: usize) -> Self {
+        self.alignment = bytes;
+        self
+    }
+
+    /// Where the memory lives and who may touch it.
+    #[must_use]
+    pub fn storage(mut self, mode: StorageMode) -> Self {
+        self.storage = mode;
+        self
+    }
+
+    /// Name for statistics and leak reports; see [`Name::intern`] for names made at run time.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Whether the contents must be zero. Otherwise they are whatever the block held before.
+    #[must_use]
+    pub fn zeroed(mut self, zeroed: bool) -> Self {
+        self.zeroed = zeroed;
+        self
+    }
+
+    /// The queue whose work will use the buffer first. A block that work on this queue still uses
+    /// may then be handed out at once, because the queue runs in order; host access to the buffer
+    /// stays refused until that work is done.
+    #[must_use]
+    pub fn queue(mut self, queue: &'a Queue) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    pub(crate) fn validate(&self, bytes_max: usize) -> Result<()> {
+        let fail = |message| {
+            Err(Error::new(ErrorKind::InvalidRequest, message).for_request(self.bytes, self.name))
+        };
+        if self.bytes == 0 {
+            return fail("a buffer of zero bytes was requested; leave empty tensors without one");
+        }
+        if self.bytes > bytes_max {
+            return fail("the request is larger than any buffer this device can have");
+        }
+        if !self.alignment.is_power_of_two() || self.alignment > ALIGNMENT_MAX {
+            return fail("the alignment is not a power of two of at most 1 GiB");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! Counters, and the statistics that are always on.
+
+use std::fmt;
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// A level with its history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// The level now.
+    pub value: u64,
+    /// The highest level so far.
+    pub peak: u64,
+    /// The sum of all that was ever added.
+    pub total: u64,
+}
+
+/// A [`Counter`] that threads share.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicCounter {
+    value: AtomicU64,
+    peak: AtomicU64,
+    total: AtomicU64,
+}
+
+impl AtomicCounter {
+    pub(crate) fn add(&self, amount: u64) {
+        let value = self.value.fetch_add(amount, Ordering::Relaxed) + amount;
+        self.peak.fetch_max(value, Ordering::Relaxed);
+        self.total.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, amount: u64) {
+        self.value.fetch_sub(amount, Ordering::Relaxed);
+    }
+
+    /// Starts the history anew at the present level.
+    pub(crate) fn reset(&self) {
+        let value = self.value.load(Ordering::Relaxed);
+        self.peak.store(value, Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Counter {
+        let value = self.value.load(Ordering::Relaxed);
+        Counter {
+            value,
+            // A reader may come between the two updates of a writer.
+            peak: self.peak.load(Ordering::Relaxed).max(value),
+            total: self.total.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Statistics of one size class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ClassStats {
+    /// Size of its blocks in bytes.
+    pub bytes: usize,
+    /// Requests served by an idle block.
+    pub hits: u64,
+    /// Requests that needed a new block.
+    pub misses: u64,
+    /// Idle blocks now.
+    pub cached_blocks: usize,
+}
+
+/// Statistics of an allocator: exact when no call is under way, O(classes) to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Bytes requested by users and not yet freed.
+    pub live: Counter,
+    /// Bytes held from the driver, metered in the device layer.
+    pub reserved: Counter,
+    /// Bytes of the blocks that users hold, rounding included.
+    pub block_bytes: u64,
+    /// Bytes held from the driver and idle.
+    pub cached_bytes: u64,
+    /// Bytes of freed blocks that wait for a fence.
+    pub deferred_bytes: u64,
+    /// Successful allocations.
+    pub allocations: u64,
+    /// Buffers given back.
+    pub frees: u64,
+    /// Allocations served from memory already held from the driver.
+    pub hits: u64,
+    /// Allocations that needed memory from the driver.
+    pub misses: u64,
+    /// Segments obtained from the driver.
+    pub growths: u64,
+    /// Allocations that failed.
+    pub failures: u64,
+    /// Driver calls that obtain or return memory.
+    pub driver_calls: u64,
+    /// Driver calls that failed.
+    pub driver_failures: u64,
+    /// Nanoseconds spent in driver calls.
+    pub driver_ns: u64,
+    /// Segments held now.
+    pub segments: usize,
+    /// Largest free range of any arena in bytes.
+    pub largest_free: usize,
+    /// The size classes, smallest first.
+    pub classes: Vec<ClassStats>,
+}
+
+impl Stats {
+    /// hits / (hits + misses); 1 before the first allocation.
+    #[must_use]
+    pub fn hit_rate(&self) -> f64 {
+        ratio(self.hits, self.hits + self.misses)
+    }
+
+    /// live / reserved, so rounding counts as waste; 1 when nothing is reserved.
+    #[must_use]
+    pub fn utilisation(&self) -> f64 {
+        ratio(self.live.value, self.reserved.value)
+    }
+
+    /// 1 - requested / block bytes handed out.
+    #[must_use]
+    pub fn internal_fragmentation(&self) -> f64 {
+        1.0 - ratio(self.live.value, self.block_bytes)
+    }
+
+    /// 1 - driver calls for segments / allocations; negative when pooling costs more than it saves.
+    #[must_use]
+    pub fn allocation_reduction(&self) -> f64 {
+        if self.allocations == 0 {
+            return 0.0;
+        }
+        1.0 - self.growths as f64 / self.allocations as f64
+    }
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        1.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+impl fmt::Display for Stats {
+    /// One line, for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "live {} (peak {}), reserved {} (peak {}), cached {}, utilisation {:.1} %, \
+             hits {:.2} % of {}, driver calls {}",
+            self.live.value,
+            self.live.peak,
+            self.reserved.value,
+            self.reserved.peak,
+            self.cached_bytes,
+            100.0 * self.utilisation(),
+            100.0 * self.hit_rate(),
+            self.allocations,
+            self.driver_calls,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_keeps_level_peak_and_total() {
+        let counter = AtomicCounter::default();
+        counter.add(10);
+        counter.add(5);
+        counter.subtract(12);
+        counter.add(1);
+        assert_eq!(
+            counter.read(),
+            Counter {
+                value: 4,
+                peak: 15,
+                total: 16
+            }
+        );
+    }
+
+    #[test]
+    fn formulas_have_their_defined_values() {
+        let stats = Stats {
+            live: Counter {
+                value: 750,
+                peak: 750,
+                total: 750,
+            },
+            reserved: Counter {
+                value: 1000,
+                peak: 1000,
+                total: 1000,
+            },
+            block_bytes: 1000,
+            hits: 905,
+            misses: 95,
+            growths: 95,
+            allocations: 1000,
+            ..Stats::default()
+        };
+        assert!((stats.hit_rate() - 0.905).abs() < 1e-12);
+        assert!((stats.allocation_reduction() - 0.905).abs() < 1e-12);
+        assert!((stats.utilisation() - 0.75).abs() < 1e-12);
+        assert!((stats.internal_fragmentation() - 0.25).abs() < 1e-12);
+        assert!((Stats::default().utilisation() - 1.0).abs() < 1e-12);
+    }
+}

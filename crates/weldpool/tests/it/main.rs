@@ -1,0 +1,10 @@
+//! The device suite on the host, and what is particular to it.
+
+use std::sync::Arc;
+
+use weldpool::device::host::HostDevice;
+
+mod config;
+mod host;
+
+weldpool_testkit::device_suite!(host_device, || Arc::new(HostDevice::new().unwrap()));
