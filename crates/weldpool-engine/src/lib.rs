@@ -35,6 +35,7 @@
 
 mod datatype;
 mod engine;
+mod env;
 mod error;
 mod shape;
 mod tensor;

@@ -1,0 +1,144 @@
+//! Tensors as the library's values: what goes in, what is written, what comes out.
+
+use weldpool::{Allocator, Request, WriteGuard};
+
+use super::raw::{self, AllocatorTable, Api, MemoryInfo, Taken, Value};
+use super::status::{During, error};
+use super::strings;
+use crate::tensor::TensorBytes;
+use crate::{DataType, Error, ErrorKind, Result, Tensor, element_count};
+
+/// An input while it is held for a run: nobody writes it meanwhile.
+pub(super) struct Held<'t> {
+    tensor: &'t Tensor,
+    shape: Vec<i64>,
+    bytes: TensorBytes<'t>,
+}
+
+impl<'t> Held<'t> {
+    /// Holds an input.
+    pub(super) fn new(tensor: &'t Tensor) -> Result<Held<'t>> {
+        Ok(Held {
+            tensor,
+            shape: wire_shape(tensor.shape())?,
+            bytes: tensor.bytes()?,
+        })
+    }
+
+    /// The value a run reads: over the input's memory, or a copy of its strings.
+    pub(super) fn value(&self, api: Api, host_memory: &MemoryInfo) -> Result<Value<'_>> {
+        if self.tensor.data_type() == DataType::Bytes {
+            return strings::to_value(api, &self.shape, self.tensor);
+        }
+        Value::reading(
+            host_memory,
+            self.tensor.data_type(),
+            &self.shape,
+            &self.bytes,
+        )
+        .map_err(|status| error(status, During::Run))
+    }
+
+    /// Whether an address lies in the input's memory.
+    fn contains(&self, address: *const u8) -> bool {
+        self.bytes.as_ptr_range().contains(&address)
+    }
+}
+
+/// An output's memory while it is held for a run: nobody else touches it meanwhile.
+pub(super) struct Target<'t> {
+    data_type: DataType,
+    shape: Vec<i64>,
+    bytes: Option<WriteGuard<'t, u8>>,
+}
+
+impl<'t> Target<'t> {
+    /// Holds the memory of an output.
+    pub(super) fn new(tensor: &'t Tensor) -> Result<Target<'t>> {
+        Ok(Target {
+            data_type: tensor.data_type(),
+            shape: wire_shape(tensor.shape())?,
+            bytes: match tensor.data() {
+                Some(view) => Some(view.write::<u8>()?),
+                None => None,
+            },
+        })
+    }
+
+    /// The value a run writes, over the output's memory.
+    pub(super) fn value(&mut self, host_memory: &MemoryInfo) -> Result<Value<'_>> {
+        let bytes = self.bytes.as_deref_mut().unwrap_or_default();
+        Value::writing(host_memory, self.data_type, &self.shape, bytes)
+            .map_err(|status| error(status, During::Run))
+    }
+}
+
+/// Turns an output that the library made into a tensor of the pool: its memory is taken over where
+/// it is the pool's already, and copied otherwise.
+pub(super) fn into_tensor(
+    value: Value<'_>,
+    expected: DataType,
+    allocator: &Allocator,
+    table: Option<&AllocatorTable>,
+    inputs: &[Held<'_>],
+) -> Result<Tensor> {
+    let run = |status| error(status, During::Run);
+    let (number, dims) = value.tensor().map_err(run)?;
+    let data_type = raw::data_type(number)
+        .filter(|data_type| *data_type == expected)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Execution,
+                format!("the model made elements of ONNX type {number} instead of {expected}"),
+            )
+        })?;
+    let shape = dims
+        .iter()
+        .map(|dim| usize::try_from(*dim).ok())
+        .collect::<Option<Vec<usize>>>();
+    let counted = shape.and_then(|shape| element_count(&shape).map(|count| (shape, count)));
+    let (shape, count) = counted.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Execution,
+            format!("the model made a tensor of shape {dims:?}"),
+        )
+    })?;
+    if data_type == DataType::Bytes {
+        return strings::from_value(allocator, shape, count, &value);
+    }
+    let bytes = value.bytes().map_err(run)?;
+    let length = bytes.len();
+    if length == 0 {
+        return Tensor::new(data_type, shape, None);
+    }
+    // A model may hand an input through: its memory is the caller's, not the library's to give.
+    let handed_through = inputs.iter().any(|input| input.contains(bytes.as_ptr()));
+    let value = match table.filter(|_| !handed_through) {
+        Some(table) => match value.take_buffer(table).map_err(run)? {
+            Taken::Buffer(buffer) => {
+                return Tensor::new(data_type, shape, Some(buffer.share().slice(0..length)?));
+            }
+            Taken::Elsewhere(value) => value,
+        },
+        None => value,
+    };
+    let mut buffer = allocator.allocate_with(&Request::new(length).name("tensor"))?;
+    buffer
+        .write::<u8>()?
+        .copy_from_slice(value.bytes().map_err(run)?);
+    Tensor::new(data_type, shape, Some(buffer.share()))
+}
+
+/// A shape in the library's integers.
+fn wire_shape(shape: &[usize]) -> Result<Vec<i64>> {
+    shape
+        .iter()
+        .map(|size| i64::try_from(*size))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                "a dimension is larger than 2^63 - 1",
+            )
+        })
+}
