@@ -1,2 +1,45 @@
-//! The program `weldpool`.
-fn main() {}
+//! The program `weldpool`: serves ONNX models, runs one, lists the devices.
+
+mod devices;
+mod infer;
+mod logging;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Pools GPU and host memory, and serves ONNX models out of it.
+#[derive(Debug, Parser)]
+#[command(name = "weldpool", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a Triton model repository over the KServe v2 protocol.
+    Serve(Box<serve::Options>),
+    /// Run one ONNX model and show its outputs, its latency and the pool.
+    Infer(infer::Options),
+    /// List the devices of this machine.
+    Devices(devices::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Serve(options) => serve::run(*options),
+        Command::Infer(options) => infer::run(&options),
+        Command::Devices(options) => devices::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the error and its causes.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `weldpool serve`.
+
+mod options;
+mod progress;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use weldpool_engine::onnxruntime::OnnxRuntime;
+use weldpool_server::Server;
+
+pub(crate) use self::options::Options;
+use self::progress::LoadProgress;
+
+pub(crate) fn run(options: Options) -> Result<()> {
+    crate::logging::start(options.log_verbose);
+    let allocator = options.allocator()?;
+    let server_options = options.server_options()?;
+    let engine = OnnxRuntime::load(options.onnxruntime.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("weldpool-http")
+        .build()
+        .context("cannot start the threads of the server")?;
+    let exit_timeout = Duration::from_secs(options.exit_timeout_secs);
+    let result = runtime.block_on(async {
+        let mut server = Server::bind(server_options, allocator.clone(), Arc::new(engine))?;
+        for (name, address) in server.listeners() {
+            announce(&format!("listening {name} {address}"));
+        }
+        let stop = stop_signal()?;
+        tokio::pin!(stop);
+        server.start();
+        let progress = LoadProgress::new();
+        let loaded = tokio::select! {
+            loaded = server.load_models(&progress) => Some(loaded?),
+            () = &mut stop => None,
+        };
+        if let Some(failed) = loaded {
+            if !failed.is_empty() && options.exit_on_error {
+                server.shutdown(Duration::ZERO).await;
+                let lines: Vec<String> =
+                    failed.iter().map(|(model, reason)| format!("{model}: {reason}")).collect();
+                bail!(
+                    "{} of the models could not be loaded (--exit-on-error=false serves the \
+                     others): {}",
+                    failed.len(),
+                    lines.join("; ")
+                );
+            }
+            announce("ready");
+            stop.await;
+        }
+        tracing::info!("stopping; requests in flight are answered first");
+        server.shutdown(exit_timeout).await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    tracing::info!("pool: {}", allocator.stats());
+    result
+}
+
+/// One line on standard output, for people and for programs that wait for it.
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // A reader that has gone away must not stop the server.
+    let _gone = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Completes on SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
