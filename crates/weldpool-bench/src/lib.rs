@@ -15,10 +15,12 @@ pub mod metrics;
 pub mod model;
 pub mod ours;
 pub mod peers;
+pub mod placement;
 pub mod process;
 pub mod report;
 pub mod request;
 pub mod serve;
+pub mod soak;
 pub mod statistics;
 
 pub use error::{Error, ErrorKind, Result};

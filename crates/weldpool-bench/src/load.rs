@@ -1,0 +1,199 @@
+//! The load generator: the same client, thread for thread, in front of every server.
+//!
+//! Each unit of concurrency is a thread with a connection of its own that sends a prepared request, reads the
+//! answer to its last byte and verifies it, over and over. A latency is the time from the first byte handed to
+//! the kernel to the last byte read. Only answers that end inside the window count, and the server's processor
+//! time is read at its two edges.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::http::Connection;
+use crate::request;
+use crate::statistics::percentile;
+
+/// Every how many answers the whole tensor is compared; its ends are compared in each.
+const FULL_CHECK_EVERY: usize = 32;
+/// Bytes compared at either end of a tensor.
+const ENDS_BYTES: usize = 64;
+
+/// What to do to which server.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Where the server listens.
+    pub address: SocketAddr,
+    /// Its process, whose processor time is read.
+    pub pid: u32,
+    /// The model to run.
+    pub model: String,
+    /// Bytes of the tensor, a multiple of 4.
+    pub bytes: usize,
+    /// Requests in flight, each on a connection of its own.
+    pub concurrency: usize,
+    /// Time before the window, for connections and caches to settle.
+    pub warm_up: Duration,
+    /// Time measured.
+    pub window: Duration,
+}
+
+/// What one run of a [`Load`] saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Answers inside the window.
+    pub requests: usize,
+    /// Answers per second.
+    pub throughput: f64,
+    /// Median latency seen by the client, in microseconds.
+    pub p50_us: f64,
+    /// 99th percentile of the latency, in microseconds.
+    pub p99_us: f64,
+    /// Processor time of the server per request, in microseconds.
+    pub cpu_us: f64,
+}
+
+/// End and latency of one answer.
+type Answer = (Instant, Duration);
+
+impl Load {
+    /// Runs the load and returns what was seen inside the window.
+    ///
+    /// # Errors
+    /// `Io` when a connection fails or the process is gone, `Protocol` when an answer is not the tensor sent or
+    /// none came in the window.
+    pub fn run(&self) -> Result<Sample> {
+        let tensor = request::payload(self.bytes);
+        let wire = request::infer(&self.model, &tensor);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.concurrency)
+                .map(|_| scope.spawn(|| self.client(&wire, &tensor, &stop)))
+                .collect();
+            thread::sleep(self.warm_up);
+            let before = cpu::processor_time(self.pid);
+            let start = Instant::now();
+            thread::sleep(self.window);
+            let after = cpu::processor_time(self.pid);
+            let end = Instant::now();
+            stop.store(true, Ordering::Relaxed);
+            let mut answers = Vec::new();
+            for client in clients {
+                let result = client
+                    .join()
+                    .map_err(|_| Error::protocol("a client thread panicked"))?;
+                answers.extend(result?);
+            }
+            sample(answers, start, end, after?.saturating_sub(before?))
+        })
+    }
+
+    fn client(&self, wire: &[u8], tensor: &[u8], stop: &AtomicBool) -> Result<Vec<Answer>> {
+        let mut connection = Connection::open(self.address)?;
+        let mut answers = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let response = connection.exchange(wire)?;
+            let end = Instant::now();
+            if response.status != 200 {
+                let text = String::from_utf8_lossy(response.body);
+                return Err(Error::protocol(format!(
+                    "status {}: {text}",
+                    response.status
+                )));
+            }
+            verify(
+                response.binary(),
+                tensor,
+                answers.len() % FULL_CHECK_EVERY == 0,
+            )?;
+            answers.push((end, end - start));
+        }
+        Ok(answers)
+    }
+}
+
+/// Compares an answer with what was sent: its length and both ends, and all of it if `full`.
+fn verify(answer: &[u8], tensor: &[u8], full: bool) -> Result<()> {
+    let ends = ENDS_BYTES.min(tensor.len());
+    let same = answer.len() == tensor.len()
+        && if full {
+            answer == tensor
+        } else {
+            answer[..ends] == tensor[..ends]
+                && answer[answer.len() - ends..] == tensor[tensor.len() - ends..]
+        };
+    if same {
+        return Ok(());
+    }
+    let (got, sent) = (answer.len(), tensor.len());
+    Err(Error::protocol(format!(
+        "the answer's {got} bytes are not the {sent} bytes sent"
+    )))
+}
+
+fn sample(answers: Vec<Answer>, start: Instant, end: Instant, cpu: Duration) -> Result<Sample> {
+    let mut latencies: Vec<u64> = answers
+        .into_iter()
+        .filter(|(at, _)| (start..=end).contains(at))
+        .map(|(_, latency)| latency.as_nanos() as u64)
+        .collect();
+    latencies.sort_unstable();
+    let requests = latencies.len();
+    let microseconds = |percent| percentile(&latencies, percent).map(|value| value as f64 / 1e3);
+    let (Some(p50_us), Some(p99_us)) = (microseconds(50.0), microseconds(99.0)) else {
+        return Err(Error::protocol("no answer came inside the window"));
+    };
+    Ok(Sample {
+        requests,
+        throughput: requests as f64 / (end - start).as_secs_f64(),
+        p50_us,
+        p99_us,
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_answer_is_noticed() {
+        let sent = request::payload(1024);
+        assert!(verify(&sent, &sent, true).is_ok());
+        assert!(verify(&sent, &sent, false).is_ok());
+        assert!(verify(&sent[..1020], &sent, false).is_err());
+        let mut middle = sent.clone();
+        middle[512] ^= 1;
+        assert!(verify(&middle, &sent, true).is_err());
+        let mut end = sent.clone();
+        end[1023] ^= 1;
+        assert!(verify(&end, &sent, false).is_err());
+    }
+
+    #[test]
+    fn only_the_window_counts() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let answers = vec![
+            (at(0), Duration::from_micros(10)),
+            (at(500), Duration::from_micros(30)),
+            (at(1000), Duration::from_micros(20)),
+            (at(1001), Duration::from_micros(99)),
+        ];
+        let sample = sample(answers, start, at(1000), Duration::from_micros(600)).unwrap();
+        assert_eq!(sample.requests, 3);
+        assert!((sample.throughput - 3.0).abs() < 1e-9);
+        assert!((sample.p50_us - 20.0).abs() < 1e-9);
+        assert!((sample.p99_us - 30.0).abs() < 1e-9);
+        assert!((sample.cpu_us - 200.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_empty_window_is_an_error() {
+        let now = Instant::now();
+        assert!(sample(Vec::new(), now, now, Duration::ZERO).is_err());
+    }
+}

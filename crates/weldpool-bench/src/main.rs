@@ -1,0 +1,150 @@
+//! The program `bench`: runs the suites of this crate.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use weldpool_bench::{Error, Result, echo, ours, serve, soak};
+
+/// Benchmarks of Weldpool against its peers.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// Compare our server with Triton and with the least that a server can do, over HTTP
+    Serve(ServeArgs),
+    /// Send our server thousands of valid and malformed requests and look for leaks
+    Soak(SoakArgs),
+    /// Serve the ceiling of the serving suite: prepared answers, nothing parsed
+    #[command(hide = true)]
+    Echo {
+        /// The port on 127.0.0.1; 0 for a free one
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure shortly and with our client only: for a look, not for a record
+    #[arg(long)]
+    quick: bool,
+    /// Seconds of one measurement [default: 3, with --quick 0.5]
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Measurements of each server in each cell
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Leave our server out
+    #[arg(long)]
+    peers_only: bool,
+    /// Leave perf_analyzer, the second client, out
+    #[arg(long)]
+    no_perf_analyzer: bool,
+    /// Requests that Triton's model runs at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    triton_instances: u8,
+    /// Leave it to the scheduler where client and servers run
+    #[arg(long)]
+    free_placement: bool,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// Requests in all
+    #[arg(long, value_name = "N", default_value_t = soak::Options::default().requests)]
+    requests: usize,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = soak::Options::default().concurrency)]
+    concurrency: usize,
+    /// Start of the random choices
+    #[arg(long, value_name = "N", default_value_t = soak::Options::default().seed)]
+    seed: u64,
+}
+
+/// Reads a number of seconds that a measurement can last.
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let range = 0.1..=600.0;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text} is not a number"))?;
+    if range.contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!(
+            "{text} is not between {} and {}",
+            range.start(),
+            range.end()
+        ))
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<()> {
+    let default = if args.quick { 500 } else { 3000 };
+    let options = serve::Options {
+        command: command_line(),
+        window: args.seconds.unwrap_or(Duration::from_millis(default)),
+        rounds: usize::from(args.rounds),
+        peers_only: args.peers_only,
+        second_client: !args.quick && !args.no_perf_analyzer,
+        triton_instances: usize::from(args.triton_instances),
+        free_placement: args.free_placement,
+    };
+    let report = serve::run(&options)?;
+    print!("{}", report.table());
+    args.json
+        .as_deref()
+        .map_or(Ok(()), |path| report.write(path))
+}
+
+/// Runs the endurance test; a server that fails it makes this program fail too.
+fn endure(args: &SoakArgs) -> Result<()> {
+    let options = soak::Options {
+        requests: args.requests,
+        concurrency: args.concurrency.max(1),
+        seed: args.seed,
+    };
+    let outcome = soak::serve_and_run(&ours::program()?, &options)?;
+    println!("{}", outcome.summary());
+    let failures = outcome.failures();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::protocol(format!(
+        "the server fails:\n{}",
+        failures.join("\n")
+    )))
+}
+
+/// The command as typed, without the folder that the program lies in.
+fn command_line() -> String {
+    let arguments = std::env::args().skip(1);
+    std::iter::once("bench".to_owned())
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().suite {
+        Suite::Serve(args) => serve(&args),
+        Suite::Soak(args) => endure(&args),
+        Suite::Echo { port } => echo::serve(port),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The form in which every suite writes its results, and the table a person reads.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::Machine;
+
+/// Which direction of a value is the good one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    /// Times and costs.
+    Lower,
+    /// Rates.
+    Higher,
+}
+
+/// One figure of ours beside the peers' for the same case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub case: String,
+    /// The unit of all values.
+    pub unit: &'static str,
+    /// The good direction.
+    pub better: Better,
+    /// Our value; none when only the peers were measured.
+    pub ours: Option<f64>,
+    /// The peers' values.
+    pub peers: BTreeMap<String, f64>,
+    /// Ours against the best peer, above 1 when we lead.
+    pub ratio: Option<f64>,
+}
+
+impl Row {
+    /// A row with its ratio worked out.
+    pub fn new(
+        case: impl Into<String>,
+        unit: &'static str,
+        better: Better,
+        ours: Option<f64>,
+        peers: BTreeMap<String, f64>,
+    ) -> Self {
+        let best = peers.values().copied().reduce(match better {
+            Better::Lower => f64::min,
+            Better::Higher => f64::max,
+        });
+        let ratio = ours.zip(best).map(|(ours, best)| match better {
+            Better::Lower => best / ours,
+            Better::Higher => ours / best,
+        });
+        Self {
+            case: case.into(),
+            unit,
+            better,
+            ours,
+            peers,
+            ratio: ratio.filter(|r| r.is_finite()),
+        }
+    }
+}
+
+/// A bar of the design held against what was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The bar's number.
+    pub bar: &'static str,
+    /// What the bar is about.
+    pub case: String,
+    /// Unit of `value` and `limit`.
+    pub unit: &'static str,
+    /// The good direction: the limit is a maximum for [`Better::Lower`].
+    pub better: Better,
+    /// The value the bar asks for.
+    pub limit: f64,
+    /// The value measured.
+    pub value: f64,
+    /// Whether the bar holds.
+    pub met: bool,
+}
+
+impl Verdict {
+    /// Holds `value` against `limit`, which itself still passes.
+    pub fn new(
+        bar: &'static str,
+        case: impl Into<String>,
+        unit: &'static str,
+        better: Better,
+        value: f64,
+        limit: f64,
+    ) -> Self {
+        let met = match better {
+            Better::Lower => value <= limit,
+            Better::Higher => value >= limit,
+        };
+        Self {
+            bar,
+            case: case.into(),
+            unit,
+            better,
+            limit,
+            value,
+            met,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relation = match self.better {
+            Better::Lower => "<=",
+            Better::Higher => ">=",
+        };
+        let (value, limit) = (number(self.value), number(self.limit));
+        let met = if self.met { "met" } else { "NOT MET" };
+        write!(
+            f,
+            "{} {}: {value} {} (bar {relation} {limit}): {met}",
+            self.bar, self.case, self.unit
+        )
+    }
+}
+
+/// The result of one suite.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Name of the suite.
+    pub suite: &'static str,
+    /// The command that made it.
+    pub command: String,
+    /// When it was made.
+    pub date: String,
+    /// Where it was made.
+    pub machine: Machine,
+    /// Versions of ours and of every peer.
+    pub versions: BTreeMap<String, String>,
+    /// All settings that shape the result.
+    pub config: Value,
+    /// The figures.
+    pub rows: Vec<Row>,
+    /// The design's bars that the figures answer.
+    pub bars: Vec<Verdict>,
+    /// What could not be measured, and why.
+    pub missing: Vec<String>,
+    /// Every single measurement that the figures are medians of.
+    pub samples: Value,
+}
+
+impl Report {
+    /// Writes the report as JSON to `path`.
+    ///
+    /// # Errors
+    /// `Io` when the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::caused(ErrorKind::Io, "writing the report", error))?;
+        text.push('\n');
+        fs::write(path, text)
+            .map_err(|error| Error::io(format!("writing {}", path.display()), error))
+    }
+
+    /// The rows as a table, the bars and what is missing, for a terminal.
+    pub fn table(&self) -> String {
+        let mut lines = vec![["case", "unit", "ours", "peer", "", "ratio"].map(str::to_owned)];
+        for row in &self.rows {
+            let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+            let (peer, best) = match row.peers.iter().next() {
+                Some((name, value)) => (name.clone(), number(*value)),
+                None => ("-".to_owned(), "-".to_owned()),
+            };
+            let ratio = row
+                .ratio
+                .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+            lines.push([
+                row.case.clone(),
+                row.unit.into(),
+                value(row.ours),
+                best,
+                peer,
+                ratio,
+            ]);
+        }
+        let mut text = columns(&lines);
+        // Writing to a string cannot fail.
+        for bar in &self.bars {
+            let _ = writeln!(text, "{bar}");
+        }
+        for missing in &self.missing {
+            let _ = writeln!(text, "not measured: {missing}");
+        }
+        text
+    }
+}
+
+/// Lays out lines of cells: the first column and the names to the left, figures to the right.
+fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let widths: Vec<usize> = (0..N)
+        .map(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut rendered = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 | 1 | 4 => write!(rendered, "{cell:<width$}  "),
+                _ => write!(rendered, "{cell:>width$}  "),
+            };
+        }
+        text.push_str(rendered.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value with about four significant digits.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        magnitude if magnitude >= 1000.0 => 0,
+        magnitude if magnitude >= 100.0 => 1,
+        magnitude if magnitude >= 10.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
+        values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect()
+    }
+
+    #[test]
+    fn the_ratio_is_against_the_best_peer() {
+        let both = peers(&[("a", 10.0), ("b", 20.0)]);
+        let rate = Row::new("x", "1/s", Better::Higher, Some(40.0), both.clone());
+        assert_eq!(rate.ratio, Some(2.0));
+        let time = Row::new("x", "us", Better::Lower, Some(5.0), both.clone());
+        assert_eq!(time.ratio, Some(2.0));
+        assert_eq!(Row::new("x", "us", Better::Lower, None, both).ratio, None);
+        assert_eq!(
+            Row::new("x", "us", Better::Lower, Some(5.0), peers(&[])).ratio,
+            None
+        );
+    }
+
+    #[test]
+    fn a_bar_passes_at_its_limit() {
+        assert!(Verdict::new("P9", "x", "us", Better::Lower, 60.0, 60.0).met);
+        assert!(!Verdict::new("P9", "x", "us", Better::Lower, 60.1, 60.0).met);
+        let short = Verdict::new("P8", "throughput", "x", Better::Higher, 0.9, 0.93);
+        assert_eq!(
+            short.to_string(),
+            "P8 throughput: 0.900 x (bar >= 0.930): NOT MET"
+        );
+    }
+
+    #[test]
+    fn the_form_is_the_documented_one() {
+        let row = Row::new("x", "us", Better::Lower, Some(5.0), peers(&[("a", 10.0)]));
+        let json = serde_json::to_value(&row).unwrap();
+        let expected = serde_json::json!({
+            "case": "x", "unit": "us", "better": "lower", "ours": 5.0, "peers": {"a": 10.0}, "ratio": 2.0
+        });
+        assert_eq!(json, expected);
+    }
+}
