@@ -1,0 +1,39 @@
+"""The memory pool as text: bars for bytes, numbers for counters, read from the server's /metrics."""
+
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PREFIX = "weldpool_pool_"
+BAR_WIDTH = 40
+
+
+def fetch(address):
+    """Returns {pool: {name: value}} of every `weldpool_pool_NAME{pool="..."}` without further labels."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    pools = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith(PREFIX) and sample.labels.keys() == {"pool"}:
+                pools.setdefault(sample.labels["pool"], {})[sample.name.removeprefix(PREFIX)] = sample.value
+    return pools
+
+
+def render(pools, earlier):
+    """Returns the lines of the dashboard; counters also as the difference to `earlier`, an older answer of `fetch`."""
+    out = []
+    for pool, values in sorted(pools.items()):
+        out.append(f"pool {pool}")
+        gauges = {name: value for name, value in values.items() if name.endswith("_bytes")}
+        longest = max(gauges.values(), default=0)
+        for name, value in gauges.items():
+            filled = round(BAR_WIDTH * value / longest) if longest else 0
+            bar = "#" * filled + "." * (BAR_WIDTH - filled)
+            out.append(f"  {name.removesuffix('_bytes').replace('_', ' '):<14} {bar} {value / 2**20:9.2f} MiB")
+        for name, value in values.items():
+            if name.endswith("_total"):
+                since = value - earlier.get(pool, {}).get(name, 0)
+                title = name.removesuffix("_total").replace("_", " ")
+                out.append(f"  {title:<14} {value:12,.0f}   {since:+,.0f} while timed")
+    return out

@@ -1,0 +1,51 @@
+//! `cargo xtask darwin`: the workspace for macOS, as far as this machine can tell.
+
+use crate::arguments::Arguments;
+use crate::error::Result;
+use crate::paths::Paths;
+use crate::process::Run;
+use crate::progress::Steps;
+use crate::toolchain::{TARGETS, Toolchain};
+use crate::zig::{self, Zig};
+
+pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
+    let no_link = arguments.flag("--no-link");
+    arguments.finish_all()?;
+    let mut steps = Steps::new(paths.logs());
+    let toolchain = Toolchain::find(&mut steps)?;
+    // A Mac has its own C compiler, and links the program in its ordinary build.
+    let zig = match cfg!(target_os = "macos") {
+        true => None,
+        false => Some(Zig::prepare(paths, &mut steps, &TARGETS)?),
+    };
+    // Apart from the ordinary target directory, so that neither build makes the other start over.
+    let target_directory = paths.cache().join("darwin").join("target");
+    let cargo = |subcommand, target| -> Run {
+        toolchain
+            .cargo(subcommand, target)
+            .arg("--target-dir")
+            .arg(&target_directory)
+            .directory(paths.root())
+    };
+    for target in TARGETS {
+        let mut check = cargo("check", target)
+            .args(["--workspace", "--all-targets"])
+            // What only a Mac compiles, only this sees.
+            .env("RUSTFLAGS", "-D warnings");
+        if let Some(zig) = &zig {
+            check = zig.compile(check, target);
+        }
+        steps.log(&format!("check {target}"), check)?;
+    }
+    if let Some(zig) = zig.filter(|_| !no_link) {
+        let target = TARGETS[0];
+        let build = cargo("build", target).args(["--package", "weldpool-cli", "--bin", "weldpool"]);
+        steps.log(
+            &format!("link weldpool for {target}"),
+            zig.link(build, target),
+        )?;
+        zig::check_program(&target_directory.join(target).join("debug").join("weldpool"))?;
+    }
+    steps.done("darwin");
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The command surface of the workspace: everything that a developer or a build machine runs is a subcommand of
+//! `cargo xtask`. It has no dependencies, so it compiles in seconds on a fresh machine.
+
+mod arguments;
+mod bench;
+mod check;
+mod darwin;
+mod demo;
+mod dependencies;
+mod environment;
+mod error;
+
+mod models;
+mod onnxruntime;
+mod paths;
+mod process;
+mod progress;
+mod python;
+mod rust_source;
+mod test;
+mod toolchain;
+mod unsafe_list;
+mod zig;
+
+use std::process::ExitCode;
+
+use arguments::Arguments;
+use error::{Failure, Result};
+use paths::Paths;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND [OPTIONS]
+
+Commands:
+  demo [-- ARGS]             serve real OCR models and read a picture through tritonclient; ARGS go to the
+                             pipeline (examples/demo/ocr_pipeline.py), for instance `-- --repeats 50`
+  test [--filter NAME]       build the program and run the tests of the whole workspace, or those whose name
+                             contains NAME
+  check                      formatting, clippy and documentation with warnings denied, and the structure tests
+  darwin [--no-link]         type-check the workspace for macOS (arm64 and x86_64); on Linux also link the
+                             program for arm64, unless --no-link is given
+  bench SUITE [--json FILE]  run a benchmark suite of crates/weldpool-bench; `bench help` names them
+  help                       print this text
+
+Downloads (Python packages, models, the onnxruntime library) are pinned in requirements/ and kept under
+target/weldpool; a second run downloads nothing.
+
+Environment:
+  WELDPOOL_PYTHON            the Python to build the virtual environment with (default: the first suitable one)
+  CARGO_TARGET_DIR           where builds and downloads go (default: target)
+";
+
+fn main() -> ExitCode {
+    match run(Arguments::from_env()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: Arguments) -> Result<()> {
+    let command = arguments.positional().unwrap_or_else(|| "help".to_owned());
+    if matches!(command.as_str(), "help" | "--help" | "-h") || arguments.flag("--help") {
+        print!("{HELP}");
+        return Ok(());
+    }
+    let paths = Paths::discover()?;
+    match command.as_str() {
+        "demo" => demo::run(&paths, arguments),
+        "test" => test::run(&paths, arguments),
+        "check" => check::run(&paths, arguments),
+        "darwin" => darwin::run(&paths, arguments),
+        "bench" => bench::run(&paths, arguments),
+        other => Err(Failure::new(format!("there is no command `{other}`"))
+            .hint("run `cargo xtask help` for the list")),
+    }
+}

@@ -1,0 +1,24 @@
+//! `cargo xtask test`: every test of the workspace, with everything they look for in place.
+
+use crate::arguments::Arguments;
+use crate::environment::Environment;
+use crate::error::Result;
+use crate::paths::{Paths, Profile};
+use crate::process::Run;
+use crate::progress::Steps;
+
+pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
+    let filter = arguments.value("--filter")?;
+    let harness_arguments = arguments.finish()?;
+    let mut steps = Steps::new(paths.logs());
+    let environment = Environment::prepare(paths, &mut steps, Profile::Debug)?;
+    let tests = Run::cargo()
+        .directory(paths.root())
+        .args(["test", "--workspace"])
+        .args(filter)
+        .arg("--")
+        .args(harness_arguments);
+    steps.show("run the tests", environment.apply(tests))?;
+    steps.done("test");
+    Ok(())
+}
