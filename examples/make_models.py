@@ -162,6 +162,19 @@ def non_zero():
     )
 
 
+def passthrough():
+    """An input that is an output as well, beside one that is computed from it."""
+    dims = ["batch", 4]
+    one = Weights(0)
+    return model(
+        "passthrough",
+        [helper.make_node("Add", ["x", one.constant("one", np.ones(1, np.float32))], ["y"])],
+        [value("x", TensorProto.FLOAT, dims)],
+        [value("x", TensorProto.FLOAT, dims), value("y", TensorProto.FLOAT, dims)],
+        one.made,
+    )
+
+
 def large_conv():
     """Convolutions whose intermediate tensors are far larger than input and output."""
     w = Weights(4)
@@ -194,6 +207,7 @@ def models():
     yield dynamic_batch()
     yield add_sub()
     yield non_zero()
+    yield passthrough()
     yield large_conv()
     yield identity("string_identity", TensorProto.STRING, ["count"])
     yield identity("fp16_identity", TensorProto.FLOAT16, ["batch", 8])

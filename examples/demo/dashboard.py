@@ -30,10 +30,23 @@ def render(pools, earlier):
         for name, value in gauges.items():
             filled = round(BAR_WIDTH * value / longest) if longest else 0
             bar = "#" * filled + "." * (BAR_WIDTH - filled)
-            out.append(f"  {name.removesuffix('_bytes').replace('_', ' '):<14} {bar} {value / 2**20:9.2f} MiB")
+            out.append(f"  {_title(name):<16} {bar} {_amount(name, value):>12}")
         for name, value in values.items():
             if name.endswith("_total"):
                 since = value - earlier.get(pool, {}).get(name, 0)
-                title = name.removesuffix("_total").replace("_", " ")
-                out.append(f"  {title:<14} {value:12,.0f}   {since:+,.0f} while timed")
+                counter = name.removesuffix("_total")
+                total, change = _amount(counter, value), _amount(counter, since)
+                out.append(f"  {_title(counter):<16} {total:>14}   +{change} while timed")
     return out
+
+
+def _title(name):
+    return name.removesuffix("_bytes").replace("_", " ")
+
+
+def _amount(name, value):
+    if name.endswith("_bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    if name.endswith("_seconds"):
+        return f"{value * 1e3:,.2f} ms"
+    return f"{value:,.0f}"

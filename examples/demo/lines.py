@@ -28,7 +28,7 @@ def recognition_batch(crops):
 
 
 def read(scores, alphabet):
-    """Reads the text of each line out of scores [lines, steps, symbols]: a symbol counts once until it changes (CTC)."""
+    """Reads the text of each line out of scores [lines, steps, symbols]: a symbol counts once per run (CTC)."""
     texts = []
     for steps in scores.argmax(axis=2):
         changed = np.concatenate(([True], steps[1:] != steps[:-1]))

@@ -83,7 +83,8 @@ def latencies(seconds, statistics_of):
         deciles = statistics.quantiles(values, n=10, method="inclusive")
         compute = statistics_of(model)["model_stats"][0]["inference_stats"]["compute_infer"]
         inside = compute["ns"] / max(1, compute["count"]) / 1e6
-        out.append(f"  {model:<18} {len(values):>8} {deciles[4] * 1e3:>6.2f} ms {deciles[8] * 1e3:>6.2f} ms   {inside:.2f} ms")
+        p50, p90 = deciles[4] * 1e3, deciles[8] * 1e3
+        out.append(f"  {model:<18} {len(values):>8} {p50:>6.2f} ms {p90:>6.2f} ms   {inside:.2f} ms")
     return out
 
 

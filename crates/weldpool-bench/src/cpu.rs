@@ -1,5 +1,6 @@
 //! Processor time and resident memory of another process, from `/proc`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -20,6 +21,51 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     Ok(threads.max(process))
 }
 
+/// The processor time of every thread of other processes at one moment.
+///
+/// The kernel's totals are counted in ticks, which work that sleeps many times between two ticks escapes, so the
+/// threads' own clocks are read one by one. What runs in other containers or on the host is not seen.
+#[derive(Debug, Clone, Default)]
+pub struct Others(HashMap<String, u64>);
+
+impl Others {
+    /// Reads the clocks of all threads but those of the processes `own`.
+    ///
+    /// # Errors
+    /// `Io` when the system has no `/proc`.
+    pub fn read(own: &[u32]) -> Result<Self> {
+        let mut threads = HashMap::new();
+        let processes = read("listing processes", || fs::read_dir("/proc"))?;
+        for process in processes.filter_map(io::Result::ok) {
+            let name = process.file_name();
+            let pid: Option<u32> = name.to_str().and_then(|name| name.parse().ok());
+            if pid.is_none_or(|pid| own.contains(&pid)) {
+                continue;
+            }
+            // Processes and threads may end while they are read.
+            let Ok(tasks) = fs::read_dir(process.path().join("task")) else {
+                continue;
+            };
+            for task in tasks.filter_map(io::Result::ok) {
+                let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
+                    continue;
+                };
+                let id = task.file_name().to_string_lossy().into_owned();
+                threads.insert(id, field(&text, 0).unwrap_or_default());
+            }
+        }
+        Ok(Self(threads))
+    }
+
+    /// The time they have used up to the moment of `later`; that of threads which have ended is lost.
+    pub fn used_until(&self, later: &Self) -> Duration {
+        let used = later.0.iter().map(|(thread, now)| {
+            now.saturating_sub(self.0.get(thread).copied().unwrap_or_default())
+        });
+        Duration::from_nanos(used.sum())
+    }
+}
+
 /// Resident memory of process `pid`, in bytes.
 ///
 /// # Errors
@@ -28,7 +74,7 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     let text = read("reading resident memory", || {
         fs::read_to_string(format!("/proc/{pid}/statm"))
     })?;
-    let pages = field(&text, 1).ok_or_else(|| malformed("statm"))?;
+    let pages = field(&text, 1).ok_or_else(|| malformed("/proc/PID/statm"))?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 
@@ -54,9 +100,9 @@ fn process_time(pid: u32) -> io::Result<Duration> {
             "/proc/PID/stat has too few fields",
         ));
     };
-    let ticks = user + system;
+    let ticks = (user + system) as f64;
     Ok(Duration::from_secs_f64(
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        ticks / rustix::param::clock_ticks_per_second() as f64,
     ))
 }
 
@@ -71,7 +117,7 @@ fn read<T>(what: &str, read: impl FnOnce() -> io::Result<T>) -> Result<T> {
 fn malformed(file: &str) -> Error {
     Error::new(
         ErrorKind::Environment,
-        format!("/proc/PID/{file} has an unknown form"),
+        format!("{file} has an unknown form"),
     )
 }
 
@@ -89,6 +135,17 @@ mod tests {
         }
         let used = processor_time(std::process::id()).unwrap() - before;
         assert!(used >= Duration::from_millis(20), "{used:?}");
+    }
+
+    #[test]
+    fn only_others_are_others() {
+        let before = Others::read(&[std::process::id()]).unwrap();
+        assert!(!before.0.contains_key(&std::process::id().to_string()));
+        let everybody = Others::read(&[]).unwrap();
+        assert!(everybody.0.contains_key(&std::process::id().to_string()));
+        let busy = Others(HashMap::from([("1".to_owned(), 10), ("2".to_owned(), 5)]));
+        let later = Others(HashMap::from([("1".to_owned(), 30), ("3".to_owned(), 7)]));
+        assert_eq!(busy.used_until(&later), Duration::from_nanos(27));
     }
 
     #[test]

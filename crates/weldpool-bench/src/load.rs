@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cpu;
+use crate::cpu::{self, Others};
 use crate::error::{Error, Result};
 use crate::http::Connection;
 use crate::request;
@@ -53,6 +53,38 @@ pub struct Sample {
     pub p99_us: f64,
     /// Processor time of the server per request, in microseconds.
     pub cpu_us: f64,
+    /// Processors' worth of work that the machine did meanwhile for neither the server nor this client.
+    pub foreign: f64,
+}
+
+/// The clocks read at the edges of a window.
+#[derive(Debug, Clone)]
+struct Clocks {
+    at: Instant,
+    server: Duration,
+    others: Others,
+}
+
+impl Clocks {
+    /// Reads what is asked about work during the window right at its edge, the slower rest outside it.
+    fn start(server: u32) -> Result<Self> {
+        let others = Others::read(&[server, std::process::id()])?;
+        Ok(Self {
+            others,
+            server: cpu::processor_time(server)?,
+            at: Instant::now(),
+        })
+    }
+
+    fn end(server: u32) -> Result<Self> {
+        let at = Instant::now();
+        let time = cpu::processor_time(server)?;
+        Ok(Self {
+            at,
+            server: time,
+            others: Others::read(&[server, std::process::id()])?,
+        })
+    }
 }
 
 /// End and latency of one answer.
@@ -73,11 +105,9 @@ impl Load {
                 .map(|_| scope.spawn(|| self.client(&wire, &tensor, &stop)))
                 .collect();
             thread::sleep(self.warm_up);
-            let before = cpu::processor_time(self.pid);
-            let start = Instant::now();
+            let before = Clocks::start(self.pid);
             thread::sleep(self.window);
-            let after = cpu::processor_time(self.pid);
-            let end = Instant::now();
+            let after = Clocks::end(self.pid);
             stop.store(true, Ordering::Relaxed);
             let mut answers = Vec::new();
             for client in clients {
@@ -86,7 +116,7 @@ impl Load {
                     .map_err(|_| Error::protocol("a client thread panicked"))?;
                 answers.extend(result?);
             }
-            sample(answers, start, end, after?.saturating_sub(before?))
+            sample(answers, &before?, &after?)
         })
     }
 
@@ -134,10 +164,10 @@ fn verify(answer: &[u8], tensor: &[u8], full: bool) -> Result<()> {
     )))
 }
 
-fn sample(answers: Vec<Answer>, start: Instant, end: Instant, cpu: Duration) -> Result<Sample> {
+fn sample(answers: Vec<Answer>, before: &Clocks, after: &Clocks) -> Result<Sample> {
     let mut latencies: Vec<u64> = answers
         .into_iter()
-        .filter(|(at, _)| (start..=end).contains(at))
+        .filter(|(at, _)| (before.at..=after.at).contains(at))
         .map(|(_, latency)| latency.as_nanos() as u64)
         .collect();
     latencies.sort_unstable();
@@ -146,12 +176,16 @@ fn sample(answers: Vec<Answer>, start: Instant, end: Instant, cpu: Duration) -> 
     let (Some(p50_us), Some(p99_us)) = (microseconds(50.0), microseconds(99.0)) else {
         return Err(Error::protocol("no answer came inside the window"));
     };
+    let window = (after.at - before.at).as_secs_f64();
+    let cpu = after.server.saturating_sub(before.server);
+    let foreign = before.others.used_until(&after.others);
     Ok(Sample {
         requests,
-        throughput: requests as f64 / (end - start).as_secs_f64(),
+        throughput: requests as f64 / window,
         p50_us,
         p99_us,
         cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+        foreign: foreign.as_secs_f64() / window,
     })
 }
 
@@ -173,6 +207,14 @@ mod tests {
         assert!(verify(&end, &sent, false).is_err());
     }
 
+    fn clocks(at: Instant, server_us: u64) -> Clocks {
+        Clocks {
+            at,
+            server: Duration::from_micros(server_us),
+            others: Others::default(),
+        }
+    }
+
     #[test]
     fn only_the_window_counts() {
         let start = Instant::now();
@@ -183,17 +225,19 @@ mod tests {
             (at(1000), Duration::from_micros(20)),
             (at(1001), Duration::from_micros(99)),
         ];
-        let sample = sample(answers, start, at(1000), Duration::from_micros(600)).unwrap();
+        let (before, after) = (clocks(at(0), 100), clocks(at(1000), 700));
+        let sample = sample(answers, &before, &after).unwrap();
         assert_eq!(sample.requests, 3);
         assert!((sample.throughput - 3.0).abs() < 1e-9);
         assert!((sample.p50_us - 20.0).abs() < 1e-9);
         assert!((sample.p99_us - 30.0).abs() < 1e-9);
         assert!((sample.cpu_us - 200.0).abs() < 1e-9);
+        assert!(sample.foreign.abs() < 1e-9);
     }
 
     #[test]
     fn an_empty_window_is_an_error() {
-        let now = Instant::now();
-        assert!(sample(Vec::new(), now, now, Duration::ZERO).is_err());
+        let now = clocks(Instant::now(), 0);
+        assert!(sample(Vec::new(), &now, &now).is_err());
     }
 }

@@ -1,9 +1,10 @@
-//! Where the client and the servers run, so that one run can be compared with the next.
+//! Where the client and the servers run, when runs on a busy machine are to be compared.
 //!
-//! Left to itself, the scheduler puts a client and a server that wait for each other sometimes on one processor
-//! and sometimes on two, and on a virtual machine the wake-up of a halted processor costs more than a whole small
-//! request: one and the same server has been seen at 15,000 and at 150,000 requests per second within minutes. So
-//! the client gets one half of the processors and every server the other, and no processor halts during a run.
+//! Left to itself, the scheduler puts a client and a server that wait for each other on two processors while those
+//! are idle, and on one while the others are busy; and on a virtual machine the wake-up of a halted processor costs
+//! more than a whole small request. One and the same server has been seen at 15,000 requests per second on a quiet
+//! machine and at 150,000 on a busy one. With this, the client gets one half of the processors, every server the
+//! other, and no processor halts: each small request then costs two wake-ups across processors, whatever else runs.
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]

@@ -83,6 +83,10 @@ pub struct Verdict {
     pub value: f64,
     /// Whether the bar holds.
     pub met: bool,
+    /// What the least that a server can do reaches here, where that was measured: a bar beyond it is out of
+    /// anybody's reach on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<f64>,
 }
 
 impl Verdict {
@@ -107,7 +111,14 @@ impl Verdict {
             limit,
             value,
             met,
+            ceiling: None,
         }
+    }
+
+    /// The same with what the ceiling reaches.
+    #[must_use]
+    pub fn beside_ceiling(self, ceiling: Option<f64>) -> Self {
+        Self { ceiling, ..self }
     }
 }
 
@@ -119,11 +130,15 @@ impl fmt::Display for Verdict {
         };
         let (value, limit) = (number(self.value), number(self.limit));
         let met = if self.met { "met" } else { "NOT MET" };
+        let (bar, case, unit) = (self.bar, &self.case, self.unit);
         write!(
             f,
-            "{} {}: {value} {} (bar {relation} {limit}): {met}",
-            self.bar, self.case, self.unit
-        )
+            "{bar} {case}: {value} {unit} (bar {relation} {limit}): {met}"
+        )?;
+        match self.ceiling {
+            Some(ceiling) => write!(f, "; the bare echo reaches {}", number(ceiling)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,8 +3,11 @@
 //!
 //! The server runs with `libcopy_counter.so` preloaded, which writes down every `memcpy` and `memmove` of 64 KiB
 //! and more in the whole process and the buffers that its sockets fill and empty. What is counted is therefore not
-//! the server's own word. Two controls show that the counter sees copies where there are some.
+//! the server's own word. Two controls show that it sees copies where there are some: a model that is a copy, and a
+//! program that copies.
 #![cfg(target_os = "linux")]
+// A test fails by panicking, helpers included.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::ops::Range;
@@ -14,8 +17,6 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use tempfile::TempDir;
 use weldpool_bench::http::Connection;
 use weldpool_bench::model::{Element, OneNode};
@@ -23,6 +24,9 @@ use weldpool_bench::process::{Listening, Process};
 use weldpool_bench::{cargo, ours, request};
 
 const BYTES: usize = 1 << 20;
+/// Bytes of a tensor that may arrive together with the request's head and move from there: less than the counter
+/// counts, and a sixteenth of the tensor.
+const WITH_HEAD_BYTES_MAX: usize = 64 << 10;
 /// Requests before the ones that count, for what an engine does once.
 const WARM_UP: usize = 5;
 const REQUESTS: usize = 5;
@@ -224,39 +228,13 @@ fn the_engine_reads_what_the_socket_filled_and_the_socket_sends_what_it_wrote() 
             unreachable!()
         };
         assert_eq!(bytes, BYTES);
-        assert!(
-            covered(source..source + bytes, received.clone()),
-            "{copy:?} of {received:?}"
-        );
+        let own = source + WITH_HEAD_BYTES_MAX..source + bytes;
+        assert!(covered(own, received.clone()), "{copy:?} of {received:?}");
         assert!(
             covered(target..target + bytes, sent.clone()),
             "{copy:?} of {sent:?}"
         );
     }
-    server.stop();
-}
-
-#[test]
-fn the_counter_sees_the_copies_of_a_compressed_request() {
-    let mut server = Server::start();
-    let tensor = request::payload(BYTES);
-    let plain = request::infer("relu", &tensor);
-    let text = String::from_utf8_lossy(&plain);
-    let length = text
-        .lines()
-        .find(|line| line.starts_with("Inference-Header"))
-        .unwrap();
-    let body = &plain[text.find("\r\n\r\n").unwrap() + 4..];
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
-    std::io::Write::write_all(&mut encoder, body).unwrap();
-    let path = request::infer_path("relu");
-    let wire = request::post(
-        &path,
-        &[length, "Content-Encoding: gzip"],
-        &encoder.finish().unwrap(),
-    );
-    let events = server.events(&wire, &tensor);
-    assert!(!copies(&events).is_empty());
     server.stop();
 }
 
@@ -306,7 +284,7 @@ fn the_counter_sees_copies_in_rust() {
 #[test]
 fn coverage_is_that_of_all_ranges_together() {
     assert!(covered(10..20, vec![15..25, 5..15]));
-    assert!(covered(10..20, vec![10..20]));
+    assert!(covered(10..20, vec![10..20, 30..40]));
     assert!(!covered(10..20, vec![10..14, 15..20]));
     assert!(!covered(10..20, Vec::new()));
 }

@@ -40,8 +40,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn object(device: &dyn Device) -> Result<Value> {
     let properties = device.properties();
-    let budget = device.budget().context("cannot read the memory of a device")?;
-    let modes: Vec<_> = properties.storage_modes.iter().map(|mode| mode.name()).collect();
+    let budget = device
+        .budget()
+        .context("cannot read the memory of a device")?;
+    let modes: Vec<_> = properties
+        .storage_modes
+        .iter()
+        .map(|mode| mode.name())
+        .collect();
     Ok(json!({
         "device": format!("{}:{}", properties.kind.name(), properties.ordinal),
         "kind": properties.kind.name(),
@@ -63,9 +69,15 @@ fn object(device: &dyn Device) -> Result<Value> {
 
 fn row(device: &dyn Device) -> Result<String> {
     let properties = device.properties();
-    let budget = device.budget().context("cannot read the memory of a device")?;
+    let budget = device
+        .budget()
+        .context("cannot read the memory of a device")?;
     let optional = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), gibibytes);
-    let modes: Vec<_> = properties.storage_modes.iter().map(|mode| mode.name()).collect();
+    let modes: Vec<_> = properties
+        .storage_modes
+        .iter()
+        .map(|mode| mode.name())
+        .collect();
     let name: String = properties.name.chars().take(34).collect();
     Ok(format!(
         "{:<10} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} {}",

@@ -5,7 +5,8 @@
 //!     [--rounds N] [--machine TEXT] [--json FILE]
 //! ```
 //!
-//! `DIR` holds the three models of `rapidocr-onnxruntime`. The library is found as the engine finds
+//! `DIR` holds the three models of `rapidocr-onnxruntime`, under the names they have in its wheel or as
+//! `det.onnx`, `rec.onnx` and `cls.onnx` (`target/weldpool/ocr-models`). The library is found as the engine finds
 //! it. Needs Linux (`/proc`), and a C compiler `cc` for the counter of `malloc` calls.
 //!
 //! Latency: per case one process holds the model once per arena and runs them in turn, so that both
@@ -144,11 +145,7 @@ fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
         quoted(env!("CARGO_PKG_VERSION")),
         quoted(engine.version())
     )?;
-    writeln!(
-        report,
-        "  \"config\": {},",
-        quoted(&format!("{:?}", Config::default()))
-    )?;
+    writeln!(report, "  \"config\": {},", quoted(&config()))?;
     writeln!(report, "  \"rows\": [\n    {}\n  ]", rows.join(",\n    "))?;
     writeln!(report, "}}")?;
     Ok(report)
@@ -396,6 +393,23 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
 }
 
+/// The pool's configuration, in short.
+fn config() -> String {
+    let config = Config::default();
+    format!(
+        "default: {} size classes up to {} B, segments of {} to {} B, alignment {} B",
+        config.classes.as_slice().len(),
+        config
+            .classes
+            .as_slice()
+            .last()
+            .map_or(0, |class| class.bytes),
+        config.segment_bytes_min,
+        config.segment_bytes_max,
+        config.alignment
+    )
+}
+
 fn case_files(models: &Path, case: usize) -> Result<(PathBuf, &'static [&'static [usize]])> {
     let (part, shapes) = CASES.get(case).ok_or("no such case")?;
     for entry in fs::read_dir(models)? {
@@ -405,11 +419,16 @@ fn case_files(models: &Path, case: usize) -> Result<(PathBuf, &'static [&'static
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if name.contains(&format!("_{part}_")) && name.ends_with(".onnx") {
+        let named = name == format!("{part}.onnx") || name.contains(&format!("_{part}_"));
+        if named && name.ends_with(".onnx") {
             return Ok((path, shapes));
         }
     }
-    Err(format!("no model *_{part}_*.onnx in {}", models.display()).into())
+    Err(format!(
+        "no model {part}.onnx or *_{part}_*.onnx in {}",
+        models.display()
+    )
+    .into())
 }
 
 fn case_name(model: &str, shapes: &[&[usize]]) -> String {

@@ -63,7 +63,9 @@ async fn echo(mut stream: TcpStream) -> io::Result<()> {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes.windows(pattern.len()).position(|window| window == pattern)
+    bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
 }
 
 fn number_behind(head: &[u8], name: &[u8]) -> usize {

@@ -15,6 +15,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use weldpool_server::http1::Limits;
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
@@ -125,12 +126,7 @@ fn client(
     }
 }
 
-fn exchange(
-    stream: &mut TcpStream,
-    request: &[u8],
-    bytes: usize,
-    buffer: &mut [u8],
-) -> Result<()> {
+fn exchange(stream: &mut TcpStream, request: &[u8], bytes: usize, buffer: &mut [u8]) -> Result<()> {
     stream.write_all(request)?;
     let mut filled = 0;
     let total = loop {
@@ -192,7 +188,11 @@ fn measure(name: &str, bytes: usize, connections: usize, time: Duration) -> Resu
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { time: Duration::from_secs(3), rounds: 5, json: None };
+    let mut options = Options {
+        time: Duration::from_secs(3),
+        rounds: 5,
+        json: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -209,7 +209,11 @@ fn options() -> Result<Options> {
 /// A row of the suite. The ratio is above one where ours leads the best of the two peers.
 fn row(case: &str, unit: &str, higher: bool, values: [f64; 3]) -> serde_json::Value {
     let [ceiling, hyper, ours] = values.map(|value| (value * 100.0).round() / 100.0);
-    let best = if higher { ceiling.max(hyper) } else { ceiling.min(hyper) };
+    let best = if higher {
+        ceiling.max(hyper)
+    } else {
+        ceiling.min(hyper)
+    };
     let ratio = if higher { ours / best } else { best / ours };
     json!({
         "case": case,
@@ -248,8 +252,18 @@ fn main() -> Result<()> {
                 medians.push(median);
             }
             let of = |value: fn(&Sample) -> f64| [0, 1, 2].map(|index| value(&medians[index]));
-            rows.push(row(&case, "requests/s", true, of(|sample| sample.per_second)));
-            rows.push(row(&case, "server CPU us/request", false, of(|sample| sample.server_us)));
+            rows.push(row(
+                &case,
+                "requests/s",
+                true,
+                of(|sample| sample.per_second),
+            ));
+            rows.push(row(
+                &case,
+                "server CPU us/request",
+                false,
+                of(|sample| sample.server_us),
+            ));
             rows.push(row(&case, "p50 us", false, of(|sample| sample.p50_us)));
             rows.push(row(&case, "p99 us", false, of(|sample| sample.p99_us)));
         }
@@ -258,6 +272,28 @@ fn main() -> Result<()> {
         write(Path::new(file), &options, rows)?;
     }
     Ok(())
+}
+
+/// The versions of what is measured, as this program was built.
+fn versions() -> serde_json::Value {
+    let lock = include_str!("../../../Cargo.lock");
+    let version = |package: &str| {
+        let behind = lock
+            .split_once(&format!("name = \"{package}\"\nversion = \""))?
+            .1;
+        behind.split('"').next()
+    };
+    let packages = [
+        "weldpool-server",
+        "tokio",
+        "httparse",
+        "hyper",
+        "hyper-util",
+    ];
+    packages
+        .map(|package| (package.to_owned(), json!(version(package))))
+        .into_iter()
+        .collect()
 }
 
 fn write(file: &Path, options: &Options, rows: Vec<serde_json::Value>) -> Result<()> {
@@ -271,9 +307,10 @@ fn write(file: &Path, options: &Options, rows: Vec<serde_json::Value>) -> Result
         ),
         "date": "2026-11-21",
         "machine": "2-core x86_64 VM",
-        "versions": {},
+        "versions": versions(),
         "config": {
             "server threads": 2,
+            "limits": format!("{:?}", Limits::default()),
             "client": "one thread and one keep-alive connection each, on the same machine",
             "seconds": options.time.as_secs_f64(),
             "rounds": options.rounds,

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,50 +21,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 type Failure = Box<dyn Error + Send + Sync>;
-
-const ALIGNMENT: usize = 256;
-
-/// Buffers of one length, kept for the next request. Pool memory proper cannot be given to `hyper`,
-/// because it is readable only through a guard, and a guard cannot be moved along with its buffer.
-#[derive(Default)]
-struct Pool(Mutex<Vec<Vec<u8>>>);
-
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-    length: usize,
-    pool: Arc<Pool>,
-}
-
-impl Pool {
-    fn allocate(self: &Arc<Self>, length: usize) -> Aligned {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let memory = kept
-            .filter(|memory| memory.len() == length + ALIGNMENT)
-            .unwrap_or_else(|| vec![0; length + ALIGNMENT]);
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Aligned { memory, start, length, pool: self.clone() }
-    }
-}
-
-impl Aligned {
-    fn contents(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.length]
-    }
-}
-
-impl AsRef<[u8]> for Aligned {
-    fn as_ref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.length]
-    }
-}
-
-impl Drop for Aligned {
-    fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
-    }
-}
 
 /// A response body of two pieces.
 struct Pieces([Bytes; 2]);
@@ -90,24 +46,37 @@ impl Body for Pieces {
     }
 }
 
-async fn infer(request: Request<Incoming>, pool: &Arc<Pool>) -> Result<Response<Pieces>, Failure> {
+async fn infer(
+    request: Request<Incoming>,
+    pool: &Arc<shared::Pool>,
+) -> Result<Response<Pieces>, Failure> {
     let json_length: usize = match request.headers().get(shared::JSON_LENGTH) {
         Some(value) => value.to_str()?.parse()?,
         None => 0,
     };
     let mut body = request.into_body();
-    let total = usize::try_from(body.size_hint().exact().ok_or("the body has no known length")?)?;
+    let total = usize::try_from(
+        body.size_hint()
+            .exact()
+            .ok_or("the body has no known length")?,
+    )?;
     let mut json = Vec::with_capacity(json_length.min(total));
-    let mut tensor = pool.allocate(total.checked_sub(json_length).ok_or("the body is too short")?);
+    let mut tensor = pool.allocate(
+        total
+            .checked_sub(json_length)
+            .ok_or("the body is too short")?,
+    );
     let mut filled = 0;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let Ok(mut data) = frame?.into_data() else { continue };
+        let Ok(mut data) = frame?.into_data() else {
+            continue;
+        };
         let of_json = data.split_to(data.len().min(json_length - json.len()));
         json.extend_from_slice(&of_json);
         tensor.contents()[filled..filled + data.len()].copy_from_slice(&data);
         filled += data.len();
     }
-    let json = shared::answer_json(tensor.length);
+    let json = shared::answer_json(tensor.as_ref().len());
     Ok(Response::builder()
         .header("Content-Type", "application/octet-stream")
         .header(shared::JSON_LENGTH, json.len())
@@ -119,7 +88,7 @@ fn main() -> Result<(), Failure> {
     options.runtime()?.block_on(async move {
         let listener = TcpListener::bind(("127.0.0.1", options.port)).await?;
         println!("listening on {}", listener.local_addr()?);
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(shared::Pool::default());
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;

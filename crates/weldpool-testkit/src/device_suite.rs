@@ -53,6 +53,7 @@ macro_rules! device_suite {
             leaks_are_reported_by_name,
             buffers_outlive_their_allocator,
             idle_memory_has_a_limit,
+            segments_outgrown_give_way,
             threads_share_one_pool,
             every_failing_driver_call_is_survived
         );
@@ -659,6 +660,18 @@ pub fn idle_memory_has_a_limit(make: MakeDevice) {
     let stats = allocator.stats();
     assert!(stats.cached_bytes <= 64 << 20, "{stats}");
     assert!(stats.reserved.value < stats.reserved.peak, "{stats}");
+}
+
+pub fn segments_outgrown_give_way(make: MakeDevice) {
+    let allocator = allocator(make);
+    for _ in 0..3 {
+        for bytes in [3 << 20, 5 << 20, 9 << 20, 20 << 20, 60 << 20] {
+            drop(allocator.allocate(bytes).unwrap());
+        }
+    }
+    let stats = allocator.stats();
+    assert_eq!(stats.reserved.value, 60 << 20, "{stats}");
+    assert_eq!(stats.growths, 5, "the second and third round need none");
 }
 
 pub fn threads_share_one_pool(make: MakeDevice) {

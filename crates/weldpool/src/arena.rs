@@ -125,6 +125,7 @@ impl Arenas {
             .total_bytes();
         let room = (held / GROWTH_DIVISOR).clamp(self.segment_bytes_min, self.segment_bytes_max);
         let wanted = self.round_to_granularity(room).unwrap_or(least).max(least);
+        self.make_way(place, least);
         let entry = match self.create(wanted, place.storage) {
             Err(error)
                 if wanted > least
@@ -154,6 +155,32 @@ impl Arenas {
                 "a new segment did not hold the request",
             )
         })
+    }
+
+    /// Gives empty segments of the arena back, up to the bytes that it is about to grow by: none of
+    /// them holds the request, so beside the new segment they would stay idle for good. What is held
+    /// does not shrink by this, so a workload that repeats itself comes to rest.
+    fn make_way(&self, place: Place, bytes: usize) {
+        let mut given_way = Vec::new();
+        let mut state = self.state.lock();
+        let mut empty: Vec<(usize, u32)> = state
+            .ranges(place.storage, place.kind)
+            .empty_segments()
+            .into_iter()
+            .filter_map(|id| Some((state.entries.get(&id)?.bytes, id)))
+            .collect();
+        empty.sort_unstable_by(|one, other| other.cmp(one));
+        let mut left = bytes;
+        for (size, id) in empty {
+            if size <= left && state.ranges(place.storage, place.kind).remove_segment(id) {
+                left -= size;
+                given_way.extend(state.entries.remove(&id));
+            }
+        }
+        drop(state);
+        for entry in given_way {
+            self.destroy(entry, place.kind);
+        }
     }
 
     /// A block that is a segment of its own.

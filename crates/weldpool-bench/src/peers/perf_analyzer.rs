@@ -26,7 +26,7 @@ pub const WHEEL: Wheel = Wheel {
 /// It reports the mean of its last three windows. It keeps the records of all requests, answers included, and the
 /// work it does between windows grows with them, so it gets exactly three and its own notion of a stable
 /// measurement is set aside: medians over rounds take its place.
-const WINDOWS: &[&str] = &["--max-trials", "3", "--stability-percentage", "100"];
+const WINDOWS: &[&str] = &["--max-trials", "3", "--stability-percentage", "1000"];
 /// Longest it may take.
 const TIMEOUT: Duration = Duration::from_secs(90);
 

@@ -17,11 +17,12 @@ pub(super) fn p8(measured: &Measured) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for cell in CELLS {
         let mut hold = |figure, other: Option<&str>, what: &str, better, limit| {
-            let ours = measured.figure(cell, OURS, figure);
-            let theirs = other.and_then(|other| measured.figure(cell, other, figure));
-            if let Some((ours, theirs)) = ours.zip(theirs) {
+            let of = |server| measured.figure(cell, server, figure);
+            if let Some((ours, theirs)) = of(OURS).zip(other.and_then(of)) {
                 let case = format!("{cell}: {what}");
-                verdicts.push(Verdict::new("P8", case, "x", better, ours / theirs, limit));
+                let ceiling = of(CEILING).filter(|_| other != Some(CEILING));
+                let verdict = Verdict::new("P8", case, "x", better, ours / theirs, limit);
+                verdicts.push(verdict.beside_ceiling(ceiling.map(|ceiling| ceiling / theirs)));
             }
         };
         let peer = measured.peer();

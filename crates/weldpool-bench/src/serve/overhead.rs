@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::cells::{Cell, measure_one, size};
@@ -15,7 +14,7 @@ use crate::statistics::median;
 
 /// The summary our server publishes: from the last byte of a request read to the first byte of its answer
 /// written, less the engine's time, in microseconds, per model.
-pub(super) const METRIC: &str = "weldpool_http_overhead_us";
+const METRIC: &str = "weldpool_http_overhead_us";
 
 /// A model for each size, so that the summaries are kept apart.
 pub(super) const MODELS: [(&str, usize); 2] = [
@@ -35,15 +34,14 @@ pub(super) struct Overhead {
     pub(super) memcpy_us: f64,
 }
 
-/// Sends both sizes, one request at a time, and reads what the server says of them; `None` when it publishes no
-/// such summary.
+/// Sends both sizes, one request at a time, and reads what the server says of them; the inner error is the reason
+/// why there is nothing to read.
 pub(super) fn measure(
     servers: &Servers,
-    metrics: SocketAddr,
     options: &Options,
-) -> Result<Option<Overhead>> {
-    let Some(ours) = servers.ours() else {
-        return Ok(None);
+) -> Result<std::result::Result<Overhead, String>> {
+    let Some((ours, metrics)) = servers.ours().zip(servers.ours_metrics) else {
+        return Ok(Err("only the peers were asked for".to_owned()));
     };
     for (model, bytes) in MODELS {
         measure_one(
@@ -64,10 +62,11 @@ pub(super) fn measure(
             Some((*bytes, published.value(METRIC, &labels)?))
         })
         .collect();
-    Ok(by_size.map(|by_size| Overhead {
+    let overhead = by_size.map(|by_size| Overhead {
         by_size,
         memcpy_us: memcpy_us(1 << 20),
-    }))
+    });
+    Ok(overhead.ok_or_else(|| format!("the server publishes no {METRIC}")))
 }
 
 /// Median time of copying `bytes` bytes between two buffers that stay in the cache: the cheapest copy there is,

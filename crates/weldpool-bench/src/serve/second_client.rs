@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::cells::{Figure, P50, P99, THROUGHPUT};
 use super::{CEILING, CELLS, OURS, Options, Server};
 use crate::error::Result;
+use crate::peers::fetch::python;
 use crate::peers::perf_analyzer::{Figures, PerfAnalyzer};
 use crate::report::Row;
 use crate::request::MODEL;
@@ -29,12 +30,11 @@ const FIGURES: [(Figure, Reading); 3] = [
 
 /// Rows for the cells it could measure, and a line for each it could not.
 pub(super) fn measure(
-    python: &Path,
     peers: &Path,
     servers: &[Server],
     options: &Options,
 ) -> Result<(Vec<Row>, Vec<String>)> {
-    let client = PerfAnalyzer::ready(python, peers)?;
+    let client = PerfAnalyzer::ready(&python()?, peers)?;
     let window = options.window.min(WINDOW_MAX);
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for cell in CELLS {

@@ -44,7 +44,7 @@ pub struct Server {
 #[derive(Debug)]
 pub(super) struct Servers {
     pub(super) list: Vec<Server>,
-    pub(super) versions: BTreeMap<String, String>,
+    versions: BTreeMap<String, String>,
     /// Where ours publishes metrics, if it runs.
     pub(super) ours_metrics: Option<SocketAddr>,
     processes: Vec<Process>,
@@ -135,13 +135,14 @@ impl Servers {
         self.list.iter().find(|server| server.name == OURS)
     }
 
-    /// Stops all servers.
+    /// Stops all servers and returns their versions.
     ///
     /// # Errors
     /// `Process` when one does not end by itself.
-    pub(super) fn stop(self) -> Result<()> {
+    pub(super) fn stop(self) -> Result<BTreeMap<String, String>> {
         self.processes
             .into_iter()
-            .try_for_each(|process| process.stop().map(drop))
+            .try_for_each(|process| process.stop().map(drop))?;
+        Ok(self.versions)
     }
 }

@@ -1,7 +1,8 @@
 //! The endurance test: thousands of valid and malformed requests, after which the server must be as it was.
 //!
 //! Every request is answered as it should be; the pool's live bytes are back at the level of the loaded server;
-//! and the resident memory of the process, once it has seen every kind of request many times, no longer grows.
+//! and the resident memory of the process no longer grows. So that a pool which grows with the most that is ever
+//! in flight at once has seen it, the clients first send every valid kind and size together, in step.
 
 mod cases;
 mod client;
@@ -11,8 +12,8 @@ mod valid;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,9 +26,11 @@ use crate::metrics::Metrics;
 use crate::ours;
 use crate::process::Listening;
 use crate::statistics::slope;
-use cases::Cases;
+use cases::{Case, Cases};
 use client::Client;
 
+/// Times the clients send every valid kind together before the requests that count.
+const WARM_UPS: usize = 5;
 /// Requests between two looks at the resident memory.
 const SAMPLE_EVERY: usize = 50;
 /// Wrong answers quoted in a report.
@@ -137,6 +140,20 @@ struct Shared {
     resident: Mutex<Vec<(f64, f64)>>,
 }
 
+impl Shared {
+    /// Sends one case and takes down what was wrong with its answer.
+    fn send(&self, client: &mut Client, case: &Case) {
+        if let Err(what) = client.run(case) {
+            self.wrong_count.fetch_add(1, Ordering::Relaxed);
+            if let Ok(mut wrong) = self.wrong.lock()
+                && wrong.len() < QUOTED_MAX
+            {
+                wrong.push(format!("{}: {what}", case.name));
+            }
+        }
+    }
+}
+
 /// Starts `program serve` with [`MODELS`], runs against it and stops it.
 ///
 /// # Errors
@@ -164,12 +181,16 @@ pub fn serve_and_run(program: &Path, options: &Options) -> Result<Outcome> {
 pub fn run(listening: Listening, pid: u32, options: &Options) -> Result<Outcome> {
     let live_before = live(listening.metrics)?;
     let shared = Shared::default();
+    let in_step = Barrier::new(options.concurrency);
     let start = Instant::now();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..options.concurrency)
             .map(|index| {
-                let (seed, shared) = (options.seed + index as u64, &shared);
-                scope.spawn(move || converse(listening.http, pid, seed, options.requests, shared))
+                let seed = options.seed + index as u64;
+                let (in_step, shared) = (&in_step, &shared);
+                scope.spawn(move || {
+                    converse(listening.http, pid, seed, options.requests, in_step, shared)
+                })
             })
             .collect();
         clients.into_iter().try_for_each(|client| {
@@ -200,16 +221,24 @@ pub fn run(listening: Listening, pid: u32, options: &Options) -> Result<Outcome>
     })
 }
 
-/// Sends requests one after the other until all clients together have sent enough.
+/// Warms up in step with the other clients, then sends requests one after the other until all clients together have sent enough.
 fn converse(
     address: SocketAddr,
     pid: u32,
     seed: u64,
     requests: usize,
+    in_step: &Barrier,
     shared: &Shared,
 ) -> Result<()> {
     let mut cases = Cases::new(seed);
     let mut client = Client::new(address);
+    for _ in 0..WARM_UPS {
+        for case in cases.warm_up() {
+            in_step.wait();
+            shared.send(&mut client, &case);
+        }
+    }
+    in_step.wait();
     loop {
         let number = shared.taken.fetch_add(1, Ordering::Relaxed);
         if number >= requests {
@@ -219,14 +248,7 @@ fn converse(
         shared
             .malformed
             .fetch_add(usize::from(case.is_malformed()), Ordering::Relaxed);
-        if let Err(what) = client.run(&case) {
-            shared.wrong_count.fetch_add(1, Ordering::Relaxed);
-            if let Ok(mut wrong) = shared.wrong.lock()
-                && wrong.len() < QUOTED_MAX
-            {
-                wrong.push(format!("{}: {what}", case.name));
-            }
-        }
+        shared.send(&mut client, &case);
         if number.is_multiple_of(SAMPLE_EVERY) {
             let resident = cpu::resident_bytes(pid)? as f64;
             if let Ok(mut samples) = shared.resident.lock() {

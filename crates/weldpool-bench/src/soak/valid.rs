@@ -10,8 +10,14 @@ use super::cases::{Expect, IDENTITY, RELU, STRINGS, SUM};
 use super::random::Random;
 use crate::request::{get, infer_path, payload, post};
 
-/// A maker of requests of one kind, with the answer each must get.
-type Make = fn(&mut Random) -> (Vec<u8>, Expect);
+/// Elements of the tensors: few sizes, so that a pool soon holds what all of them need.
+pub(super) const SIZES: [usize; 7] = [1, 3, 64, 1000, 4096, 20_000, 65_536];
+
+/// Most elements written as JSON.
+const JSON_ELEMENTS_MAX: usize = 200;
+
+/// A maker of requests of one kind for tensors of so many elements, with the answer each must get.
+type Make = fn(&mut Random, usize) -> (Vec<u8>, Expect);
 
 /// All kinds.
 pub(super) const KINDS: [(&str, Make); 15] = [
@@ -31,12 +37,6 @@ pub(super) const KINDS: [(&str, Make); 15] = [
     ("metadata", metadata),
     ("request with id and parameters", decorated),
 ];
-
-/// Elements of a tensor: mostly few, sometimes many.
-fn elements(random: &mut Random) -> usize {
-    let limit = random.of(&[4, 64, 1024, 16 << 10, 64 << 10]);
-    1 + random.below(limit)
-}
 
 /// The JSON of an FP32 input that follows as `bytes` bytes.
 fn declare(bytes: usize) -> serde_json::Value {
@@ -70,12 +70,12 @@ fn tensor_request(model: &str, tensor: Vec<u8>) -> (Vec<u8>, Expect) {
     (request(model, &json, &tensor), Expect::Binary(tensor))
 }
 
-fn binary(random: &mut Random) -> (Vec<u8>, Expect) {
-    let tensor = payload(elements(random) * 4);
+fn binary(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let tensor = payload(elements * 4);
     tensor_request(random.of(&[IDENTITY, RELU]), tensor)
 }
 
-fn large(random: &mut Random) -> (Vec<u8>, Expect) {
+fn large(random: &mut Random, _: usize) -> (Vec<u8>, Expect) {
     tensor_request(random.of(&[IDENTITY, RELU]), payload(1 << 20))
 }
 
@@ -83,8 +83,8 @@ fn numbers(random: &mut Random, count: usize) -> Vec<i64> {
     (0..count).map(|_| random.below(1 << 20) as i64).collect()
 }
 
-fn json_tensor(random: &mut Random) -> (Vec<u8>, Expect) {
-    let count = 1 + random.below(200);
+fn json_tensor(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let count = elements.min(JSON_ELEMENTS_MAX);
     let data: Vec<f64> = numbers(random, count)
         .iter()
         .map(|value| *value as f64)
@@ -98,8 +98,8 @@ fn json_tensor(random: &mut Random) -> (Vec<u8>, Expect) {
     (wire, Expect::Data(json!(data)))
 }
 
-fn mixed(random: &mut Random) -> (Vec<u8>, Expect) {
-    let count = 1 + random.below(200);
+fn mixed(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let count = elements.min(JSON_ELEMENTS_MAX);
     let data = numbers(random, count);
     let bytes = data
         .iter()
@@ -113,7 +113,7 @@ fn mixed(random: &mut Random) -> (Vec<u8>, Expect) {
     )
 }
 
-fn empty(_: &mut Random) -> (Vec<u8>, Expect) {
+fn empty(_: &mut Random, _: usize) -> (Vec<u8>, Expect) {
     tensor_request(IDENTITY, Vec::new())
 }
 
@@ -124,8 +124,8 @@ fn little_endian(values: &[i64]) -> Vec<u8> {
         .collect()
 }
 
-fn two_inputs(random: &mut Random) -> (Vec<u8>, Expect) {
-    let count = elements(random);
+fn two_inputs(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let count = elements;
     let (left, right) = (numbers(random, count), numbers(random, count));
     let sum: Vec<i64> = left
         .iter()
@@ -146,8 +146,8 @@ fn two_inputs(random: &mut Random) -> (Vec<u8>, Expect) {
     )
 }
 
-fn two_forms(random: &mut Random) -> (Vec<u8>, Expect) {
-    let count = 1 + random.below(100);
+fn two_forms(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let count = elements.min(JSON_ELEMENTS_MAX);
     let (left, right) = (numbers(random, count), numbers(random, count));
     let sum: Vec<i64> = left
         .iter()
@@ -165,16 +165,16 @@ fn two_forms(random: &mut Random) -> (Vec<u8>, Expect) {
     )
 }
 
-fn words(random: &mut Random) -> Vec<String> {
-    let count = 1 + random.below(20);
+fn words(random: &mut Random, elements: usize) -> Vec<String> {
+    let count = elements.min(JSON_ELEMENTS_MAX);
     let word = |random: &mut Random| random.of(&["", "a", "weld", "pool \u{00e4}\u{6c34}"]);
     (0..count)
-        .map(|_| word(random).repeat(random.below(30)))
+        .map(|_| word(random).repeat(random.below(9)))
         .collect()
 }
 
-fn binary_strings(random: &mut Random) -> (Vec<u8>, Expect) {
-    let words = words(random);
+fn binary_strings(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let words = words(random, elements);
     let mut blob = Vec::new();
     for word in &words {
         blob.extend_from_slice(&(word.len() as u32).to_le_bytes());
@@ -188,8 +188,8 @@ fn binary_strings(random: &mut Random) -> (Vec<u8>, Expect) {
     (request(STRINGS, &json, &blob), Expect::Binary(blob))
 }
 
-fn json_strings(random: &mut Random) -> (Vec<u8>, Expect) {
-    let words = words(random);
+fn json_strings(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let words = words(random, elements);
     let input =
         json!({"name": "INPUT0", "datatype": "BYTES", "shape": [words.len()], "data": words});
     let wire = post(
@@ -201,8 +201,8 @@ fn json_strings(random: &mut Random) -> (Vec<u8>, Expect) {
 }
 
 /// A tensor request with its body changed by `encode` and a header that says so.
-fn encoded(random: &mut Random, coding: &str, encode: fn(&[u8]) -> Vec<u8>) -> (Vec<u8>, Expect) {
-    let tensor = payload(elements(random) * 4);
+fn encoded(elements: usize, coding: &str, encode: fn(&[u8]) -> Vec<u8>) -> (Vec<u8>, Expect) {
+    let tensor = payload(elements * 4);
     let json = json!({"inputs": [declare(tensor.len())], "outputs": wanted()});
     let (body, header) = body(&json, &tensor);
     let coding = format!("Content-Encoding: {coding}");
@@ -227,16 +227,16 @@ fn deflate_of(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn gzip(random: &mut Random) -> (Vec<u8>, Expect) {
-    encoded(random, "gzip", gzip_of)
+fn gzip(_: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    encoded(elements, "gzip", gzip_of)
 }
 
-fn deflate(random: &mut Random) -> (Vec<u8>, Expect) {
-    encoded(random, "deflate", deflate_of)
+fn deflate(_: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    encoded(elements, "deflate", deflate_of)
 }
 
-fn gzip_answer(random: &mut Random) -> (Vec<u8>, Expect) {
-    let tensor = payload(elements(random) * 4);
+fn gzip_answer(_: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let tensor = payload(elements * 4);
     let json = json!({"inputs": [declare(tensor.len())], "outputs": wanted()});
     let (body, header) = body(&json, &tensor);
     let wire = post(
@@ -256,8 +256,8 @@ pub(super) fn chunked_head(header: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn chunked(random: &mut Random) -> (Vec<u8>, Expect) {
-    let tensor = payload(elements(random) * 4);
+fn chunked(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let tensor = payload(elements * 4);
     let json = json!({"inputs": [declare(tensor.len())], "outputs": wanted()});
     let (body, header) = body(&json, &tensor);
     let mut wire = chunked_head(&header);
@@ -270,7 +270,7 @@ fn chunked(random: &mut Random) -> (Vec<u8>, Expect) {
     (wire, Expect::Binary(tensor))
 }
 
-fn metadata(random: &mut Random) -> (Vec<u8>, Expect) {
+fn metadata(random: &mut Random, _: usize) -> (Vec<u8>, Expect) {
     let path = random.of(&[
         "/v2",
         "/v2/health/live",
@@ -285,8 +285,8 @@ fn metadata(random: &mut Random) -> (Vec<u8>, Expect) {
     (get(path), Expect::Success)
 }
 
-fn decorated(random: &mut Random) -> (Vec<u8>, Expect) {
-    let tensor = payload(elements(random) * 4);
+fn decorated(_: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
+    let tensor = payload(elements * 4);
     let json = json!({
         "id": "request \u{00e4} 7",
         "parameters": {"binary_data_output": true, "priority": 0, "note": "x"},

@@ -32,7 +32,9 @@ impl FromStr for InputSource {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         // Names may hold an equals sign, files and keywords rarely do.
-        let (name, from) = text.rsplit_once('=').ok_or("there is no '=' between name and source")?;
+        let (name, from) = text
+            .rsplit_once('=')
+            .ok_or("there is no '=' between name and source")?;
         if name.is_empty() || from.is_empty() {
             return Err("name or source is empty".into());
         }
@@ -41,7 +43,10 @@ impl FromStr for InputSource {
             "zeros" => From::Zeros,
             file => From::File(file.into()),
         };
-        Ok(Self { name: name.into(), from })
+        Ok(Self {
+            name: name.into(),
+            from,
+        })
     }
 }
 
@@ -56,13 +61,22 @@ impl FromStr for ShapeOverride {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let (name, dims) = text.rsplit_once(':').ok_or("there is no ':' between name and shape")?;
+        let (name, dims) = text
+            .rsplit_once(':')
+            .ok_or("there is no ':' between name and shape")?;
         let shape = dims
             .split(',')
             .filter(|dim| !dims.is_empty() || !dim.is_empty())
-            .map(|dim| dim.trim().parse().map_err(|_| format!("{dim:?} is not a dimension")))
+            .map(|dim| {
+                dim.trim()
+                    .parse()
+                    .map_err(|_| format!("{dim:?} is not a dimension"))
+            })
             .collect::<std::result::Result<_, String>>()?;
-        Ok(Self { name: name.into(), shape })
+        Ok(Self {
+            name: name.into(),
+            shape,
+        })
     }
 }
 
@@ -85,11 +99,23 @@ pub(super) fn make(
     specs
         .iter()
         .map(|spec| {
-            let from = options.inputs.iter().rev().find(|input| input.name == spec.name);
-            let shape = options.shapes.iter().rev().find(|shape| shape.name == spec.name);
+            let from = options
+                .inputs
+                .iter()
+                .rev()
+                .find(|input| input.name == spec.name);
+            let shape = options
+                .shapes
+                .iter()
+                .rev()
+                .find(|shape| shape.name == spec.name);
             let tensor = match from.map_or(&From::Random, |input| &input.from) {
                 From::File(path) => {
-                    ensure!(shape.is_none(), "--shape {}: the file gives the shape", spec.name);
+                    ensure!(
+                        shape.is_none(),
+                        "--shape {}: the file gives the shape",
+                        spec.name
+                    );
                     npy::read(path, spec.data_type, allocator)
                         .with_context(|| format!("input {} from {}", spec.name, path.display()))?
                 }
@@ -109,13 +135,20 @@ fn made(
 ) -> Result<Tensor> {
     let shape = match shape {
         Some(given) => given.shape.clone(),
-        None => spec.dims.iter().map(|dim| Dim::known(dim).unwrap_or(1)).collect(),
+        None => spec
+            .dims
+            .iter()
+            .map(|dim| Dim::known(dim).unwrap_or(1))
+            .collect(),
     };
     let bytes = element_count(&shape)
         .and_then(|count| count.checked_mul(spec.data_type.byte_size().unwrap_or(4)));
     match bytes {
         Some(bytes) if bytes <= MADE_BYTES_MAX => {}
-        _ => bail!("input {}: shape {shape:?} is larger than {MADE_BYTES_MAX} bytes", spec.name),
+        _ => bail!(
+            "input {}: shape {shape:?} is larger than {MADE_BYTES_MAX} bytes",
+            spec.name
+        ),
     }
     let Some(random) = random else {
         return Ok(Tensor::zeroed(allocator, spec.data_type, shape)?);
@@ -123,7 +156,9 @@ fn made(
     let count = element_count(&shape).unwrap_or(0);
     let data_type = spec.data_type;
     if data_type == DataType::Bytes {
-        let strings: Vec<String> = (0..count).map(|_| format!("{:08x}", random.next())).collect();
+        let strings: Vec<String> = (0..count)
+            .map(|_| format!("{:08x}", random.next()))
+            .collect();
         return Ok(Tensor::from_strings(allocator, shape, &strings)?);
     }
     let mut bytes = Vec::new();

@@ -2,6 +2,7 @@
 
 mod input;
 mod npy;
+mod npy_header;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -77,10 +78,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let loaded = start.elapsed();
 
     let inputs = input::make(model.inputs(), options, &allocator)?;
-    let named: Vec<(&str, &Tensor)> =
-        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let named: Vec<(&str, &Tensor)> = inputs
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
     let wanted: Vec<&str> = if options.outputs.is_empty() {
-        model.outputs().iter().map(|output| output.name.as_str()).collect()
+        model
+            .outputs()
+            .iter()
+            .map(|output| output.name.as_str())
+            .collect()
     } else {
         options.outputs.iter().map(String::as_str).collect()
     };
@@ -123,7 +130,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for (name, tensor) in wanted.iter().zip(&outputs) {
             let path = folder.join(npy::file_name(name));
             if let Some(other) = written.insert(path.clone(), name) {
-                bail!("outputs {other:?} and {name:?} would both be {}", path.display());
+                bail!(
+                    "outputs {other:?} and {name:?} would both be {}",
+                    path.display()
+                );
             }
             npy::write(&path, tensor)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -138,8 +148,7 @@ fn progress(runs: u32) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} runs, {eta} left");
-    ProgressBar::new(runs.into())
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::new(runs.into()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn print_latency(loaded: Duration, first: Duration, latencies: &mut [Duration]) {

@@ -20,7 +20,10 @@ pub(super) fn tensor(name: &str, tensor: &Tensor) -> Result<String> {
             .iter()
             .take(4)
             .map(|text| {
-                let text: String = String::from_utf8_lossy(text).chars().take(TEXT_MAX).collect();
+                let text: String = String::from_utf8_lossy(text)
+                    .chars()
+                    .take(TEXT_MAX)
+                    .collect();
                 format!("{text:?}")
             })
             .collect();
@@ -38,11 +41,18 @@ pub(super) fn tensor(name: &str, tensor: &Tensor) -> Result<String> {
         }
     }
     let finite = tensor.element_count() - odd;
-    let odd = if odd > 0 { format!(", {odd} not finite") } else { String::new() };
+    let odd = if odd > 0 {
+        format!(", {odd} not finite")
+    } else {
+        String::new()
+    };
     if finite == 0 {
         return Ok(format!("{head}{odd}"));
     }
-    Ok(format!("{head} min {low} max {high} mean {:.6}{odd}", sum / finite as f64))
+    Ok(format!(
+        "{head} min {low} max {high} mean {:.6}{odd}",
+        sum / finite as f64
+    ))
 }
 
 /// The elements as numbers; 64-bit integers are rounded.
@@ -98,7 +108,10 @@ mod tests {
         let values = [1.0_f32, -2.0, f32::NAN, 4.0];
         let floats = Tensor::from_values(&allocator, DataType::Fp32, vec![2, 2], &values).unwrap();
         let line = tensor("x", &floats).unwrap();
-        assert_eq!(line, "x FP32 [2,2] min -2 max 4 mean 1.000000, 1 not finite");
+        assert_eq!(
+            line,
+            "x FP32 [2,2] min -2 max 4 mean 1.000000, 1 not finite"
+        );
         let strings = Tensor::from_strings(&allocator, vec![1], &["hi"]).unwrap();
         assert_eq!(tensor("s", &strings).unwrap(), "s BYTES [1] \"hi\"");
         let empty = Tensor::new(DataType::Int8, vec![0], None).unwrap();

@@ -41,8 +41,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         if let Some(failed) = loaded {
             if !failed.is_empty() && options.exit_on_error {
                 server.shutdown(Duration::ZERO).await;
-                let lines: Vec<String> =
-                    failed.iter().map(|(model, reason)| format!("{model}: {reason}")).collect();
+                let lines: Vec<String> = failed
+                    .iter()
+                    .map(|(model, reason)| format!("{model}: {reason}"))
+                    .collect();
                 bail!(
                     "{} of the models could not be loaded (--exit-on-error=false serves the \
                      others): {}",

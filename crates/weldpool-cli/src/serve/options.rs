@@ -133,12 +133,17 @@ impl Options {
             reserved_bytes_max: self.pool_limit,
             ..Config::default()
         };
-        let allocator = Allocator::builder(Arc::new(HostDevice::new()?)).config(config).build();
+        let allocator = Allocator::builder(Arc::new(HostDevice::new()?))
+            .config(config)
+            .build();
         allocator.context("cannot make the memory pool")
     }
 
     pub(crate) fn server_options(&self) -> Result<ServerOptions> {
-        ensure!(self.allow_http || self.allow_metrics, "--allow-http=false leaves nothing to serve");
+        ensure!(
+            self.allow_http || self.allow_metrics,
+            "--allow-http=false leaves nothing to serve"
+        );
         let explicit = self.model_control_mode == Control::Explicit;
         ensure!(
             explicit || self.load_model.is_empty(),
@@ -172,9 +177,12 @@ impl Options {
             None => http_address,
         };
         let mut options = ServerOptions::new(service);
-        options.http = self.allow_http.then(|| SocketAddr::new(http_address, self.http_port));
-        options.metrics =
-            self.allow_metrics.then(|| SocketAddr::new(metrics_address, self.metrics_port));
+        options.http = self
+            .allow_http
+            .then(|| SocketAddr::new(http_address, self.http_port));
+        options.metrics = self
+            .allow_metrics
+            .then(|| SocketAddr::new(metrics_address, self.metrics_port));
         options.limits.body_bytes_max = self.http_max_input_size;
         options.limits.decoded_bytes_max = self.http_max_input_size;
         options.limits.header_bytes_max = self.http_max_header_size as usize;
@@ -196,9 +204,13 @@ fn backend_setting(setting: &str, service: &mut ServiceOptions) -> Result<()> {
                 value.parse().context("the value is not a batch size")?;
         }
         (Some("onnxruntime" | "metal_mps"), name) => {
-            service.engine_parameters.insert(name.to_owned(), value.to_owned());
+            service
+                .engine_parameters
+                .insert(name.to_owned(), value.to_owned());
         }
-        (Some(other), _) => bail!("there is no backend '{other}'; there are onnxruntime and metal_mps"),
+        (Some(other), _) => {
+            bail!("there is no backend '{other}'; there are onnxruntime and metal_mps")
+        }
         (None, name) => bail!("no setting '{name}' is for all backends; name one before a comma"),
     }
     Ok(())
@@ -211,7 +223,9 @@ fn resolve(option: &str, address: &str) -> Result<IpAddr> {
     let mut found = (address, 0)
         .to_socket_addrs()
         .with_context(|| format!("{option} {address} is no address of this machine"))?;
-    let first = found.next().with_context(|| format!("{option} {address} has no address"))?;
+    let first = found
+        .next()
+        .with_context(|| format!("{option} {address} has no address"))?;
     Ok(first.ip())
 }
 
@@ -242,9 +256,15 @@ mod tests {
              --backend-config=default-max-batch-size=8 --http-max-input-size=1000",
         )
         .unwrap();
-        assert_eq!(options.service.repositories, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(
+            options.service.repositories,
+            [PathBuf::from("/a"), PathBuf::from("/b")]
+        );
         assert_eq!(options.service.startup_models, ["x", "y"]);
-        assert_eq!(options.service.engine_parameters["intra_op_thread_count"], "2");
+        assert_eq!(
+            options.service.engine_parameters["intra_op_thread_count"],
+            "2"
+        );
         assert_eq!(options.service.default_max_batch_size, 8);
         assert_eq!(options.limits.body_bytes_max, 1000);
         assert_eq!(options.metrics, Some("127.0.0.1:9".parse().unwrap()));

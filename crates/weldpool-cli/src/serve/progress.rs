@@ -23,7 +23,10 @@ impl LoadProgress {
         } else {
             ProgressBar::hidden()
         };
-        Self { bar, loading: Mutex::default() }
+        Self {
+            bar,
+            loading: Mutex::default(),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<String>)) {

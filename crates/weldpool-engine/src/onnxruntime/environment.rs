@@ -25,7 +25,7 @@ pub(super) struct Environment {
     tables: Mutex<Vec<Weak<AllocatorTable>>>,
     offer: Mutex<Offer>,
     offer_ended: Condvar,
-    env: Env,
+    env: Arc<Env>,
     api: Api,
 }
 
@@ -53,7 +53,7 @@ impl Environment {
             tables: Mutex::default(),
             offer: Mutex::default(),
             offer_ended: Condvar::new(),
-            env: found.api.create_env().map_err(start)?,
+            env: Arc::new(found.api.create_env().map_err(start)?),
             api: found.api,
         });
         environments.insert(identity, Arc::downgrade(&environment));
@@ -64,7 +64,7 @@ impl Environment {
         self.api
     }
 
-    pub(super) fn env(&self) -> &Env {
+    pub(super) fn env(&self) -> &Arc<Env> {
         &self.env
     }
 
@@ -103,13 +103,26 @@ impl Environment {
         Ok(table)
     }
 
-    /// Makes a session while this allocator is registered. Waits while sessions are being made
-    /// with another one.
-    pub(super) fn with_allocator<T>(
-        &self,
-        table: &Arc<AllocatorTable>,
-        make: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    /// Registers this allocator for as long as the returned share lives, in which a session is to
+    /// be made. Waits while sessions are being made with another one.
+    ///
+    /// # Errors
+    /// `Unsupported` if this library does not let its arena be replaced.
+    pub(super) fn offer(&self, table: &Arc<AllocatorTable>) -> Result<OfferShare<'_>> {
+        let unsupported = |why: &str| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "onnxruntime's arena cannot be replaced here: {why}; choose another with the \
+                     parameter weldpool.arena"
+                ),
+            )
+        };
+        if !self.api.can_throw() {
+            return Err(unsupported(
+                "its C++ runtime cannot be told that memory is short",
+            ));
+        }
         let mut offer = lock(&self.offer);
         while offer.sessions > 0
             && !offer
@@ -123,27 +136,19 @@ impl Environment {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         if offer.sessions == 0 {
-            self.env.register(table).map_err(|status| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "onnxruntime's arena cannot be replaced here: {}; choose another one with \
-                         the parameter weldpool.arena",
-                        status.message
-                    ),
-                )
-            })?;
+            self.env
+                .register(table)
+                .map_err(|status| unsupported(&status.message))?;
             offer.allocator = Some(Arc::clone(table));
         }
         offer.sessions += 1;
-        drop(offer);
-        let _share = OfferShare(self);
-        make()
+        Ok(OfferShare(self))
     }
 }
 
 /// One session's share in the current offer; the last one to go ends it.
-struct OfferShare<'a>(&'a Environment);
+#[must_use]
+pub(super) struct OfferShare<'a>(&'a Environment);
 
 impl Drop for OfferShare<'_> {
     fn drop(&mut self) {
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
     use crate::onnxruntime::library;
 
-    fn environment() -> Arc<Environment> {
+    fn this_process() -> Arc<Environment> {
         let Some(path) = crate::env::onnxruntime_library() else {
             panic!("ORT_DYLIB_PATH is not set; run these tests with `cargo xtask test`");
         };
@@ -190,8 +195,8 @@ mod tests {
     /// One test, because all of it is about the one environment of the process.
     #[test]
     fn offers_take_turns_and_leave_no_trace() {
-        let environment = environment();
-        assert!(Arc::ptr_eq(&environment, &super::tests::environment()));
+        let environment = this_process();
+        assert!(Arc::ptr_eq(&environment, &this_process()));
         let (one, other) = (Allocator::host().unwrap(), Allocator::host().unwrap());
         let table = environment.allocator_table(&one).unwrap();
         assert!(Arc::ptr_eq(
@@ -206,36 +211,25 @@ mod tests {
         environment.env().register_own_arena(&theirs).unwrap();
         let (entered, wait_entered) = mpsc::channel();
         thread::scope(|scope| {
-            let waiting = environment.with_allocator(&table, || {
-                // The same allocator does not wait, not even on the same thread.
-                environment.with_allocator(&table, || Ok(())).unwrap();
-                let other_offer = scope.spawn(|| {
-                    environment.with_allocator(&other_table, || {
-                        entered.send(()).unwrap();
-                        Ok(())
-                    })
-                });
-                // Another one does.
-                assert!(
-                    wait_entered
-                        .recv_timeout(Duration::from_millis(50))
-                        .is_err()
-                );
-                Ok(other_offer)
+            let first = environment.offer(&table).unwrap();
+            // The same allocator does not wait, not even on the same thread.
+            let second = environment.offer(&table).unwrap();
+            scope.spawn(|| {
+                let share = environment.offer(&other_table).unwrap();
+                entered.send(()).unwrap();
+                drop(share);
             });
-            waiting.unwrap().join().unwrap().unwrap();
+            // Another one does.
+            let wait = Duration::from_millis(50);
+            assert!(wait_entered.recv_timeout(wait).is_err());
+            drop(first);
+            assert!(wait_entered.recv_timeout(wait).is_err());
+            drop(second);
+            wait_entered.recv().unwrap();
         });
-        wait_entered.recv().unwrap();
         // Each registration has ended: ending it again fails. Theirs has not.
         assert!(environment.env().unregister(table.info()).is_err());
         environment.env().unregister(&theirs).unwrap();
         assert_eq!(lock(&environment.offer).sessions, 0);
-
-        // A failure to make the session ends the offer as well.
-        let failed: Result<()> = environment.with_allocator(&table, || {
-            Err(Error::new(ErrorKind::ModelInvalid, "broken"))
-        });
-        assert_eq!(failed.unwrap_err().kind(), ErrorKind::ModelInvalid);
-        assert!(environment.env().unregister(table.info()).is_err());
     }
 }

@@ -7,10 +7,16 @@
 //!   block that onnxruntime allocated for it ([`Arena::Pool`](crate::Arena::Pool)), or written to a
 //!   tensor of the shape that the last run with equal input shapes produced (other arenas); the
 //!   first such run costs one copy.
-//! - With [`Arena::Pool`](crate::Arena::Pool) the memory between operators comes from the pool as
-//!   well, under the name `onnxruntime` in its statistics. What does not: the model's parsed graph,
-//!   weights that the library keeps in the parsed model, its threads, and what its kernels allocate
-//!   with `malloc`.
+//! - With [`Arena::Pool`](crate::Arena::Pool), the default, the memory between operators and the
+//!   weights that kernels repack come from the pool as well, under the name `onnxruntime` in its
+//!   statistics. What does not come from it: the graph and the weights as the library keeps them
+//!   after parsing, its threads, and some 100 KB of bookkeeping that a run of a model with a few
+//!   hundred nodes takes from `malloc` and gives back. docs/benchmarks/engine-arena.json has the
+//!   figures, beside latency and memory with the library's own arena.
+//! - After each load `malloc` is asked to give its unused pages back to the system.
+//!
+//! Several engines, models and pools may live in one process: see `environment.rs` for how the
+//! library, which knows one allocator per environment, is brought to use several.
 //!
 //! # Limits
 //! Any onnxruntime from 1.17 on. Inputs and outputs must be tensors of Triton's element types.

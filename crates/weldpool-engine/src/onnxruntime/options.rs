@@ -44,6 +44,8 @@ pub(super) struct Settings {
     graph_optimization: GraphOptimization,
     memory_pattern: bool,
     arena: Arena,
+    /// Whether somebody chose the arena.
+    arena_chosen: bool,
     /// Whether unused memory is given back after each run.
     shrink: bool,
     device_initializers: Option<bool>,
@@ -59,6 +61,7 @@ impl Settings {
             graph_optimization: options.graph_optimization,
             memory_pattern: options.memory_pattern,
             arena: options.arena.unwrap_or(DEFAULT_ARENA),
+            arena_chosen: options.arena.is_some() || options.parameters.contains_key(ARENA),
             shrink: false,
             device_initializers: None,
         };
@@ -111,6 +114,12 @@ impl Settings {
         self.arena
     }
 
+    /// Takes the library's own arena in place of the pool, unless the pool was asked for.
+    pub(super) fn without_pool(mut self) -> Option<Settings> {
+        self.arena = Arena::Engine;
+        (!self.arena_chosen).then_some(self)
+    }
+
     /// Whether the pool's unused memory is given back after each run. The library's own arena
     /// does it itself, by its run options.
     pub(super) fn shrinks_pool(&self) -> bool {
@@ -137,7 +146,7 @@ impl Settings {
         options.set_memory_pattern(self.memory_pattern)?;
         options.set_arena(self.arena == Arena::Engine)?;
         if self.arena == Arena::Pool {
-            options.set_entry("session.use_env_allocators", "1")?;
+            options.use_env_allocators()?;
         }
         if let Some(on) = self.device_initializers {
             options.set_entry(DEVICE_INITIALIZERS, if on { "1" } else { "0" })?;
@@ -221,4 +230,74 @@ fn bad(name: &str, value: &str, allowed: &str) -> Error {
             value.escape_debug()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use weldpool::Allocator;
+
+    use super::*;
+
+    fn settings(name: &str, value: &str) -> Settings {
+        let options = LoadOptions::new(Allocator::host().unwrap()).parameter(name, value);
+        Settings::new(&options).unwrap()
+    }
+
+    #[test]
+    fn graph_levels_are_the_backends() {
+        for (value, expected) in [
+            ("-1", GraphOptimization::Basic),
+            ("0", GraphOptimization::All),
+            ("1", GraphOptimization::Extended),
+            ("2", GraphOptimization::Disabled),
+        ] {
+            assert_eq!(
+                settings(GRAPH_LEVEL, value).graph_optimization,
+                expected,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn parameters_outrank_fields() {
+        let mut options = LoadOptions::new(Allocator::host().unwrap());
+        options.intra_op_threads = Some(3);
+        options.execution_mode = ExecutionMode::Parallel;
+        options.memory_pattern = false;
+        let by_field = Settings::new(&options).unwrap();
+        assert_eq!(by_field.intra_op_threads, 3);
+        assert_eq!(by_field.execution_mode, ExecutionMode::Parallel);
+        assert!(!by_field.memory_pattern);
+
+        let options = options
+            .parameter(INTRA_OP_THREADS, " 5 ")
+            .parameter(EXECUTION_MODE, "0")
+            .parameter(MEM_PATTERN, "true");
+        let by_name = Settings::new(&options).unwrap();
+        assert_eq!(by_name.intra_op_threads, 5);
+        assert_eq!(by_name.execution_mode, ExecutionMode::Sequential);
+        assert!(by_name.memory_pattern);
+    }
+
+    #[test]
+    fn only_a_default_pool_has_a_substitute() {
+        let default = Settings::new(&LoadOptions::new(Allocator::host().unwrap())).unwrap();
+        assert_eq!(default.without_pool().unwrap().arena, Arena::Engine);
+        assert_eq!(settings(ARENA, "pool").without_pool(), None);
+    }
+
+    #[test]
+    fn arenas_by_name() {
+        assert_eq!(settings(MEM_ARENA, "1").arena, DEFAULT_ARENA);
+        assert_eq!(settings(MEM_ARENA, "0").arena, Arena::System);
+        assert_eq!(settings(ARENA, "engine").arena, Arena::Engine);
+        assert!(settings(ARENA_SHRINKAGE, "cpu:0").shrink);
+        assert!(!settings(ARENA_SHRINKAGE, "gpu:0").shrink);
+        assert!(!settings(ARENA_SHRINKAGE, "").shrink);
+        assert_eq!(
+            settings(DEVICE_INITIALIZERS, "1").device_initializers,
+            Some(true)
+        );
+    }
 }

@@ -6,17 +6,20 @@
 
 mod allocator;
 mod logging;
+mod options;
+mod session;
+mod value;
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::marker::PhantomData;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ort_sys as sys;
 
-use crate::DataType;
-
 pub(super) use allocator::{AllocatorTable, Taken};
+pub(super) use session::Side;
+pub(super) use value::{Value, data_type};
 
 /// The C API asked for: that of onnxruntime 1.17, which every later library offers as well.
 const API_VERSION: u32 = 17;
@@ -81,8 +84,6 @@ impl Api {
         // is trusted with that; nothing else is assumed of it.
         let library = unsafe { libloading::Library::new(file) }
             .map_err(|error| OpenError::NotLoadable(one_line(&error.to_string())))?;
-        let library: &'static libloading::Library = Box::leak(Box::new(library));
-
         // SAFETY: the symbol is the C API's entry point of exactly this type wherever it exists.
         let entry = unsafe {
             library.get::<unsafe extern "system" fn() -> *const sys::OrtApiBase>(b"OrtGetApiBase\0")
@@ -90,7 +91,7 @@ impl Api {
         .map_err(|_| OpenError::NotOnnxRuntime)?;
         // SAFETY: the function takes nothing and may be called at any time.
         let base = unsafe { entry() };
-        // SAFETY: it returns null or a table that lives as long as the library, which is leaked.
+        // SAFETY: it returns null or a table that lives as long as the library.
         let base = unsafe { base.as_ref() }.ok_or(OpenError::NotOnnxRuntime)?;
 
         // SAFETY: the function takes nothing and returns a string constant.
@@ -104,22 +105,30 @@ impl Api {
         // SAFETY: any number may be asked for; an unknown one is answered with null.
         let table = unsafe { (base.GetApi)(API_VERSION) };
         // SAFETY: a table for version 17 has every field that the bindings declare without their
-        // `api-*` features, none of which this crate enables; it lives as long as the library.
-        let table = unsafe { table.as_ref() }.ok_or(OpenError::TooOld(version.clone()))?;
+        // `api-*` features, none of which this crate enables. It lives as long as the library,
+        // which is leaked below, where the table is first stored.
+        let table = unsafe { table.as_ref() }.ok_or_else(|| OpenError::TooOld(version.clone()))?;
 
         // SAFETY: `operator new(size_t)` has exactly this type in every C++ runtime; the lookup
         // goes through the library's own dependencies.
         let operator_new = unsafe { library.get::<OperatorNew>(b"_Znwm\0") };
+        let operator_new = operator_new.ok().map(|symbol| *symbol);
+        std::mem::forget(library);
         Ok(Api {
             table,
             version: Box::leak(version.into_boxed_str()),
-            operator_new: operator_new.ok().map(|symbol| *symbol),
+            operator_new,
         })
     }
 
     /// The library's version, such as `1.31.1`.
     pub(super) fn version(&self) -> &'static str {
         self.version
+    }
+
+    /// Whether an allocator of ours can report a lack of memory as the library expects it.
+    pub(super) fn can_throw(&self) -> bool {
+        self.operator_new.is_some()
     }
 
     /// Tells two loads of the same library from two libraries.
@@ -158,7 +167,7 @@ impl Api {
         // name is a constant, and `env` is valid for writing.
         let status = unsafe {
             (self.table.CreateEnvWithCustomLogger)(
-                logging::log,
+                logging::callback(),
                 ptr::null_mut(),
                 logging::level(),
                 c"weldpool".as_ptr(),
@@ -167,8 +176,11 @@ impl Api {
         };
         self.check(status)?;
         Ok(Env {
-            api: self,
-            handle: handle(env)?,
+            handle: EnvHandle {
+                api: self,
+                handle: handle(env)?,
+            },
+            offered: RwLock::default(),
         })
     }
 
@@ -201,8 +213,11 @@ impl Api {
         let status = unsafe { (self.table.CreateSessionOptions)(&raw mut options) };
         self.check(status)?;
         Ok(SessionOptions {
-            api: self,
-            handle: handle(options)?,
+            handle: SessionOptionsHandle {
+                api: self,
+                handle: handle(options)?,
+            },
+            env_allocators: false,
         })
     }
 
@@ -244,6 +259,24 @@ impl Api {
 fn older_than(version: &str, minor: u32) -> bool {
     let mut numbers = version.split('.').map(str::parse::<u32>);
     matches!((numbers.next(), numbers.next()), (Some(Ok(1)), Some(Ok(x))) if x < minor)
+}
+
+/// Gives the pages that `malloc` holds but does not use back to the system, where the C library
+/// can do so. Loading a model leaves many of them.
+pub(super) fn trim_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let process = libloading::os::unix::Library::this();
+        // SAFETY: the C library's function has exactly this type.
+        let trim = unsafe {
+            process.get::<unsafe extern "C" fn(usize) -> std::ffi::c_int>(b"malloc_trim\0")
+        };
+        if let Ok(trim) = trim {
+            // SAFETY: it may be called at any time, from any thread, with any number.
+            let trimmed = unsafe { trim(0) };
+            tracing::trace!("malloc gave memory back: {}", trimmed != 0);
+        }
+    }
 }
 
 /// Reads a C string; null is empty.
@@ -300,28 +333,35 @@ macro_rules! handle_type {
         #[doc = $threads]
         // SAFETY: the C API ties none of its objects to a thread; see the type's note.
         unsafe impl Send for $name {}
+
+        impl $name {
+            #[allow(dead_code, reason = "some are only ever released")]
+            fn as_ptr(&self) -> *mut sys::$foreign {
+                self.handle.as_ptr()
+            }
+        }
     };
 }
 
 handle_type!(
-    /// The process-wide environment of one library. The library counts its users itself.
-    Env, OrtEnv, ReleaseEnv, "The environment locks its own state."
+    /// A use of the process's environment. The library counts them itself.
+    EnvHandle, OrtEnv, ReleaseEnv, "The environment locks its own state."
 );
 handle_type!(
     /// A description of memory.
     MemoryInfo, OrtMemoryInfo, ReleaseMemoryInfo, "A description is never written after it is made."
 );
 handle_type!(
-    /// How to load a model.
-    SessionOptions, OrtSessionOptions, ReleaseSessionOptions, "Setters take the options mutably."
+    /// How to load a model, by itself.
+    SessionOptionsHandle, OrtSessionOptions, ReleaseSessionOptions, "Setters take the options mutably."
 );
 handle_type!(
     /// How to run a model.
     RunOptions, OrtRunOptions, ReleaseRunOptions, "Setters take the options mutably."
 );
 handle_type!(
-    /// A loaded model.
-    Session, OrtSession, ReleaseSession, "Any thread may use and release a session."
+    /// A loaded model, by itself.
+    SessionHandle, OrtSession, ReleaseSession, "Any thread may use and release a session."
 );
 handle_type!(
     /// What a model says about itself.
@@ -337,33 +377,58 @@ handle_type!(
 );
 
 // SAFETY: the environment guards its state with its own lock; it is documented to be shared.
-unsafe impl Sync for Env {}
+unsafe impl Sync for EnvHandle {}
 // SAFETY: nothing writes a description after it is made.
 unsafe impl Sync for MemoryInfo {}
 // SAFETY: the C API documents that several threads may run one session at once, and everything
 // else called on a shared session here only reads it.
-unsafe impl Sync for Session {}
+unsafe impl Sync for SessionHandle {}
 // SAFETY: setters take `&mut self`, so shared options are only read.
+unsafe impl Sync for SessionOptionsHandle {}
+// SAFETY: as above.
 unsafe impl Sync for RunOptions {}
 
+/// How to load a model.
+#[derive(Debug)]
+pub(super) struct SessionOptions {
+    handle: SessionOptionsHandle,
+    /// Whether the session takes up the allocators that its environment offers.
+    env_allocators: bool,
+}
+
+/// The process-wide environment of one library, and the allocators it offers.
+#[derive(Debug)]
+pub(super) struct Env {
+    handle: EnvHandle,
+    /// Sessions that take them up are made under this lock, and keep them.
+    offered: RwLock<Vec<Arc<AllocatorTable>>>,
+}
+
 impl Env {
-    /// Offers an allocator to sessions made from now on that ask for the environment's.
-    pub(super) fn register(&self, allocator: &AllocatorTable) -> Result<()> {
-        // SAFETY: both handles are alive. The library keeps the allocator's address; the caller
-        // keeps the table until the sessions that took it up are gone, which `environment.rs`
-        // ensures by giving each of them a share in it.
-        let status =
-            unsafe { (self.api.table.RegisterAllocator)(self.handle.as_ptr(), allocator.as_ptr()) };
-        self.api.check(status)
+    /// Offers an allocator to sessions made from now on that ask for the environment's. Waits for
+    /// such sessions being made.
+    pub(super) fn register(&self, allocator: &Arc<AllocatorTable>) -> Result<()> {
+        let mut offered = self.offered.write().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: both handles are alive. The library keeps the allocator's address until the
+        // offer ends, for which time the table is kept below, and in sessions, which keep it too.
+        let status = unsafe {
+            (self.handle.api.table.RegisterAllocator)(self.handle.as_ptr(), allocator.as_ptr())
+        };
+        self.handle.api.check(status)?;
+        offered.push(Arc::clone(allocator));
+        Ok(())
     }
 
-    /// Ends the offer. Sessions that took it up go on using the allocator.
+    /// Ends the offer. Sessions that took it up go on using the allocator. Waits as `register`.
     pub(super) fn unregister(&self, info: &MemoryInfo) -> Result<()> {
+        let mut offered = self.offered.write().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: both handles are alive.
         let status = unsafe {
-            (self.api.table.UnregisterAllocator)(self.handle.as_ptr(), info.handle.as_ptr())
+            (self.handle.api.table.UnregisterAllocator)(self.handle.as_ptr(), info.as_ptr())
         };
-        self.api.check(status)
+        self.handle.api.check(status)?;
+        offered.retain(|table| table.info().handle != info.handle);
+        Ok(())
     }
 
     /// Offers an arena of the library's own, as another user of the process may do.
@@ -371,63 +436,86 @@ impl Env {
     pub(super) fn register_own_arena(&self, info: &MemoryInfo) -> Result<()> {
         // SAFETY: both handles are alive; a null configuration means the defaults.
         let status = unsafe {
-            (self.api.table.CreateAndRegisterAllocator)(
+            (self.handle.api.table.CreateAndRegisterAllocator)(
                 self.handle.as_ptr(),
-                info.handle.as_ptr(),
+                info.as_ptr(),
                 ptr::null(),
             )
         };
-        self.api.check(status)
+        self.handle.api.check(status)
     }
 
     /// Loads a model from a file.
     pub(super) fn session_from_file(
-        &self,
+        self: &Arc<Self>,
         file: &Path,
         options: &SessionOptions,
     ) -> Result<Session> {
         let path = os_path(file)?;
-        let mut session = ptr::null_mut();
-        // SAFETY: the handles are alive, the path ends with a zero, `session` is valid for writing.
-        let status = unsafe {
-            (self.api.table.CreateSession)(
-                self.handle.as_ptr(),
-                path.as_ptr(),
-                options.handle.as_ptr(),
-                &raw mut session,
-            )
-        };
-        self.api.check(status)?;
-        Ok(Session {
-            api: self.api,
-            handle: handle(session)?,
+        self.session(options, |session| {
+            // SAFETY: the handles are alive, the path ends with a zero, `session` is valid for
+            // writing.
+            unsafe {
+                (self.handle.api.table.CreateSession)(
+                    self.handle.as_ptr(),
+                    path.as_ptr(),
+                    options.handle.as_ptr(),
+                    session,
+                )
+            }
         })
     }
 
     /// Loads a model from its file's contents, which are copied.
     pub(super) fn session_from_bytes(
-        &self,
+        self: &Arc<Self>,
         bytes: &[u8],
         options: &SessionOptions,
     ) -> Result<Session> {
-        let mut session = ptr::null_mut();
-        // SAFETY: the handles are alive, the bytes are valid for the length given and only read
-        // during the call, `session` is valid for writing.
-        let status = unsafe {
-            (self.api.table.CreateSessionFromArray)(
-                self.handle.as_ptr(),
-                bytes.as_ptr().cast::<c_void>(),
-                bytes.len(),
-                options.handle.as_ptr(),
-                &raw mut session,
-            )
-        };
-        self.api.check(status)?;
-        Ok(Session {
-            api: self.api,
-            handle: handle(session)?,
+        self.session(options, |session| {
+            // SAFETY: the handles are alive, the bytes are valid for the length given and only
+            // read during the call, `session` is valid for writing.
+            unsafe {
+                (self.handle.api.table.CreateSessionFromArray)(
+                    self.handle.as_ptr(),
+                    bytes.as_ptr().cast::<c_void>(),
+                    bytes.len(),
+                    options.handle.as_ptr(),
+                    session,
+                )
+            }
         })
     }
+
+    /// Makes a session that keeps what it uses: this environment, and the allocators on offer if
+    /// it takes them up.
+    fn session(
+        self: &Arc<Self>,
+        options: &SessionOptions,
+        create: impl FnOnce(*mut *mut sys::OrtSession) -> sys::OrtStatusPtr,
+    ) -> Result<Session> {
+        let offered = options
+            .env_allocators
+            .then(|| self.offered.read().unwrap_or_else(PoisonError::into_inner));
+        let mut session = ptr::null_mut();
+        self.handle.api.check(create(&raw mut session))?;
+        Ok(Session {
+            handle: SessionHandle {
+                api: self.handle.api,
+                handle: handle(session)?,
+            },
+            _allocators: offered.map(|offered| offered.clone()).unwrap_or_default(),
+            _env: Arc::clone(self),
+        })
+    }
+}
+
+/// A loaded model. Fields are dropped in this order: the session before what it uses.
+#[derive(Debug)]
+pub(super) struct Session {
+    handle: SessionHandle,
+    _allocators: Vec<Arc<AllocatorTable>>,
+    _env: Arc<Env>,
 }
 
 #[cfg(unix)]
@@ -441,630 +529,4 @@ fn os_path(path: &Path) -> Result<CString> {
 fn os_path(path: &Path) -> Result<Vec<u16>> {
     use std::os::windows::ffi::OsStrExt;
     Ok(path.as_os_str().encode_wide().chain([0]).collect())
-}
-
-impl SessionOptions {
-    /// Sets how many threads share one operator; 0 lets the library decide.
-    pub(super) fn set_intra_op_threads(&mut self, threads: usize) -> Result<()> {
-        let threads = c_int::try_from(threads).map_err(|_| Status::refused("too many threads"))?;
-        // SAFETY: the options are alive and borrowed mutably.
-        let status =
-            unsafe { (self.api.table.SetIntraOpNumThreads)(self.handle.as_ptr(), threads) };
-        self.api.check(status)
-    }
-
-    /// Sets how many threads run operators side by side; 0 lets the library decide.
-    pub(super) fn set_inter_op_threads(&mut self, threads: usize) -> Result<()> {
-        let threads = c_int::try_from(threads).map_err(|_| Status::refused("too many threads"))?;
-        // SAFETY: the options are alive and borrowed mutably.
-        let status =
-            unsafe { (self.api.table.SetInterOpNumThreads)(self.handle.as_ptr(), threads) };
-        self.api.check(status)
-    }
-
-    /// Sets whether operators run side by side.
-    pub(super) fn set_parallel(&mut self, parallel: bool) -> Result<()> {
-        let mode = if parallel {
-            sys::ExecutionMode::ORT_PARALLEL
-        } else {
-            sys::ExecutionMode::ORT_SEQUENTIAL
-        };
-        // SAFETY: the options are alive and borrowed mutably.
-        let status =
-            unsafe { (self.api.table.SetSessionExecutionMode)(self.handle.as_ptr(), mode) };
-        self.api.check(status)
-    }
-
-    /// Sets how much the graph is rewritten.
-    pub(super) fn set_graph_optimization(
-        &mut self,
-        level: sys::GraphOptimizationLevel,
-    ) -> Result<()> {
-        // SAFETY: the options are alive and borrowed mutably.
-        let status = unsafe {
-            (self.api.table.SetSessionGraphOptimizationLevel)(self.handle.as_ptr(), level)
-        };
-        self.api.check(status)
-    }
-
-    /// Sets whether the library's own arena is used.
-    pub(super) fn set_arena(&mut self, on: bool) -> Result<()> {
-        let set = if on {
-            self.api.table.EnableCpuMemArena
-        } else {
-            self.api.table.DisableCpuMemArena
-        };
-        // SAFETY: the options are alive and borrowed mutably.
-        let status = unsafe { set(self.handle.as_ptr()) };
-        self.api.check(status)
-    }
-
-    /// Sets whether the memory of a run is planned ahead.
-    pub(super) fn set_memory_pattern(&mut self, on: bool) -> Result<()> {
-        let set = if on {
-            self.api.table.EnableMemPattern
-        } else {
-            self.api.table.DisableMemPattern
-        };
-        // SAFETY: the options are alive and borrowed mutably.
-        let status = unsafe { set(self.handle.as_ptr()) };
-        self.api.check(status)
-    }
-
-    /// Sets one of the library's named settings.
-    pub(super) fn set_entry(&mut self, name: &str, value: &str) -> Result<()> {
-        let (name, value) = (c_string(name)?, c_string(value)?);
-        // SAFETY: the options are alive and borrowed mutably; both strings are copied.
-        let status = unsafe {
-            (self.api.table.AddSessionConfigEntry)(
-                self.handle.as_ptr(),
-                name.as_ptr(),
-                value.as_ptr(),
-            )
-        };
-        self.api.check(status)
-    }
-}
-
-impl RunOptions {
-    /// Sets one of the library's named settings for runs.
-    pub(super) fn set_entry(&mut self, name: &str, value: &str) -> Result<()> {
-        let (name, value) = (c_string(name)?, c_string(value)?);
-        // SAFETY: the options are alive and borrowed mutably; both strings are copied.
-        let status = unsafe {
-            (self.api.table.AddRunConfigEntry)(self.handle.as_ptr(), name.as_ptr(), value.as_ptr())
-        };
-        self.api.check(status)
-    }
-}
-
-/// Inputs or outputs of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Input,
-    Output,
-}
-
-impl Session {
-    /// How many inputs or outputs there are.
-    pub(super) fn count(&self, side: Side) -> Result<usize> {
-        let get = match side {
-            Side::Input => self.api.table.SessionGetInputCount,
-            Side::Output => self.api.table.SessionGetOutputCount,
-        };
-        let mut count = 0;
-        // SAFETY: the session is alive and `count` valid for writing.
-        let status = unsafe { get(self.handle.as_ptr(), &raw mut count) };
-        self.api.check(status)?;
-        Ok(count)
-    }
-
-    /// The name of an input or output. The library refuses an index that is out of range.
-    pub(super) fn name(&self, side: Side, index: usize) -> Result<String> {
-        let allocator = self.api.default_allocator()?;
-        let get = match side {
-            Side::Input => self.api.table.SessionGetInputName,
-            Side::Output => self.api.table.SessionGetOutputName,
-        };
-        let mut name = ptr::null_mut();
-        // SAFETY: session and allocator are alive, `name` is valid for writing.
-        let status = unsafe {
-            get(
-                self.handle.as_ptr(),
-                index,
-                allocator.as_ptr(),
-                &raw mut name,
-            )
-        };
-        self.api.check(status)?;
-        self.api.take_text(name)
-    }
-
-    /// The type of an input or output. The library refuses an index that is out of range.
-    pub(super) fn type_info(&self, side: Side, index: usize) -> Result<TypeInfo> {
-        let get = match side {
-            Side::Input => self.api.table.SessionGetInputTypeInfo,
-            Side::Output => self.api.table.SessionGetOutputTypeInfo,
-        };
-        let mut info = ptr::null_mut();
-        // SAFETY: the session is alive and `info` valid for writing.
-        let status = unsafe { get(self.handle.as_ptr(), index, &raw mut info) };
-        self.api.check(status)?;
-        Ok(TypeInfo {
-            api: self.api,
-            handle: handle(info)?,
-        })
-    }
-
-    /// What the model says about itself.
-    pub(super) fn metadata(&self) -> Result<Metadata> {
-        let mut metadata = ptr::null_mut();
-        // SAFETY: the session is alive and `metadata` valid for writing.
-        let status = unsafe {
-            (self.api.table.SessionGetModelMetadata)(self.handle.as_ptr(), &raw mut metadata)
-        };
-        self.api.check(status)?;
-        Ok(Metadata {
-            api: self.api,
-            handle: handle(metadata)?,
-        })
-    }
-
-    /// Runs the model. Outputs that hold a value are written into it, the others are made.
-    pub(super) fn run<'a>(
-        &self,
-        options: &RunOptions,
-        inputs: &[(&CStr, &Value<'_>)],
-        outputs: &mut [(&CStr, Option<Value<'a>>)],
-    ) -> Result<()> {
-        let input_names: Vec<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
-        let input_values: Vec<_> = inputs
-            .iter()
-            .map(|(_, value)| value.handle.as_ptr().cast_const())
-            .collect();
-        let output_names: Vec<_> = outputs.iter().map(|(name, _)| name.as_ptr()).collect();
-        let mut output_values: Vec<_> = outputs
-            .iter()
-            .map(|(_, value)| {
-                value
-                    .as_ref()
-                    .map_or(ptr::null_mut(), |value| value.handle.as_ptr())
-            })
-            .collect();
-        // SAFETY: session, options, names and values are alive during the call; each array has the
-        // length given. Values over borrowed memory hold that borrow, exclusively for outputs.
-        // Several runs of one session at once are allowed.
-        let status = unsafe {
-            (self.api.table.Run)(
-                self.handle.as_ptr(),
-                options.handle.as_ptr(),
-                input_names.as_ptr(),
-                input_values.as_ptr(),
-                inputs.len(),
-                output_names.as_ptr(),
-                outputs.len(),
-                output_values.as_mut_ptr(),
-            )
-        };
-        self.api.check(status)?;
-        for ((_, slot), made) in outputs.iter_mut().zip(output_values) {
-            if slot.is_none() {
-                *slot = Some(Value {
-                    api: self.api,
-                    handle: handle(made)?,
-                    data: PhantomData,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Metadata {
-    fn take(
-        &self,
-        get: unsafe extern "system" fn(
-            *const sys::OrtModelMetadata,
-            *mut sys::OrtAllocator,
-            *mut *mut c_char,
-        ) -> sys::OrtStatusPtr,
-    ) -> Result<String> {
-        let allocator = self.api.default_allocator()?;
-        let mut value = ptr::null_mut();
-        // SAFETY: metadata and allocator are alive, `value` is valid for writing.
-        let status = unsafe { get(self.handle.as_ptr(), allocator.as_ptr(), &raw mut value) };
-        self.api.check(status)?;
-        self.api.take_text(value)
-    }
-
-    pub(super) fn producer(&self) -> Result<String> {
-        self.take(self.api.table.ModelMetadataGetProducerName)
-    }
-
-    pub(super) fn graph(&self) -> Result<String> {
-        self.take(self.api.table.ModelMetadataGetGraphName)
-    }
-
-    pub(super) fn domain(&self) -> Result<String> {
-        self.take(self.api.table.ModelMetadataGetDomain)
-    }
-
-    pub(super) fn description(&self) -> Result<String> {
-        self.take(self.api.table.ModelMetadataGetDescription)
-    }
-
-    pub(super) fn version(&self) -> Result<i64> {
-        let mut version = 0;
-        // SAFETY: the metadata is alive and `version` valid for writing.
-        let status = unsafe {
-            (self.api.table.ModelMetadataGetVersion)(self.handle.as_ptr(), &raw mut version)
-        };
-        self.api.check(status)?;
-        Ok(version)
-    }
-
-    /// The names of the entries that the model adds.
-    pub(super) fn keys(&self) -> Result<Vec<String>> {
-        let allocator = self.api.default_allocator()?;
-        let (mut keys, mut count) = (ptr::null_mut::<*mut c_char>(), 0_i64);
-        // SAFETY: metadata and allocator are alive, both results are valid for writing.
-        let status = unsafe {
-            (self.api.table.ModelMetadataGetCustomMetadataMapKeys)(
-                self.handle.as_ptr(),
-                allocator.as_ptr(),
-                &raw mut keys,
-                &raw mut count,
-            )
-        };
-        self.api.check(status)?;
-        let Some(array) = NonNull::new(keys) else {
-            return Ok(Vec::new());
-        };
-        let count = usize::try_from(count).unwrap_or(0);
-        // SAFETY: the library says that the array has `count` strings, and it is ours.
-        let strings = unsafe { std::slice::from_raw_parts(array.as_ptr(), count) };
-        let taken = strings.iter().map(|key| self.api.take_text(*key)).collect();
-        // SAFETY: the array came from this allocator and is not used after this.
-        let status = unsafe {
-            (self.api.table.AllocatorFree)(allocator.as_ptr(), array.as_ptr().cast::<c_void>())
-        };
-        self.api.check(status)?;
-        taken
-    }
-
-    /// One of the entries that the model adds.
-    pub(super) fn entry(&self, key: &str) -> Result<String> {
-        let allocator = self.api.default_allocator()?;
-        let key = c_string(key)?;
-        let mut value = ptr::null_mut();
-        // SAFETY: metadata and allocator are alive, the key ends with a zero byte, and `value` is
-        // valid for writing.
-        let status = unsafe {
-            (self.api.table.ModelMetadataLookupCustomMetadataMap)(
-                self.handle.as_ptr(),
-                allocator.as_ptr(),
-                key.as_ptr(),
-                &raw mut value,
-            )
-        };
-        self.api.check(status)?;
-        self.api.take_text(value)
-    }
-}
-
-/// What a model says of one of its tensors.
-pub(super) struct TensorInfo {
-    /// The library's number for the element type.
-    pub(super) element_type: i32,
-    /// Dimensions; negative where runs decide.
-    pub(super) dims: Vec<i64>,
-    /// A name per dimension; empty where it has none.
-    pub(super) symbols: Vec<String>,
-}
-
-impl TypeInfo {
-    /// Which of the `ONNXType`s it is, as its number.
-    pub(super) fn onnx_type(&self) -> Result<i32> {
-        let mut onnx_type = 0_i32;
-        // SAFETY: the info is alive. The enumeration is a C `int`, and a number is valid for
-        // writing any of its values, newer ones included.
-        let status = unsafe {
-            (self.api.table.GetOnnxTypeFromTypeInfo)(
-                self.handle.as_ptr(),
-                (&raw mut onnx_type).cast::<sys::ONNXType>(),
-            )
-        };
-        self.api.check(status)?;
-        Ok(onnx_type)
-    }
-
-    /// The tensor's type; `None` if this is not a tensor.
-    pub(super) fn tensor(&self) -> Result<Option<TensorInfo>> {
-        let mut info = ptr::null();
-        // SAFETY: the info is alive and `info` valid for writing; the result belongs to it.
-        let status = unsafe {
-            (self.api.table.CastTypeInfoToTensorInfo)(self.handle.as_ptr(), &raw mut info)
-        };
-        self.api.check(status)?;
-        let Some(info) = NonNull::new(info.cast_mut()) else {
-            return Ok(None);
-        };
-        let dims = self.api.dimensions(info)?;
-        let mut names = vec![ptr::null::<c_char>(); dims.len()];
-        // SAFETY: the array has as many places as the shape has dimensions, which is its length.
-        let status = unsafe {
-            (self.api.table.GetSymbolicDimensions)(info.as_ptr(), names.as_mut_ptr(), names.len())
-        };
-        self.api.check(status)?;
-        let names = names
-            .into_iter()
-            .map(|name| {
-                // SAFETY: the strings live as long as the info and end with a zero byte.
-                unsafe { text(name) }
-            })
-            .collect();
-        Ok(Some(TensorInfo {
-            element_type: self.api.element_type(info)?,
-            dims,
-            symbols: names,
-        }))
-    }
-}
-
-impl Api {
-    fn element_type(&self, info: NonNull<sys::OrtTensorTypeAndShapeInfo>) -> Result<i32> {
-        let mut element_type = 0_i32;
-        // SAFETY: callers pass an info that is alive; the enumeration is a C `int`, as above.
-        let status = unsafe {
-            (self.table.GetTensorElementType)(
-                info.as_ptr(),
-                (&raw mut element_type).cast::<sys::ONNXTensorElementDataType>(),
-            )
-        };
-        self.check(status)?;
-        Ok(element_type)
-    }
-
-    fn dimensions(&self, info: NonNull<sys::OrtTensorTypeAndShapeInfo>) -> Result<Vec<i64>> {
-        let mut rank = 0;
-        // SAFETY: callers pass an info that is alive; `rank` is valid for writing.
-        let status = unsafe { (self.table.GetDimensionsCount)(info.as_ptr(), &raw mut rank) };
-        self.check(status)?;
-        let mut dims = vec![0_i64; rank];
-        // SAFETY: as above, and the array has the length given.
-        let status =
-            unsafe { (self.table.GetDimensions)(info.as_ptr(), dims.as_mut_ptr(), dims.len()) };
-        self.check(status)?;
-        Ok(dims)
-    }
-}
-
-/// A tensor of the library: over memory borrowed for `'d`, or over memory of its own.
-#[derive(Debug)]
-pub(super) struct Value<'d> {
-    api: Api,
-    handle: NonNull<sys::OrtValue>,
-    data: PhantomData<&'d mut [u8]>,
-}
-
-impl Drop for Value<'_> {
-    fn drop(&mut self) {
-        // SAFETY: the handle came from the library and is released here only.
-        unsafe { (self.api.table.ReleaseValue)(self.handle.as_ptr()) };
-    }
-}
-
-impl<'d> Value<'d> {
-    /// A tensor over memory that a run only reads.
-    pub(super) fn reading(
-        info: &MemoryInfo,
-        data_type: DataType,
-        shape: &[i64],
-        bytes: &'d [u8],
-    ) -> Result<Value<'d>> {
-        // The library reads inputs only; its signature says otherwise for want of a const variant.
-        Self::over(
-            info,
-            data_type,
-            shape,
-            bytes.as_ptr().cast_mut(),
-            bytes.len(),
-        )
-    }
-
-    /// A tensor over memory that a run writes.
-    pub(super) fn writing(
-        info: &MemoryInfo,
-        data_type: DataType,
-        shape: &[i64],
-        bytes: &'d mut [u8],
-    ) -> Result<Value<'d>> {
-        Self::over(info, data_type, shape, bytes.as_mut_ptr(), bytes.len())
-    }
-
-    fn over(
-        info: &MemoryInfo,
-        data_type: DataType,
-        shape: &[i64],
-        data: *mut u8,
-        len: usize,
-    ) -> Result<Value<'d>> {
-        if data_type == DataType::Bytes {
-            return Err(Status::refused("byte strings have no memory to borrow"));
-        }
-        let mut value = ptr::null_mut();
-        // SAFETY: the description is alive; the memory is valid for the length given and, by the
-        // lifetime, for as long as the value; the library checks shape and length against each
-        // other; `value` is valid for writing.
-        let status = unsafe {
-            (info.api.table.CreateTensorWithDataAsOrtValue)(
-                info.handle.as_ptr(),
-                data.cast::<c_void>(),
-                len,
-                shape.as_ptr(),
-                shape.len(),
-                element_type(data_type),
-                &raw mut value,
-            )
-        };
-        info.api.check(status)?;
-        Ok(Value {
-            api: info.api,
-            handle: handle(value)?,
-            data: PhantomData,
-        })
-    }
-
-    /// A tensor of byte strings, all empty, in memory of the library's.
-    pub(super) fn strings(api: Api, shape: &[i64]) -> Result<Value<'d>> {
-        let allocator = api.default_allocator()?;
-        let mut value = ptr::null_mut();
-        // SAFETY: the allocator is alive as long as the library, the shape has the length given,
-        // `value` is valid for writing.
-        let status = unsafe {
-            (api.table.CreateTensorAsOrtValue)(
-                allocator.as_ptr(),
-                shape.as_ptr(),
-                shape.len(),
-                element_type(DataType::Bytes),
-                &raw mut value,
-            )
-        };
-        api.check(status)?;
-        Ok(Value {
-            api,
-            handle: handle(value)?,
-            data: PhantomData,
-        })
-    }
-
-    /// Copies a byte string into a tensor of them. The library refuses an index out of range.
-    pub(super) fn set_string(&mut self, index: usize, string: &[u8]) -> Result<()> {
-        let mut room = ptr::null_mut::<c_char>();
-        // SAFETY: the value is alive, borrowed mutably and, as the library checks, of strings;
-        // `room` is valid for writing.
-        let status = unsafe {
-            (self.api.table.GetResizedStringTensorElementBuffer)(
-                self.handle.as_ptr(),
-                index,
-                string.len(),
-                &raw mut room,
-            )
-        };
-        self.api.check(status)?;
-        let room = handle(room)?;
-        // SAFETY: the room has exactly the length asked for and overlaps nothing of ours.
-        unsafe {
-            ptr::copy_nonoverlapping(string.as_ptr(), room.as_ptr().cast::<u8>(), string.len())
-        };
-        Ok(())
-    }
-
-    /// The length of a byte string. The library refuses an index out of range.
-    pub(super) fn string_len(&self, index: usize) -> Result<usize> {
-        let mut len = 0;
-        // SAFETY: the value is alive and `len` valid for writing.
-        let status = unsafe {
-            (self.api.table.GetStringTensorElementLength)(self.handle.as_ptr(), index, &raw mut len)
-        };
-        self.api.check(status)?;
-        Ok(len)
-    }
-
-    /// Copies a byte string out; `room` has its length.
-    pub(super) fn get_string(&self, index: usize, room: &mut [u8]) -> Result<()> {
-        // SAFETY: the value is alive; the library writes at most the length given.
-        let status = unsafe {
-            (self.api.table.GetStringTensorElement)(
-                self.handle.as_ptr(),
-                room.len(),
-                index,
-                room.as_mut_ptr().cast::<c_void>(),
-            )
-        };
-        self.api.check(status)
-    }
-
-    /// The number of the element type, and the shape. Fails if this is not a tensor.
-    pub(super) fn tensor(&self) -> Result<(i32, Vec<i64>)> {
-        let mut is_tensor = 0;
-        // SAFETY: the value is alive and `is_tensor` valid for writing.
-        let status = unsafe { (self.api.table.IsTensor)(self.handle.as_ptr(), &raw mut is_tensor) };
-        self.api.check(status)?;
-        if is_tensor == 0 {
-            return Err(Status::refused("the value is not a tensor"));
-        }
-        let mut info = ptr::null_mut();
-        // SAFETY: the value is alive and `info` valid for writing.
-        let status =
-            unsafe { (self.api.table.GetTensorTypeAndShape)(self.handle.as_ptr(), &raw mut info) };
-        self.api.check(status)?;
-        let info = ShapeInfo {
-            api: self.api,
-            handle: handle(info)?,
-        };
-        Ok((
-            self.api.element_type(info.handle)?,
-            self.api.dimensions(info.handle)?,
-        ))
-    }
-
-    /// The memory of a tensor of numbers that takes `len` bytes by its type and shape; `None` if
-    /// it has none.
-    fn address(&self) -> Result<Option<NonNull<u8>>> {
-        let mut data = ptr::null_mut();
-        // SAFETY: the value is alive and `data` valid for writing.
-        let status =
-            unsafe { (self.api.table.GetTensorMutableData)(self.handle.as_ptr(), &raw mut data) };
-        self.api.check(status)?;
-        Ok(NonNull::new(data.cast::<u8>()))
-    }
-
-    /// The bytes of a tensor of numbers.
-    pub(super) fn bytes(&self) -> Result<&[u8]> {
-        let (element_type, dims) = self.tensor()?;
-        let size = data_type(element_type)
-            .and_then(DataType::byte_size)
-            .ok_or_else(|| Status::refused("the tensor's elements have no fixed size"))?;
-        let len = dims
-            .iter()
-            .try_fold(size, |len, dim| {
-                len.checked_mul(usize::try_from(*dim).ok()?)
-            })
-            .ok_or_else(|| Status::refused("the tensor's size cannot be counted"))?;
-        match self.address()? {
-            // SAFETY: a tensor of this type and shape has `len` bytes, initialised by the run that
-            // made it; they live as long as the value, which is borrowed.
-            Some(data) if len > 0 => Ok(unsafe { std::slice::from_raw_parts(data.as_ptr(), len) }),
-            _ => Ok(&[]),
-        }
-    }
-}
-
-/// The library's number for an element type.
-fn element_type(data_type: DataType) -> sys::ONNXTensorElementDataType {
-    use sys::ONNXTensorElementDataType as Onnx;
-    match data_type {
-        DataType::Bool => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
-        DataType::Uint8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-        DataType::Uint16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16,
-        DataType::Uint32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32,
-        DataType::Uint64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
-        DataType::Int8 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
-        DataType::Int16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16,
-        DataType::Int32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-        DataType::Int64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
-        DataType::Fp16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-        DataType::Fp32 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-        DataType::Fp64 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE,
-        DataType::Bytes => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
-        DataType::Bf16 => Onnx::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
-    }
-}
-
-/// The element type of a number of the library's, if Triton has it.
-pub(super) fn data_type(number: i32) -> Option<DataType> {
-    DataType::ALL
-        .into_iter()
-        .find(|data_type| element_type(*data_type) as i32 == number)
 }

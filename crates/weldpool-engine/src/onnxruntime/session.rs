@@ -11,7 +11,7 @@ use super::environment::Environment;
 use super::opset;
 use super::options::Settings;
 use super::predicted::{Key, Predicted};
-use super::raw::{AllocatorTable, RunOptions, Session, Side, Value};
+use super::raw::{self, AllocatorTable, RunOptions, Session, Side, Value};
 use super::signature::{self, Signature};
 use super::status::{During, error};
 use super::value::{Held, Target, into_tensor};
@@ -50,29 +50,27 @@ impl OrtModel {
         let settings = Settings::new(options)?;
         check_source(source)?;
         let at = |error: Error| error.context(source.describe());
-
-        let session_options = settings.session_options(environment.api())?;
-        let make = || {
-            match source {
-                ModelSource::Path(path) => {
-                    environment.env().session_from_file(path, &session_options)
-                }
-                ModelSource::Bytes(bytes) => environment
-                    .env()
-                    .session_from_bytes(bytes, &session_options),
-            }
-            .map_err(|status| error(status, During::Load))
-        };
-        let (session, table) = if settings.arena() == Arena::Pool {
+        let (session, table, settings) = if settings.arena() == Arena::Pool {
             let table = environment.allocator_table(&options.allocator)?;
-            let refusals = table.memory().refusals();
-            let session = environment
-                .with_allocator(&table, make)
-                .map_err(|error| refused(error, Some(&table), refusals))
-                .map_err(at)?;
-            (session, Some(table))
+            match environment.offer(&table) {
+                Ok(share) => {
+                    let refusals = table.memory().refusals();
+                    let session = open(environment, source, &settings)
+                        .map_err(|error| refused(error, Some(&table), refusals))
+                        .map_err(at)?;
+                    drop(share);
+                    (session, Some(table), settings)
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    let settings = settings.without_pool().ok_or_else(|| at(error))?;
+                    let session = open(environment, source, &settings).map_err(at)?;
+                    (session, None, settings)
+                }
+            }
         } else {
-            (make().map_err(at)?, None)
+            let session = open(environment, source, &settings).map_err(at)?;
+            (session, None, settings)
         };
 
         let inputs = Signature::read(&session, Side::Input).map_err(at)?;
@@ -82,6 +80,7 @@ impl OrtModel {
             ModelSource::Path(path) => opset::of_file(path),
             ModelSource::Bytes(bytes) => opset::of_bytes(bytes),
         };
+        raw::trim_heap();
         Ok(OrtModel(Arc::new(Loaded {
             session,
             table,
@@ -94,6 +93,21 @@ impl OrtModel {
             metadata,
         })))
     }
+}
+
+/// Makes a session.
+fn open(
+    environment: &Environment,
+    source: ModelSource<'_>,
+    settings: &Settings,
+) -> Result<Session> {
+    let options = settings.session_options(environment.api())?;
+    let env = environment.env();
+    match source {
+        ModelSource::Path(path) => env.session_from_file(path, &options),
+        ModelSource::Bytes(bytes) => env.session_from_bytes(bytes, &options),
+    }
+    .map_err(|status| error(status, During::Load))
 }
 
 /// Tells a missing or empty model from a broken one before the library sees it.
@@ -184,6 +198,9 @@ struct Planned {
     tensor: Option<Tensor>,
     /// Whether that memory's shape is our guess, not the caller's will.
     guessed: bool,
+    /// The caller's memory for an input that the model hands through: the library does not write
+    /// such an output, but returns the input.
+    copied_to: Option<Tensor>,
 }
 
 impl Instance for OrtInstance {
@@ -259,6 +276,7 @@ impl OrtInstance {
                 index: output.index,
                 tensor: None,
                 guessed: false,
+                copied_to: None,
             })
             .collect();
         let Ok(tensors) = self.execute(inputs, order, &free) else {
@@ -365,6 +383,10 @@ impl OrtInstance {
                     model.table.as_deref(),
                     &held,
                 )
+                .and_then(|tensor| match &output.copied_to {
+                    Some(given) => copy(&tensor, given),
+                    None => Ok(tensor),
+                })
                 .map_err(|error| about("output", name_of(output), error)),
                 (None, None) => Err(Error::new(
                     ErrorKind::Execution,
@@ -489,8 +511,22 @@ impl Loaded {
             .iter()
             .zip(wanted)
             .map(|(request, index)| {
-                let data_type = self.outputs.specs[*index].data_type;
+                let spec = &self.outputs.specs[*index];
+                let data_type = spec.data_type;
                 let given = request.tensor.cloned();
+                if self
+                    .inputs
+                    .specs
+                    .iter()
+                    .any(|input| input.name == spec.name)
+                {
+                    return Ok(Planned {
+                        index: *index,
+                        tensor: None,
+                        guessed: false,
+                        copied_to: given,
+                    });
+                }
                 let guess = if given.is_some() || data_type == DataType::Bytes {
                     None
                 } else {
@@ -511,10 +547,29 @@ impl Loaded {
                     index: *index,
                     tensor,
                     guessed,
+                    copied_to: None,
                 })
             })
             .collect()
     }
+}
+
+/// Copies a tensor into memory that the caller gave for it.
+fn copy(tensor: &Tensor, given: &Tensor) -> Result<Tensor> {
+    if given.shape() != tensor.shape() {
+        return Err(Error::new(
+            ErrorKind::InvalidOutput,
+            format!(
+                "the memory given has the shape {}, but this run makes {}",
+                ShapeText(given.shape()),
+                ShapeText(tensor.shape())
+            ),
+        ));
+    }
+    if let Some(view) = given.data() {
+        view.write::<u8>()?.copy_from_slice(&tensor.bytes()?);
+    }
+    Ok(given.clone())
 }
 
 fn about_input(name: &str, message: String) -> Error {

@@ -10,6 +10,8 @@ use weldpool_engine::{
 
 use crate::support::{allocator, engine, fp32, load, model, run_all};
 
+type Inputs<'a> = &'a [(&'a str, &'a Tensor)];
+
 fn folder() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("errors");
     fs::create_dir_all(&folder).unwrap();
@@ -201,7 +203,7 @@ fn inputs_that_do_not_fit() {
     let float = Tensor::zeroed(&allocator, DataType::Fp32, vec![1, 16]).unwrap();
     let short = Tensor::zeroed(&allocator, DataType::Int32, vec![1, 15]).unwrap();
     let flat = good.reshaped(vec![16]).unwrap();
-    let cases: [(&[(&str, &Tensor)], &str, &[&str]); 6] = [
+    let cases: [(Inputs<'_>, &str, &[&str]); 6] = [
         (&[("a", &good)], "b", &["'b' is missing"]),
         (
             &[("a", &good), ("b", &float)],
@@ -395,11 +397,19 @@ fn libraries_that_are_something_else() {
         ErrorKind::LibraryMissing,
         &["empty-folder", "pip install"],
     );
-    // A library that is certainly installed, and certainly another one.
-    let other = crate::support::library()
-        .parent()
-        .unwrap()
-        .join("libonnxruntime_providers_shared.so");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn another_library_is_not_onnxruntime() {
+    // The C library is certainly there.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let other = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .find(|path| path.contains("/libc.so"))
+        .map(PathBuf::from)
+        .unwrap();
     let error = OnnxRuntime::load(Some(&other)).unwrap_err();
     expect(
         &error,

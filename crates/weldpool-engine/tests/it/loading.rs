@@ -144,7 +144,11 @@ fn the_search_goes_on_without_the_variable() {
     let programs = root.join("bin");
     fs::create_dir_all(&programs).unwrap();
     let python = programs.join("python3");
-    fs::write(&python, format!("#!/bin/sh\necho '{}'\n", package.display())).unwrap();
+    fs::write(
+        &python,
+        format!("#!/bin/sh\necho '{}'\n", package.display()),
+    )
+    .unwrap();
     let mut permissions = fs::metadata(&python).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     fs::set_permissions(&python, permissions).unwrap();

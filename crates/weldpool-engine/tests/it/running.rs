@@ -201,6 +201,43 @@ fn outputs_outlive_their_model() {
 }
 
 #[test]
+fn an_input_handed_through_stays_the_callers() {
+    for arena in ARENAS {
+        let allocator = allocator();
+        let model = load(&model("passthrough"), &allocator, arena);
+        let mut instance = model.instance().unwrap();
+        // The second run's input is memory that the library allocated in the first.
+        let mut x = ramp(&allocator, &[2, 4]);
+        for run in 0..3 {
+            let outputs = run_all(&model, instance.as_mut(), &[("x", &x)]).unwrap();
+            assert_eq!(
+                outputs[0].values::<f32>().unwrap()[..],
+                x.values::<f32>().unwrap()[..],
+                "{arena:?} run {run}"
+            );
+            assert_ne!(address(&outputs[0]), address(&x));
+            let sum = outputs[1].values::<f32>().unwrap();
+            assert!(
+                sum.iter()
+                    .zip(x.values::<f32>().unwrap().iter())
+                    .all(|(y, x)| *y == x + 1.0),
+                "{arena:?}"
+            );
+            drop(sum);
+
+            let given = Tensor::zeroed(&allocator, DataType::Fp32, vec![2, 4]).unwrap();
+            let request = [OutputRequest::into_tensor("x", &given)];
+            let copied = instance.run(&[("x", &x)], &request).unwrap();
+            assert_eq!(address(&copied[0]), address(&given));
+            assert!(given.bytes().unwrap()[..] == x.bytes().unwrap()[..]);
+            x = outputs[1].clone();
+        }
+        drop((instance, model, x));
+        assert_eq!(allocator.stats().live.value, 0, "{arena:?}");
+    }
+}
+
+#[test]
 fn two_threads_run_two_instances() {
     let allocator = allocator();
     for arena in [Arena::Pool, Arena::Engine] {

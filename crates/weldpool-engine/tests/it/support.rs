@@ -38,7 +38,7 @@ pub(crate) fn library() -> PathBuf {
 /// One of the three OCR models, by a part of its name.
 pub(crate) fn ocr_model(part: &str) -> PathBuf {
     let folder = required(
-        "WELDPOOL_TEST_OCR_MODELS",
+        "WELDPOOL_OCR_MODELS",
         "the folder with the models of rapidocr-onnxruntime",
     );
     fs::read_dir(&folder)

@@ -1,6 +1,9 @@
 //! What the echo servers have in common.
 
+#![allow(dead_code, reason = "each server uses a part of this")]
+
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,7 +27,10 @@ impl Options {
     /// [`io::ErrorKind::InvalidInput`] for anything that is not understood.
     pub(crate) fn from_args() -> io::Result<Self> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
-        let mut options = Self { port: 0, threads: 2 };
+        let mut options = Self {
+            port: 0,
+            threads: 2,
+        };
         let mut args = std::env::args().skip(1);
         while let Some(name) = args.next() {
             let value = args.next().and_then(|value| value.parse::<u16>().ok());
@@ -44,7 +50,10 @@ impl Options {
     ///
     /// What the system says.
     pub(crate) fn runtime(&self) -> io::Result<Runtime> {
-        Builder::new_multi_thread().worker_threads(self.threads).enable_all().build()
+        Builder::new_multi_thread()
+            .worker_threads(self.threads)
+            .enable_all()
+            .build()
     }
 }
 
@@ -61,7 +70,6 @@ pub(crate) fn answer_json(length: usize) -> String {
 }
 
 /// A complete response with `length` bytes of tensor.
-#[allow(dead_code, reason = "only the ceiling builds its answer ahead")]
 #[must_use]
 pub(crate) fn whole_answer(length: usize) -> Vec<u8> {
     let json = answer_json(length);
@@ -74,4 +82,62 @@ pub(crate) fn whole_answer(length: usize) -> Vec<u8> {
     .into_bytes();
     answer.resize(answer.len() + length, 0);
     answer
+}
+
+const ALIGNMENT: usize = 256;
+
+/// Aligned buffers of one length, kept for the next request. Both servers use it so that only the way
+/// into it differs. Pool memory proper would not do: `hyper` cannot write from it, because it is
+/// readable only through a guard, and a guard cannot be moved along with its buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<Vec<u8>>>);
+
+/// A buffer of a [`Pool`].
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    /// A buffer of `length` bytes.
+    pub(crate) fn allocate(self: &Arc<Self>, length: usize) -> Aligned {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let memory = kept
+            .filter(|memory| memory.len() == length + ALIGNMENT)
+            .unwrap_or_else(|| vec![0; length + ALIGNMENT]);
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Aligned {
+            memory,
+            start,
+            length,
+            pool: self.clone(),
+        }
+    }
+}
+
+impl Aligned {
+    /// The buffer's bytes.
+    pub(crate) fn contents(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.length]
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.length]
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.pool
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(memory);
+    }
 }

@@ -27,7 +27,8 @@ pub(crate) fn method_not_allowed(allowed: &'static [Method]) -> Response {
         [Method::Get, Method::Head] => "GET, HEAD",
         _ => "GET, HEAD, POST",
     };
-    message(ErrorKind::MethodNotAllowed.status(), "Method Not Allowed").header(HeaderName::ALLOW, names)
+    message(ErrorKind::MethodNotAllowed.status(), "Method Not Allowed")
+        .header(HeaderName::ALLOW, names)
 }
 
 /// The answer to a path that stands for nothing.

@@ -6,8 +6,8 @@ use super::Router;
 use super::route::ModelPath;
 use crate::http1::{HeaderName, Observer, Request, RequestTiming, Response};
 use crate::protocol::{self, Context, Decoded, Encoded, Form, Layout, Model};
-use crate::service::{Histogram, ModelHandle};
 use crate::service::types::InferResponse;
+use crate::service::{Histogram, ModelHandle};
 use crate::{Error, Result};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("Inference-Header-Content-Length");
@@ -17,7 +17,11 @@ const INLINE_JSON_BYTES_MAX: usize = 256 << 10;
 
 impl Router {
     /// Runs a model.
-    pub(super) async fn infer(&self, path: &ModelPath<'_>, mut request: Request<'_>) -> Result<Response> {
+    pub(super) async fn infer(
+        &self,
+        path: &ModelPath<'_>,
+        mut request: Request<'_>,
+    ) -> Result<Response> {
         let model = self.service.model(&path.name, path.version)?;
         let layout = Layout::of_header(request.head.header(HEADER_LENGTH.as_str()))?;
         let context = Context {
@@ -54,7 +58,9 @@ async fn encode(model: ModelHandle, response: InferResponse, form: Form) -> Resu
 
 fn answer(encoded: Encoded) -> Response {
     let Encoded { json, blobs } = encoded;
-    let Some(blobs) = blobs else { return super::answer::json(json) };
+    let Some(blobs) = blobs else {
+        return super::answer::json(json);
+    };
     let length = json.len();
     let response = Response::with_content(200, "application/octet-stream", json)
         .header(HEADER_LENGTH, length)

@@ -24,7 +24,7 @@
 //!
 //! | Where | Triton | Here |
 //! |---|---|---|
-//! | malformed JSON, a member of the wrong type, too few or too many elements, an unknown parameter of load | 500 | 400, and the message names the tensor |
+//! | malformed JSON, a member of the wrong type, too few or too many elements, broken strings, an unknown parameter of load | 500 | 400, and the message names the tensor |
 //! | an overflowing shape; classification of strings or of nothing | crashes | 400; no classes of nothing |
 //! | a shape far larger than its JSON data | takes the memory first | 400 |
 //! | a number beyond the range of its integer type | wraps it around | 400 |
@@ -37,7 +37,6 @@
 //! | a compressed body that is broken | decodes what it can | 400 |
 //! | unknown `Content-Encoding` | 501 | 415, as RFC 9110 asks; names have no case |
 //! | bodies of index and unload that are not what they should be | ignores them | 400 |
-//! | load of an unknown model or with a broken configuration | 500 | 400 |
 //! | percent-encoded names of models | not decoded | decoded |
 //! | `HEAD` | 405 | as `GET` |
 //! | FP32 in JSON | the digits of a double | as few digits as lead back to the same number |
@@ -98,16 +97,19 @@ impl Router {
             Route::Load(name) => self.load(&name, &mut request.body).await,
             Route::Unload(name) => self.unload(&name, &mut request.body).await,
             Route::NamedRepository => Err(repository::named_repository()),
-            Route::Unsupported(feature) => {
-                Err(Error::unsupported(format!("{} is not supported by this server", feature.name())))
-            }
+            Route::Unsupported(feature) => Err(Error::unsupported(format!(
+                "{} is not supported by this server",
+                feature.name()
+            ))),
         }
     }
 }
 
 impl Handler for Router {
     async fn handle(&self, request: Request<'_>) -> Response {
-        self.answer(request).await.unwrap_or_else(|error| answer::error(&error))
+        self.answer(request)
+            .await
+            .unwrap_or_else(|error| answer::error(&error))
     }
 
     fn reject(&self, error: &ConnectionError) -> Response {

@@ -47,5 +47,9 @@ impl Router {
 
 /// Triton says 400 of a server that is not ready.
 fn health(well: bool) -> Response {
-    if well { answer::empty() } else { Response::new(400) }
+    if well {
+        answer::empty()
+    } else {
+        Response::new(400)
+    }
 }

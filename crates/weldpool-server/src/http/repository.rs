@@ -9,7 +9,9 @@ impl Router {
     pub(super) async fn index(&self, body: &mut impl Body) -> Result<Response> {
         let body = body.read_to_end(self.limits.json_bytes_max).await?;
         let ready_only = protocol::read_index(&body, &self.limits)?;
-        Ok(answer::json(protocol::index(&self.service.repository_index(ready_only))))
+        Ok(answer::json(protocol::index(
+            &self.service.repository_index(ready_only),
+        )))
     }
 
     pub(super) async fn load(&self, name: &str, body: &mut impl Body) -> Result<Response> {

@@ -67,7 +67,9 @@ impl<'a> Route<'a> {
     /// `InvalidArgument` if a model's name is not valid percent-encoding, `NotFound` if no model
     /// can have it.
     pub(crate) fn of(path: &'a str) -> Result<Option<Route<'a>>> {
-        let Some(rest) = path.strip_prefix("/v2") else { return Ok(None) };
+        let Some(rest) = path.strip_prefix("/v2") else {
+            return Ok(None);
+        };
         // An empty segment, such as a slash at the end makes, is not nothing.
         let segments: Vec<&str> = rest.split('/').skip(1).collect();
         if !rest.is_empty() && !rest.starts_with('/') {
@@ -107,7 +109,9 @@ impl<'a> Route<'a> {
             | Route::Load(_)
             | Route::Unload(_)
             | Route::NamedRepository
-            | Route::Unsupported(Feature::Generate | Feature::SharedMemory { write: true }) => WRITE,
+            | Route::Unsupported(Feature::Generate | Feature::SharedMemory { write: true }) => {
+                WRITE
+            }
             Route::Unsupported(Feature::Trace | Feature::Logging) => READ_AND_WRITE,
         }
     }
@@ -134,7 +138,10 @@ fn of_model<'a>(name: &'a str, rest: &[&'a str]) -> Result<Option<Route<'a>>> {
     if name.is_empty() {
         return Ok(None);
     }
-    Ok(Some(make(ModelPath { name: model_name(name)?, version })))
+    Ok(Some(make(ModelPath {
+        name: model_name(name)?,
+        version,
+    })))
 }
 
 fn of_shared_memory<'a>(rest: &[&str]) -> Option<Route<'a>> {
@@ -165,7 +172,10 @@ fn version_of(text: &str) -> Option<&str> {
 /// repository is the name of none.
 fn model_name(segment: &str) -> Result<Cow<'_, str>> {
     let name = percent_decode(segment).map_err(|error| Error::invalid_argument(error.message()))?;
-    let path_like = name.contains(['/', '\\']) || name.chars().any(char::is_control) || name == "." || name == "..";
+    let path_like = name.contains(['/', '\\'])
+        || name.chars().any(char::is_control)
+        || name == "."
+        || name == "..";
     if path_like || name.is_empty() {
         return Err(Error::not_found(format!(
             "Request for unknown model: '{}' is not found",
@@ -180,7 +190,10 @@ mod tests {
     use super::*;
 
     fn model(name: &'static str, version: Option<&'static str>) -> ModelPath<'static> {
-        ModelPath { name: Cow::Borrowed(name), version }
+        ModelPath {
+            name: Cow::Borrowed(name),
+            version,
+        }
     }
 
     #[test]
@@ -191,15 +204,42 @@ mod tests {
             ("/v2/health/ready", Route::Ready),
             ("/v2/models/stats", Route::AllStatistics),
             ("/v2/models/m", Route::ModelMetadata(model("m", None))),
-            ("/v2/models/m/versions/3", Route::ModelMetadata(model("m", Some("3")))),
-            ("/v2/models/m/versions/003/ready", Route::ModelReady(model("m", Some("3")))),
-            ("/v2/models/m/versions/00/config", Route::ModelConfig(model("m", Some("0")))),
-            ("/v2/models/m/stats", Route::ModelStatistics(model("m", None))),
-            ("/v2/models/a%20b%C3%A9/infer", Route::Infer(model("a b\u{e9}", None))),
-            ("/v2/models/versions/versions/1/infer", Route::Infer(model("versions", Some("1")))),
-            ("/v2/models/m/generate", Route::Unsupported(Feature::Generate)),
-            ("/v2/models/m/versions/1/generate_stream", Route::Unsupported(Feature::Generate)),
-            ("/v2/models/m/trace/setting", Route::Unsupported(Feature::Trace)),
+            (
+                "/v2/models/m/versions/3",
+                Route::ModelMetadata(model("m", Some("3"))),
+            ),
+            (
+                "/v2/models/m/versions/003/ready",
+                Route::ModelReady(model("m", Some("3"))),
+            ),
+            (
+                "/v2/models/m/versions/00/config",
+                Route::ModelConfig(model("m", Some("0"))),
+            ),
+            (
+                "/v2/models/m/stats",
+                Route::ModelStatistics(model("m", None)),
+            ),
+            (
+                "/v2/models/a%20b%C3%A9/infer",
+                Route::Infer(model("a b\u{e9}", None)),
+            ),
+            (
+                "/v2/models/versions/versions/1/infer",
+                Route::Infer(model("versions", Some("1"))),
+            ),
+            (
+                "/v2/models/m/generate",
+                Route::Unsupported(Feature::Generate),
+            ),
+            (
+                "/v2/models/m/versions/1/generate_stream",
+                Route::Unsupported(Feature::Generate),
+            ),
+            (
+                "/v2/models/m/trace/setting",
+                Route::Unsupported(Feature::Trace),
+            ),
             ("/v2/repository/index", Route::RepositoryIndex),
             ("/v2/repository/r/index", Route::RepositoryIndex),
             ("/v2/repository/models/m/load", Route::Load("m".into())),
@@ -207,8 +247,14 @@ mod tests {
             ("/v2/repository/r/models/m/load", Route::NamedRepository),
             ("/v2/logging", Route::Unsupported(Feature::Logging)),
             ("/v2/trace/setting", Route::Unsupported(Feature::Trace)),
-            ("/v2/systemsharedmemory/status", Route::Unsupported(Feature::SharedMemory { write: false })),
-            ("/v2/cudasharedmemory/region/r/register", Route::Unsupported(Feature::SharedMemory { write: true })),
+            (
+                "/v2/systemsharedmemory/status",
+                Route::Unsupported(Feature::SharedMemory { write: false }),
+            ),
+            (
+                "/v2/cudasharedmemory/region/r/register",
+                Route::Unsupported(Feature::SharedMemory { write: true }),
+            ),
         ];
         for (path, route) in cases {
             assert_eq!(Route::of(path).unwrap().unwrap(), route, "{path}");
@@ -218,11 +264,33 @@ mod tests {
     #[test]
     fn other_paths_stand_for_nothing() {
         for path in [
-            "", "/", "*", "/v1", "/v2/", "/v2x", "/v2//", "/v2/health", "/v2/health/live/", "/v2//health/live", "/v2/models",
-            "/v2/models/", "/v2/models/m/", "/v2/models//infer", "/v2/models/m/foo", "/v2/models/m/versions",
-            "/v2/models/m/versions/", "/v2/models/m/versions/x", "/v2/models/m/versions/-1", "/v2/models/m/versions/1/foo",
-            "/v2/repository", "/v2/repository/models/m", "/v2/repository/models/m/foo", "/v2/systemsharedmemory",
-            "/v2/systemsharedmemory/foo", "/v2/trace", "/metrics",
+            "",
+            "/",
+            "*",
+            "/v1",
+            "/v2/",
+            "/v2x",
+            "/v2//",
+            "/v2/health",
+            "/v2/health/live/",
+            "/v2//health/live",
+            "/v2/models",
+            "/v2/models/",
+            "/v2/models/m/",
+            "/v2/models//infer",
+            "/v2/models/m/foo",
+            "/v2/models/m/versions",
+            "/v2/models/m/versions/",
+            "/v2/models/m/versions/x",
+            "/v2/models/m/versions/-1",
+            "/v2/models/m/versions/1/foo",
+            "/v2/repository",
+            "/v2/repository/models/m",
+            "/v2/repository/models/m/foo",
+            "/v2/systemsharedmemory",
+            "/v2/systemsharedmemory/foo",
+            "/v2/trace",
+            "/metrics",
         ] {
             assert_eq!(Route::of(path), Ok(None), "{path}");
         }
@@ -230,7 +298,16 @@ mod tests {
 
     #[test]
     fn no_name_leads_out_of_the_repository() {
-        for name in ["..", ".", "%2e%2e", "a%2Fb", "..%2f..%2fetc", "a%5Cb", "a%00b", "a%0Ab"] {
+        for name in [
+            "..",
+            ".",
+            "%2e%2e",
+            "a%2Fb",
+            "..%2f..%2fetc",
+            "a%5Cb",
+            "a%00b",
+            "a%0Ab",
+        ] {
             let path = format!("/v2/repository/models/{name}/load");
             assert_eq!(Route::of(&path).unwrap_err().status(), 404, "{path}");
         }

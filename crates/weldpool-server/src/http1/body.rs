@@ -3,10 +3,10 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fmt, mem};
 
-use tokio::time::Instant as TimerInstant;
+use tokio::time::Instant;
 
 use super::buffer::ReadBuffer;
 use super::chunked::{ChunkedDecoder, Next};
@@ -114,7 +114,11 @@ impl BodyState {
     /// The rest of an interim response whose sending was cut short by a cancelled read. It has to
     /// go out before the response.
     pub(crate) fn interrupted_continue(&self) -> &'static [u8] {
-        if self.continue_left.len() < CONTINUE.len() { self.continue_left } else { &[] }
+        if self.continue_left.len() < CONTINUE.len() {
+            self.continue_left
+        } else {
+            &[]
+        }
     }
 
     pub(crate) fn sent_bytes(&self) -> u64 {
@@ -200,8 +204,8 @@ impl<'a> BodyReader<'a> {
     /// When the last byte of the body so far was read from the socket; when the head was, if no
     /// byte of the body needed a read of its own.
     #[must_use]
-    pub fn last_byte_read(&self) -> Instant {
-        self.state.last_byte_read
+    pub fn last_byte_read(&self) -> std::time::Instant {
+        self.state.last_byte_read.into_std()
     }
 
     /// Reads some bytes into `destination` and returns their number, zero at the end of the body
@@ -228,7 +232,7 @@ impl<'a> BodyReader<'a> {
     /// As [above](Self#errors).
     pub async fn read_exact_into(&mut self, destination: &mut [u8]) -> Result<()> {
         self.check_remaining(destination.len())?;
-        let mut filled = 0;
+        let mut filled = self.take_received(destination);
         while filled < destination.len() {
             match self.read(&mut destination[filled..]).await? {
                 0 => return Err(too_short(destination.len() - filled, 0)),
@@ -244,7 +248,9 @@ impl<'a> BodyReader<'a> {
     ///
     /// As [above](Self#errors).
     pub async fn read_vectored_exact(&mut self, destinations: &mut [&mut [u8]]) -> Result<()> {
-        let total = destinations.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len()));
+        let total = destinations
+            .iter()
+            .try_fold(0usize, |sum, part| sum.checked_add(part.len()));
         self.check_remaining(total.unwrap_or(usize::MAX))?;
         let mut rest = destinations;
         // Bytes of the first destination that are filled.
@@ -303,7 +309,12 @@ impl<'a> BodyReader<'a> {
                         _ => too_large(),
                     };
                 }
-                body.resize(filled.saturating_mul(2).clamp(FIRST_BYTES.min(limit), limit), 0);
+                body.resize(
+                    filled
+                        .saturating_mul(2)
+                        .clamp(FIRST_BYTES.min(limit), limit),
+                    0,
+                );
             }
             match self.read(&mut body[filled..]).await? {
                 0 => {
@@ -389,6 +400,17 @@ impl<'a> BodyReader<'a> {
         }
     }
 
+    /// Takes what is there already, if it needs no decoding, and returns its length.
+    fn take_received(&mut self, destination: &mut [u8]) -> usize {
+        let Some(left) = self.remaining() else {
+            return 0;
+        };
+        let wanted = clamp(left, destination.len());
+        let count = self.wire.buffer.take(&mut destination[..wanted]);
+        self.state.taken(count);
+        count
+    }
+
     /// Reads bytes as they were sent, without framing; zero means the end.
     async fn read_payload(&mut self, destination: &mut [u8]) -> Result<usize> {
         let left = self.payload().await?;
@@ -401,7 +423,8 @@ impl<'a> BodyReader<'a> {
             self.fill().await?;
         }
         let count = if self.wire.buffer.is_empty() {
-            self.receive(|transport, context| transport.poll_read(context, destination)).await?
+            self.receive(|transport, context| transport.poll_read(context, destination))
+                .await?
         } else {
             self.wire.buffer.take(destination)
         };
@@ -412,8 +435,7 @@ impl<'a> BodyReader<'a> {
     /// One vectored read into `rest`, whose first part is filled up to `filled`. The caller has
     /// checked that the body is as long as all of it.
     async fn read_vectored(&mut self, rest: &mut [&mut [u8]], filled: usize) -> Result<usize> {
-        let mut slices: [_; VECTORED_PARTS_MAX] =
-            std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut slices: [_; VECTORED_PARTS_MAX] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         let parts = rest.len().min(VECTORED_PARTS_MAX);
         let (mut total, mut skip) = (0, filled);
         for (slice, part) in slices.iter_mut().zip(rest.iter_mut()) {
@@ -443,12 +465,17 @@ impl<'a> BodyReader<'a> {
             }
             let available = clamp(left, self.wire.buffer.len());
             let input = &self.wire.buffer.filled()[..available];
-            let Some(inflater) = &mut self.state.inflater else { return Ok(0) };
+            let Some(inflater) = &mut self.state.inflater else {
+                return Ok(0);
+            };
 
             let allowed = clamp(limit - self.state.decoded_bytes, destination.len());
             let mut beyond = [0];
-            let output =
-                if allowed == 0 { &mut beyond[..] } else { &mut destination[..allowed] };
+            let output = if allowed == 0 {
+                &mut beyond[..]
+            } else {
+                &mut destination[..allowed]
+            };
             let step = inflater.step(input, output);
             let step = self.state.note_failure(step)?;
             self.wire.buffer.consume(step.consumed);
@@ -462,7 +489,12 @@ impl<'a> BodyReader<'a> {
                 self.state.decoded_bytes += step.produced as u64;
                 return Ok(step.produced);
             }
-            if left == 0 && self.state.inflater.as_ref().is_some_and(|inflater| inflater.is_done())
+            if left == 0
+                && self
+                    .state
+                    .inflater
+                    .as_ref()
+                    .is_some_and(|inflater| inflater.is_done())
             {
                 return Ok(0);
             }
@@ -502,15 +534,16 @@ impl<'a> BodyReader<'a> {
     /// Receives at least one byte into the connection's buffer.
     async fn fill(&mut self) -> Result<()> {
         self.send_continue().await?;
-        let Wire { transport, buffer, deadline, limits } = &mut self.wire;
-        let state = &mut *self.state;
-        let count = receive(
-            *transport,
+        let Wire {
+            transport,
+            buffer,
             deadline,
             limits,
-            state,
-            |transport, context| transport.poll_read(context, buffer.room()),
-        )
+        } = &mut self.wire;
+        let state = &mut *self.state;
+        let count = receive(*transport, deadline, limits, state, |transport, context| {
+            transport.poll_read(context, buffer.room())
+        })
         .await?;
         buffer.received(count);
         Ok(())
@@ -522,7 +555,12 @@ impl<'a> BodyReader<'a> {
         read: impl FnMut(&mut dyn Transport, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Result<usize> {
         self.send_continue().await?;
-        let Wire { transport, deadline, limits, .. } = &mut self.wire;
+        let Wire {
+            transport,
+            deadline,
+            limits,
+            ..
+        } = &mut self.wire;
         receive(*transport, deadline, limits, self.state, read).await
     }
 
@@ -531,9 +569,14 @@ impl<'a> BodyReader<'a> {
         if self.state.continue_left.is_empty() {
             return Ok(());
         }
-        let Wire { transport, deadline, limits, .. } = &mut self.wire;
+        let Wire {
+            transport,
+            deadline,
+            limits,
+            ..
+        } = &mut self.wire;
         let state = &mut *self.state;
-        deadline.set(TimerInstant::now() + limits.write_idle_time);
+        deadline.set(Instant::now() + limits.write_idle_time);
         let sent = poll_fn(|context| {
             while !state.continue_left.is_empty() {
                 let source = [IoSlice::new(state.continue_left)];
@@ -565,7 +608,9 @@ impl BodyState {
 
 impl fmt::Debug for BodyReader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BodyReader").field("state", self.state).finish_non_exhaustive()
+        f.debug_struct("BodyReader")
+            .field("state", self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -584,19 +629,23 @@ async fn receive(
         Poll::Ready(Err(error)) => Poll::Ready(Err(Error::io(error))),
         Poll::Pending => {
             if wait_start.is_none() {
-                let now = TimerInstant::now();
+                let now = Instant::now();
                 wait_start = Some(now);
                 deadline.set(now + state.patience(limits));
             }
             deadline.poll_passed(context).map(|()| {
-                Err(Error::new(ErrorKind::Timeout, "the body of the request came too slowly"))
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    "the body of the request came too slowly",
+                ))
             })
         }
     })
     .await;
-    state.last_byte_read = Instant::now();
+    let now = Instant::now();
+    state.last_byte_read = now;
     if let Some(start) = wait_start {
-        state.waited += start.elapsed();
+        state.waited += now - start;
     }
     state.note_failure(result)
 }

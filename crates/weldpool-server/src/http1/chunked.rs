@@ -59,7 +59,12 @@ impl ChunkedDecoder {
     /// A decoder at the start of a body whose extensions and trailers hold at most `extra_max`
     /// bytes together.
     pub(crate) fn new(extra_max: usize) -> Self {
-        Self { state: State::Size, left: 0, digits: 0, extra_left: extra_max }
+        Self {
+            state: State::Size,
+            left: 0,
+            digits: 0,
+            extra_left: extra_max,
+        }
     }
 
     /// Reads framing from the front of `input` up to data, the end, or the end of `input`.
@@ -121,7 +126,9 @@ impl ChunkedDecoder {
             (State::TrailerLineFeed, b'\n') => State::TrailerStart,
             (State::LastLineFeed, b'\n') => State::End,
             (State::Size | State::SizeDigits, _) => {
-                return Err(Error::malformed("a chunk's size is not a hexadecimal number"));
+                return Err(Error::malformed(
+                    "a chunk's size is not a hexadecimal number",
+                ));
             }
             (State::DataReturn | State::DataLineFeed, _) => {
                 return Err(Error::malformed("a chunk is longer than its size"));
@@ -183,10 +190,17 @@ mod tests {
         let input = b"5\r\nhello\r\n00b;name=\"v\";x\r\n, the world\r\n1 ;a\r\n!\r\n\
                       0\r\nDigest: abc\r\nOther: d\r\n\r\nGET /";
         for piece in 1..input.len() {
-            assert_eq!(decode(input, piece).unwrap(), (b"hello, the world!".to_vec(), 5), "{piece}");
+            assert_eq!(
+                decode(input, piece).unwrap(),
+                (b"hello, the world!".to_vec(), 5),
+                "{piece}"
+            );
         }
         assert_eq!(decode(b"0\r\n\r\n", 1).unwrap(), (vec![], 0));
-        assert_eq!(decode(b"A\r\n0123456789\r\n0\r\n\r\n", 3).unwrap().0, b"0123456789");
+        assert_eq!(
+            decode(b"A\r\n0123456789\r\n0\r\n\r\n", 3).unwrap().0,
+            b"0123456789"
+        );
     }
 
     #[test]
@@ -218,11 +232,25 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_share_one_limit() {
-        let long = [b"1;".to_vec(), vec![b'x'; 65], b"\r\na\r\n0\r\n\r\n".to_vec()].concat();
-        assert_eq!(decode(&long, 7).unwrap_err().kind(), ErrorKind::HeaderTooLarge);
+        let long = [
+            b"1;".to_vec(),
+            vec![b'x'; 65],
+            b"\r\na\r\n0\r\n\r\n".to_vec(),
+        ]
+        .concat();
+        assert_eq!(
+            decode(&long, 7).unwrap_err().kind(),
+            ErrorKind::HeaderTooLarge
+        );
         let many = [b"1;xxxx\r\na\r\n".repeat(17), b"0\r\n\r\n".to_vec()].concat();
-        assert_eq!(decode(&many, 7).unwrap_err().kind(), ErrorKind::HeaderTooLarge);
+        assert_eq!(
+            decode(&many, 7).unwrap_err().kind(),
+            ErrorKind::HeaderTooLarge
+        );
         let trailers = [b"0\r\n".to_vec(), b"A: b\r\n".repeat(17), b"\r\n".to_vec()].concat();
-        assert_eq!(decode(&trailers, 7).unwrap_err().kind(), ErrorKind::HeaderTooLarge);
+        assert_eq!(
+            decode(&trailers, 7).unwrap_err().kind(),
+            ErrorKind::HeaderTooLarge
+        );
     }
 }

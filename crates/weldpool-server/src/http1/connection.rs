@@ -8,9 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Instant;
-
-use tokio::time::Instant as TimerInstant;
+use tokio::time::Instant;
 
 use super::body::{BodyReader, BodyState, Wire};
 use super::buffer::ReadBuffer;
@@ -20,9 +18,13 @@ use super::error::{Error, ErrorKind, Result};
 use super::handler::{Handler, Observer, Request, RequestTiming};
 use super::head::{Method, RequestHead, Version};
 use super::limits::Limits;
-use super::response::{LockedChunk, Response};
+use super::response::Response;
 use super::transport::Transport;
 use super::write::{Framing, has_length, write_all, write_head};
+
+/// A response whose body is at most this long is copied behind its head and written as one piece,
+/// which is cheaper than telling the system of several.
+const COPIED_BYTES_MAX: u64 = 2 << 10;
 
 /// Serves one connection until either side closes it, outside of a [`Server`](super::Server).
 ///
@@ -37,7 +39,9 @@ pub async fn serve_connection<T: Transport, H: Handler>(
 ) -> Result<()> {
     limits.validate()?;
     let settings = Settings::new(limits, None);
-    Connection::new(transport, None, handler, &settings, &Progress::default()).run().await;
+    Connection::new(transport, None, handler, &settings, &Progress::default())
+        .run()
+        .await;
     Ok(())
 }
 
@@ -53,11 +57,22 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn new(limits: Limits, observer: Option<Arc<dyn Observer>>) -> Self {
-        Self { limits, observer, closing: AtomicBool::new(false), epoch: Instant::now() }
+        Self {
+            limits,
+            observer,
+            closing: AtomicBool::new(false),
+            epoch: Instant::now(),
+        }
     }
 
     pub(crate) fn set_closing(&self, closing: bool) {
         self.closing.store(closing, Ordering::SeqCst);
+    }
+
+    /// The time as a small number.
+    fn milliseconds(&self, time: Instant) -> u64 {
+        let elapsed = time.duration_since(self.epoch);
+        elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis())
     }
 
     fn is_closing(&self) -> bool {
@@ -101,12 +116,15 @@ impl Progress {
     /// Wins the connection for closing if it is idle.
     pub(crate) fn close_if_idle(&self) -> bool {
         self.idle_since().is_some_and(|since| {
-            self.idle.compare_exchange(since, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            self.idle
+                .compare_exchange(since, CLOSED, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
         })
     }
 
     fn become_idle(&self, since: u64) {
-        self.idle.store(since.clamp(BUSY + 1, CLOSED - 1), Ordering::SeqCst);
+        self.idle
+            .store(since.clamp(BUSY + 1, CLOSED - 1), Ordering::SeqCst);
     }
 
     /// Whether the connection still belongs to itself.
@@ -137,7 +155,10 @@ pub(crate) struct Connection<'a, T, H> {
     /// The head of the response.
     out: Vec<u8>,
     date: DateCache,
+    /// When the last read returned.
     last_read: Instant,
+    /// When the connection was last known to be in use.
+    last_active: Instant,
 }
 
 impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
@@ -149,6 +170,7 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
         progress: &'a Progress,
     ) -> Self {
         let limits = &settings.limits;
+        let now = Instant::now();
         Self {
             transport,
             peer,
@@ -156,11 +178,12 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
             settings,
             progress,
             buffer: ReadBuffer::new(limits.header_bytes_max),
-            deadline: Deadline::new(TimerInstant::now() + limits.keep_alive_idle_time),
+            deadline: Deadline::new(now + limits.keep_alive_idle_time),
             head: RequestHead::new(),
             out: Vec::with_capacity(512),
             date: DateCache::new(),
-            last_read: Instant::now(),
+            last_read: now,
+            last_active: now,
         }
     }
 
@@ -197,11 +220,12 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
         let mut worth_parsing = true;
         loop {
             skip_blank_lines(&mut self.buffer);
-            if !self.buffer.is_empty() && worth_parsing {
-                if let Some(length) = self.head.parse(self.buffer.filled(), limits)? {
-                    self.buffer.consume(length);
-                    return Ok(Some(()));
-                }
+            if !self.buffer.is_empty()
+                && worth_parsing
+                && let Some(length) = self.head.parse(self.buffer.filled(), limits)?
+            {
+                self.buffer.consume(length);
+                return Ok(Some(()));
             }
             if self.buffer.is_full() {
                 return Err(head_too_large(self.buffer.filled(), limits));
@@ -209,13 +233,19 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
             let idle = self.buffer.is_empty();
             if idle {
                 head_due = None;
-                let since = self.last_read.duration_since(self.settings.epoch).as_millis();
-                self.progress.become_idle(since as u64);
+                self.progress
+                    .become_idle(self.settings.milliseconds(self.last_active));
                 if self.settings.is_closing() {
                     return Ok(None);
                 }
             }
-            let Self { transport, buffer, deadline, .. } = self;
+            let idle_due = self.last_active + limits.keep_alive_idle_time;
+            let Self {
+                transport,
+                buffer,
+                deadline,
+                ..
+            } = self;
             let mut waiting = false;
             let read = poll_fn(|context| {
                 match transport.poll_read(context, buffer.room()) {
@@ -225,11 +255,9 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
                 if !waiting {
                     waiting = true;
                     deadline.set(match (idle, head_due) {
-                        (true, _) => TimerInstant::now() + limits.keep_alive_idle_time,
+                        (true, _) => idle_due,
                         (false, Some(due)) => due,
-                        (false, None) => {
-                            *head_due.insert(TimerInstant::now() + limits.header_time)
-                        }
+                        (false, None) => *head_due.insert(Instant::now() + limits.header_time),
                     });
                 }
                 deadline.poll_passed(context).map(|()| None)
@@ -243,6 +271,7 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
                 Some(Ok(0)) => return Err(Error::disconnected()),
                 Some(Ok(count)) => {
                     self.last_read = Instant::now();
+                    self.last_active = self.last_read;
                     let before = self.buffer.len();
                     self.buffer.received(count);
                     worth_parsing = idle || self.buffer.filled()[before..].contains(&b'\n');
@@ -278,7 +307,7 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
             let request = Request {
                 head: &self.head,
                 body: BodyReader::new(wire, &mut body),
-                head_read,
+                head_read: head_read.into_std(),
                 peer: self.peer,
             };
             let handler = self.handler;
@@ -287,8 +316,10 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
         };
         self.last_read = self.last_read.max(body.last_byte_read());
         let encoded = match handled {
-            Ok(response) => response.encode(self.head.header("accept-encoding")).await,
-            Err(error) => Err(error),
+            Ok(response) if response.is_compressible() => {
+                response.encode(self.head.header("accept-encoding")).await
+            }
+            handled => handled,
         };
         let response = encoded.unwrap_or_else(|error| self.failed(&error));
         let work = response.work_time();
@@ -298,17 +329,19 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
 
         self.out.clear();
         self.out.extend_from_slice(body.interrupted_continue());
-        let Ok(sent) = self.send(response, reusable, silent).await else { return Then::Close };
+        let Ok(sent) = self.send(response, reusable, silent).await else {
+            return Then::Close;
+        };
 
         if settings.observer.is_some() || observer.is_some() {
             let timing = RequestTiming {
                 status: sent.status,
                 request_bytes: body.sent_bytes(),
                 response_bytes: sent.bytes,
-                head_read,
-                body_read: body.last_byte_read(),
-                response_start: sent.start,
-                response_end: Instant::now(),
+                head_read: head_read.into_std(),
+                body_read: body.last_byte_read().into_std(),
+                response_start: sent.start.into_std(),
+                response_end: Instant::now().into_std(),
                 work,
             };
             for observer in settings.observer.iter().chain(&observer) {
@@ -336,7 +369,10 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
             deadline: &mut self.deadline,
             limits,
         };
-        match BodyReader::new(wire, body).drain(limits.drain_bytes_max).await {
+        match BodyReader::new(wire, body)
+            .drain(limits.drain_bytes_max)
+            .await
+        {
             Ok(true) => Then::Continue,
             Ok(false) | Err(_) => Then::Linger,
         }
@@ -368,50 +404,88 @@ impl<'a, T: Transport, H: Handler> Connection<'a, T, H> {
 
     /// Writes `response` behind what `out` already holds.
     async fn send(&mut self, response: Response, reusable: bool, silent: bool) -> Result<Sent> {
-        match response.lock() {
-            Ok(body) => self.send_locked(&response, body, reusable, silent).await,
-            Err(error) => {
+        let start = self.out.len();
+        match self.try_send(&response, reusable, silent).await {
+            // Found before anything was written.
+            Err(error) if error.kind() == ErrorKind::ResponseUnreadable => {
+                self.out.truncate(start);
                 let response = self.failed(&error);
-                let body = response.lock()?;
-                self.send_locked(&response, body, false, silent).await
+                self.try_send(&response, false, silent).await
             }
+            result => result,
         }
     }
 
-    async fn send_locked(
+    async fn try_send(
         &mut self,
         response: &Response,
-        mut body: Vec<LockedChunk<'_>>,
         reusable: bool,
         silent: bool,
     ) -> Result<Sent> {
         let limits = &self.settings.limits;
         let status = response.status();
-        if silent || !has_length(status) {
-            body.clear();
-        }
+        let length = response.body_len();
+        let bytes = if silent || !has_length(status) {
+            0
+        } else {
+            length
+        };
         let keeps_alive = reusable && !response.closes() && !self.settings.is_closing();
         let connection = match (keeps_alive, self.head.version()) {
             (false, _) => Some("close"),
             (true, Version::Http10) => Some("keep-alive"),
             (true, Version::Http11) => None,
         };
-        let date = limits.date_header.then(|| &self.date.now()[..]);
-        write_head(&mut self.out, response, Framing { connection, date });
-        let bytes = body.iter().map(|chunk| chunk.len() as u64).sum();
-        let start =
-            write_all(&mut self.transport, &mut self.deadline, limits, &self.out, &body).await?;
-        Ok(Sent { status, bytes, start, keeps_alive })
+        let start = Instant::now();
+        let date = limits.date_header.then(|| &self.date.at(start)[..]);
+        write_head(
+            &mut self.out,
+            response,
+            Framing {
+                length,
+                connection,
+                date,
+            },
+        );
+        let body = match bytes {
+            0 => Vec::new(),
+            1..=COPIED_BYTES_MAX => {
+                response.append_to(&mut self.out)?;
+                Vec::new()
+            }
+            _ => response.lock()?,
+        };
+        let waited = write_all(
+            &mut self.transport,
+            &mut self.deadline,
+            limits,
+            &self.out,
+            &body,
+        )
+        .await?;
+        self.last_active = if waited { Instant::now() } else { start };
+        Ok(Sent {
+            status,
+            bytes,
+            start,
+            keeps_alive,
+        })
     }
 
     /// Closes the sending side, then reads and drops what still comes for a short time: a close
     /// with unread input would reset the connection, and the client might lose the answer.
     async fn linger(&mut self) {
-        let Self { transport, buffer, deadline, settings, .. } = self;
+        let Self {
+            transport,
+            buffer,
+            deadline,
+            settings,
+            ..
+        } = self;
         if settings.limits.linger_time.is_zero() {
             return;
         }
-        deadline.set(TimerInstant::now() + settings.limits.linger_time);
+        deadline.set(Instant::now() + settings.limits.linger_time);
         buffer.consume(buffer.len());
         let shut = poll_fn(|context| match transport.poll_shutdown(context) {
             Poll::Ready(result) => Poll::Ready(result.is_ok()),
@@ -463,23 +537,29 @@ fn head_too_large(received: &[u8], limits: &Limits) -> Error {
     } else {
         (ErrorKind::TargetTooLong, "request line")
     };
-    Error::new(kind, format!("the {what} is over the limit of {} bytes", limits.header_bytes_max))
+    Error::new(
+        kind,
+        format!(
+            "the {what} is over the limit of {} bytes",
+            limits.header_bytes_max
+        ),
+    )
 }
 
 /// Runs `future`, and makes an error of a panic in it. Nothing that the future borrowed is used
 /// afterwards as if it were whole: the connection closes.
 async fn catch_panic<F: Future>(future: F) -> Result<F::Output> {
     let mut future = pin!(future);
-    poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+    poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(poll) => poll.map(Ok),
             Err(payload) => {
                 tracing::error!("the handler panicked: {}", panic_message(&*payload));
                 let message = "the server failed on this request";
                 Poll::Ready(Err(Error::new(ErrorKind::HandlerPanicked, message)))
             }
-        }
-    })
+        },
+    )
     .await
 }
 

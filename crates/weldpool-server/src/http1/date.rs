@@ -2,24 +2,34 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 /// The current date as HTTP writes it, remembered for the second in which it was formatted.
 #[derive(Debug)]
 pub(crate) struct DateCache {
-    second: u64,
+    /// When the second of the text ends.
+    valid_until: Option<Instant>,
     text: [u8; 29],
 }
 
 impl DateCache {
     pub(crate) fn new() -> Self {
-        Self { second: 0, text: format(0) }
+        Self {
+            valid_until: None,
+            text: format(0),
+        }
     }
 
-    /// The date now, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
-    pub(crate) fn now(&mut self) -> &[u8; 29] {
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        if second != self.second {
-            self.second = second;
-            self.text = format(second);
+    /// The date at `now`, such as `Sun, 06 Nov 1994 08:49:37 GMT`. The system's calendar clock is
+    /// read once per second.
+    pub(crate) fn at(&mut self, now: Instant) -> &[u8; 29] {
+        if self.valid_until.is_none_or(|until| now >= until) {
+            let time = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or(Duration::ZERO);
+            let rest = Duration::from_secs(1) - Duration::from_nanos(time.subsec_nanos().into());
+            self.valid_until = Some(now + rest);
+            self.text = format(time.as_secs());
         }
         &self.text
     }
@@ -87,9 +97,21 @@ mod tests {
 
     #[test]
     fn the_cache_follows_the_clock() {
+        let second = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
+        };
         let mut cache = DateCache::new();
-        assert_ne!(cache.now(), &format(0));
-        let text = *cache.now();
-        assert!(text.ends_with(b" GMT"));
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            let before = second();
+            let text = *cache.at(now);
+            assert!((before..=second()).any(|second| format(second) == text));
+            assert_eq!(*cache.at(now), text);
+            assert!(cache.valid_until.unwrap() > now);
+            now += Duration::from_secs(1);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -15,12 +15,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) struct Deadline {
     timer: Pin<Box<Sleep>>,
     due: Instant,
+    /// Whom the timer wakes, once it runs.
+    waker: Option<Waker>,
 }
 
 impl Deadline {
     /// A deadline at `due`; the timer starts with the first poll.
     pub(crate) fn new(due: Instant) -> Self {
-        Self { timer: Box::pin(sleep_until(due)), due }
+        Self {
+            timer: Box::pin(sleep_until(due)),
+            due,
+            waker: None,
+        }
     }
 
     /// Moves the deadline.
@@ -33,6 +39,15 @@ impl Deadline {
 
     /// Ready once the deadline has passed; until then the task is woken in time to see it.
     pub(crate) fn poll_passed(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // A timer that runs for this task needs no word more.
+        let known = self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()));
+        if known && !self.timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.waker = Some(context.waker().clone());
         while self.timer.as_mut().poll(context).is_ready() {
             if Instant::now() >= self.due {
                 return Poll::Ready(());
@@ -68,5 +83,24 @@ mod tests {
         assert_eq!(passed(&mut deadline).await.as_secs(), 2);
         deadline.set(Instant::now() + 5 * SECOND);
         assert_eq!(passed(&mut deadline).await.as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_wakes_the_task_that_polled_last() {
+        let mut deadline = Deadline::new(Instant::now() + 10 * SECOND);
+        let elsewhere = Waker::noop();
+        assert!(
+            deadline
+                .poll_passed(&mut Context::from_waker(elsewhere))
+                .is_pending()
+        );
+        let mut deadline = tokio::spawn(async move {
+            assert_eq!(passed(&mut deadline).await.as_secs(), 10);
+            deadline
+        })
+        .await
+        .unwrap();
+        deadline.set(Instant::now() + 3 * SECOND);
+        assert_eq!(passed(&mut deadline).await.as_secs(), 3);
     }
 }

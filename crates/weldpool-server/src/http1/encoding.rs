@@ -30,12 +30,14 @@ impl ContentEncoding {
     /// [`ErrorKind::UnsupportedEncoding`] for any other coding, and for more than one at once.
     pub fn of_body(content_encoding: Option<&[u8]>) -> Result<Self> {
         let value = content_encoding.unwrap_or_default().trim_ascii();
-        Self::from_name(value).or(value.is_empty().then_some(Self::Identity)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::UnsupportedEncoding,
-                "the Content-Encoding must be gzip, deflate or identity",
-            )
-        })
+        Self::from_name(value)
+            .or(value.is_empty().then_some(Self::Identity))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::UnsupportedEncoding,
+                    "the Content-Encoding must be gzip, deflate or identity",
+                )
+            })
     }
 
     /// The coding that a client with this `Accept-Encoding` likes best, by its weights and, among
@@ -43,12 +45,16 @@ impl ContentEncoding {
     /// read, means identity.
     #[must_use]
     pub fn negotiate(accept_encoding: Option<&[u8]>) -> Self {
-        let Some(value) = accept_encoding else { return Self::Identity };
+        let Some(value) = accept_encoding else {
+            return Self::Identity;
+        };
         let mut weights = Weights::default();
         for item in value.split(|byte| *byte == b',') {
             let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
             let name = parts.next().unwrap_or_default();
-            let Some(weight) = weight(parts) else { return Self::Identity };
+            let Some(weight) = weight(parts) else {
+                return Self::Identity;
+            };
             match Self::from_name(name) {
                 Some(Self::Gzip) => weights.gzip = Some(weight),
                 Some(Self::Deflate) => weights.deflate = Some(weight),
@@ -85,7 +91,10 @@ impl ContentEncoding {
             (b"deflate", Self::Deflate),
             (b"identity", Self::Identity),
         ];
-        names.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, coding)| *coding)
+        names
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known))
+            .map(|(_, coding)| *coding)
     }
 }
 
@@ -199,7 +208,11 @@ mod tests {
             (",,gzip,,", Gzip),
         ];
         for (header, expected) in cases {
-            assert_eq!(ContentEncoding::negotiate(Some(header.as_bytes())), expected, "{header}");
+            assert_eq!(
+                ContentEncoding::negotiate(Some(header.as_bytes())),
+                expected,
+                "{header}"
+            );
         }
         assert_eq!(ContentEncoding::negotiate(None), Identity);
     }
@@ -216,7 +229,10 @@ mod tests {
             (Some("deflate"), Deflate),
         ];
         for (header, expected) in cases {
-            assert_eq!(ContentEncoding::of_body(header.map(str::as_bytes)).unwrap(), expected);
+            assert_eq!(
+                ContentEncoding::of_body(header.map(str::as_bytes)).unwrap(),
+                expected
+            );
         }
         for header in ["br", "gzip, gzip", "gzip;q=1"] {
             let error = ContentEncoding::of_body(Some(header.as_bytes())).expect_err(header);

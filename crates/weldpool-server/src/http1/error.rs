@@ -58,7 +58,11 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     pub(crate) fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
@@ -148,7 +152,10 @@ mod tests {
     #[test]
     fn a_lost_peer_is_told_apart_from_a_failing_system() {
         let lost = Error::io(io::ErrorKind::ConnectionReset.into());
-        assert_eq!((lost.kind(), lost.status()), (ErrorKind::Disconnected, None));
+        assert_eq!(
+            (lost.kind(), lost.status()),
+            (ErrorKind::Disconnected, None)
+        );
         let failed = Error::io(io::ErrorKind::OutOfMemory.into());
         assert_eq!((failed.kind(), failed.status()), (ErrorKind::Io, None));
     }

@@ -38,7 +38,11 @@ pub trait Handler: Send + Sync + 'static {
     /// time that ran out, a handler that panicked. The default is the message as plain text.
     fn reject(&self, error: &Error) -> Response {
         let message = format!("{}\n", error.message());
-        Response::with_content(error.status().unwrap_or(500), "text/plain; charset=utf-8", message)
+        Response::with_content(
+            error.status().unwrap_or(500),
+            "text/plain; charset=utf-8",
+            message,
+        )
     }
 }
 
@@ -86,6 +90,8 @@ impl RequestTiming {
     /// the response, less the work itself.
     #[must_use]
     pub fn overhead(&self) -> Duration {
-        self.response_start.saturating_duration_since(self.body_read).saturating_sub(self.work)
+        self.response_start
+            .saturating_duration_since(self.body_read)
+            .saturating_sub(self.work)
     }
 }

@@ -103,16 +103,24 @@ impl RequestHead {
         self.target.push_str(path);
         self.method = method_of(method);
         self.method_name = span(method.as_bytes());
-        self.version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
+        self.version = if request.version == Some(0) {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
         if method == "CONNECT" {
-            return Err(Error::new(ErrorKind::Unimplemented, "this server is not a proxy"));
+            return Err(Error::new(
+                ErrorKind::Unimplemented,
+                "this server is not a proxy",
+            ));
         }
         self.split = target::split(&self.target, self.method == Method::Options)?;
 
         self.headers.clear();
         let mut meaning = Meaning::default();
         for header in request.headers.iter() {
-            self.headers.push((span(header.name.as_bytes()), span(header.value)));
+            self.headers
+                .push((span(header.name.as_bytes()), span(header.value)));
             meaning.note(header.name, header.value)?;
         }
         self.keep_alive = match self.version {
@@ -169,13 +177,17 @@ impl RequestHead {
     /// The value of the first header called `name`, if it is UTF-8.
     #[must_use]
     pub fn header_str(&self, name: &str) -> Option<&str> {
-        self.header(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.header(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// All headers in the order they came.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| {
-            (std::str::from_utf8(self.slice(*name)).unwrap_or_default(), self.slice(*value))
+            (
+                std::str::from_utf8(self.slice(*name)).unwrap_or_default(),
+                self.slice(*value),
+            )
         })
     }
 
@@ -206,7 +218,10 @@ fn span_within(whole: &[u8], part: &[u8]) -> Span {
     if part.is_empty() || start + part.len() > whole.len() {
         return Span::default();
     }
-    Span { start: start as u32, end: (start + part.len()) as u32 }
+    Span {
+        start: start as u32,
+        end: (start + part.len()) as u32,
+    }
 }
 
 fn method_of(name: &str) -> Method {
@@ -225,7 +240,10 @@ fn parse_error(error: httparse::Error, limits: &Limits) -> Error {
     use httparse::Error as Parse;
     let message = match error {
         Parse::TooManyHeaders => {
-            let message = format!("the request has more than {} headers", limits.header_count_max);
+            let message = format!(
+                "the request has more than {} headers",
+                limits.header_count_max
+            );
             return Error::new(ErrorKind::HeaderTooLarge, message);
         }
         Parse::Version => {
@@ -259,9 +277,11 @@ impl Meaning {
     fn note(&mut self, name: &str, value: &[u8]) -> Result<()> {
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
-                if std::mem::replace(&mut self.host, true) {
-                    return Err(Error::malformed("the request has more than one Host header"));
+                if self.host {
+                    let message = "the request has more than one Host header";
+                    return Err(Error::malformed(message));
                 }
+                self.host = true;
             }
             6 if name.eq_ignore_ascii_case("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
@@ -327,18 +347,28 @@ impl Meaning {
 
 /// The error for a body over `limit` bytes.
 pub(crate) fn body_too_large(limit: u64) -> Error {
-    Error::new(ErrorKind::BodyTooLarge, format!("the body is over the limit of {limit} bytes"))
+    Error::new(
+        ErrorKind::BodyTooLarge,
+        format!("the body is over the limit of {limit} bytes"),
+    )
 }
 
 fn content_length(value: &[u8]) -> Result<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Error::malformed("the Content-Length is not a decimal number"));
+        return Err(Error::malformed(
+            "the Content-Length is not a decimal number",
+        ));
     }
     value
         .iter()
-        .try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+        .try_fold(0u64, |sum, digit| {
+            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+        })
         .ok_or_else(|| {
-            Error::new(ErrorKind::BodyTooLarge, "the Content-Length is over 2^64 bytes")
+            Error::new(
+                ErrorKind::BodyTooLarge,
+                "the Content-Length is over 2^64 bytes",
+            )
         })
 }
 
@@ -368,7 +398,10 @@ mod tests {
         let length = head.parse(text.as_bytes(), &Limits::default()).unwrap();
         assert_eq!(length, Some(text.len() - 4));
         assert_eq!((head.method(), head.method_name()), (Method::Post, "POST"));
-        assert_eq!((head.path(), head.query()), ("/v2/models/a%20b/infer", Some("x=1")));
+        assert_eq!(
+            (head.path(), head.query()),
+            ("/v2/models/a%20b/infer", Some("x=1"))
+        );
         assert_eq!(head.version(), Version::Http11);
         assert_eq!(head.header("Content-Length"), Some(&b"12"[..]));
         assert_eq!(head.header_str("x-empty"), Some(""));
@@ -388,9 +421,17 @@ mod tests {
         head.parse(first.as_bytes(), &limits).unwrap().unwrap();
         assert!(head.expects_continue() && !head.keep_alive());
         assert_eq!(head.framing(), Framing::Chunked);
-        head.parse(b"PURGE /b HTTP/1.1\r\nHost: x\r\n\r\n", &limits).unwrap().unwrap();
-        assert_eq!((head.method(), head.method_name()), (Method::Other, "PURGE"));
-        assert_eq!((head.path(), head.query(), head.header("X-A")), ("/b", None, None));
+        head.parse(b"PURGE /b HTTP/1.1\r\nHost: x\r\n\r\n", &limits)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (head.method(), head.method_name()),
+            (Method::Other, "PURGE")
+        );
+        assert_eq!(
+            (head.path(), head.query(), head.header("X-A")),
+            ("/b", None, None)
+        );
         assert_eq!(head.framing(), Framing::Length(0));
         assert!(head.keep_alive() && !head.expects_continue());
     }
@@ -425,20 +466,38 @@ mod tests {
     #[test]
     fn what_could_smuggle_a_request_is_refused() {
         let cases = [
-            ("Content-Length: 3\r\nContent-Length: 3", ErrorKind::Malformed),
+            (
+                "Content-Length: 3\r\nContent-Length: 3",
+                ErrorKind::Malformed,
+            ),
             ("Content-Length: 3, 3", ErrorKind::Malformed),
             ("Content-Length: +3", ErrorKind::Malformed),
             ("Content-Length: -3", ErrorKind::Malformed),
             ("Content-Length: 0x3", ErrorKind::Malformed),
             ("Content-Length:", ErrorKind::Malformed),
             ("Content-Length: 3 3", ErrorKind::Malformed),
-            ("Content-Length: 99999999999999999999", ErrorKind::BodyTooLarge),
+            (
+                "Content-Length: 99999999999999999999",
+                ErrorKind::BodyTooLarge,
+            ),
             ("Content-Length: 67108865", ErrorKind::BodyTooLarge),
-            ("Content-Length: 3\r\nTransfer-Encoding: chunked", ErrorKind::Malformed),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 3", ErrorKind::Malformed),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", ErrorKind::Malformed),
+            (
+                "Content-Length: 3\r\nTransfer-Encoding: chunked",
+                ErrorKind::Malformed,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 3",
+                ErrorKind::Malformed,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                ErrorKind::Malformed,
+            ),
             ("Transfer-Encoding: gzip, chunked", ErrorKind::Unimplemented),
-            ("Transfer-Encoding: chunked, chunked", ErrorKind::Unimplemented),
+            (
+                "Transfer-Encoding: chunked, chunked",
+                ErrorKind::Unimplemented,
+            ),
             ("Transfer-Encoding: identity", ErrorKind::Unimplemented),
             ("Transfer-Encoding: \u{b}chunked", ErrorKind::Malformed),
             ("Transfer-Encoding : chunked", ErrorKind::Malformed),
@@ -466,12 +525,18 @@ mod tests {
         let cases = [
             ("GET / HTTP/1.1\r\n\r\n", ErrorKind::Malformed),
             ("GET / HTTP/2.0\r\n\r\n", ErrorKind::UnsupportedVersion),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ErrorKind::UnsupportedVersion),
+            (
+                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                ErrorKind::UnsupportedVersion,
+            ),
             ("\x16\x03\x01\x02\x00\x01", ErrorKind::Malformed),
             ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", ErrorKind::Malformed),
             ("GET /\r\nHost: x\r\n\r\n", ErrorKind::Malformed),
             ("GET v2 HTTP/1.1\r\nHost: x\r\n\r\n", ErrorKind::Malformed),
-            ("CONNECT host:80 HTTP/1.1\r\nHost: x\r\n\r\n", ErrorKind::Unimplemented),
+            (
+                "CONNECT host:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+                ErrorKind::Unimplemented,
+            ),
         ];
         for (text, kind) in cases {
             assert_eq!(refused(text), kind, "{text:?}");
@@ -480,12 +545,18 @@ mod tests {
 
     #[test]
     fn more_headers_than_allowed_are_refused() {
-        let limits = Limits { header_count_max: 2, ..Limits::default() };
+        let limits = Limits {
+            header_count_max: 2,
+            ..Limits::default()
+        };
         let mut head = RequestHead::new();
         let two = b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\n\r\n";
         assert!(head.parse(two, &limits).unwrap().is_some());
         let three = b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 1\r\n\r\n";
-        assert_eq!(head.parse(three, &limits).unwrap_err().kind(), ErrorKind::HeaderTooLarge);
+        assert_eq!(
+            head.parse(three, &limits).unwrap_err().kind(),
+            ErrorKind::HeaderTooLarge
+        );
     }
 
     #[test]
@@ -495,7 +566,13 @@ mod tests {
 
     #[test]
     fn an_address_without_a_path_means_the_root() {
-        assert_eq!(complete("GET http://x HTTP/1.1\r\nHost: x\r\n\r\n").path(), "/");
-        assert_eq!(complete("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path(), "*");
+        assert_eq!(
+            complete("GET http://x HTTP/1.1\r\nHost: x\r\n\r\n").path(),
+            "/"
+        );
+        assert_eq!(
+            complete("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path(),
+            "*"
+        );
     }
 }

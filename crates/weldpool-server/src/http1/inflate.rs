@@ -93,7 +93,10 @@ impl Inflater {
     /// Zero bytes both consumed and produced means that one of them was empty, or too short for
     /// progress.
     pub(crate) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step> {
-        let mut step = Step { consumed: 0, produced: 0 };
+        let mut step = Step {
+            consumed: 0,
+            produced: 0,
+        };
         loop {
             let rest = &input[step.consumed..];
             match self.stage {
@@ -106,12 +109,16 @@ impl Inflater {
                     }
                 }
                 Stage::Header(header) => {
-                    let Some(&byte) = rest.first() else { return Ok(step) };
+                    let Some(&byte) = rest.first() else {
+                        return Ok(step);
+                    };
                     self.stage = header.next(byte)?.map_or(Stage::Data, Stage::Header);
                     step.consumed += 1;
                 }
                 Stage::Trailer { read, value } => {
-                    let Some(&byte) = rest.first() else { return Ok(step) };
+                    let Some(&byte) = rest.first() else {
+                        return Ok(step);
+                    };
                     self.read_trailer(read, value | u64::from(byte) << (8 * read))?;
                     step.consumed += 1;
                 }
@@ -122,7 +129,9 @@ impl Inflater {
                     self.stage = Stage::Header(Header::START);
                 }
                 Stage::Done => {
-                    return Err(Error::malformed("the compressed body goes on behind its end"));
+                    return Err(Error::malformed(
+                        "the compressed body goes on behind its end",
+                    ));
                 }
             }
         }
@@ -141,8 +150,11 @@ impl Inflater {
             self.checksum.update(&output[..written]);
         }
         if status == Status::StreamEnd {
-            self.stage =
-                if self.gzip { Stage::Trailer { read: 0, value: 0 } } else { Stage::Done };
+            self.stage = if self.gzip {
+                Stage::Trailer { read: 0, value: 0 }
+            } else {
+                Stage::Done
+            };
         }
         Ok((read, written))
     }
@@ -151,12 +163,17 @@ impl Inflater {
     /// four bytes, the lowest first.
     fn read_trailer(&mut self, read: u8, value: u64) -> Result<()> {
         if read < 7 {
-            self.stage = Stage::Trailer { read: read + 1, value };
+            self.stage = Stage::Trailer {
+                read: read + 1,
+                value,
+            };
             return Ok(());
         }
         let expected = u64::from(self.checksum.sum()) | u64::from(self.checksum.amount()) << 32;
         if value != expected {
-            return Err(Error::malformed("the compressed body does not match its checksum"));
+            return Err(Error::malformed(
+                "the compressed body does not match its checksum",
+            ));
         }
         self.stage = Stage::Done;
         Ok(())
@@ -164,7 +181,11 @@ impl Inflater {
 }
 
 impl Header {
-    const START: Self = Self { field: Field::Fixed(0), flags: 0, read: 0 };
+    const START: Self = Self {
+        field: Field::Fixed(0),
+        flags: 0,
+        read: 0,
+    };
 
     /// The state behind `byte`, or `None` if it was the header's last.
     fn next(mut self, byte: u8) -> Result<Option<Self>> {
@@ -213,8 +234,13 @@ impl Header {
             (FLAG_COMMENT, Field::Comment),
             (FLAG_CHECKSUM, Field::Checksum(0)),
         ];
-        let passed = fields.iter().position(|(flag, _)| *flag == done).map_or(0, |at| at + 1);
-        let (_, field) = fields[passed..].iter().find(|(flag, _)| self.flags & flag != 0)?;
+        let passed = fields
+            .iter()
+            .position(|(flag, _)| *flag == done)
+            .map_or(0, |at| at + 1);
+        let (_, field) = fields[passed..]
+            .iter()
+            .find(|(flag, _)| self.flags & flag != 0)?;
         self.field = *field;
         Some(self)
     }
@@ -242,7 +268,9 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        (0..5000u32).flat_map(|n| (n * n / 7).to_le_bytes()).collect()
+        (0..5000u32)
+            .flat_map(|n| (n * n / 7).to_le_bytes())
+            .collect()
     }
 
     /// Decodes in pieces of `read` bytes of input and `write` bytes of output.
@@ -255,18 +283,38 @@ mod tests {
             position += step.consumed;
             data.extend_from_slice(&output[..step.produced]);
             if position == input.len() && step.produced < write {
-                return if inflater.is_done() { Ok(data) } else { Err(Error::disconnected()) };
+                return if inflater.is_done() {
+                    Ok(data)
+                } else {
+                    Err(Error::disconnected())
+                };
             }
-            assert!(step.consumed + step.produced > 0, "no progress at {position}");
+            assert!(
+                step.consumed + step.produced > 0,
+                "no progress at {position}"
+            );
         }
     }
 
     #[test]
     fn any_split_gives_the_same_data() {
         let data = sample();
-        for (read, write) in [(1, 1), (1, 64), (7, 3), (64, 1 << 16), (1 << 16, 1), (1 << 16, 100)] {
-            assert_eq!(decode(Inflater::gzip(), &gzip(&data), read, write).unwrap(), data);
-            assert_eq!(decode(Inflater::zlib(), &zlib(&data), read, write).unwrap(), data);
+        for (read, write) in [
+            (1, 1),
+            (1, 64),
+            (7, 3),
+            (64, 1 << 16),
+            (1 << 16, 1),
+            (1 << 16, 100),
+        ] {
+            assert_eq!(
+                decode(Inflater::gzip(), &gzip(&data), read, write).unwrap(),
+                data
+            );
+            assert_eq!(
+                decode(Inflater::zlib(), &zlib(&data), read, write).unwrap(),
+                data
+            );
         }
         assert_eq!(decode(Inflater::gzip(), &gzip(b""), 1, 1).unwrap(), b"");
         assert_eq!(decode(Inflater::zlib(), &zlib(b""), 100, 1).unwrap(), b"");
@@ -287,28 +335,43 @@ mod tests {
         let mut empty_extra = full[..10].to_vec();
         empty_extra.extend_from_slice(b"\x00\x00");
         empty_extra.extend_from_slice(&plain[10..]);
-        assert_eq!(decode(Inflater::gzip(), &empty_extra, 64, 8).unwrap(), b"data");
+        assert_eq!(
+            decode(Inflater::gzip(), &empty_extra, 64, 8).unwrap(),
+            b"data"
+        );
     }
 
     #[test]
     fn damage_is_noticed() {
         let data = sample();
         for end in [0, 1, 9, 10, 50, gzip(&data).len() - 1] {
-            assert!(decode(Inflater::gzip(), &gzip(&data)[..end], 64, 64).is_err(), "{end}");
+            assert!(
+                decode(Inflater::gzip(), &gzip(&data)[..end], 64, 64).is_err(),
+                "{end}"
+            );
         }
         for end in [0, 1, 2, 50, zlib(&data).len() - 1] {
-            assert!(decode(Inflater::zlib(), &zlib(&data)[..end], 64, 64).is_err(), "{end}");
+            assert!(
+                decode(Inflater::zlib(), &zlib(&data)[..end], 64, 64).is_err(),
+                "{end}"
+            );
         }
         for position in [0, 1, 2, 3, 20] {
             let mut input = gzip(&data);
             input[position] ^= 0xff;
-            assert!(decode(Inflater::gzip(), &input, 64, 64).is_err(), "{position}");
+            assert!(
+                decode(Inflater::gzip(), &input, 64, 64).is_err(),
+                "{position}"
+            );
         }
         for from_end in [1, 5, 8] {
             let mut input = gzip(&data);
             let position = input.len() - from_end;
             input[position] ^= 1;
-            assert!(decode(Inflater::gzip(), &input, 64, 64).is_err(), "{from_end}");
+            assert!(
+                decode(Inflater::gzip(), &input, 64, 64).is_err(),
+                "{from_end}"
+            );
         }
         let behind = [zlib(b"data"), b"x".to_vec()].concat();
         assert!(decode(Inflater::zlib(), &behind, 64, 64).is_err());

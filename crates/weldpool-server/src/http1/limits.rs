@@ -85,18 +85,40 @@ impl Limits {
     pub fn validate(&self) -> Result<()> {
         let invalid = |message: String| Err(Error::new(ErrorKind::InvalidLimit, message));
         let sizes = [
-            ("header_bytes_max", self.header_bytes_max as u64, 512, 1 << 20),
-            ("header_count_max", self.header_count_max as u64, 1, HEADER_COUNT_CAP as u64),
+            (
+                "header_bytes_max",
+                self.header_bytes_max as u64,
+                512,
+                1 << 20,
+            ),
+            (
+                "header_count_max",
+                self.header_count_max as u64,
+                1,
+                HEADER_COUNT_CAP as u64,
+            ),
             ("body_bytes_max", self.body_bytes_max, 1, 1 << 50),
             ("decoded_bytes_max", self.decoded_bytes_max, 1, 1 << 50),
             ("drain_bytes_max", self.drain_bytes_max, 0, 1 << 30),
-            ("connections_max", u64::from(self.connections_max), 1, 1 << 20),
-            ("pipeline_depth_max", u64::from(self.pipeline_depth_max), 1, 1 << 20),
+            (
+                "connections_max",
+                u64::from(self.connections_max),
+                1,
+                1 << 20,
+            ),
+            (
+                "pipeline_depth_max",
+                u64::from(self.pipeline_depth_max),
+                1,
+                1 << 20,
+            ),
             ("body_rate_min", self.body_rate_min, 0, 1 << 40),
         ];
         for (name, value, least, most) in sizes {
             if value < least || value > most {
-                return invalid(format!("{name} is {value}; it must be from {least} to {most}"));
+                return invalid(format!(
+                    "{name} is {value}; it must be from {least} to {most}"
+                ));
             }
         }
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -108,7 +130,9 @@ impl Limits {
         ];
         for (name, value) in times {
             if value.is_zero() || value > DAY {
-                return invalid(format!("{name} is {value:?}; it must be above zero, one day at most"));
+                return invalid(format!(
+                    "{name} is {value:?}; it must be above zero, one day at most"
+                ));
             }
         }
         if self.linger_time > DAY {
@@ -134,14 +158,62 @@ mod tests {
     fn an_unusable_limit_is_named() {
         let default = Limits::default;
         let cases: [(&str, Limits); 8] = [
-            ("header_bytes_max", Limits { header_bytes_max: 511, ..default() }),
-            ("header_count_max", Limits { header_count_max: HEADER_COUNT_CAP + 1, ..default() }),
-            ("body_bytes_max", Limits { body_bytes_max: 0, ..default() }),
-            ("connections_max", Limits { connections_max: 0, ..default() }),
-            ("pipeline_depth_max", Limits { pipeline_depth_max: 0, ..default() }),
-            ("header_time", Limits { header_time: Duration::ZERO, ..default() }),
-            ("write_idle_time", Limits { write_idle_time: Duration::MAX, ..default() }),
-            ("linger_time", Limits { linger_time: Duration::MAX, ..default() }),
+            (
+                "header_bytes_max",
+                Limits {
+                    header_bytes_max: 511,
+                    ..default()
+                },
+            ),
+            (
+                "header_count_max",
+                Limits {
+                    header_count_max: HEADER_COUNT_CAP + 1,
+                    ..default()
+                },
+            ),
+            (
+                "body_bytes_max",
+                Limits {
+                    body_bytes_max: 0,
+                    ..default()
+                },
+            ),
+            (
+                "connections_max",
+                Limits {
+                    connections_max: 0,
+                    ..default()
+                },
+            ),
+            (
+                "pipeline_depth_max",
+                Limits {
+                    pipeline_depth_max: 0,
+                    ..default()
+                },
+            ),
+            (
+                "header_time",
+                Limits {
+                    header_time: Duration::ZERO,
+                    ..default()
+                },
+            ),
+            (
+                "write_idle_time",
+                Limits {
+                    write_idle_time: Duration::MAX,
+                    ..default()
+                },
+            ),
+            (
+                "linger_time",
+                Limits {
+                    linger_time: Duration::MAX,
+                    ..default()
+                },
+            ),
         ];
         for (name, limits) in cases {
             let error = limits.validate().expect_err(name);

@@ -78,7 +78,9 @@ impl Response {
         content_type: impl Into<HeaderValue>,
         content: impl Into<Chunk>,
     ) -> Self {
-        Self::new(status).header(HeaderName::CONTENT_TYPE, content_type).chunk(content)
+        Self::new(status)
+            .header(HeaderName::CONTENT_TYPE, content_type)
+            .chunk(content)
     }
 
     /// Adds a header.
@@ -155,6 +157,10 @@ impl Response {
         self.work
     }
 
+    pub(crate) fn is_compressible(&self) -> bool {
+        self.compressible
+    }
+
     /// The body's length in bytes.
     pub(crate) fn body_len(&self) -> u64 {
         self.body.iter().map(|chunk| chunk.len() as u64).sum()
@@ -166,7 +172,23 @@ impl Response {
     ///
     /// [`ErrorKind::ResponseUnreadable`] if pool memory is being written or is not host memory.
     pub(crate) fn lock(&self) -> Result<Vec<LockedChunk<'_>>> {
-        self.body.iter().filter(|chunk| !chunk.is_empty()).map(Chunk::lock).collect()
+        self.body
+            .iter()
+            .filter(|chunk| !chunk.is_empty())
+            .map(Chunk::lock)
+            .collect()
+    }
+
+    /// Appends a copy of the body to `out`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lock`](Self::lock); `out` is then left with part of the body.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) -> Result<()> {
+        for chunk in &self.body {
+            out.extend_from_slice(&chunk.lock()?);
+        }
+        Ok(())
     }
 
     /// Replaces the body by its compressed form if the client prefers one and it may be.
@@ -184,9 +206,12 @@ impl Response {
         if !self.compressible || length < COMPRESSED_BYTES_MIN {
             return Ok(self);
         }
-        self.headers.push((HeaderName::VARY, HeaderValue::from("Accept-Encoding")));
+        self.headers
+            .push((HeaderName::VARY, HeaderValue::from("Accept-Encoding")));
         let coding = ContentEncoding::negotiate(accept_encoding);
-        let Some(name) = coding.header_value() else { return Ok(self) };
+        let Some(name) = coding.header_value() else {
+            return Ok(self);
+        };
 
         let compress = move |response: &Self| -> Result<Vec<u8>> {
             let parts = response.lock()?;
@@ -204,12 +229,17 @@ impl Response {
                 (self, compressed)
             });
             let (response, compressed) = task.await.map_err(|_| {
-                Error::new(ErrorKind::ResponseUnreadable, "the response was not compressed")
+                Error::new(
+                    ErrorKind::ResponseUnreadable,
+                    "the response was not compressed",
+                )
             })?;
             (response, compressed?)
         };
         response.body = vec![Chunk::Owned(compressed)];
-        response.headers.push((HeaderName::CONTENT_ENCODING, HeaderValue::from(name)));
+        response
+            .headers
+            .push((HeaderName::CONTENT_ENCODING, HeaderValue::from(name)));
         Ok(response)
     }
 }
@@ -347,8 +377,20 @@ const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
-                | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         )
 }
 
@@ -360,7 +402,10 @@ impl HeaderValue {
     /// [`ErrorKind::InvalidHeader`] if it holds control characters, which could end the header.
     pub fn new(text: impl Into<String>) -> Result<Self> {
         let text = text.into();
-        if text.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+        if text
+            .bytes()
+            .any(|byte| byte != b'\t' && byte.is_ascii_control())
+        {
             return Err(Error::new(
                 ErrorKind::InvalidHeader,
                 "a header's value must not hold control characters",
@@ -372,19 +417,28 @@ impl HeaderValue {
     /// Appends the value as it is written to the client.
     pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
         match &self.0 {
-            // A constant may hold anything; what could end the header is left out.
-            Value::Text(Cow::Borrowed(text)) => {
-                out.extend(text.bytes().filter(|byte| !byte.is_ascii_control()));
-            }
-            Value::Text(Cow::Owned(text)) => out.extend_from_slice(text.as_bytes()),
+            Value::Text(text) => out.extend_from_slice(text.as_bytes()),
             Value::Number(number) => write_decimal(out, *number),
         }
     }
 }
 
+/// Characters that could end the header are left out.
 impl From<&'static str> for HeaderValue {
     fn from(text: &'static str) -> Self {
-        Self(Value::Text(Cow::Borrowed(text)))
+        // Without an early exit the loop runs on many bytes at once.
+        let clean = text
+            .bytes()
+            .fold(true, |clean, byte| clean & !byte.is_ascii_control());
+        Self(Value::Text(if clean {
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(
+                text.chars()
+                    .filter(|char| !char.is_ascii_control())
+                    .collect(),
+            )
+        }))
     }
 }
 
@@ -453,9 +507,20 @@ mod tests {
 
     #[test]
     fn names_that_the_connection_writes_are_refused() {
-        for name in ["", "a b", "a:", "content-length", "Transfer-Encoding", "CONNECTION", "Date"] {
+        for name in [
+            "",
+            "a b",
+            "a:",
+            "content-length",
+            "Transfer-Encoding",
+            "CONNECTION",
+            "Date",
+        ] {
             let name = name.to_owned().leak();
-            assert!(std::panic::catch_unwind(|| HeaderName::from_static(name)).is_err(), "{name}");
+            assert!(
+                std::panic::catch_unwind(|| HeaderName::from_static(name)).is_err(),
+                "{name}"
+            );
         }
         assert_eq!(HeaderName::from_static("X-a_1").as_str(), "X-a_1");
     }
@@ -466,12 +531,21 @@ mod tests {
         let mut buffer = allocator.allocate(4).unwrap();
         buffer.write::<u8>().unwrap().copy_from_slice(b"pool");
         let view = buffer.share();
-        let response = Response::new(200).chunk("head ").chunk(Vec::new()).chunk(view.clone());
+        let response = Response::new(200)
+            .chunk("head ")
+            .chunk(Vec::new())
+            .chunk(view.clone());
         assert_eq!(response.body_len(), 9);
         {
             let parts = response.lock().unwrap();
             assert_eq!(parts.len(), 2);
-            assert_eq!(parts.iter().flat_map(|part| part.to_vec()).collect::<Vec<_>>(), b"head pool");
+            assert_eq!(
+                parts
+                    .iter()
+                    .flat_map(|part| part.to_vec())
+                    .collect::<Vec<_>>(),
+                b"head pool"
+            );
             assert!(view.write::<u8>().is_err());
         }
         let writing = view.write::<u8>().unwrap();
@@ -494,10 +568,16 @@ mod tests {
         let gzip = Some(&b"gzip"[..]);
         let large = || Response::new(200).chunk(vec![1; 100_000]);
         assert_eq!(encoded(large(), gzip).await, (None, 100_000));
-        assert_eq!(encoded(large().compressible(true), None).await, (None, 100_000));
+        assert_eq!(
+            encoded(large().compressible(true), None).await,
+            (None, 100_000)
+        );
         let small = Response::new(200).chunk("short").compressible(true);
         assert_eq!(encoded(small, gzip).await, (None, 5));
-        for response in [large(), Response::new(200).chunk(vec![1; 1000]).chunk(vec![2; 1000])] {
+        for response in [
+            large(),
+            Response::new(200).chunk(vec![1; 1000]).chunk(vec![2; 1000]),
+        ] {
             let (coding, length) = encoded(response.compressible(true), gzip).await;
             assert_eq!(coding.as_deref(), Some("gzip"));
             assert!(length < 1000, "{length}");

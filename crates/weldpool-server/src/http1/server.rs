@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -61,20 +62,30 @@ pub struct ServerStats {
 }
 
 impl Server {
-    /// Listens on `address`; port zero lets the system choose.
+    /// Listens on `address`; port zero lets the system choose. Has to be called on a `tokio`
+    /// runtime.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidLimit`], [`ErrorKind::AddressInUse`], and
-    /// [`ErrorKind::AddressUnavailable`] for whatever else the system says. Each is one line that
-    /// names the address.
+    /// [`ErrorKind::AddressUnavailable`] for whatever else the system says, or without a runtime.
+    /// Each is one line that names the address.
     pub fn bind(address: SocketAddr, limits: Limits) -> Result<Self> {
         limits.validate()?;
         let listener = listen(address).map_err(|error| bind_error(address, error))?;
-        let address = listener.local_addr().map_err(|error| bind_error(address, error))?;
-        let control =
-            ServerControl { registry: Arc::default(), stop: Arc::new(watch::Sender::new(None)) };
-        Ok(Self { listener, address, settings: Settings::new(limits, None), control })
+        let address = listener
+            .local_addr()
+            .map_err(|error| bind_error(address, error))?;
+        let control = ServerControl {
+            registry: Arc::default(),
+            stop: Arc::new(watch::Sender::new(None)),
+        };
+        Ok(Self {
+            listener,
+            address,
+            settings: Settings::new(limits, None),
+            control,
+        })
     }
 
     /// Has `observer` told of every response.
@@ -103,7 +114,12 @@ impl Server {
     ///
     /// Dropping the future aborts every connection at once.
     pub async fn serve<H: Handler>(self, handler: H) -> ServerStats {
-        let Self { listener, settings, control, .. } = self;
+        let Self {
+            listener,
+            settings,
+            control,
+            ..
+        } = self;
         let settings = Arc::new(settings);
         let handler = Arc::new(handler);
         let slots = Arc::new(Semaphore::new(settings.limits.connections_max as usize));
@@ -114,7 +130,9 @@ impl Server {
             loop {
                 let (stream, peer) = control.registry.accept(&listener).await;
                 let slot = control.registry.slot(&slots, &settings).await;
-                control.registry.spawn(stream, peer, &handler, &settings, slot);
+                control
+                    .registry
+                    .spawn(stream, peer, &handler, &settings, slot);
             }
         };
         tokio::select! {
@@ -125,7 +143,10 @@ impl Server {
         drop(listener);
         settings.set_closing(true);
         control.registry.close_idle();
-        control.registry.drain(&slots, settings.limits.connections_max, stop).await;
+        control
+            .registry
+            .drain(&slots, settings.limits.connections_max, stop)
+            .await;
         control.stats()
     }
 }
@@ -166,7 +187,9 @@ impl ServerControl {
 
 impl fmt::Debug for ServerControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerControl").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("ServerControl")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,7 +279,9 @@ impl Registry {
         let (handler, settings) = (handler.clone(), settings.clone());
         let task = tokio::spawn(async move {
             let _registration = registration;
-            Connection::new(stream, Some(peer), &*handler, &settings, &progress).run().await;
+            Connection::new(stream, Some(peer), &*handler, &settings, &progress)
+                .run()
+                .await;
         });
         // The entry is gone already if the connection was that short.
         if let Some(entry) = self.lock().entries.get_mut(&id) {
@@ -269,7 +294,13 @@ impl Registry {
         let id = open.next_id;
         open.next_id += 1;
         open.past.connections_accepted += 1;
-        open.entries.insert(id, Entry { progress, task: None });
+        open.entries.insert(
+            id,
+            Entry {
+                progress,
+                task: None,
+            },
+        );
         id
     }
 
@@ -288,13 +319,21 @@ impl Registry {
 
     fn close_idle(&self) {
         let mut open = self.lock();
-        let closed = open.entries.values().filter(|entry| entry.close_if_idle()).count();
+        let closed = open
+            .entries
+            .values()
+            .filter(|entry| entry.close_if_idle())
+            .count();
         open.past.connections_evicted += closed as u64;
     }
 
     fn abort_all(&self) {
         let mut open = self.lock();
-        for task in open.entries.values().filter_map(|entry| entry.task.as_ref()) {
+        for task in open
+            .entries
+            .values()
+            .filter_map(|entry| entry.task.as_ref())
+        {
             task.abort();
         }
         open.past.connections_aborted += open.entries.len() as u64;
@@ -370,14 +409,23 @@ struct AbortOnDrop<'a>(&'a Registry);
 impl Drop for AbortOnDrop<'_> {
     fn drop(&mut self) {
         let open = self.0.lock();
-        for task in open.entries.values().filter_map(|entry| entry.task.as_ref()) {
+        for task in open
+            .entries
+            .values()
+            .filter_map(|entry| entry.task.as_ref())
+        {
             task.abort();
         }
     }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    Handle::try_current().map_err(io::Error::other)?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     // On Windows this option would let two servers share the port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;

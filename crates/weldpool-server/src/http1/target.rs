@@ -19,10 +19,16 @@ pub(crate) struct Split {
 /// (`http://host/v2`) or, if `asterisk` allows it, in `*`.
 pub(crate) fn split(target: &str, asterisk: bool) -> Result<Split> {
     if !target.is_ascii() || target.contains('#') {
-        return Err(Error::malformed("the request target holds a character that must be encoded"));
+        return Err(Error::malformed(
+            "the request target holds a character that must be encoded",
+        ));
     }
     if target == "*" && asterisk {
-        return Ok(Split { path_start: 0, path_end: 1, query_start: None });
+        return Ok(Split {
+            path_start: 0,
+            path_end: 1,
+            query_start: None,
+        });
     }
     let path_start = if target.starts_with('/') {
         0
@@ -31,7 +37,9 @@ pub(crate) fn split(target: &str, asterisk: bool) -> Result<Split> {
             Error::malformed("the request target is neither a path nor an http address")
         })?
     };
-    let question_mark = target[path_start..].find('?').map(|offset| path_start + offset);
+    let question_mark = target[path_start..]
+        .find('?')
+        .map(|offset| path_start + offset);
     Ok(Split {
         path_start,
         path_end: question_mark.unwrap_or(target.len()),
@@ -115,13 +123,26 @@ mod tests {
         for (target, path, query) in cases {
             let found = split(target, true).expect(target);
             assert_eq!(&target[found.path_start..found.path_end], path, "{target}");
-            assert_eq!(found.query_start.map(|start| &target[start..]), query, "{target}");
+            assert_eq!(
+                found.query_start.map(|start| &target[start..]),
+                query,
+                "{target}"
+            );
         }
     }
 
     #[test]
     fn other_targets_are_refused() {
-        for target in ["v2", "*x", "ftp://host/", "http://", "http:///v2", "/a#b", "/é", "host:80"] {
+        for target in [
+            "v2",
+            "*x",
+            "ftp://host/",
+            "http://",
+            "http:///v2",
+            "/a#b",
+            "/é",
+            "host:80",
+        ] {
             assert!(split(target, true).is_err(), "{target}");
         }
         assert!(split("*", false).is_err());
@@ -129,7 +150,10 @@ mod tests {
 
     #[test]
     fn percent_encoding_is_undone() {
-        assert!(matches!(percent_decode("plain+text").unwrap(), Cow::Borrowed("plain+text")));
+        assert!(matches!(
+            percent_decode("plain+text").unwrap(),
+            Cow::Borrowed("plain+text")
+        ));
         assert_eq!(percent_decode("a%20b%2Fc%c3%a9").unwrap(), "a b/cé");
         for text in ["%", "%1", "%zz", "a%2", "%ff", "%c3x"] {
             assert!(percent_decode(text).is_err(), "{text}");

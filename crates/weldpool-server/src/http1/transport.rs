@@ -159,7 +159,9 @@ mod tests {
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         (client, listener.accept().await.unwrap().0)
     }
 
@@ -209,13 +211,19 @@ mod tests {
     async fn several_sources_are_written_in_order() {
         let (mut client, mut server) = pair().await;
         let count = poll_fn(|context| {
-            let sources = [IoSlice::new(b"head "), IoSlice::new(b""), IoSlice::new(b"body")];
+            let sources = [
+                IoSlice::new(b"head "),
+                IoSlice::new(b""),
+                IoSlice::new(b"body"),
+            ];
             server.poll_write_vectored(context, &sources)
         })
         .await
         .unwrap();
         assert_eq!(count, 9);
-        poll_fn(|context| Transport::poll_shutdown(&mut server, context)).await.unwrap();
+        poll_fn(|context| Transport::poll_shutdown(&mut server, context))
+            .await
+            .unwrap();
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "head body");

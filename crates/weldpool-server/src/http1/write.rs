@@ -4,9 +4,8 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::ops::Deref;
 use std::task::Poll;
-use std::time::Instant;
 
-use tokio::time::Instant as TimerInstant;
+use tokio::time::Instant;
 
 use super::body::write_timeout;
 use super::deadline::Deadline;
@@ -21,6 +20,8 @@ const PARTS_MAX: usize = 32;
 /// What the head of a response says besides what the response says itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Framing<'a> {
+    /// Bytes of the body, whether it is sent or not.
+    pub(crate) length: u64,
     /// The `Connection` header, if there is to be one.
     pub(crate) connection: Option<&'static str>,
     /// The `Date` header, if there is to be one.
@@ -43,7 +44,7 @@ pub(crate) fn write_head(out: &mut Vec<u8>, response: &Response, framing: Framin
     }
     if has_length(status) {
         out.extend_from_slice(b"Content-Length: ");
-        write_decimal(out, response.body_len());
+        write_decimal(out, framing.length);
         out.extend_from_slice(b"\r\n");
     }
     if let Some(date) = framing.date {
@@ -64,8 +65,7 @@ pub(crate) fn has_length(status: u16) -> bool {
     !matches!(status, 100..=199 | 204 | 304)
 }
 
-/// Writes `head` and then all of `body`, and returns the time just before the call that gave the
-/// first byte to the system.
+/// Writes `head` and then all of `body`. Returns whether the client had to be waited for.
 ///
 /// # Errors
 ///
@@ -80,13 +80,12 @@ pub(crate) async fn write_all<B: Deref<Target = [u8]>>(
     limits: &Limits,
     head: &[u8],
     body: &[B],
-) -> Result<Instant> {
+) -> Result<bool> {
     let part = |index: usize| -> &[u8] { if index == 0 { head } else { &body[index - 1] } };
     let parts = body.len() + 1;
     // The part that is being written, and how much of it is.
     let (mut index, mut offset) = (0, 0);
-    let mut waiting = false;
-    let start = Instant::now();
+    let (mut waiting, mut waited) = (false, false);
     poll_fn(|context| {
         loop {
             while index < parts && offset >= part(index).len() {
@@ -94,7 +93,7 @@ pub(crate) async fn write_all<B: Deref<Target = [u8]>>(
                 index += 1;
             }
             if index == parts {
-                return Poll::Ready(Ok(start));
+                return Poll::Ready(Ok(waited));
             }
             let mut slices = [IoSlice::new(&[]); PARTS_MAX];
             let count = (parts - index).min(PARTS_MAX);
@@ -111,8 +110,8 @@ pub(crate) async fn write_all<B: Deref<Target = [u8]>>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::io(error))),
                 Poll::Pending => {
                     if !waiting {
-                        waiting = true;
-                        deadline.set(TimerInstant::now() + limits.write_idle_time);
+                        (waiting, waited) = (true, true);
+                        deadline.set(Instant::now() + limits.write_idle_time);
                     }
                     return deadline.poll_passed(context).map(|()| Err(write_timeout()));
                 }
@@ -220,11 +219,16 @@ mod tests {
     }
 
     fn trickle(most: usize) -> Trickle {
-        Trickle { taken: Vec::new(), most, calls: 0, stuck: false }
+        Trickle {
+            taken: Vec::new(),
+            most,
+            calls: 0,
+            stuck: false,
+        }
     }
 
     fn deadline() -> Deadline {
-        Deadline::new(TimerInstant::now() + Duration::from_secs(60))
+        Deadline::new(Instant::now() + Duration::from_secs(60))
     }
 
     #[tokio::test]
@@ -233,9 +237,15 @@ mod tests {
         let expected = [b"head".to_vec(), body.concat()].concat();
         for most in [1, 2, 5, 64, 10_000] {
             let mut transport = trickle(most);
-            write_all(&mut transport, &mut deadline(), &Limits::default(), b"head", &body)
-                .await
-                .unwrap();
+            write_all(
+                &mut transport,
+                &mut deadline(),
+                &Limits::default(),
+                b"head",
+                &body,
+            )
+            .await
+            .unwrap();
             assert_eq!(transport.taken, expected, "{most}");
         }
     }
@@ -244,22 +254,32 @@ mod tests {
     async fn a_response_of_few_parts_takes_one_call() {
         let mut transport = trickle(1 << 20);
         let body = [vec![1; 100], vec![2; 100_000]];
-        write_all(&mut transport, &mut deadline(), &Limits::default(), b"head", &body)
-            .await
-            .unwrap();
+        write_all(
+            &mut transport,
+            &mut deadline(),
+            &Limits::default(),
+            b"head",
+            &body,
+        )
+        .await
+        .unwrap();
         assert_eq!(transport.calls, 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_is_given_up() {
-        let mut transport = Trickle { stuck: true, ..trickle(1) };
-        let start = TimerInstant::now();
+        let mut transport = Trickle {
+            stuck: true,
+            ..trickle(1)
+        };
+        let start = Instant::now();
+        let nothing: [Vec<u8>; 0] = [];
         let error = write_all(
             &mut transport,
             &mut deadline(),
             &Limits::default(),
             b"head",
-            &[Vec::new(); 0],
+            &nothing,
         )
         .await
         .unwrap_err();
@@ -273,7 +293,11 @@ mod tests {
             .header(HeaderName::RETRY_AFTER, 7u64)
             .chunk(vec![0; 10]);
         let mut out = Vec::new();
-        let framing = Framing { connection: Some("close"), date: Some(b"today") };
+        let framing = Framing {
+            length: 12,
+            connection: Some("close"),
+            date: Some(b"today"),
+        };
         write_head(&mut out, &response, framing);
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -285,7 +309,11 @@ mod tests {
     #[test]
     fn a_response_that_has_no_body_has_no_length() {
         let mut out = Vec::new();
-        let framing = Framing { connection: None, date: None };
+        let framing = Framing {
+            length: 0,
+            connection: None,
+            date: None,
+        };
         write_head(&mut out, &Response::new(204), framing);
         write_head(&mut out, &Response::new(299), framing);
         assert_eq!(

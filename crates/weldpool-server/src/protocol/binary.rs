@@ -45,7 +45,9 @@ impl<'a> Plan<'a> {
             let Source::Binary(size) = input.source else {
                 continue;
             };
-            total = total.checked_add(size).ok_or_else(|| too_large(input, limits))?;
+            total = total
+                .checked_add(size)
+                .ok_or_else(|| too_large(input, limits))?;
             if let Some(remaining) = remaining.filter(|remaining| total > *remaining) {
                 return Err(Error::invalid_argument(format!(
                     "unexpected size for input '{}', expecting {} additional bytes for model '{}'",
@@ -59,11 +61,17 @@ impl<'a> Plan<'a> {
             if total > limits.tensor_bytes_max as u64 {
                 return Err(too_large(input, limits));
             }
-            blobs.push(Blob { input: &input.name, bytes });
+            blobs.push(Blob {
+                input: &input.name,
+                bytes,
+            });
         }
         match remaining {
             Some(remaining) if remaining > total => Err(surplus(model.name())),
-            _ => Ok(Plan { blobs, model: model.name() }),
+            _ => Ok(Plan {
+                blobs,
+                model: model.name(),
+            }),
         }
     }
 
@@ -73,7 +81,11 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// As the body, `InvalidArgument` if it is not exactly as long as planned, and `Unavailable`
     /// without memory.
-    pub(crate) async fn read<B: Body>(self, body: &mut B, allocator: &Allocator) -> Result<Vec<Option<Buffer>>> {
+    pub(crate) async fn read<B: Body>(
+        self,
+        body: &mut B,
+        allocator: &Allocator,
+    ) -> Result<Vec<Option<Buffer>>> {
         let mut buffers = Vec::with_capacity(self.blobs.len());
         if body.remaining().is_some() {
             for blob in &self.blobs {
@@ -86,24 +98,32 @@ impl<'a> Plan<'a> {
             for blob in &self.blobs {
                 let mut buffer = [blob.allocate(allocator)?];
                 self.fill(body, &mut buffer).await.map_err(|error| {
-                    errors::within(format_args!("input '{}' for model '{}'", blob.input, self.model), &error)
+                    errors::within(
+                        format_args!("input '{}' for model '{}'", blob.input, self.model),
+                        &error,
+                    )
                 })?;
                 buffers.extend(buffer);
             }
         }
-        if body.is_at_end().await? { Ok(buffers) } else { Err(surplus(self.model)) }
+        if body.is_at_end().await? {
+            Ok(buffers)
+        } else {
+            Err(surplus(self.model))
+        }
     }
 
     /// Reads from the body into all of `buffers`, in as few calls as the body can.
     async fn fill<B: Body>(&self, body: &mut B, buffers: &mut [Option<Buffer>]) -> Result<()> {
         let mut guards = Vec::with_capacity(buffers.len());
         for buffer in buffers.iter_mut().flatten() {
-            let guard: WriteGuard<'_, u8> = buffer
-                .write()
-                .map_err(|error| errors::memory(format_args!("a request for model '{}'", self.model), &error))?;
+            let guard: WriteGuard<'_, u8> = buffer.write().map_err(|error| {
+                errors::memory(format_args!("a request for model '{}'", self.model), &error)
+            })?;
             guards.push(guard);
         }
-        let mut destinations: Vec<&mut [u8]> = guards.iter_mut().map(|guard| &mut **guard).collect();
+        let mut destinations: Vec<&mut [u8]> =
+            guards.iter_mut().map(|guard| &mut **guard).collect();
         body.read_exact(&mut destinations).await
     }
 }
@@ -122,15 +142,21 @@ impl Blob<'_> {
 
 /// Checks the size of a blob whose elements all have the same size.
 fn check_size(input: &Input, size: u64, model: &Served) -> Result<()> {
-    let Some(element) = input.data_type.byte_size() else { return Ok(()) };
+    let Some(element) = input.data_type.byte_size() else {
+        return Ok(());
+    };
     let expected = (input.count as u64).checked_mul(element as u64);
     if expected == Some(size) {
         return Ok(());
     }
-    let expected = expected.map_or_else(|| "more than can be counted".to_owned(), |bytes| bytes.to_string());
+    let expected = expected.map_or_else(
+        || "more than can be counted".to_owned(),
+        |bytes| bytes.to_string(),
+    );
     Err(Error::invalid_argument(format!(
         "input byte size mismatch for input '{}' for model '{}'. Expected {expected}, got {size}",
-        input.name, model.name()
+        input.name,
+        model.name()
     )))
 }
 
@@ -142,5 +168,7 @@ fn too_large(input: &Input, limits: &Limits) -> Error {
 }
 
 fn surplus(model: &str) -> Error {
-    Error::invalid_argument(format!("unexpected additional input data for model '{model}'"))
+    Error::invalid_argument(format!(
+        "unexpected additional input data for model '{model}'"
+    ))
 }

@@ -1,7 +1,7 @@
 //! Where the bytes of a request come from: a connection, or memory.
 
-use crate::{Error, ErrorKind, Result};
 use crate::http1::{self, BodyReader};
+use crate::{Error, ErrorKind, Result};
 
 /// The body of a request, read from front to back into memory of the caller's choice.
 pub(crate) trait Body {
@@ -25,11 +25,15 @@ impl Body for BodyReader<'_> {
     }
 
     async fn read_exact(&mut self, destinations: &mut [&mut [u8]]) -> Result<()> {
-        self.read_vectored_exact(destinations).await.map_err(from_connection)
+        self.read_vectored_exact(destinations)
+            .await
+            .map_err(from_connection)
     }
 
     async fn read_to_end(&mut self, limit: usize) -> Result<Vec<u8>> {
-        BodyReader::read_to_end(self, limit).await.map_err(from_connection)
+        BodyReader::read_to_end(self, limit)
+            .await
+            .map_err(from_connection)
     }
 
     async fn is_at_end(&mut self) -> Result<bool> {
@@ -84,7 +88,10 @@ pub(crate) mod tests {
 
         async fn read_to_end(&mut self, limit: usize) -> Result<Vec<u8>> {
             if self.bytes.len() > limit {
-                return Err(Error::new(ErrorKind::PayloadTooLarge, "the body is too large"));
+                return Err(Error::new(
+                    ErrorKind::PayloadTooLarge,
+                    "the body is too large",
+                ));
             }
             Ok(std::mem::take(&mut self.bytes).to_vec())
         }

@@ -45,10 +45,20 @@ pub(crate) fn classify(
     count: u32,
     labels: &[String],
 ) -> Result<Classes> {
-    let rows = if batched { tensor.shape().first().copied().unwrap_or(1) } else { 1 };
+    let rows = if batched {
+        tensor.shape().first().copied().unwrap_or(1)
+    } else {
+        1
+    };
     let per_row = tensor.element_count().checked_div(rows).unwrap_or(0);
     let count = usize::try_from(count).unwrap_or(usize::MAX).min(per_row);
-    let ranking = Ranking { subject, tensor, per_row, count, labels };
+    let ranking = Ranking {
+        subject,
+        tensor,
+        per_row,
+        count,
+        labels,
+    };
     let strings = match tensor.data_type() {
         DataType::Uint8 => ranking.integers::<u8>(),
         DataType::Uint16 => ranking.integers::<u16>(),
@@ -67,7 +77,14 @@ pub(crate) fn classify(
             )))
         }
     }?;
-    Ok(Classes { shape: if batched { vec![rows, count] } else { vec![count] }, strings })
+    Ok(Classes {
+        shape: if batched {
+            vec![rows, count]
+        } else {
+            vec![count]
+        },
+        strings,
+    })
 }
 
 struct Ranking<'a> {
@@ -86,12 +103,17 @@ impl Ranking<'_> {
     fn floats<T: Scalar + Into<f64>>(&self) -> Result<Vec<String>> {
         let ascending = |left: &T, right: &T| {
             let (left, right): (f64, f64) = ((*left).into(), (*right).into());
-            left.partial_cmp(&right).unwrap_or_else(|| right.is_nan().cmp(&left.is_nan()))
+            left.partial_cmp(&right)
+                .unwrap_or_else(|| right.is_nan().cmp(&left.is_nan()))
         };
         self.rank::<T>(ascending, |value| {
             let value: f64 = (*value).into();
             // Triton's six decimals, and its spelling of NaN.
-            if value.is_nan() { "nan".to_owned() } else { format!("{value:.6}") }
+            if value.is_nan() {
+                "nan".to_owned()
+            } else {
+                format!("{value:.6}")
+            }
         })
     }
 
@@ -100,13 +122,18 @@ impl Ranking<'_> {
         ascending: impl Fn(&T, &T) -> Ordering,
         text_of: impl Fn(&T) -> String,
     ) -> Result<Vec<String>> {
-        let values = self.tensor.values::<T>().map_err(|error| errors::tensor(self.subject, &error))?;
+        let values = self
+            .tensor
+            .values::<T>()
+            .map_err(|error| errors::tensor(self.subject, &error))?;
         let mut strings = Vec::new();
         if self.count == 0 {
             return Ok(strings);
         }
         for row in values.chunks_exact(self.per_row) {
-            let better = |left: &usize, right: &usize| ascending(&row[*right], &row[*left]).then(left.cmp(right));
+            let better = |left: &usize, right: &usize| {
+                ascending(&row[*right], &row[*left]).then(left.cmp(right))
+            };
             let mut order: Vec<usize> = (0..row.len()).collect();
             if self.count < order.len() {
                 order.select_nth_unstable_by(self.count, better);
@@ -133,7 +160,13 @@ mod tests {
     use super::*;
 
     fn scores(shape: &[usize], values: &[f32]) -> Tensor {
-        Tensor::from_values(&Allocator::host().unwrap(), DataType::Fp32, shape.to_vec(), values).unwrap()
+        Tensor::from_values(
+            &Allocator::host().unwrap(),
+            DataType::Fp32,
+            shape.to_vec(),
+            values,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -142,30 +175,59 @@ mod tests {
         let labels = ["cat".to_owned(), String::new()];
         let classes = classify("o", &tensor, true, 2, &labels).unwrap();
         assert_eq!(classes.shape, [2, 2]);
-        assert_eq!(classes.strings, ["5.000000:1", "3.000000:2", "9.000000:0:cat", "9.000000:2"]);
+        assert_eq!(
+            classes.strings,
+            ["5.000000:1", "3.000000:2", "9.000000:0:cat", "9.000000:2"]
+        );
         let classes = classify("o", &tensor, false, 1, &[]).unwrap();
-        assert_eq!((classes.shape, classes.strings), (vec![1], vec!["9.000000:3".to_owned()]));
+        assert_eq!(
+            (classes.shape, classes.strings),
+            (vec![1], vec!["9.000000:3".to_owned()])
+        );
     }
 
     #[test]
     fn nan_is_last_and_infinity_first() {
         let tensor = scores(&[4], &[1.0, f32::NAN, 3.0, f32::INFINITY]);
         let classes = classify("o", &tensor, false, 9, &[]).unwrap();
-        assert_eq!(classes.strings, ["inf:3", "3.000000:2", "1.000000:0", "nan:1"]);
+        assert_eq!(
+            classes.strings,
+            ["inf:3", "3.000000:2", "1.000000:0", "nan:1"]
+        );
     }
 
     #[test]
     fn nothing_has_no_classes() {
-        assert_eq!(classify("o", &scores(&[0], &[]), false, 3, &[]).unwrap().shape, [0]);
-        assert_eq!(classify("o", &scores(&[0, 4], &[]), true, 3, &[]).unwrap().shape, [0, 0]);
-        assert_eq!(classify("o", &scores(&[2, 0], &[]), true, 3, &[]).unwrap().shape, [2, 0]);
+        assert_eq!(
+            classify("o", &scores(&[0], &[]), false, 3, &[])
+                .unwrap()
+                .shape,
+            [0]
+        );
+        assert_eq!(
+            classify("o", &scores(&[0, 4], &[]), true, 3, &[])
+                .unwrap()
+                .shape,
+            [0, 0]
+        );
+        assert_eq!(
+            classify("o", &scores(&[2, 0], &[]), true, 3, &[])
+                .unwrap()
+                .shape,
+            [2, 0]
+        );
     }
 
     #[test]
     fn strings_have_no_order() {
         let tensor = Tensor::from_strings(&Allocator::host().unwrap(), vec![1], &["a"]).unwrap();
-        let error = classify("output 'o'", &tensor, false, 1, &[]).unwrap_err().to_string();
-        assert!(error.contains("'o'") && error.contains("'BYTES'"), "{error}");
+        let error = classify("output 'o'", &tensor, false, 1, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("'o'") && error.contains("'BYTES'"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -36,12 +36,18 @@ pub(crate) fn read(
     allocator: &Allocator,
     limits: &Limits,
 ) -> Result<Tensor> {
-    let reading = Reading { tensor, allocator, limits };
-    errors::field(format_args!("{}: 'data'", tensor.subject), reader.expect(Kind::Array))?;
+    let reading = Reading {
+        tensor,
+        allocator,
+        limits,
+    };
+    errors::field(
+        format_args!("{}: 'data'", tensor.subject),
+        reader.expect(Kind::Array),
+    )?;
     // An element takes a character and a comma at least: a shape that claims more than the text
     // can hold is refused before memory is taken for it.
-    if tensor.count / 2 > reader.remaining() {
-        reader.skip()?;
+    if tensor.count > reader.remaining() / 2 + 1 {
         return Err(reading.miscounted("fewer"));
     }
     let data = match tensor.data_type {
@@ -54,7 +60,7 @@ pub(crate) fn read(
         DataType::Int16 => reading.integers::<i16>(reader)?,
         DataType::Int32 => reading.integers::<i32>(reader)?,
         DataType::Int64 => reading.integers::<i64>(reader)?,
-        DataType::Fp32 => reading.numbers(reader, |number| single(number))?,
+        DataType::Fp32 => reading.numbers(reader, single)?,
         DataType::Fp64 => reading.numbers(reader, |number| number.float())?,
         DataType::Bytes => reading.strings(reader)?,
         DataType::Fp16 | DataType::Bf16 => {
@@ -88,7 +94,10 @@ impl Reading<'_> {
         })
     }
 
-    fn integers<T: Element + FromStr>(&self, reader: &mut Reader<'_>) -> Result<Option<BufferView>> {
+    fn integers<T: Element + FromStr>(
+        &self,
+        reader: &mut Reader<'_>,
+    ) -> Result<Option<BufferView>> {
         self.numbers(reader, |number| number.integer::<T>())
     }
 
@@ -117,14 +126,18 @@ impl Reading<'_> {
             })?;
             return Ok(None);
         }
-        let bytes = count.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= self.limits.tensor_bytes_max);
+        let bytes = count
+            .checked_mul(size_of::<T>())
+            .filter(|&bytes| bytes <= self.limits.tensor_bytes_max);
         let bytes = bytes.ok_or_else(|| self.too_large())?;
         let mut buffer = self
             .allocator
             .allocate_with(&Request::new(bytes).name("input"))
             .map_err(|error| errors::memory(self.tensor.subject, &error))?;
         {
-            let mut room = buffer.write::<T>().map_err(|error| errors::memory(self.tensor.subject, &error))?;
+            let mut room = buffer
+                .write::<T>()
+                .map_err(|error| errors::memory(self.tensor.subject, &error))?;
             let mut index = 0;
             each(reader, &mut |reader| {
                 let value = element(index, reader)?;
@@ -152,7 +165,11 @@ impl Reading<'_> {
             let length = u32::try_from(string.len()).map_err(|_| self.too_large())?;
             gathered.extend_from_slice(&length.to_le_bytes());
             gathered.extend_from_slice(string.as_bytes());
-            if gathered.len() > self.limits.tensor_bytes_max { Err(self.too_large()) } else { Ok(()) }
+            if gathered.len() > self.limits.tensor_bytes_max {
+                Err(self.too_large())
+            } else {
+                Ok(())
+            }
         })?;
         if index < self.tensor.count {
             return Err(self.miscounted("fewer"));
@@ -162,11 +179,16 @@ impl Reading<'_> {
     }
 
     fn kind<T>(&self, index: usize, value: std::result::Result<T, JsonError>) -> Result<T> {
-        errors::field(format_args!("{}: element {index} of 'data'", self.tensor.subject), value)
+        errors::field(
+            format_args!("{}: element {index} of 'data'", self.tensor.subject),
+            value,
+        )
     }
 
     fn not_of_the_type(&self, index: usize, number: Number<'_>) -> Error {
-        let Described { subject, data_type, .. } = self.tensor;
+        let Described {
+            subject, data_type, ..
+        } = self.tensor;
         Error::invalid_argument(format!(
             "{subject}: element {index} of 'data' is {}, which is not a value of {data_type}",
             abbreviated(number.text())
@@ -174,7 +196,12 @@ impl Reading<'_> {
     }
 
     fn miscounted(&self, how: &str) -> Error {
-        let Described { subject, shape, count, .. } = self.tensor;
+        let Described {
+            subject,
+            shape,
+            count,
+            ..
+        } = self.tensor;
         Error::invalid_argument(format!(
             "{subject}: shape {} has {count} elements, but 'data' has {how}",
             ShapeText(shape)
@@ -208,7 +235,10 @@ pub(crate) fn copied(subject: &str, bytes: &[u8], allocator: &Allocator) -> Resu
     let mut buffer = allocator
         .allocate_with(&Request::new(bytes.len()).name("input"))
         .map_err(|error| errors::memory(subject, &error))?;
-    buffer.write::<u8>().map_err(|error| errors::memory(subject, &error))?.copy_from_slice(bytes);
+    buffer
+        .write::<u8>()
+        .map_err(|error| errors::memory(subject, &error))?
+        .copy_from_slice(bytes);
     Ok(Some(buffer))
 }
 
@@ -249,14 +279,30 @@ pub(crate) fn write(subject: &str, tensor: &Tensor, text: &mut Vec<u8>) -> Resul
         DataType::Bool => numbers::<u8>(subject, tensor, text, |value, text| {
             text.extend_from_slice(if *value == 0 { b"false" } else { b"true" });
         }),
-        DataType::Uint8 => numbers::<u8>(subject, tensor, text, |v, text| number(text, |f, t| f.write_u8(t, *v))),
-        DataType::Uint16 => numbers::<u16>(subject, tensor, text, |v, text| number(text, |f, t| f.write_u16(t, *v))),
-        DataType::Uint32 => numbers::<u32>(subject, tensor, text, |v, text| number(text, |f, t| f.write_u32(t, *v))),
-        DataType::Uint64 => numbers::<u64>(subject, tensor, text, |v, text| number(text, |f, t| f.write_u64(t, *v))),
-        DataType::Int8 => numbers::<i8>(subject, tensor, text, |v, text| number(text, |f, t| f.write_i8(t, *v))),
-        DataType::Int16 => numbers::<i16>(subject, tensor, text, |v, text| number(text, |f, t| f.write_i16(t, *v))),
-        DataType::Int32 => numbers::<i32>(subject, tensor, text, |v, text| number(text, |f, t| f.write_i32(t, *v))),
-        DataType::Int64 => numbers::<i64>(subject, tensor, text, |v, text| number(text, |f, t| f.write_i64(t, *v))),
+        DataType::Uint8 => numbers::<u8>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_u8(t, *v))
+        }),
+        DataType::Uint16 => numbers::<u16>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_u16(t, *v))
+        }),
+        DataType::Uint32 => numbers::<u32>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_u32(t, *v))
+        }),
+        DataType::Uint64 => numbers::<u64>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_u64(t, *v))
+        }),
+        DataType::Int8 => numbers::<i8>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_i8(t, *v))
+        }),
+        DataType::Int16 => numbers::<i16>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_i16(t, *v))
+        }),
+        DataType::Int32 => numbers::<i32>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_i32(t, *v))
+        }),
+        DataType::Int64 => numbers::<i64>(subject, tensor, text, |v, text| {
+            number(text, |f, t| f.write_i64(t, *v))
+        }),
         DataType::Fp32 => numbers::<f32>(subject, tensor, text, |v, text| single_float(text, *v)),
         DataType::Fp64 => numbers::<f64>(subject, tensor, text, |v, text| float(text, *v)),
         DataType::Bytes => strings(subject, tensor, text),
@@ -298,7 +344,10 @@ fn not_finite(text: &mut Vec<u8>, value: f64) {
 }
 
 /// Writing to memory cannot fail.
-fn number(text: &mut Vec<u8>, write: impl FnOnce(&mut CompactFormatter, &mut Vec<u8>) -> std::io::Result<()>) {
+fn number(
+    text: &mut Vec<u8>,
+    write: impl FnOnce(&mut CompactFormatter, &mut Vec<u8>) -> std::io::Result<()>,
+) {
     write(&mut CompactFormatter, text).unwrap_or_default();
 }
 
@@ -308,7 +357,9 @@ fn numbers<T: weldpool_engine::Scalar>(
     text: &mut Vec<u8>,
     write: impl Fn(&T, &mut Vec<u8>),
 ) -> Result<()> {
-    let values = tensor.values::<T>().map_err(|error| errors::tensor(subject, &error))?;
+    let values = tensor
+        .values::<T>()
+        .map_err(|error| errors::tensor(subject, &error))?;
     list(values.iter(), text, |value, text| {
         write(value, text);
         Ok(())
@@ -316,7 +367,9 @@ fn numbers<T: weldpool_engine::Scalar>(
 }
 
 fn strings(subject: &str, tensor: &Tensor, text: &mut Vec<u8>) -> Result<()> {
-    let strings = tensor.strings().map_err(|error| errors::tensor(subject, &error))?;
+    let strings = tensor
+        .strings()
+        .map_err(|error| errors::tensor(subject, &error))?;
     list(strings.iter().enumerate(), text, |(index, string), text| {
         let string = std::str::from_utf8(string).map_err(|_| {
             Error::invalid_argument(format!(
@@ -364,15 +417,31 @@ mod tests {
     #[allow(clippy::cast_possible_truncation)]
     fn singles_survive_a_client_that_reads_doubles() {
         assert_eq!(written(0.1), "0.1");
-        let sample = (0..=u32::MAX).step_by(65_537).map(f32::from_bits).filter(|value| value.is_finite());
-        for value in sample.chain([7.038_531e-26, -7.038_531e-26, f32::MAX, f32::MIN_POSITIVE, 1e-45]) {
+        let sample = (0..=u32::MAX)
+            .step_by(65_537)
+            .map(f32::from_bits)
+            .filter(|value| value.is_finite());
+        for value in sample.chain([
+            7.038_531e-26,
+            -7.038_531e-26,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+            1e-45,
+        ]) {
             let text = written(value);
-            assert_eq!((text.parse::<f64>().unwrap() as f32).to_bits(), value.to_bits(), "{text}");
+            assert_eq!(
+                (text.parse::<f64>().unwrap() as f32).to_bits(),
+                value.to_bits(),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_finite_has_tritons_names() {
-        assert_eq!([f32::NAN, f32::INFINITY, -f32::INFINITY].map(written), ["NaN", "Infinity", "-Infinity"]);
+        assert_eq!(
+            [f32::NAN, f32::INFINITY, -f32::INFINITY].map(written),
+            ["NaN", "Infinity", "-Infinity"]
+        );
     }
 }

@@ -16,7 +16,10 @@ impl From<JsonError> for Error {
 }
 
 /// Names the part of the request that held a value of the wrong kind.
-pub(crate) fn field<T>(what: impl fmt::Display, result: std::result::Result<T, JsonError>) -> Result<T> {
+pub(crate) fn field<T>(
+    what: impl fmt::Display,
+    result: std::result::Result<T, JsonError>,
+) -> Result<T> {
     result.map_err(|error| match error.reason {
         Reason::Unexpected { wanted, found } => {
             Error::invalid_argument(format!("{what} must be {wanted}, not {found}"))
@@ -69,5 +72,7 @@ pub(crate) fn unsupported_shared_memory() -> Error {
 /// The body of an answer that tells of an error.
 #[must_use]
 pub(crate) fn body(message: &str) -> Vec<u8> {
-    serde_json::json!({ "error": message }).to_string().into_bytes()
+    serde_json::json!({ "error": message })
+        .to_string()
+        .into_bytes()
 }

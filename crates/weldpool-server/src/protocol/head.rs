@@ -62,10 +62,17 @@ impl Head {
         limits: &Limits,
     ) -> std::result::Result<Head, Rejected> {
         let mut id = String::new();
-        Parser { allocator, limits, id: &mut id }
-            .head(json)
-            .map_err(|error| Rejected { error, id: std::mem::take(&mut id) })
-            .map(|head| Head { id, ..head })
+        Parser {
+            allocator,
+            limits,
+            id: &mut id,
+        }
+        .head(json)
+        .map_err(|error| Rejected {
+            error,
+            id: std::mem::take(&mut id),
+        })
+        .map(|head| Head { id, ..head })
     }
 }
 
@@ -101,7 +108,9 @@ impl Parser<'_> {
                     once(outputs.is_some(), "'outputs'")?;
                     outputs = Some(self.outputs(reader)?);
                 }
-                _ => drop(reader.skip()?),
+                _ => {
+                    reader.skip()?;
+                }
             }
             Ok(())
         })?;
@@ -119,7 +128,10 @@ impl Parser<'_> {
         field("'inputs'", reader.expect(Kind::Array))?;
         reader.array(|reader| -> Result<()> {
             if inputs.len() >= self.limits.inputs_max {
-                return Err(Error::invalid_argument(format!("more than {} inputs", self.limits.inputs_max)));
+                return Err(Error::invalid_argument(format!(
+                    "more than {} inputs",
+                    self.limits.inputs_max
+                )));
             }
             inputs.push(self.input(inputs.len(), reader)?);
             Ok(())
@@ -128,7 +140,10 @@ impl Parser<'_> {
     }
 
     fn input(&self, index: usize, reader: &mut Reader<'_>) -> Result<Input> {
-        let mut draft = Draft { subject: format!("input {index}"), ..Draft::default() };
+        let mut draft = Draft {
+            subject: format!("input {index}"),
+            ..Draft::default()
+        };
         field(&draft.subject, reader.expect(Kind::Object))?;
         reader.object(|reader, member| -> Result<()> {
             let member = member.as_ref();
@@ -149,12 +164,16 @@ impl Parser<'_> {
                 }
                 "data" => {
                     draft.data = Some(match self.described(&draft)? {
-                        Some(tensor) => Data::Read(elements::read(tensor, reader, self.allocator, self.limits)?),
+                        Some(tensor) => {
+                            Data::Read(elements::read(tensor, reader, self.allocator, self.limits)?)
+                        }
                         // The elements cannot be read before their type is known.
                         None => Data::Skipped(reader.skip()?),
                     });
                 }
-                _ => drop(reader.skip()?),
+                _ => {
+                    reader.skip()?;
+                }
             }
             Ok(())
         })?;
@@ -164,28 +183,43 @@ impl Parser<'_> {
     /// Makes an input out of what its object held.
     fn finished(&self, mut draft: Draft, reader: &Reader<'_>) -> Result<Input> {
         let data = draft.data.take();
-        let size = draft.options.as_ref().and_then(|options| options.binary_data_size);
+        let size = draft
+            .options
+            .as_ref()
+            .and_then(|options| options.binary_data_size);
         let Some(tensor) = self.described(&draft)? else {
             let missing = [
                 ("name", draft.name.is_none()),
                 ("shape", draft.shape.is_none()),
                 ("datatype", draft.data_type.is_none()),
             ];
-            let missing = missing.iter().find(|(_, missing)| *missing).map_or("", |(member, _)| *member);
+            let missing = missing
+                .iter()
+                .find(|(_, missing)| *missing)
+                .map_or("", |(member, _)| *member);
             return Err(draft.invalid(format_args!("'{missing}' is missing")));
         };
         let source = match (data, size) {
             (Some(Data::Read(tensor)), None) => Source::Json(tensor),
             (Some(Data::Skipped(range)), None) => {
                 let mut reader = reader.part(range);
-                Source::Json(elements::read(tensor, &mut reader, self.allocator, self.limits)?)
+                Source::Json(elements::read(
+                    tensor,
+                    &mut reader,
+                    self.allocator,
+                    self.limits,
+                )?)
             }
             (None, Some(size)) => Source::Binary(size),
             (Some(_), Some(_)) => {
-                return Err(draft.invalid("it has both 'data' and the parameter 'binary_data_size'"));
+                return Err(
+                    draft.invalid("it has both 'data' and the parameter 'binary_data_size'")
+                );
             }
             (None, None) => {
-                return Err(draft.invalid("it has neither 'data' nor the parameter 'binary_data_size'"));
+                return Err(
+                    draft.invalid("it has neither 'data' nor the parameter 'binary_data_size'")
+                );
             }
         };
         let (data_type, count) = (tensor.data_type, tensor.count);
@@ -201,22 +235,38 @@ impl Parser<'_> {
 
     /// What is known of an input's elements, or `None` if name, type or shape is not known yet.
     fn described<'d>(&self, draft: &'d Draft) -> Result<Option<Described<'d>>> {
-        let (Some(_), Some(data_type), Some((shape, count))) = (&draft.name, draft.data_type, &draft.shape) else {
+        let (Some(_), Some(data_type), Some((shape, count))) =
+            (&draft.name, draft.data_type, &draft.shape)
+        else {
             return Ok(None);
         };
-        Ok(Some(Described { subject: &draft.subject, data_type, shape, count: *count }))
+        Ok(Some(Described {
+            subject: &draft.subject,
+            data_type,
+            shape,
+            count: *count,
+        }))
     }
 
     /// Reads a shape and counts its elements.
     fn shape(&self, draft: &Draft, reader: &mut Reader<'_>) -> Result<(Vec<usize>, usize)> {
         let mut shape = Vec::new();
-        field(format_args!("{}: 'shape'", draft.subject), reader.expect(Kind::Array))?;
+        field(
+            format_args!("{}: 'shape'", draft.subject),
+            reader.expect(Kind::Array),
+        )?;
         reader.array(|reader| -> Result<()> {
             if shape.len() >= self.limits.rank_max {
-                return Err(draft.invalid(format_args!("more than {} dimensions", self.limits.rank_max)));
+                return Err(draft.invalid(format_args!(
+                    "more than {} dimensions",
+                    self.limits.rank_max
+                )));
             }
             let index = shape.len();
-            let number = field(format_args!("{}: dimension {index}", draft.subject), reader.number())?;
+            let number = field(
+                format_args!("{}: dimension {index}", draft.subject),
+                reader.number(),
+            )?;
             shape.push(number.integer().ok_or_else(|| {
                 draft.invalid(format_args!(
                     "dimension {index} is {}, which is not a whole number from 0 up",
@@ -242,7 +292,10 @@ impl Parser<'_> {
         field("'outputs'", reader.expect(Kind::Array))?;
         reader.array(|reader| -> Result<()> {
             if count >= self.limits.outputs_max {
-                return Err(Error::invalid_argument(format!("more than {} outputs", self.limits.outputs_max)));
+                return Err(Error::invalid_argument(format!(
+                    "more than {} outputs",
+                    self.limits.outputs_max
+                )));
             }
             let output = self.output(count, reader)?;
             count += 1;
@@ -271,7 +324,11 @@ impl Parser<'_> {
             match member.as_ref() {
                 "name" => {
                     once(name.is_some(), format_args!("{subject}: 'name'"))?;
-                    let text = self.text(&format!("{subject}: 'name'"), reader, self.limits.name_bytes_max)?;
+                    let text = self.text(
+                        &format!("{subject}: 'name'"),
+                        reader,
+                        self.limits.name_bytes_max,
+                    )?;
                     subject = format!("output '{text}'");
                     name = Some(text);
                 }
@@ -279,13 +336,16 @@ impl Parser<'_> {
                     once(options.is_some(), format_args!("{subject}: 'parameters'"))?;
                     options = Some(OutputOptions::read(&subject, reader, self.limits)?);
                 }
-                _ => drop(reader.skip()?),
+                _ => {
+                    reader.skip()?;
+                }
             }
             Ok(())
         })?;
         let options = options.unwrap_or_default();
         Ok(RequestedOutput {
-            name: name.ok_or_else(|| Error::invalid_argument(format!("{subject}: 'name' is missing")))?,
+            name: name
+                .ok_or_else(|| Error::invalid_argument(format!("{subject}: 'name' is missing")))?,
             binary: options.binary_data,
             classification: options.classification,
             parameters: options.parameters,
@@ -296,7 +356,9 @@ impl Parser<'_> {
     fn text(&self, what: &str, reader: &mut Reader<'_>, bytes_max: usize) -> Result<String> {
         let text = field(what, reader.string())?;
         if text.len() > bytes_max {
-            return Err(Error::invalid_argument(format!("{what} is longer than {bytes_max} bytes")));
+            return Err(Error::invalid_argument(format!(
+                "{what} is longer than {bytes_max} bytes"
+            )));
         }
         Ok(text.into_owned())
     }
@@ -342,13 +404,23 @@ impl Draft {
 }
 
 fn data_type(draft: &Draft, reader: &mut Reader<'_>) -> Result<DataType> {
-    let name = field(format_args!("{}: 'datatype'", draft.subject), reader.string())?;
+    let name = field(
+        format_args!("{}: 'datatype'", draft.subject),
+        reader.string(),
+    )?;
     DataType::from_name(&name).ok_or_else(|| {
-        draft.invalid(format_args!("'{}' is not a datatype", elements::abbreviated(&name)))
+        draft.invalid(format_args!(
+            "'{}' is not a datatype",
+            elements::abbreviated(&name)
+        ))
     })
 }
 
 /// Refuses a member that was given before.
 fn once(given: bool, what: impl std::fmt::Display) -> Result<()> {
-    if given { Err(Error::invalid_argument(format!("{what} is given twice"))) } else { Ok(()) }
+    if given {
+        Err(Error::invalid_argument(format!("{what} is given twice")))
+    } else {
+        Ok(())
+    }
 }

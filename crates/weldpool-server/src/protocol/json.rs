@@ -77,7 +77,9 @@ impl<'a> Number<'a> {
 
     /// Whether it is written without fraction and exponent.
     pub(crate) fn is_integer(self) -> bool {
-        self.0.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+        self.0
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-')
     }
 
     /// The value as `T`, or `None` if it is not written as an integer or `T` cannot hold it.
@@ -119,8 +121,17 @@ impl<'a> Reader<'a> {
             at: error.valid_up_to(),
             reason: Reason::Syntax("bytes are not UTF-8"),
         })?;
-        let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Ok(Reader { text, at, depth: 0, depth_max })
+        let at = if text.starts_with('\u{feff}') {
+            '\u{feff}'.len_utf8()
+        } else {
+            0
+        };
+        Ok(Reader {
+            text,
+            at,
+            depth: 0,
+            depth_max,
+        })
     }
 
     /// A reader of a part of the same text, such as one that [`skip`](Self::skip) returned.
@@ -161,7 +172,10 @@ impl<'a> Reader<'a> {
         // A broken value is a broken text before it is a value of another kind.
         let at = self.at;
         self.skip()?;
-        Err(JsonError { at, reason: Reason::Unexpected { wanted, found } })
+        Err(JsonError {
+            at,
+            reason: Reason::Unexpected { wanted, found },
+        })
     }
 
     /// Reads an object: calls `member` with the name of each member, which must read its value.
@@ -180,7 +194,9 @@ impl<'a> Reader<'a> {
             }
             let name = self.string()?;
             if self.next_byte() != Some(b':') {
-                return Err(self.syntax("expected a colon after the name of a member").into());
+                return Err(self
+                    .syntax("expected a colon after the name of a member")
+                    .into());
             }
             self.at += 1;
             member(self, name)?;
@@ -188,7 +204,11 @@ impl<'a> Reader<'a> {
             match self.next_byte() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => break,
-                _ => return Err(self.syntax("expected a comma or a brace after a member").into()),
+                _ => {
+                    return Err(self
+                        .syntax("expected a comma or a brace after a member")
+                        .into());
+                }
             }
         }
         self.ascend();
@@ -208,7 +228,11 @@ impl<'a> Reader<'a> {
                 match self.next_byte() {
                     Some(b',') => self.at += 1,
                     Some(b']') => break,
-                    _ => return Err(self.syntax("expected a comma or a bracket after an element").into()),
+                    _ => {
+                        return Err(self
+                            .syntax("expected a comma or a bracket after an element")
+                            .into());
+                    }
                 }
             }
         }
@@ -252,7 +276,9 @@ impl<'a> Reader<'a> {
             Some(b'0') => self.at += 1,
             Some(b'1'..=b'9') => self.digits(),
             Some(b'N' | b'I') => {
-                let word = ["NaN", "Infinity", "Inf"].into_iter().find(|word| self.rest().starts_with(word));
+                let word = ["NaN", "Infinity", "Inf"]
+                    .into_iter()
+                    .find(|word| self.rest().starts_with(word));
                 let word = word.ok_or_else(|| self.syntax("expected a number"))?;
                 self.at += word.len();
                 return Ok(Number(&self.text[start..self.at]));
@@ -329,7 +355,10 @@ impl<'a> Reader<'a> {
 
     fn descend(&mut self) -> Result<(), JsonError> {
         if self.depth >= self.depth_max {
-            return Err(JsonError { at: self.at, reason: Reason::TooDeep(self.depth_max) });
+            return Err(JsonError {
+                at: self.at,
+                reason: Reason::TooDeep(self.depth_max),
+            });
         }
         self.depth += 1;
         self.at += 1;
@@ -350,13 +379,19 @@ impl<'a> Reader<'a> {
     fn some_digits(&mut self, otherwise: &'static str) -> Result<(), JsonError> {
         let start = self.at;
         self.digits();
-        if self.at == start { Err(self.syntax(otherwise)) } else { Ok(()) }
+        if self.at == start {
+            Err(self.syntax(otherwise))
+        } else {
+            Ok(())
+        }
     }
 
     /// Consumes a string's characters up to its end or the next escape.
     fn plain_characters(&mut self) -> Result<&'a str, JsonError> {
         let rest = self.rest();
-        let end = rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ');
+        let end = rest
+            .bytes()
+            .position(|byte| byte == b'"' || byte == b'\\' || byte < b' ');
         self.at += end.unwrap_or(rest.len());
         match self.peek() {
             // The end stands before an ASCII byte, so it is a boundary between characters.
@@ -409,14 +444,18 @@ impl<'a> Reader<'a> {
         let mut code = 0;
         for _ in 0..4 {
             let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16));
-            code = code * 16 + digit.ok_or_else(|| self.syntax("expected four hexadecimal digits after \\u"))?;
+            code = code * 16
+                + digit.ok_or_else(|| self.syntax("expected four hexadecimal digits after \\u"))?;
             self.at += 1;
         }
         Ok(code)
     }
 
     fn syntax(&self, what: &'static str) -> JsonError {
-        JsonError { at: self.at, reason: Reason::Syntax(what) }
+        JsonError {
+            at: self.at,
+            reason: Reason::Syntax(what),
+        }
     }
 }
 

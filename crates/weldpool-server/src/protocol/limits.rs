@@ -26,7 +26,7 @@ pub struct Limits {
     pub rank_max: usize,
     /// Elements of a tensor. 2^31 by default.
     pub elements_max: usize,
-    /// Bytes of all the tensors of one request. 2 GiB by default.
+    /// Bytes of all blobs of one request together, and of any one JSON tensor. 2 GiB by default.
     pub tensor_bytes_max: usize,
 }
 

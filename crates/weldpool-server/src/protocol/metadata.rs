@@ -31,7 +31,11 @@ impl<'a> Tensor<'a> {
     fn all(tensors: &'a [TensorMeta]) -> Vec<Tensor<'a>> {
         tensors
             .iter()
-            .map(|tensor| Tensor { name: &tensor.name, datatype: tensor.datatype.name(), shape: &tensor.shape })
+            .map(|tensor| Tensor {
+                name: &tensor.name,
+                datatype: tensor.datatype.name(),
+                shape: &tensor.shape,
+            })
             .collect()
     }
 }
@@ -39,15 +43,35 @@ impl<'a> Tensor<'a> {
 /// What the server tells about itself.
 #[must_use]
 pub(crate) fn server(metadata: &ServerMetadata) -> Vec<u8> {
-    let ServerMetadata { name, version, extensions } = metadata;
-    json(&Server { name, version, extensions })
+    let ServerMetadata {
+        name,
+        version,
+        extensions,
+    } = metadata;
+    json(&Server {
+        name,
+        version,
+        extensions,
+    })
 }
 
 /// What a model tells about itself.
 #[must_use]
 pub(crate) fn model(metadata: &ModelMetadata) -> Vec<u8> {
-    let ModelMetadata { name, versions, platform, inputs, outputs } = metadata;
-    json(&Model { name, versions, platform, inputs: Tensor::all(inputs), outputs: Tensor::all(outputs) })
+    let ModelMetadata {
+        name,
+        versions,
+        platform,
+        inputs,
+        outputs,
+    } = metadata;
+    json(&Model {
+        name,
+        versions,
+        platform,
+        inputs: Tensor::all(inputs),
+        outputs: Tensor::all(outputs),
+    })
 }
 
 /// These types have neither maps nor anything else whose writing can fail.
@@ -63,7 +87,11 @@ mod tests {
 
     #[test]
     fn members_stand_in_tritons_order() {
-        let input = TensorMeta { name: "INPUT0".into(), datatype: DataType::Bytes, shape: vec![-1, 2] };
+        let input = TensorMeta {
+            name: "INPUT0".into(),
+            datatype: DataType::Bytes,
+            shape: vec![-1, 2],
+        };
         let metadata = ModelMetadata {
             name: "m".into(),
             versions: vec!["1".into(), "3".into()],
@@ -75,7 +103,14 @@ mod tests {
             String::from_utf8(model(&metadata)).unwrap(),
             r#"{"name":"m","versions":["1","3"],"platform":"onnxruntime_onnx","inputs":[{"name":"INPUT0","datatype":"BYTES","shape":[-1,2]}],"outputs":[]}"#
         );
-        let metadata = ServerMetadata { name: "s".into(), version: "1".into(), extensions: vec!["e".into()] };
-        assert_eq!(server(&metadata), br#"{"name":"s","version":"1","extensions":["e"]}"#);
+        let metadata = ServerMetadata {
+            name: "s".into(),
+            version: "1".into(),
+            extensions: vec!["e".into()],
+        };
+        assert_eq!(
+            server(&metadata),
+            br#"{"name":"s","version":"1","extensions":["e"]}"#
+        );
     }
 }

@@ -47,7 +47,8 @@ impl RequestOptions {
                 "priority" => options.priority = unsigned(&name, &value)?,
                 "timeout" => {
                     let microseconds = unsigned(&name, &value)?;
-                    options.timeout = (microseconds > 0).then(|| Duration::from_micros(microseconds));
+                    options.timeout =
+                        (microseconds > 0).then(|| Duration::from_micros(microseconds));
                 }
                 "sequence_id" if !matches!(value, ParameterValue::String(_)) => {
                     unsigned(&name, &value)?;
@@ -72,7 +73,11 @@ impl RequestOptions {
 
 impl InputOptions {
     /// Reads the parameters of `input`, which is the input's name in messages.
-    pub(crate) fn read(input: &str, reader: &mut Reader<'_>, limits: &Limits) -> Result<InputOptions> {
+    pub(crate) fn read(
+        input: &str,
+        reader: &mut Reader<'_>,
+        limits: &Limits,
+    ) -> Result<InputOptions> {
         let mut options = InputOptions::default();
         each(input, reader, limits, |name, value| {
             match name.as_str() {
@@ -88,7 +93,11 @@ impl InputOptions {
 
 impl OutputOptions {
     /// Reads the parameters of `output`, which is the output's name in messages.
-    pub(crate) fn read(output: &str, reader: &mut Reader<'_>, limits: &Limits) -> Result<OutputOptions> {
+    pub(crate) fn read(
+        output: &str,
+        reader: &mut Reader<'_>,
+        limits: &Limits,
+    ) -> Result<OutputOptions> {
         let mut options = OutputOptions::default();
         each(output, reader, limits, |name, value| {
             match name.as_str() {
@@ -116,7 +125,10 @@ fn each(
     mut parameter: impl FnMut(String, ParameterValue) -> Result<()>,
 ) -> Result<()> {
     let invalid = |what: String| Error::invalid_argument(format!("{subject}: {what}"));
-    field(format_args!("{subject}: 'parameters'"), reader.expect(Kind::Object))?;
+    field(
+        format_args!("{subject}: 'parameters'"),
+        reader.expect(Kind::Object),
+    )?;
     let mut names = Vec::new();
     reader.object(|reader, name| {
         let name = name.into_owned();
@@ -127,7 +139,10 @@ fn each(
             )));
         }
         if names.len() >= limits.parameters_max {
-            return Err(invalid(format!("more than {} parameters", limits.parameters_max)));
+            return Err(invalid(format!(
+                "more than {} parameters",
+                limits.parameters_max
+            )));
         }
         if names.contains(&name) {
             return Err(invalid(format!("parameter '{name}' is given twice")));
@@ -144,7 +159,9 @@ fn value(name: &str, reader: &mut Reader<'_>) -> Result<ParameterValue> {
         Kind::Bool => ParameterValue::Bool(reader.bool()?),
         Kind::String => ParameterValue::String(reader.string()?.into_owned()),
         Kind::Number => number(reader.number()?).ok_or_else(|| {
-            Error::invalid_argument(format!("parameter '{name}' is beyond the range of a number"))
+            Error::invalid_argument(format!(
+                "parameter '{name}' is beyond the range of a number"
+            ))
         })?,
         Kind::Null | Kind::Array | Kind::Object => {
             reader.skip()?;
@@ -168,7 +185,9 @@ fn number(number: Number<'_>) -> Option<ParameterValue> {
 fn boolean(name: &str, value: &ParameterValue) -> Result<bool> {
     match value {
         ParameterValue::Bool(value) => Ok(*value),
-        _ => Err(Error::invalid_argument(format!("parameter '{name}' must be true or false"))),
+        _ => Err(Error::invalid_argument(format!(
+            "parameter '{name}' must be true or false"
+        ))),
     }
 }
 
@@ -179,6 +198,8 @@ fn unsigned(name: &str, value: &ParameterValue) -> Result<u64> {
         _ => None,
     }
     .ok_or_else(|| {
-        Error::invalid_argument(format!("parameter '{name}' must be a whole number that is not negative"))
+        Error::invalid_argument(format!(
+            "parameter '{name}' must be a whole number that is not negative"
+        ))
     })
 }

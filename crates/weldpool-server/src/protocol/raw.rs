@@ -30,7 +30,11 @@ pub(crate) async fn read<B: Body>(
 ) -> Result<InputTensor> {
     let input = only_input(model)?;
     let subject = format!("input '{}'", input.name);
-    let prefix = if input.data_type == DataType::Bytes { LENGTH_BYTES } else { 0 };
+    let prefix = if input.data_type == DataType::Bytes {
+        LENGTH_BYTES
+    } else {
+        0
+    };
     let (data, bytes) = match body.remaining() {
         Some(bytes) => direct(body, &subject, bytes, prefix, allocator, limits).await?,
         None => gathered(body, &subject, prefix, allocator, limits).await?,
@@ -38,7 +42,11 @@ pub(crate) async fn read<B: Body>(
     let shape = deduced_shape(model, input, bytes)?;
     let tensor = Tensor::new(input.data_type, shape, data.map(Buffer::share))
         .map_err(|error| errors::tensor(&subject, &error))?;
-    Ok(InputTensor { name: input.name.clone(), tensor, parameters: Parameters::new() })
+    Ok(InputTensor {
+        name: input.name.clone(),
+        tensor,
+        parameters: Parameters::new(),
+    })
 }
 
 /// The model's input, if it has one and its shape can be deduced from a length.
@@ -91,9 +99,14 @@ async fn direct<B: Body>(
     allocator: &Allocator,
     limits: &Limits,
 ) -> Result<(Option<Buffer>, usize)> {
-    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= limits.tensor_bytes_max);
+    let bytes = usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes <= limits.tensor_bytes_max);
     let bytes = bytes.ok_or_else(|| {
-        errors::too_large(format!("{subject}: more than {} bytes", limits.tensor_bytes_max))
+        errors::too_large(format!(
+            "{subject}: more than {} bytes",
+            limits.tensor_bytes_max
+        ))
     })?;
     if prefix + bytes == 0 {
         return Ok((None, 0));
@@ -102,7 +115,9 @@ async fn direct<B: Body>(
         .allocate_with(&Request::new(prefix + bytes).name("input"))
         .map_err(|error| errors::memory(subject, &error))?;
     {
-        let mut room = buffer.write::<u8>().map_err(|error| errors::memory(subject, &error))?;
+        let mut room = buffer
+            .write::<u8>()
+            .map_err(|error| errors::memory(subject, &error))?;
         let (head, elements) = room.split_at_mut(prefix);
         write_length(head, bytes, subject)?;
         body.read_exact(&mut [elements]).await?;
@@ -134,8 +149,9 @@ fn write_length(head: &mut [u8], bytes: usize, subject: &str) -> Result<()> {
     if head.is_empty() {
         return Ok(());
     }
-    let length = u32::try_from(bytes)
-        .map_err(|_| errors::too_large(format!("{subject}: a string must be shorter than 4 GiB")))?;
+    let length = u32::try_from(bytes).map_err(|_| {
+        errors::too_large(format!("{subject}: a string must be shorter than 4 GiB"))
+    })?;
     head.copy_from_slice(&length.to_le_bytes());
     Ok(())
 }
@@ -159,7 +175,11 @@ fn deduced_shape(model: &Served, input: &TensorConfig, bytes: usize) -> Result<V
         };
         shape.push(usize::try_from(*size).unwrap_or_else(|_| variable()));
     }
-    let expected = shape.iter().try_fold(element.unwrap_or(1), |product, size| product.checked_mul(*size));
+    let expected = shape
+        .iter()
+        .try_fold(element.unwrap_or(1), |product, size| {
+            product.checked_mul(*size)
+        });
     if element.is_none() || expected == Some(bytes) {
         return Ok(shape);
     }

@@ -47,9 +47,9 @@ pub(crate) fn read_load(body: &[u8], limits: &Limits) -> Result<LoadRequest> {
         if name == "config" {
             request.config = Some(text(reader)?);
         } else if let Some(path) = name.strip_prefix(FILE_PREFIX) {
-            let content = STANDARD
-                .decode(text(reader)?)
-                .map_err(|error| Error::invalid_argument(format!("parameter '{name}' is not base64: {error}")))?;
+            let content = STANDARD.decode(text(reader)?).map_err(|error| {
+                Error::invalid_argument(format!("parameter '{name}' is not base64: {error}"))
+            })?;
             request.files.push((path.to_owned(), content));
         } else {
             return Err(unknown(name, "'config' and 'file:PATH'"));
@@ -57,7 +57,9 @@ pub(crate) fn read_load(body: &[u8], limits: &Limits) -> Result<LoadRequest> {
         Ok(())
     })?;
     if request.config.is_none() && !request.files.is_empty() {
-        return Err(Error::invalid_argument("files can only be given together with the parameter 'config'"));
+        return Err(Error::invalid_argument(
+            "files can only be given together with the parameter 'config'",
+        ));
     }
     Ok(request)
 }
@@ -93,7 +95,19 @@ pub(crate) fn index(entries: &[IndexEntry]) -> Vec<u8> {
     }
     let entries: Vec<Entry<'_>> = entries
         .iter()
-        .map(|IndexEntry { name, version, state, reason }| Entry { name, version, state, reason })
+        .map(
+            |IndexEntry {
+                 name,
+                 version,
+                 state,
+                 reason,
+             }| Entry {
+                name,
+                version,
+                state,
+                reason,
+            },
+        )
         .collect();
     json(&entries)
 }
@@ -114,10 +128,15 @@ fn parameters(
         reader.object(|reader, name| {
             let name = name.into_owned();
             if names.len() >= limits.parameters_max {
-                return Err(Error::invalid_argument(format!("more than {} parameters", limits.parameters_max)));
+                return Err(Error::invalid_argument(format!(
+                    "more than {} parameters",
+                    limits.parameters_max
+                )));
             }
             if names.contains(&name) {
-                return Err(Error::invalid_argument(format!("parameter '{name}' is given twice")));
+                return Err(Error::invalid_argument(format!(
+                    "parameter '{name}' is given twice"
+                )));
             }
             parameter(reader, &name)?;
             names.push(name);
@@ -127,7 +146,11 @@ fn parameters(
 }
 
 /// Reads a body that is an object, or nothing, and each member of it with `member`.
-fn members(body: &[u8], limits: &Limits, mut member: impl FnMut(&mut Reader<'_>, &str) -> Result<()>) -> Result<()> {
+fn members(
+    body: &[u8],
+    limits: &Limits,
+    mut member: impl FnMut(&mut Reader<'_>, &str) -> Result<()>,
+) -> Result<()> {
     if body.is_empty() {
         return Ok(());
     }
@@ -155,7 +178,11 @@ mod tests {
     #[test]
     fn an_index_can_be_of_what_is_ready() {
         let read = |body: &str| read_index(body.as_bytes(), &Limits::default());
-        for (body, ready) in [("", false), ("{}", false), (r#"{"ready":true,"x":[1]}"#, true)] {
+        for (body, ready) in [
+            ("", false),
+            ("{}", false),
+            (r#"{"ready":true,"x":[1]}"#, true),
+        ] {
             assert_eq!(read(body), Ok(ready), "{body}");
         }
         refused(read("{"), "at byte 1");
@@ -171,21 +198,48 @@ mod tests {
         let request = read(r#"{"parameters":{"config":"{}","file:1/model.onnx":"AAEC"}}"#).unwrap();
         assert_eq!(request.config.as_deref(), Some("{}"));
         assert_eq!(request.files, [("1/model.onnx".to_owned(), vec![0, 1, 2])]);
-        refused(read(r#"{"parameters":{"config":1}}"#), "'config' must be a string");
-        refused(read(r#"{"parameters":3}"#), "'parameters' must be an object");
-        refused(read(r#"{"parameters":{"foo":"x"}}"#), "unknown parameter 'foo'");
-        refused(read(r#"{"parameters":{"file:1/x":"AA=="}}"#), "together with the parameter 'config'");
-        refused(read(r#"{"parameters":{"config":"{}","file:1/x":"*"}}"#), "'file:1/x' is not base64");
-        refused(read(r#"{"parameters":{"config":"{}","config":"{}"}}"#), "'config' is given twice");
+        refused(
+            read(r#"{"parameters":{"config":1}}"#),
+            "'config' must be a string",
+        );
+        refused(
+            read(r#"{"parameters":3}"#),
+            "'parameters' must be an object",
+        );
+        refused(
+            read(r#"{"parameters":{"foo":"x"}}"#),
+            "unknown parameter 'foo'",
+        );
+        refused(
+            read(r#"{"parameters":{"file:1/x":"AA=="}}"#),
+            "together with the parameter 'config'",
+        );
+        refused(
+            read(r#"{"parameters":{"config":"{}","file:1/x":"*"}}"#),
+            "'file:1/x' is not base64",
+        );
+        refused(
+            read(r#"{"parameters":{"config":"{}","config":"{}"}}"#),
+            "'config' is given twice",
+        );
     }
 
     #[test]
     fn an_unload_can_take_dependents_along() {
         let read = |body: &str| read_unload(body.as_bytes(), &Limits::default());
         assert_eq!(read(""), Ok(false));
-        assert_eq!(read(r#"{"parameters":{"unload_dependents":true}}"#), Ok(true));
-        refused(read(r#"{"parameters":{"unload_dependents":"x"}}"#), "must be a boolean");
-        refused(read(r#"{"parameters":{"foo":1}}"#), "unknown parameter 'foo'");
+        assert_eq!(
+            read(r#"{"parameters":{"unload_dependents":true}}"#),
+            Ok(true)
+        );
+        refused(
+            read(r#"{"parameters":{"unload_dependents":"x"}}"#),
+            "must be a boolean",
+        );
+        refused(
+            read(r#"{"parameters":{"foo":1}}"#),
+            "unknown parameter 'foo'",
+        );
     }
 
     #[test]
@@ -196,7 +250,11 @@ mod tests {
             state: state.into(),
             reason: reason.into(),
         };
-        let entries = [entry("a", "1", "READY", ""), entry("b", "2", "UNAVAILABLE", "unloaded"), entry("c", "", "", "")];
+        let entries = [
+            entry("a", "1", "READY", ""),
+            entry("b", "2", "UNAVAILABLE", "unloaded"),
+            entry("c", "", "", ""),
+        ];
         assert_eq!(
             String::from_utf8(index(&entries)).unwrap(),
             r#"[{"name":"a","version":"1","state":"READY"},{"name":"b","version":"2","state":"UNAVAILABLE","reason":"unloaded"},{"name":"c"}]"#

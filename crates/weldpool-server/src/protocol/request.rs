@@ -36,7 +36,9 @@ impl Layout {
     /// # Errors
     /// `InvalidArgument` if it is not a whole number.
     pub(crate) fn of_header(value: Option<&[u8]>) -> Result<Layout> {
-        let Some(value) = value else { return Ok(Layout::Json) };
+        let Some(value) = value else {
+            return Ok(Layout::Json);
+        };
         let text = std::str::from_utf8(value).unwrap_or_default().trim();
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse().ok().filter(|_| digits) {
@@ -76,7 +78,11 @@ pub(crate) struct Decoded {
 /// `InvalidArgument` for anything the client got wrong, with a message that names the tensor and
 /// begins with the request's id if it has one; `PayloadTooLarge` beyond a limit on sizes;
 /// `Unsupported` for shared memory; `Unavailable` if there is no memory; and as the body.
-pub(crate) async fn read<B: Body>(body: &mut B, layout: Layout, context: Context<'_>) -> Result<Decoded> {
+pub(crate) async fn read<B: Body>(
+    body: &mut B,
+    layout: Layout,
+    context: Context<'_>,
+) -> Result<Decoded> {
     let json = match layout {
         Layout::Raw => return read_raw(body, context).await,
         Layout::Json => body.read_to_end(context.limits.json_bytes_max).await?,
@@ -88,7 +94,9 @@ pub(crate) async fn read<B: Body>(body: &mut B, layout: Layout, context: Context
     match parse(json, context).await {
         Ok(head) => {
             let id = head.id.clone();
-            read_rest(body, head, context).await.map_err(|error| with_id(&id, error))
+            read_rest(body, head, context)
+                .await
+                .map_err(|error| with_id(&id, error))
         }
         Err(rejected) => Err(with_id(&rejected.id, rejected.error)),
     }
@@ -117,9 +125,14 @@ async fn read_json<B: Body>(body: &mut B, length: u64, limits: &Limits) -> Resul
             "inference header size should be in range (0, {remaining}), got: {length}"
         )));
     }
-    let length = usize::try_from(length).ok().filter(|length| *length <= limits.json_bytes_max);
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= limits.json_bytes_max);
     let length = length.ok_or_else(|| {
-        errors::too_large(format!("the JSON part is longer than {} bytes", limits.json_bytes_max))
+        errors::too_large(format!(
+            "the JSON part is longer than {} bytes",
+            limits.json_bytes_max
+        ))
     })?;
     let mut json = vec![0; length];
     body.read_exact(&mut [&mut json]).await?;
@@ -132,21 +145,41 @@ async fn parse(json: Vec<u8>, context: Context<'_>) -> std::result::Result<Head,
     }
     let allocator = context.allocator.clone();
     let limits = context.limits.clone();
-    tokio::task::spawn_blocking(move || Head::parse(&json, &allocator, &limits)).await.unwrap_or_else(|_| {
-        Err(Rejected { error: Error::internal("the request was not parsed"), id: String::new() })
-    })
+    tokio::task::spawn_blocking(move || Head::parse(&json, &allocator, &limits))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Rejected {
+                error: Error::internal("the request was not parsed"),
+                id: String::new(),
+            })
+        })
 }
 
 async fn read_rest<B: Body>(body: &mut B, head: Head, context: Context<'_>) -> Result<Decoded> {
-    let plan = Plan::new(&head.inputs, body.remaining(), context.model, context.limits)?;
+    let plan = Plan::new(
+        &head.inputs,
+        body.remaining(),
+        context.model,
+        context.limits,
+    )?;
     let given: Vec<InputShape<'_>> = head
         .inputs
         .iter()
-        .map(|input| InputShape { name: &input.name, data_type: input.data_type, shape: &input.shape })
+        .map(|input| InputShape {
+            name: &input.name,
+            data_type: input.data_type,
+            shape: &input.shape,
+        })
         .collect();
-    context.model.check_inputs(&given).map_err(|error| errors::mismatch(&error))?;
+    context
+        .model
+        .check_inputs(&given)
+        .map_err(|error| errors::mismatch(&error))?;
     for output in &head.outputs {
-        context.model.check_output(&output.name).map_err(|error| errors::mismatch(&error))?;
+        context
+            .model
+            .check_output(&output.name)
+            .map_err(|error| errors::mismatch(&error))?;
     }
     let blobs = plan.read(body, context.allocator).await?;
     let form = Form::new(head.options.binary_data_output, &head.outputs);
@@ -172,11 +205,16 @@ fn tensors(inputs: Vec<Input>, blobs: Vec<Option<Buffer>>) -> Result<Vec<InputTe
             Source::Json(tensor) => tensor,
             Source::Binary(_) => {
                 let data = blobs.next().flatten().map(Buffer::share);
-                Tensor::new(input.data_type, input.shape, data)
-                    .map_err(|error| errors::tensor(format_args!("input '{}'", input.name), &error))?
+                Tensor::new(input.data_type, input.shape, data).map_err(|error| {
+                    errors::tensor(format_args!("input '{}'", input.name), &error)
+                })?
             }
         };
-        Ok(InputTensor { name: input.name, tensor, parameters: input.parameters })
+        Ok(InputTensor {
+            name: input.name,
+            tensor,
+            parameters: input.parameters,
+        })
     };
     inputs.into_iter().map(tensor).collect()
 }

@@ -4,7 +4,9 @@ use super::classification::{self, Classes};
 use super::elements;
 use crate::Result;
 use crate::http1::Chunk;
-use crate::service::types::{InferResponse, OutputTensor, ParameterValue, Parameters, RequestedOutput};
+use crate::service::types::{
+    InferResponse, OutputTensor, ParameterValue, Parameters, RequestedOutput,
+};
 
 /// In which form a client wants the outputs: kept aside while the model runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +25,36 @@ struct OutputForm {
 impl Form {
     /// All outputs of the model, as bytes or as JSON.
     pub(crate) fn all(binary: bool) -> Form {
-        Form { binary, requested: Vec::new() }
+        Form {
+            binary,
+            requested: Vec::new(),
+        }
     }
 
     /// Each output as it was requested; all of them, `binary` or not, if none was.
     pub(crate) fn new(binary: bool, requested: &[RequestedOutput]) -> Form {
         let form = |output: &RequestedOutput| {
-            let form = OutputForm { binary: output.binary, classification: output.classification };
+            let form = OutputForm {
+                binary: output.binary,
+                classification: output.classification,
+            };
             (output.name.clone(), form)
         };
-        Form { binary, requested: requested.iter().map(form).collect() }
+        Form {
+            binary,
+            requested: requested.iter().map(form).collect(),
+        }
     }
 
     fn of(&self, output: &str) -> OutputForm {
         let requested = self.requested.iter().find(|(name, _)| name == output);
-        requested.map_or(OutputForm { binary: self.binary, classification: None }, |(_, form)| *form)
+        requested.map_or(
+            OutputForm {
+                binary: self.binary,
+                classification: None,
+            },
+            |(_, form)| *form,
+        )
     }
 }
 
@@ -63,7 +80,12 @@ impl Encoded {
     /// thread that writes them.
     pub(crate) fn json_bytes_estimate(response: &InferResponse, form: &Form) -> usize {
         let text = |output: &&OutputTensor| !form.of(&output.name).binary;
-        response.outputs.iter().filter(text).map(|output| output.tensor.byte_len().saturating_mul(3)).sum()
+        response
+            .outputs
+            .iter()
+            .filter(text)
+            .map(|output| output.tensor.byte_len().saturating_mul(3))
+            .sum()
     }
 
     /// Writes a response in the form wanted. Binary outputs are not copied: their blobs are views
@@ -120,7 +142,13 @@ fn write_output(
         None => None,
         Some(count) => {
             let labels = (model.labels)(&output.name);
-            Some(classification::classify(&subject, &output.tensor, model.batched, count, labels)?)
+            Some(classification::classify(
+                &subject,
+                &output.tensor,
+                model.batched,
+                count,
+                labels,
+            )?)
         }
     };
     let (datatype, shape) = match &classes {

@@ -36,15 +36,25 @@ impl Histogram {
     /// How many durations were counted, and their sum.
     #[must_use]
     pub fn totals(&self) -> (u64, Duration) {
-        let count = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum();
-        (count, Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)))
+        let count = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed))
+            .sum();
+        (
+            count,
+            Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)),
+        )
     }
 
     /// The durations below which these parts of all lie; none before the first is counted.
     #[must_use]
     pub fn quantiles<const N: usize>(&self, parts: [f64; N]) -> Option<[Duration; N]> {
-        let counts: Vec<u64> =
-            self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed))
+            .collect();
         let total: u64 = counts.iter().sum();
         if total == 0 {
             return None;
@@ -94,7 +104,10 @@ mod tests {
             assert!(index >= last, "{ns}");
             last = index;
             let middle = middle(index) as f64;
-            assert!((middle - ns as f64).abs() <= ns as f64 / 32.0, "{ns} is near {middle}");
+            assert!(
+                (middle - ns as f64).abs() <= ns as f64 / 32.0,
+                "{ns} is near {middle}"
+            );
         }
         assert_eq!(index(u64::MAX), BUCKETS - 1);
     }
@@ -107,7 +120,10 @@ mod tests {
             histogram.record(Duration::from_micros(us));
         }
         let [median, p99] = histogram.quantiles([0.5, 0.99]).unwrap();
-        assert!((median.as_secs_f64() / 500e-6 - 1.0).abs() < 0.04, "{median:?}");
+        assert!(
+            (median.as_secs_f64() / 500e-6 - 1.0).abs() < 0.04,
+            "{median:?}"
+        );
         assert!((p99.as_secs_f64() / 990e-6 - 1.0).abs() < 0.04, "{p99:?}");
         assert_eq!(histogram.totals(), (1000, Duration::from_micros(500_500)));
     }

@@ -53,7 +53,11 @@ impl Lifecycle {
     /// Names of all models in the repository; none when it cannot be read.
     pub(crate) fn repository_names(&self) -> Vec<String> {
         match self.repository.scan() {
-            Ok(scan) => scan.models.into_keys().map(|name| name.as_str().to_owned()).collect(),
+            Ok(scan) => scan
+                .models
+                .into_keys()
+                .map(|name| name.as_str().to_owned())
+                .collect(),
             Err(error) => {
                 tracing::warn!(%error, "the model repository cannot be read");
                 Vec::new()
@@ -71,7 +75,10 @@ impl Lifecycle {
         startup_models: &[String],
         observer: &dyn LoadObserver,
     ) -> Result<Vec<(String, String)>> {
-        let scan = self.repository.scan().map_err(|error| Error::internal(error.to_string()))?;
+        let scan = self
+            .repository
+            .scan()
+            .map_err(|error| Error::internal(error.to_string()))?;
         for skipped in &scan.skipped {
             tracing::warn!("{skipped}");
         }
@@ -81,8 +88,8 @@ impl Lifecycle {
         }
         *self.seen.lock().await = snapshot;
 
-        let all = self.control != ModelControl::Explicit
-            || startup_models.iter().any(|name| name == "*");
+        let all =
+            self.control != ModelControl::Explicit || startup_models.iter().any(|name| name == "*");
         let mut failed = Vec::new();
         let mut directories: Vec<ModelDirectory> = Vec::new();
         if all {
@@ -119,12 +126,20 @@ impl Lifecycle {
                     let start = Instant::now();
                     let name = directory.name().as_str().to_owned();
                     let load = AssertUnwindSafe(|| loader.load(&directory, None));
-                    (name, catch_unwind(load).unwrap_or_else(|_| Err(PANICKED.into())), start.elapsed())
+                    (
+                        name,
+                        catch_unwind(load).unwrap_or_else(|_| Err(PANICKED.into())),
+                        start.elapsed(),
+                    )
                 });
             }
-            let Some(joined) = tasks.join_next().await else { break };
+            let Some(joined) = tasks.join_next().await else {
+                break;
+            };
             // The task catches panics itself, and nobody aborts it.
-            let Ok((name, result, time)) = joined else { continue };
+            let Ok((name, result, time)) = joined else {
+                continue;
+            };
             match self.install(&name, result) {
                 Ok(versions) => observer.loaded(&name, &versions, time),
                 Err(reason) => {
@@ -158,7 +173,9 @@ impl Lifecycle {
             let name = ModelName::new(name).map_err(|error| failed(&error))?;
             ModelDirectory::in_memory(name, overrides, limits)
         };
-        self.reload(directory, config).await.map_err(|reason| failed(&reason))
+        self.reload(directory, config)
+            .await
+            .map_err(|reason| failed(&reason))
     }
 
     /// Unloads a model because a client asks; one that is not loaded is no error, as in Triton.
@@ -199,7 +216,9 @@ impl Lifecycle {
             self.remove(name.as_str()).await;
         }
         for name in diff.added.into_iter().chain(diff.modified) {
-            let Some(directory) = scan.models.get(&name) else { continue };
+            let Some(directory) = scan.models.get(&name) else {
+                continue;
+            };
             match self.reload(directory.clone(), None).await {
                 Ok(()) => tracing::info!(model = %name, "loaded from the changed repository"),
                 Err(reason) => tracing::error!(model = %name, %reason, "cannot be loaded"),
@@ -258,7 +277,8 @@ impl Lifecycle {
                 // What runs goes on running.
                 if self.registry.ready_versions(name).is_empty() {
                     let state = VersionState::Unavailable(reason.clone());
-                    self.registry.replace(name, BTreeMap::from([(UNKNOWN_VERSION, state)]));
+                    self.registry
+                        .replace(name, BTreeMap::from([(UNKNOWN_VERSION, state)]));
                 }
                 return Err(reason);
             }
@@ -274,13 +294,20 @@ impl Lifecycle {
                 }
                 Err(reason) => {
                     reasons.push(format!("version {version}: {reason}"));
-                    VersionState::Unavailable(reason)
+                    // What runs goes on running.
+                    self.registry
+                        .ready_state(name, version)
+                        .unwrap_or(VersionState::Unavailable(reason))
                 }
             };
             states.insert(version, state);
         }
         self.registry.replace(name, states);
-        if reasons.is_empty() { Ok(ready) } else { Err(reasons.join("; ")) }
+        if reasons.is_empty() {
+            Ok(ready)
+        } else {
+            Err(reasons.join("; "))
+        }
     }
 
     async fn remove(&self, name: &str) {

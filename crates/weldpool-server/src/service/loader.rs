@@ -85,7 +85,10 @@ impl Loader {
         for version in selection.versions {
             let start = Instant::now();
             let loaded = self.version(directory, &prepared, version);
-            versions.insert(version, loaded.map(|model| (Arc::new(model), start.elapsed())));
+            versions.insert(
+                version,
+                loaded.map(|model| (Arc::new(model), start.elapsed())),
+            );
         }
         if versions.is_empty() {
             return Err(format!(
@@ -129,8 +132,9 @@ impl Loader {
         version: u64,
     ) -> Result<LoadedModel, String> {
         let config = prepared.config();
-        let file =
-            directory.model_file(version, &config.default_model_filename).map_err(text)?;
+        let file = directory
+            .model_file(version, &config.default_model_filename)
+            .map_err(text)?;
         let source = match &file {
             ModelFile::Path(path) => ModelSource::Path(path),
             ModelFile::Bytes(bytes) => ModelSource::Bytes(bytes),
@@ -143,7 +147,10 @@ impl Loader {
             .collect();
         prepared.engine_settings().apply(&mut options);
         let model = self.engine.load(source, &options).map_err(text)?;
-        let signature = ModelSignature { inputs: model.inputs(), outputs: model.outputs() };
+        let signature = ModelSignature {
+            inputs: model.inputs(),
+            outputs: model.outputs(),
+        };
         let served = prepared.clone().complete(signature).map_err(text)?;
         let labels = labels(directory, &served)?;
         let statistics = Arc::<ModelStatistics>::default();
@@ -166,7 +173,10 @@ fn labels(
     let mut labels = BTreeMap::new();
     for output in served.outputs() {
         if let Some(filename) = &output.label_filename {
-            labels.insert(output.name.clone(), directory.labels(filename).map_err(text)?);
+            labels.insert(
+                output.name.clone(),
+                directory.labels(filename).map_err(text)?,
+            );
         }
     }
     Ok(labels)

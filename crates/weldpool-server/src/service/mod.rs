@@ -25,9 +25,7 @@ use weldpool_engine::Engine;
 pub use histogram::Histogram;
 pub use model::{LoadedModel, ModelHandle};
 pub use options::{LoadObserver, ModelControl, ServiceOptions, SilentObserver};
-pub use statistics::{
-    FailureReason, ModelStatistics, Pending, Phases, StatisticsSnapshot, Total,
-};
+pub use statistics::{FailureReason, ModelStatistics, Pending, Phases, StatisticsSnapshot, Total};
 
 use self::lifecycle::Lifecycle;
 use self::loader::Loader;
@@ -73,9 +71,8 @@ impl Service {
         allocator: Allocator,
         engine: Arc<dyn Engine>,
     ) -> Result<Self> {
-        let repository =
-            Repository::open(options.repositories.iter(), RepositoryLimits::default())
-                .map_err(|error| Error::invalid_argument(error.to_string()))?;
+        let repository = Repository::open(options.repositories.iter(), RepositoryLimits::default())
+            .map_err(|error| Error::invalid_argument(error.to_string()))?;
         let registry = Arc::new(Registry::default());
         let loader = Loader::new(engine, allocator.clone(), &options);
         let lifecycle = Lifecycle::new(
@@ -102,7 +99,10 @@ impl Service {
     ///
     /// When the repository cannot be read.
     pub async fn load_models(&self, observer: &dyn LoadObserver) -> Result<Vec<(String, String)>> {
-        let loaded = self.lifecycle.load_startup(&self.options.startup_models, observer).await;
+        let loaded = self
+            .lifecycle
+            .load_startup(&self.options.startup_models, observer)
+            .await;
         self.started.store(true, Ordering::Release);
         loaded
     }
@@ -188,7 +188,10 @@ impl Service {
             Some(_) => vec![model.version().to_owned()],
             None => {
                 let ready = self.registry.ready_versions(name);
-                ready.iter().map(|model| model.version().to_owned()).collect()
+                ready
+                    .iter()
+                    .map(|model| model.version().to_owned())
+                    .collect()
             }
         };
         Ok(model.metadata(versions))
@@ -201,7 +204,12 @@ impl Service {
     /// `InvalidArgument` for a model or version that cannot run.
     pub fn model_statistics(&self, name: Option<&str>, version: Option<&str>) -> Result<Value> {
         let models: Vec<ModelHandle> = match name {
-            None => self.registry.all_ready().into_iter().map(|(model, _)| model).collect(),
+            None => self
+                .registry
+                .all_ready()
+                .into_iter()
+                .map(|(model, _)| model)
+                .collect(),
             Some(name) => {
                 let ready = self.registry.ready_versions(name);
                 if ready.is_empty() {
@@ -220,8 +228,9 @@ impl Service {
             }
         };
         let entries = models.iter();
-        let entries: Vec<Value> =
-            entries.map(|model| model.statistics().json(model.name(), model.version())).collect();
+        let entries: Vec<Value> = entries
+            .map(|model| model.statistics().json(model.name(), model.version()))
+            .collect();
         Ok(json!({ "model_stats": entries }))
     }
 
@@ -263,7 +272,9 @@ impl Service {
     /// A request whose future is dropped while it waits is not run.
     pub async fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<InferResponse> {
         let Ok(_permit) = self.requests.try_acquire() else {
-            model.statistics().failed(FailureReason::Rejected, request.arrival.elapsed());
+            model
+                .statistics()
+                .failed(FailureReason::Rejected, request.arrival.elapsed());
             return Err(Error::unavailable(format!(
                 "{} requests are under way, which is the limit",
                 self.options.requests_max

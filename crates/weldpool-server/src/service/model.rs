@@ -45,7 +45,10 @@ impl LoadedModel {
             .map(|_| model.instance())
             .collect::<weldpool_engine::Result<Vec<_>>>()?;
         let names = |tensors: &[TensorConfig]| {
-            tensors.iter().map(|tensor| Arc::from(tensor.name.as_str())).collect()
+            tensors
+                .iter()
+                .map(|tensor| Arc::from(tensor.name.as_str()))
+                .collect()
         };
         Ok(Self {
             version,
@@ -150,7 +153,11 @@ impl LoadedModel {
         time_max: Duration,
     ) -> Result<InferResponse> {
         let _pending = self.statistics.begin();
-        let mut outcome = Outcome { model: self, arrival: request.arrival, told: false };
+        let mut outcome = Outcome {
+            model: self,
+            arrival: request.arrival,
+            told: false,
+        };
         let result = match tokio::time::timeout(time_max, self.run(request)).await {
             Ok(result) => result,
             Err(_) => Err(Error::unavailable(format!(
@@ -192,13 +199,30 @@ impl LoadedModel {
             self.served.outputs().iter().collect()
         } else {
             let outputs = request.outputs.iter();
-            outputs.map(|output| Ok(self.served.check_output(&output.name)?)).collect::<Result<_>>()?
+            outputs
+                .map(|output| Ok(self.served.check_output(&output.name)?))
+                .collect::<Result<_>>()?
         };
-        let outputs = wanted.iter().map(|output| self.output_name(&output.name)).collect();
-        let deadline = request.timeout.and_then(|timeout| start.checked_add(timeout));
+        let outputs = wanted
+            .iter()
+            .map(|output| self.output_name(&output.name))
+            .collect();
+        let deadline = request
+            .timeout
+            .and_then(|timeout| start.checked_add(timeout));
         let prepared = Instant::now();
-        let Done { outputs, queue, compute } =
-            self.scheduler.run(Run { inputs, outputs, deadline }).await?;
+        let Done {
+            outputs,
+            queue,
+            compute,
+        } = self
+            .scheduler
+            .run(Run {
+                inputs,
+                outputs,
+                deadline,
+            })
+            .await?;
         let ran = Instant::now();
         let outputs = wanted
             .into_iter()
@@ -225,7 +249,11 @@ impl LoadedModel {
     }
 
     fn input(&self, name: &str, tensor: Tensor) -> Result<(Arc<str>, Tensor)> {
-        let position = self.served.inputs().iter().position(|input| input.name == name);
+        let position = self
+            .served
+            .inputs()
+            .iter()
+            .position(|input| input.name == name);
         let position = position.ok_or_else(|| {
             Error::invalid_argument(format!(
                 "unexpected inference input '{name}' for model '{}'",
@@ -233,7 +261,11 @@ impl LoadedModel {
             ))
         })?;
         let shape = self.served.inputs()[position].model_shape(tensor.shape());
-        let tensor = if shape == tensor.shape() { tensor } else { tensor.reshaped(shape)? };
+        let tensor = if shape == tensor.shape() {
+            tensor
+        } else {
+            tensor.reshaped(shape)?
+        };
         Ok((Arc::clone(&self.inputs[position]), tensor))
     }
 
@@ -244,8 +276,15 @@ impl LoadedModel {
 
     fn output(&self, config: &TensorConfig, tensor: Tensor) -> Result<OutputTensor> {
         let shape = config.request_shape(tensor.shape());
-        let tensor = if shape == tensor.shape() { tensor } else { tensor.reshaped(shape)? };
-        Ok(OutputTensor { name: config.name.clone(), tensor })
+        let tensor = if shape == tensor.shape() {
+            tensor
+        } else {
+            tensor.reshaped(shape)?
+        };
+        Ok(OutputTensor {
+            name: config.name.clone(),
+            tensor,
+        })
     }
 }
 

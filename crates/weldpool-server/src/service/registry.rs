@@ -15,12 +15,14 @@ pub(crate) enum VersionState {
     Loading,
     /// It can run; loading it took so long.
     Ready(ModelHandle, Duration),
-    /// It cannot run, for this reason.
+    /// It could not be loaded, for this reason.
     Unavailable(String),
+    /// It was unloaded because somebody wanted that.
+    Unloaded,
 }
 
 /// Stands for the versions of a model while nothing is known of them.
-pub(crate) const UNKNOWN_VERSION: u64 = 0;
+pub(crate) const UNKNOWN_VERSION: u64 = u64::MAX;
 
 type Versions = BTreeMap<u64, VersionState>;
 
@@ -46,9 +48,8 @@ impl Registry {
     /// With Triton's words, and its kind for each case: 404 for what is not there.
     pub(crate) fn find(&self, name: &str, version: Option<&str>) -> Result<ModelHandle> {
         let models = self.read();
-        let unknown = |what: &str| {
-            Error::not_found(format!("Request for unknown model: '{name}' {what}"))
-        };
+        let unknown =
+            |what: &str| Error::not_found(format!("Request for unknown model: '{name}' {what}"));
         let versions = models.get(name).ok_or_else(|| unknown("is not found"))?;
         let state = match version {
             None => versions
@@ -62,18 +63,31 @@ impl Registry {
         };
         match state {
             VersionState::Ready(model, _) => Ok(ModelHandle::clone(model)),
-            VersionState::Loading | VersionState::Unavailable(_) => Err(Error::unavailable(
-                format!(
+            VersionState::Loading | VersionState::Unavailable(_) | VersionState::Unloaded => {
+                Err(Error::unavailable(format!(
                     "Request for unknown model: '{name}' version {} is not at ready state",
                     version.unwrap_or_default()
-                ),
-            )),
+                )))
+            }
         }
     }
 
     /// The versions of a model that are ready.
     pub(crate) fn ready_versions(&self, name: &str) -> Vec<ModelHandle> {
-        self.read().get(name).map(ready).unwrap_or_default().into_iter().map(|(model, _)| model).collect()
+        self.read()
+            .get(name)
+            .map(ready)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(model, _)| model)
+            .collect()
+    }
+
+    /// The state of a version, if it is ready.
+    pub(crate) fn ready_state(&self, name: &str, version: u64) -> Option<VersionState> {
+        let models = self.read();
+        let state = models.get(name)?.get(&version)?;
+        matches!(state, VersionState::Ready(..)).then(|| state.clone())
     }
 
     /// Every version that is ready, and how long loading it took.
@@ -81,15 +95,21 @@ impl Registry {
         self.read().values().flat_map(ready).collect()
     }
 
-    /// Whether every version known is ready.
+    /// Whether every version is ready that was to be loaded and not unloaded since.
     pub(crate) fn is_all_ready(&self) -> bool {
         let models = self.read();
-        models.values().flat_map(Versions::values).all(|state| matches!(state, VersionState::Ready(..)))
+        models
+            .values()
+            .flat_map(Versions::values)
+            .all(|state| matches!(state, VersionState::Ready(..) | VersionState::Unloaded))
     }
 
     /// Sets the state of versions, leaving the others.
     pub(crate) fn set(&self, name: &str, states: impl IntoIterator<Item = (u64, VersionState)>) {
-        self.write().entry(name.to_owned()).or_default().extend(states);
+        self.write()
+            .entry(name.to_owned())
+            .or_default()
+            .extend(states);
     }
 
     /// Replaces all versions of a model; the former ones go once nobody uses them.
@@ -102,10 +122,12 @@ impl Registry {
     pub(crate) fn unload(&self, name: &str) -> bool {
         let former = {
             let mut models = self.write();
-            let Some(versions) = models.get_mut(name) else { return false };
+            let Some(versions) = models.get_mut(name) else {
+                return false;
+            };
             let unloaded = versions
                 .keys()
-                .map(|&version| (version, VersionState::Unavailable("unloaded".into())))
+                .map(|&version| (version, VersionState::Unloaded))
                 .collect();
             std::mem::replace(versions, unloaded)
         };
@@ -129,6 +151,7 @@ impl Registry {
                     VersionState::Ready(..) => ("READY", String::new()),
                     VersionState::Loading => ("LOADING", String::new()),
                     VersionState::Unavailable(reason) => ("UNAVAILABLE", reason.clone()),
+                    VersionState::Unloaded => ("UNAVAILABLE", "unloaded".to_owned()),
                 };
                 entries.push(IndexEntry {
                     name: name.clone(),
@@ -167,7 +190,7 @@ fn ready(versions: &Versions) -> Vec<(ModelHandle, Duration)> {
 }
 
 fn parse_version(text: &str) -> Result<u64> {
-    text.parse().ok().filter(|&version| version > 0).ok_or_else(|| {
+    text.parse().map_err(|_| {
         Error::invalid_argument(format!(
             "failed to get model version from specified version string '{text}': it should be an \
              integral value > 0"
@@ -183,15 +206,46 @@ mod tests {
     #[test]
     fn what_cannot_run_is_told_as_triton_does() {
         let registry = Registry::default();
-        registry.set("m", [(1, VersionState::Unavailable("broken".into())), (2, VersionState::Loading)]);
+        registry.set(
+            "m",
+            [
+                (1, VersionState::Unavailable("broken".into())),
+                (2, VersionState::Loading),
+            ],
+        );
         let cases = [
             ("x", None, ErrorKind::NotFound, "'x' is not found"),
             ("x", Some("1"), ErrorKind::NotFound, "'x' is not found"),
-            ("m", None, ErrorKind::NotFound, "'m' has no available versions"),
-            ("m", Some("3"), ErrorKind::NotFound, "'m' version 3 is not found"),
-            ("m", Some("1"), ErrorKind::Unavailable, "version 1 is not at ready state"),
-            ("m", Some("99999999999999999999"), ErrorKind::InvalidArgument, "integral value > 0"),
-            ("m", Some("0"), ErrorKind::InvalidArgument, "integral value > 0"),
+            (
+                "m",
+                None,
+                ErrorKind::NotFound,
+                "'m' has no available versions",
+            ),
+            (
+                "m",
+                Some("3"),
+                ErrorKind::NotFound,
+                "'m' version 3 is not found",
+            ),
+            (
+                "m",
+                Some("1"),
+                ErrorKind::Unavailable,
+                "version 1 is not at ready state",
+            ),
+            (
+                "m",
+                Some("99999999999999999999"),
+                ErrorKind::InvalidArgument,
+                "integral value > 0",
+            ),
+            (
+                "m",
+                Some("0"),
+                ErrorKind::NotFound,
+                "'m' version 0 is not found",
+            ),
         ];
         for (name, version, kind, part) in cases {
             let error = registry.find(name, version).unwrap_err();
@@ -206,7 +260,13 @@ mod tests {
     #[test]
     fn the_index_has_a_line_per_version_and_per_model_that_was_never_loaded() {
         let registry = Registry::default();
-        registry.set("b", [(1, VersionState::Unavailable("broken".into())), (2, VersionState::Loading)]);
+        registry.set(
+            "b",
+            [
+                (1, VersionState::Unavailable("broken".into())),
+                (2, VersionState::Loading),
+            ],
+        );
         let lines = |ready| {
             let entries = registry.index(&["a".into(), "b".into()], ready);
             entries
@@ -214,7 +274,10 @@ mod tests {
                 .map(|one| format!("{} {} {} {}", one.name, one.version, one.state, one.reason))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(lines(false), ["a   ", "b 1 UNAVAILABLE broken", "b 2 LOADING "]);
+        assert_eq!(
+            lines(false),
+            ["a   ", "b 1 UNAVAILABLE broken", "b 2 LOADING "]
+        );
         assert!(lines(true).is_empty());
     }
 }

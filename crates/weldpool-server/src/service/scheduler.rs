@@ -97,7 +97,10 @@ impl Scheduler {
             usual_ns: AtomicU64::new(0),
             inline: AtomicBool::new(false),
         });
-        let mut scheduler = Self { shared: Arc::clone(&shared), threads: Vec::new() };
+        let mut scheduler = Self {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+        };
         for index in 0..shared.instances.len() {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new()
@@ -155,11 +158,13 @@ impl Shared {
         if !self.lock().jobs.is_empty() {
             return None;
         }
-        self.instances.iter().find_map(|instance| match instance.try_lock() {
-            Ok(instance) => Some(instance),
-            Err(std::sync::TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        })
+        self.instances
+            .iter()
+            .find_map(|instance| match instance.try_lock() {
+                Ok(instance) => Some(instance),
+                Err(std::sync::TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
+                Err(std::sync::TryLockError::WouldBlock) => None,
+            })
     }
 
     fn submit(&self, job: Job) -> Result<()> {
@@ -189,7 +194,10 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .arrived
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -198,8 +206,9 @@ impl Shared {
             if job.reply.is_closed() {
                 continue;
             }
-            let mut instance =
-                self.instances[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut instance = self.instances[index]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let result = self.execute(instance.as_mut(), &job.run, job.queued);
             drop(instance);
             // The client may have gone meanwhile; then there is nobody to tell.
@@ -215,15 +224,25 @@ impl Shared {
                 self.model
             )));
         }
-        let inputs: Vec<(&str, &Tensor)> =
-            run.inputs.iter().map(|(name, tensor)| (&**name, tensor)).collect();
-        let outputs: Vec<OutputRequest<'_>> =
-            run.outputs.iter().map(|name| OutputRequest::new(name)).collect();
+        let inputs: Vec<(&str, &Tensor)> = run
+            .inputs
+            .iter()
+            .map(|(name, tensor)| (&**name, tensor))
+            .collect();
+        let outputs: Vec<OutputRequest<'_>> = run
+            .outputs
+            .iter()
+            .map(|name| OutputRequest::new(name))
+            .collect();
         let result = catch_unwind(AssertUnwindSafe(|| instance.run(&inputs, &outputs)));
         let compute = start.elapsed();
         self.learn(compute);
         match result {
-            Ok(result) => Ok(Done { outputs: result?, queue: start - queued, compute }),
+            Ok(result) => Ok(Done {
+                outputs: result?,
+                queue: start - queued,
+                compute,
+            }),
             Err(_) => Err(Error::new(
                 ErrorKind::Internal,
                 format!("the engine panicked while it ran model '{}'", self.model),
@@ -272,19 +291,30 @@ mod tests {
     }
 
     fn run() -> Run {
-        Run { inputs: Vec::new(), outputs: Vec::new(), deadline: None }
+        Run {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            deadline: None,
+        }
     }
 
-    fn scheduler(count: usize, room: usize, work: impl FnMut() + Send + Clone + 'static) -> Scheduler {
-        let instances =
-            (0..count).map(|_| Box::new(Scripted(work.clone())) as Box<dyn Instance>).collect();
+    fn scheduler(
+        count: usize,
+        room: usize,
+        work: impl FnMut() + Send + Clone + 'static,
+    ) -> Scheduler {
+        let instances = (0..count)
+            .map(|_| Box::new(Scripted(work.clone())) as Box<dyn Instance>)
+            .collect();
         Scheduler::start("m", instances, room).unwrap()
     }
 
     #[tokio::test]
     async fn a_fast_model_moves_to_the_callers_thread() {
         let (sender, threads) = mpsc::channel();
-        let scheduler = scheduler(1, 8, move || sender.send(std::thread::current().id()).unwrap());
+        let scheduler = scheduler(1, 8, move || {
+            sender.send(std::thread::current().id()).unwrap()
+        });
         for _ in 0..20 {
             scheduler.run(run()).await.unwrap();
         }
@@ -296,10 +326,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_queue_turns_requests_away_and_a_drop_answers_those_that_wait() {
-        let gate = Arc::new(Mutex::new(()));
-        let closed = gate.lock().unwrap();
-        let inside = Arc::clone(&gate);
-        let scheduler = Arc::new(scheduler(1, 1, move || drop(inside.lock().unwrap())));
+        let open = Arc::new(AtomicBool::new(false));
+        let gate = Arc::clone(&open);
+        let work = move || {
+            while !gate.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+        };
+        let scheduler = Arc::new(scheduler(1, 1, work));
         let spawn = || {
             let scheduler = Arc::clone(&scheduler);
             tokio::spawn(async move { scheduler.run(run()).await })
@@ -314,14 +348,23 @@ mod tests {
         }
         let error = scheduler.run(run()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.message().contains("maximum queue size of 1"), "{error}");
+        assert!(
+            error.message().contains("maximum queue size of 1"),
+            "{error}"
+        );
         waiting.abort();
         assert!(waiting.await.unwrap_err().is_cancelled());
         let replaces = spawn();
-        while scheduler.shared.lock().jobs.front().is_none_or(|job| job.reply.is_closed()) {
+        while scheduler
+            .shared
+            .lock()
+            .jobs
+            .front()
+            .is_none_or(|job| job.reply.is_closed())
+        {
             std::thread::yield_now();
         }
-        drop(closed);
+        open.store(true, Ordering::Release);
         running.await.unwrap().unwrap();
         replaces.await.unwrap().unwrap();
     }
@@ -329,10 +372,24 @@ mod tests {
     #[tokio::test]
     async fn an_expired_request_is_not_run_and_a_panic_is_an_error() {
         let scheduler = scheduler(1, 8, || panic!("on purpose"));
-        let late = Run { deadline: Some(Instant::now()), ..run() };
-        assert!(scheduler.run(late).await.unwrap_err().message().contains("timeout"));
+        let late = Run {
+            deadline: Some(Instant::now()),
+            ..run()
+        };
+        assert!(
+            scheduler
+                .run(late)
+                .await
+                .unwrap_err()
+                .message()
+                .contains("timeout")
+        );
         let error = scheduler.run(run()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
-        assert_eq!(scheduler.run(run()).await.unwrap_err(), error, "the instance goes on");
+        assert_eq!(
+            scheduler.run(run()).await.unwrap_err(),
+            error,
+            "the instance goes on"
+        );
     }
 }

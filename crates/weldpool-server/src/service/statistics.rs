@@ -24,7 +24,10 @@ impl Tally {
     }
 
     fn read(&self) -> Total {
-        Total { count: self.count.load(Ordering::Relaxed), ns: self.ns.load(Ordering::Relaxed) }
+        Total {
+            count: self.count.load(Ordering::Relaxed),
+            ns: self.ns.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -169,7 +172,9 @@ impl ModelStatistics {
         self.compute_output.add(phases.compute_output);
         self.inferences.fetch_add(batch, Ordering::Relaxed);
         self.executions.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.last_inference_ms.fetch_max(now_ms, Ordering::Relaxed);
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
@@ -274,8 +279,20 @@ mod tests {
         drop(pending);
         let all = statistics.snapshot();
         assert_eq!((all.inferences, all.executions, all.pending), (5, 2, 0));
-        assert_eq!(all.success, Total { count: 2, ns: 20_000 });
-        assert_eq!(all.fail, Total { count: 1, ns: 5_000 });
+        assert_eq!(
+            all.success,
+            Total {
+                count: 2,
+                ns: 20_000
+            }
+        );
+        assert_eq!(
+            all.fail,
+            Total {
+                count: 1,
+                ns: 5_000
+            }
+        );
         assert_eq!(all.failures, [1, 0, 0, 0]);
         let json = statistics.json("m", "1");
         assert_eq!(json["batch_stats"][0]["batch_size"], 1);
@@ -290,6 +307,9 @@ mod tests {
             statistics.succeeded(batch, &Phases::default());
         }
         let json = statistics.json("m", "1");
-        assert_eq!(json["batch_stats"].as_array().map(Vec::len), Some(BATCH_SIZES_MAX + 1));
+        assert_eq!(
+            json["batch_stats"].as_array().map(Vec::len),
+            Some(BATCH_SIZES_MAX + 1)
+        );
     }
 }

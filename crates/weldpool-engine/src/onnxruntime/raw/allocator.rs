@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use ort_sys as sys;
@@ -25,7 +26,7 @@ struct Table {
     memory: PoolMemory,
 }
 
-/// Owns a [`Table`]. Must outlive every session and value that uses it.
+/// Owns a [`Table`]. Whoever offers it to the library keeps it for as long as the library uses it.
 #[derive(Debug)]
 pub(in crate::onnxruntime) struct AllocatorTable(NonNull<Table>);
 
@@ -130,14 +131,16 @@ impl<'d> Value<'d> {
 }
 
 /// `OrtAllocator::Alloc`: a block of the pool; null for zero bytes. Out of memory is thrown as
-/// `std::bad_alloc`: the library's tensors do not check for null.
+/// `std::bad_alloc`, as by the library's own allocators: it aborts the process on null.
 unsafe extern "C-unwind" fn allocate(this: *mut sys::OrtAllocator, bytes: usize) -> *mut c_void {
     // SAFETY: the library passes the pointer it was given, which is that of a living `Table`.
     let table = unsafe { &*this.cast::<Table>() };
     if bytes == 0 {
         return ptr::null_mut();
     }
-    if let Some(address) = table.memory.allocate(bytes) {
+    // A panic must not unwind into C++, which would take it for an exception of its own.
+    let allocated = catch_unwind(AssertUnwindSafe(|| table.memory.allocate(bytes)));
+    if let Ok(Some(address)) = allocated {
         return address.as_ptr().cast::<c_void>();
     }
     match table.api.operator_new {
@@ -159,10 +162,15 @@ unsafe extern "system" fn free(this: *mut sys::OrtAllocator, block: *mut c_void)
     }
     // SAFETY: as in `allocate`.
     let table = unsafe { &*this.cast::<Table>() };
-    // SAFETY: the library frees what `allocate` gave it, once, when nothing uses it any more.
-    match unsafe { table.memory.allocator().reclaim(address) } {
-        Ok(buffer) => drop(buffer),
-        Err(error) => tracing::error!("onnxruntime freed a block that is not the pool's: {error}"),
+    let freed = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the library frees what `allocate` gave it, once, when nothing uses it any more.
+        match unsafe { table.memory.allocator().reclaim(address) } {
+            Ok(buffer) => drop(buffer),
+            Err(error) => tracing::error!("onnxruntime freed a block of another's: {error}"),
+        }
+    }));
+    if freed.is_err() {
+        tracing::error!("freeing a block of onnxruntime's panicked; the block is lost");
     }
 }
 

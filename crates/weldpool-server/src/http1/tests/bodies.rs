@@ -45,8 +45,13 @@ async fn every_framing_and_coding_gives_the_same_body() {
 
 #[tokio::test(start_paused = true)]
 async fn parts_are_read_apart() {
-    for lengths in [[1, 2, 3, 4], [0, 0, 0, 0], [0, 7, 0, 9], [255, 0, 0, 1], [200, 250, 240, 255]]
-    {
+    for lengths in [
+        [1, 2, 3, 4],
+        [0, 0, 0, 0],
+        [0, 7, 0, 9],
+        [255, 0, 0, 1],
+        [200, 250, 240, 255],
+    ] {
         let total: usize = lengths.iter().map(|length| usize::from(*length) * 50).sum();
         let data = pattern(total);
         let body = [&lengths[..], &data].concat();
@@ -69,10 +74,17 @@ async fn a_body_of_another_length_than_expected_is_refused() {
     let answers_to_short = answers([short, get("/ignore").into_bytes()].concat()).await;
     assert_eq!(answers_to_short[0].status, 400);
     assert_eq!(answers_to_short[0].header("x-kind"), Some("short"));
-    assert_eq!(answers_to_short[1].text(), "ignored", "nothing was read in vain");
+    assert_eq!(
+        answers_to_short[1].text(),
+        "ignored",
+        "nothing was read in vain"
+    );
 
     let long = answer(post_chunked("/parts", "", b"\0\0\0\0too long", 3)).await;
-    assert_eq!((long.status, long.header("x-kind")), (400, Some("malformed")));
+    assert_eq!(
+        (long.status, long.header("x-kind")),
+        (400, Some("malformed"))
+    );
     let short = answer(post_chunked("/parts", "", b"\x01\0\0\0too short", 3)).await;
     assert_eq!((short.status, short.header("x-kind")), (400, Some("short")));
 }
@@ -88,7 +100,10 @@ async fn a_bound_of_the_handler_costs_nothing_but_the_rest() {
         .iter()
         .map(|answer| answer.text().to_owned())
         .collect();
-    assert_eq!(texts, ["Ok(10)", "Err(BodyTooLarge)", "Ok(10)", "Err(BodyTooLarge)"]);
+    assert_eq!(
+        texts,
+        ["Ok(10)", "Err(BodyTooLarge)", "Ok(10)", "Err(BodyTooLarge)"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +125,10 @@ async fn an_unread_body_is_skipped_if_it_is_short() {
 async fn an_unread_body_that_is_long_costs_the_connection() {
     let body = pattern(100_000);
     let known = answer([post("/ignore", "", &body), get("/ignore").into_bytes()].concat()).await;
-    assert_eq!((known.text(), known.header("connection")), ("ignored", Some("close")));
+    assert_eq!(
+        (known.text(), known.header("connection")),
+        ("ignored", Some("close"))
+    );
     let chunked = post_chunked("/ignore", "", &body, 5000);
     let unknown = answer([chunked, get("/ignore").into_bytes()].concat()).await;
     assert_eq!(unknown.text(), "ignored");
@@ -126,23 +144,45 @@ async fn a_broken_body_is_an_error_of_the_read_and_ends_the_connection() {
     damaged[last] ^= 1;
     let cases = [
         (format!("{chunked}zz\r\n").into_bytes(), "malformed", 400),
-        (format!("{chunked}3\r\nabcde\r\n").into_bytes(), "malformed", 400),
-        (format!("{chunked}fffffffffff\r\n").into_bytes(), "large", 413),
-        (format!("{chunked}1;{}", "x".repeat(20_000)).into_bytes(), "header", 431),
+        (
+            format!("{chunked}3\r\nabcde\r\n").into_bytes(),
+            "malformed",
+            400,
+        ),
+        (
+            format!("{chunked}fffffffffff\r\n").into_bytes(),
+            "large",
+            413,
+        ),
+        (
+            format!("{chunked}1;{}", "x".repeat(20_000)).into_bytes(),
+            "header",
+            431,
+        ),
         (post("/echo", zip, b"not gzip at all"), "malformed", 400),
-        (post("/echo", zip, &zipped[..zipped.len() - 3]), "malformed", 400),
+        (
+            post("/echo", zip, &zipped[..zipped.len() - 3]),
+            "malformed",
+            400,
+        ),
         (post("/echo", zip, &damaged), "malformed", 400),
     ];
     for (request, kind, status) in cases {
         let answer = answer([request, get("/ignore").into_bytes()].concat()).await;
-        assert_eq!((answer.header("x-kind"), answer.status), (Some(kind), status));
+        assert_eq!(
+            (answer.header("x-kind"), answer.status),
+            (Some(kind), status)
+        );
         assert_eq!(answer.header("connection"), Some("close"), "{kind}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_cut_off_is_told_to_the_handler() {
-    for request in [post("/echo", "", b"whole body"), post_chunked("/echo", "", b"whole body", 4)] {
+    for request in [
+        post("/echo", "", b"whole body"),
+        post_chunked("/echo", "", b"whole body", 4),
+    ] {
         let answer = answer(&request[..request.len() - 8]).await;
         assert_eq!(answer.header("x-kind"), Some("disconnected"));
     }
@@ -150,12 +190,19 @@ async fn a_body_that_is_cut_off_is_told_to_the_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn a_small_body_that_decodes_to_a_large_one_is_stopped() {
-    let limits = Limits { decoded_bytes_max: 100_000, date_header: false, ..Limits::default() };
+    let limits = Limits {
+        decoded_bytes_max: 100_000,
+        date_header: false,
+        ..Limits::default()
+    };
     let header = "Content-Encoding: gzip\r\n";
     for (length, status) in [(100_000, 200), (100_001, 413), (10_000_000, 413)] {
         let bomb = gzip(&vec![0; length]);
         assert!(bomb.len() < 20_000);
-        for request in [post("/echo", header, &bomb), post_chunked("/echo", header, &bomb, 50)] {
+        for request in [
+            post("/echo", header, &bomb),
+            post_chunked("/echo", header, &bomb, 50),
+        ] {
             let answers = all_answers(talk(&request, 333, limits.clone()).await);
             assert_eq!(answers[0].status, status, "{length}");
         }
@@ -164,7 +211,11 @@ async fn a_small_body_that_decodes_to_a_large_one_is_stopped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_chunked_body_obeys_the_limit_on_bodies() {
-    let limits = Limits { body_bytes_max: 1000, date_header: false, ..Limits::default() };
+    let limits = Limits {
+        body_bytes_max: 1000,
+        date_header: false,
+        ..Limits::default()
+    };
     for (length, status) in [(1000, 200), (1001, 413)] {
         let chunked = post_chunked("/echo", "", &pattern(length), 100);
         let answers = all_answers(talk(&chunked, 64, limits.clone()).await);
@@ -177,7 +228,8 @@ async fn a_chunked_body_obeys_the_limit_on_bodies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_waits_is_told_to_continue() {
-    let head = "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    let head =
+        "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
     let mut client = Client::connect(Limits::default());
     for _ in 0..2 {
         client.send(head).await;
@@ -194,17 +246,24 @@ async fn a_client_that_waits_is_told_to_continue() {
 async fn a_client_that_waits_in_vain_gets_the_answer_and_a_new_connection() {
     let mut client = Client::connect(Limits::default());
     client
-        .send("POST /ignore HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .send(
+            "POST /ignore HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+        )
         .await;
     let answer = client.answer().await;
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
     client.closed().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_read_leaves_the_stream_whole() {
     let mut client = Client::connect(Limits::default());
-    client.send("POST /give-up HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n").await;
+    client
+        .send("POST /give-up HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        .await;
     client.send([1; 60]).await;
     assert_eq!(client.answer().await.text(), "gave up");
     client.send([2; 40]).await;
@@ -218,7 +277,9 @@ async fn a_handler_can_notice_that_the_client_left() {
     let (mut stream, server) = duplex(256);
     let served = handler.clone();
     let serving = tokio::spawn(async move {
-        serve_connection(Stream(server), &served, Limits::default()).await.unwrap();
+        serve_connection(Stream(server), &served, Limits::default())
+            .await
+            .unwrap();
     });
     stream.write_all(&post("/watch", "", b"")).await.unwrap();
     // A pipelined request is no reason to think so.

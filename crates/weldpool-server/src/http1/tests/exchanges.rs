@@ -36,13 +36,19 @@ async fn a_head_request_gets_the_head_alone() {
     let input = "HEAD /ignore HTTP/1.1\r\nHost: x\r\n\r\n";
     let received = talk(input.as_bytes(), 9, Limits::default()).await;
     let text = String::from_utf8(received).unwrap();
-    assert!(text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+    assert!(
+        text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_response_without_content_has_neither_length_nor_body() {
     let answers = answers(get("/nothing") + &get("/ignore")).await;
-    assert_eq!((answers[0].status, answers[0].header("content-length")), (204, None));
+    assert_eq!(
+        (answers[0].status, answers[0].header("content-length")),
+        (204, None)
+    );
     assert_eq!(answers[1].text(), "ignored");
 }
 
@@ -60,41 +66,74 @@ async fn versions_and_headers_decide_about_the_connection() {
         ("HTTP/1.1", "", 2, None),
         ("HTTP/1.1", "Connection: close\r\n", 1, Some("close")),
         ("HTTP/1.0", "", 1, Some("close")),
-        ("HTTP/1.0", "Connection: keep-alive\r\n", 2, Some("keep-alive")),
+        (
+            "HTTP/1.0",
+            "Connection: keep-alive\r\n",
+            2,
+            Some("keep-alive"),
+        ),
     ];
     for (version, header, count, connection) in cases {
         let one = format!("GET /ignore {version}\r\nHost: x\r\n{header}\r\n");
         let answers = answers(one.clone() + &one).await;
         assert_eq!(answers.len(), count, "{version} {header:?}");
-        assert_eq!(answers[0].header("connection"), connection, "{version} {header:?}");
+        assert_eq!(
+            answers[0].header("connection"),
+            connection,
+            "{version} {header:?}"
+        );
     }
     let answer = answer(get("/close") + &get("/ignore")).await;
-    assert_eq!((answer.text(), answer.header("connection")), ("closing", Some("close")));
+    assert_eq!(
+        (answer.text(), answer.header("connection")),
+        ("closing", Some("close"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_costs_only_its_connection() {
     let answer = answer(get("/panic") + &get("/ignore")).await;
-    assert_eq!((answer.status, answer.header("connection")), (500, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (500, Some("close"))
+    );
     assert_eq!(answer.text(), "the server failed on this request\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn broken_requests_are_refused_and_end_the_connection() {
     let cases = [
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413),
-        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Encoding: br\r\n\r\n", 415),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+            413,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Encoding: br\r\n\r\n",
+            415,
+        ),
         ("POST / HTTP/1.1\r\nHost: x\r\nExpect: more\r\n\r\n", 417),
-        ("GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+            501,
+        ),
         ("GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505),
         ("nonsense\r\n\r\n", 400),
         ("\0", 400),
     ];
     for (input, status) in cases {
         let answer = answer(input.to_owned() + &get("/ignore")).await;
-        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
-        assert!(answer.text().lines().count() == 1 && answer.text().len() > 10, "{input}");
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (status, Some("close"))
+        );
+        assert!(
+            answer.text().lines().count() == 1 && answer.text().len() > 10,
+            "{input}"
+        );
     }
 }
 
@@ -111,7 +150,11 @@ async fn an_oversized_head_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_head_may_fill_the_buffer_to_the_last_byte() {
-    let limits = Limits { header_bytes_max: 512, date_header: false, ..Limits::default() };
+    let limits = Limits {
+        header_bytes_max: 512,
+        date_header: false,
+        ..Limits::default()
+    };
     for (filler, status) in [(512, 200), (513, 431)] {
         let frame = "GET /ignore HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n".len();
         let value = "v".repeat(filler - frame);
@@ -140,7 +183,10 @@ async fn compression_is_negotiated() {
         format!("GET /compress HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {accept}\r\n\r\n")
     };
     let plain = answer(request("br")).await;
-    assert_eq!((plain.header("content-encoding"), plain.body.len()), (None, 3000));
+    assert_eq!(
+        (plain.header("content-encoding"), plain.body.len()),
+        (None, 3000)
+    );
     assert_eq!(plain.header("vary"), Some("Accept-Encoding"));
     let zipped = answer(request("deflate;q=0.5, gzip")).await;
     assert_eq!(zipped.header("content-encoding"), Some("gzip"));

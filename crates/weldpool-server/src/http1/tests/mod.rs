@@ -43,10 +43,11 @@ impl Scripted {
             "/parts" => {
                 let mut lengths = [0; 4];
                 body.read_exact_into(&mut lengths).await?;
-                let mut parts: Vec<Vec<u8>> =
-                    lengths.iter().map(|length| vec![0; usize::from(*length) * 50]).collect();
-                let mut slices: Vec<&mut [u8]> =
-                    parts.iter_mut().map(Vec::as_mut_slice).collect();
+                let mut parts: Vec<Vec<u8>> = lengths
+                    .iter()
+                    .map(|length| vec![0; usize::from(*length) * 50])
+                    .collect();
+                let mut slices: Vec<&mut [u8]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
                 body.read_vectored_exact(&mut slices).await?;
                 body.expect_end().await?;
                 for part in parts {
@@ -94,9 +95,9 @@ impl Handler for Scripted {
     async fn handle(&self, mut request: Request<'_>) -> Response {
         match self.answer(&mut request).await {
             Ok(response) => response,
-            Err(error) => {
-                self.reject(&error).header(HeaderName::from_static("X-Kind"), kind_name(&error))
-            }
+            Err(error) => self
+                .reject(&error)
+                .header(HeaderName::from_static("X-Kind"), kind_name(&error)),
         }
     }
 }
@@ -138,10 +139,17 @@ impl Answer {
 
 /// Takes the first response off `received`, if it is complete. Interim responses have no body.
 fn take_answer(received: &mut Vec<u8>, silent: bool) -> Option<Answer> {
-    let end = received.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let end = received
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")?
+        + 4;
     let head = String::from_utf8(received[..end].to_vec()).unwrap();
     let status = head[9..12].parse().unwrap();
-    let mut answer = Answer { status, head, body: Vec::new() };
+    let mut answer = Answer {
+        status,
+        head,
+        body: Vec::new(),
+    };
     let length = match answer.header("content-length") {
         Some(length) if !silent => length.parse::<usize>().unwrap(),
         _ => 0,
@@ -159,7 +167,11 @@ fn all_answers(mut received: Vec<u8>) -> Vec<Answer> {
     while let Some(answer) = take_answer(&mut received, false) {
         answers.push(answer);
     }
-    assert!(received.is_empty(), "left over: {:?}", String::from_utf8_lossy(&received));
+    assert!(
+        received.is_empty(),
+        "left over: {:?}",
+        String::from_utf8_lossy(&received)
+    );
     answers
 }
 
@@ -174,9 +186,15 @@ impl Client {
     fn connect(limits: Limits) -> Self {
         let (stream, server) = duplex(256);
         let serving = tokio::spawn(async move {
-            serve_connection(Stream(server), &Scripted::default(), limits).await.unwrap();
+            serve_connection(Stream(server), &Scripted::default(), limits)
+                .await
+                .unwrap();
         });
-        Self { stream, received: Vec::new(), serving }
+        Self {
+            stream,
+            received: Vec::new(),
+            serving,
+        }
     }
 
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -190,7 +208,11 @@ impl Client {
                 return answer;
             }
             let count = self.stream.read_buf(&mut self.received).await.unwrap();
-            assert!(count > 0, "closed: {:?}", String::from_utf8_lossy(&self.received));
+            assert!(
+                count > 0,
+                "closed: {:?}",
+                String::from_utf8_lossy(&self.received)
+            );
         }
     }
 
@@ -229,7 +251,10 @@ async fn talk(input: &[u8], piece: usize, limits: Limits) -> Vec<u8> {
 /// The responses to `input`, whatever the pieces it arrives in.
 async fn answers(input: impl AsRef<[u8]>) -> Vec<Answer> {
     let input = input.as_ref();
-    let limits = Limits { date_header: false, ..Limits::default() };
+    let limits = Limits {
+        date_header: false,
+        ..Limits::default()
+    };
     let whole = talk(input, input.len(), limits.clone()).await;
     for piece in [1, 2, 3, 7, 100] {
         let pieces = talk(input, piece, limits.clone()).await;

@@ -34,7 +34,10 @@ async fn a_head_has_its_time_from_the_first_byte() {
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
     let answer = client.answer().await;
-    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (408, Some("close"))
+    );
     assert_eq!(seconds_since(start), 12);
     client.closed().await;
 }
@@ -55,10 +58,15 @@ async fn the_time_for_a_head_starts_anew_with_each_request() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stands_still_times_out() {
     let mut client = Client::connect(Limits::default());
-    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    client
+        .send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
     let start = Instant::now();
     let answer = client.answer().await;
-    assert_eq!((answer.status, answer.header("x-kind")), (408, Some("timeout")));
+    assert_eq!(
+        (answer.status, answer.header("x-kind")),
+        (408, Some("timeout"))
+    );
     assert_eq!(seconds_since(start), 30);
     client.closed().await;
 }
@@ -66,15 +74,24 @@ async fn a_body_that_stands_still_times_out() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_only_trickles_times_out() {
     let body_seconds = async |bytes_per_second: usize, rate_min: u64| {
-        let limits = Limits { body_rate_min: rate_min, ..Limits::default() };
+        let limits = Limits {
+            body_rate_min: rate_min,
+            ..Limits::default()
+        };
         let mut client = Client::connect(limits);
-        client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n").await;
+        client
+            .send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+            .await;
         let start = Instant::now();
         let (mut reader, mut writer) = tokio::io::split(client.stream);
         let sending = tokio::spawn(async move {
             for _ in 0..60_000 / bytes_per_second {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                if writer.write_all(&vec![b'x'; bytes_per_second]).await.is_err() {
+                if writer
+                    .write_all(&vec![b'x'; bytes_per_second])
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -82,7 +99,10 @@ async fn a_body_that_only_trickles_times_out() {
         let mut line = [0; 12];
         reader.read_exact(&mut line).await.unwrap();
         sending.abort();
-        (String::from_utf8_lossy(&line[9..]).into_owned(), seconds_since(start))
+        (
+            String::from_utf8_lossy(&line[9..]).into_owned(),
+            seconds_since(start),
+        )
     };
     // 30 s of grace, and 100 bytes a second earn 100/240 s each.
     let (status, seconds) = body_seconds(100, 240).await;
@@ -109,9 +129,14 @@ async fn a_client_that_never_stops_sending_is_cut_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_cut_off() {
-    let limits = Limits { write_idle_time: Duration::from_secs(20), ..Limits::default() };
+    let limits = Limits {
+        write_idle_time: Duration::from_secs(20),
+        ..Limits::default()
+    };
     let mut client = Client::connect(limits);
-    client.send("GET /compress HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    client
+        .send("GET /compress HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await;
     let start = Instant::now();
     client.serving.await.unwrap();
     assert_eq!(seconds_since(start), 20);
@@ -120,7 +145,12 @@ async fn a_client_that_does_not_read_is_cut_off() {
 #[tokio::test]
 async fn unusable_limits_are_refused() {
     let (_client, server) = duplex(64);
-    let limits = Limits { header_bytes_max: 0, ..Limits::default() };
-    let error = serve_connection(Stream(server), &Scripted::default(), limits).await.unwrap_err();
+    let limits = Limits {
+        header_bytes_max: 0,
+        ..Limits::default()
+    };
+    let error = serve_connection(Stream(server), &Scripted::default(), limits)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), super::super::ErrorKind::InvalidLimit);
 }

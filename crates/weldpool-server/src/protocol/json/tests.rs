@@ -15,9 +15,32 @@ fn accepts(text: &str) -> bool {
 #[test]
 fn json_is_accepted() {
     for text in [
-        "0", "-0", "10", "1.5", "1e5", "1E-5", "-2.25e+10", "NaN", "-NaN", "Infinity", "-Inf", "Inf", "true", "false",
-        "null", r#""""#, r#""a\"b\\\/\b\f\n\r\t""#, r#""\u00e9\ud83d\ude00""#, "[]", "[1]", "[[],[ ]]", "{}",
-        r#"{"a":1,"b":[true,null]}"#, " {\n\t\"a\" : 1 }\r\n", "\u{feff}{}", "[[[[[[[[]]]]]]]]",
+        "0",
+        "-0",
+        "10",
+        "1.5",
+        "1e5",
+        "1E-5",
+        "-2.25e+10",
+        "NaN",
+        "-NaN",
+        "Infinity",
+        "-Inf",
+        "Inf",
+        "true",
+        "false",
+        "null",
+        r#""""#,
+        r#""a\"b\\\/\b\f\n\r\t""#,
+        r#""\u00e9\ud83d\ude00""#,
+        "[]",
+        "[1]",
+        "[[],[ ]]",
+        "{}",
+        r#"{"a":1,"b":[true,null]}"#,
+        " {\n\t\"a\" : 1 }\r\n",
+        "\u{feff}{}",
+        "[[[[[[[[]]]]]]]]",
     ] {
         assert!(accepts(text), "{text}");
     }
@@ -26,10 +49,53 @@ fn json_is_accepted() {
 #[test]
 fn other_text_is_refused() {
     for text in [
-        "", " ", "{", "}", "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{'a':1}",
-        "{\"a\":1 \"b\":2}", "01", "-01", "00", "+1", ".5", "1.", "1.e5", "1e", "1e+", "-", "0x10", "1_0", "nan", "inf", "NaNa",
-        "Infinit", "tru", "nul", "truefalse", "\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"",
-        "\"a\nb\"", "\"a", "1 2", "{}x", "/*a*/1", "[[[[[[[[[]]]]]]]]]",
+        "",
+        " ",
+        "{",
+        "}",
+        "[",
+        "[1",
+        "[1,",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{'a':1}",
+        "{\"a\":1 \"b\":2}",
+        "01",
+        "-01",
+        "00",
+        "+1",
+        ".5",
+        "1.",
+        "1.e5",
+        "1e",
+        "1e+",
+        "-",
+        "0x10",
+        "1_0",
+        "nan",
+        "inf",
+        "NaNa",
+        "Infinit",
+        "tru",
+        "nul",
+        "truefalse",
+        "\"",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\ud800\"",
+        "\"\\ud800\\u0041\"",
+        "\"\\udc00\"",
+        "\"a\nb\"",
+        "\"a",
+        "1 2",
+        "{}x",
+        "/*a*/1",
+        "[[[[[[[[[]]]]]]]]]",
     ] {
         assert!(!accepts(text), "{text}");
     }
@@ -46,7 +112,10 @@ fn errors_say_where() {
     assert_eq!(at("1 2"), 2);
     assert_eq!(at("[1"), 2);
     let error = Reader::new(b"ab\xffc", 8).unwrap_err();
-    assert_eq!((error.at, error.to_string()), (2, "bytes are not UTF-8 at byte 2".to_owned()));
+    assert_eq!(
+        (error.at, error.to_string()),
+        (2, "bytes are not UTF-8 at byte 2".to_owned())
+    );
     let error = reader("[[[[[[[[[1]]]]]]]]]").skip().unwrap_err();
     assert_eq!((error.at, error.reason), (8, Reason::TooDeep(8)));
 }
@@ -55,25 +124,51 @@ fn errors_say_where() {
 fn a_value_of_another_kind_is_told_from_broken_text() {
     let error = reader(" \"x\"").number().unwrap_err();
     assert_eq!(error.at, 1);
-    assert_eq!(error.reason, Reason::Unexpected { wanted: Kind::Number, found: Kind::String });
-    assert_eq!(error.to_string(), "expected a number, found a string at byte 1");
+    assert_eq!(
+        error.reason,
+        Reason::Unexpected {
+            wanted: Kind::Number,
+            found: Kind::String
+        }
+    );
+    assert_eq!(
+        error.to_string(),
+        "expected a number, found a string at byte 1"
+    );
     let error = reader("nul").number().unwrap_err();
     assert!(matches!(error.reason, Reason::Syntax(_)));
-    assert!(matches!(reader("{").string().unwrap_err().reason, Reason::Syntax(_)));
+    assert!(matches!(
+        reader("{").string().unwrap_err().reason,
+        Reason::Syntax(_)
+    ));
 }
 
 #[test]
 fn strings_are_borrowed_unless_escaped() {
-    assert!(matches!(reader("\"h\u{e9}\"").string(), Ok(Cow::Borrowed("h\u{e9}"))));
-    assert_eq!(reader(r#""\u0048\u00e9\ud83d\ude00\n/\/""#).string().unwrap(), "H\u{e9}\u{1f600}\n//");
+    assert!(matches!(
+        reader("\"h\u{e9}\"").string(),
+        Ok(Cow::Borrowed("h\u{e9}"))
+    ));
+    assert_eq!(
+        reader(r#""\u0048\u00e9\ud83d\ude00\n/\/""#)
+            .string()
+            .unwrap(),
+        "H\u{e9}\u{1f600}\n//"
+    );
     assert_eq!(reader(r#""\u0000""#).string().unwrap(), "\0");
 }
 
 #[test]
 fn numbers_keep_their_precision() {
     let number = |text: &'static str| reader(text).number().unwrap();
-    assert_eq!(number("18446744073709551615").integer::<u64>(), Some(u64::MAX));
-    assert_eq!(number("-9223372036854775808").integer::<i64>(), Some(i64::MIN));
+    assert_eq!(
+        number("18446744073709551615").integer::<u64>(),
+        Some(u64::MAX)
+    );
+    assert_eq!(
+        number("-9223372036854775808").integer::<i64>(),
+        Some(i64::MIN)
+    );
     assert_eq!(number("9223372036854775808").integer::<i64>(), None);
     assert_eq!(number("128").integer::<i8>(), None);
     assert_eq!(number("-1").integer::<u8>(), None);

@@ -26,7 +26,8 @@ fn limits_are_named() {
         elements_max: 8,
         tensor_bytes_max: 16,
     };
-    let input = |name: &str| format!(r#"{{"name":"{name}","shape":[1],"datatype":"FP32","data":[1]}}"#);
+    let input =
+        |name: &str| format!(r#"{{"name":"{name}","shape":[1],"datatype":"FP32","data":[1]}}"#);
     let one = input("INPUT0");
     let cases = [
         (r#"{"inputs":[[[[[[[[1]]]]]]]]}"#.to_owned(), 400, "deeper than 8"),
@@ -70,7 +71,11 @@ fn limits_are_named() {
 
 #[test]
 fn blobs_are_limited_together() {
-    let limits = Limits { tensor_bytes_max: 16, json_bytes_max: 200, ..Limits::default() };
+    let limits = Limits {
+        tensor_bytes_max: 16,
+        json_bytes_max: 200,
+        ..Limits::default()
+    };
     let head = |count: usize| {
         format!(
             r#"{{"inputs":[{{"name":"INPUT0","shape":[{count}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}]}}"#,
@@ -78,10 +83,28 @@ fn blobs_are_limited_together() {
         )
     };
     let body = format!("{}{}", head(5), "x".repeat(20));
-    refused(Some(&head(5).len().to_string()), &body, &limits, 413, "input 'INPUT0'");
+    refused(
+        Some(&head(5).len().to_string()),
+        &body,
+        &limits,
+        413,
+        "input 'INPUT0'",
+    );
     refused(Some("0"), &"x".repeat(20), &limits, 413, "");
-    refused(Some("201"), &" ".repeat(300), &limits, 413, "JSON part is longer than 200 bytes");
+    refused(
+        Some("201"),
+        &" ".repeat(300),
+        &limits,
+        413,
+        "JSON part is longer than 200 bytes",
+    );
     let model = model(&[(DataType::Fp32, &[-1])]);
     let body = format!("{}{}", head(4), "x".repeat(16));
-    decode(&model, Some(&head(4).len().to_string()), body.as_bytes(), &limits).unwrap();
+    decode(
+        &model,
+        Some(&head(4).len().to_string()),
+        body.as_bytes(),
+        &limits,
+    )
+    .unwrap();
 }

@@ -23,7 +23,10 @@ macro_rules! elements {
             .prop_map(|values| Elements {
                 data_type: DataType::$data_type,
                 json: values.iter().map(|value| json!(value)).collect(),
-                bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                bytes: values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
                 count: values.len(),
             })
             .boxed()
@@ -43,7 +46,11 @@ fn any_elements() -> impl Strategy<Value = Elements> {
             json: values.iter().map(|value| json!(value)).collect(),
             bytes: values
                 .iter()
-                .flat_map(|value| [&u32::try_from(value.len()).unwrap().to_le_bytes()[..], value.as_bytes()].concat())
+                .flat_map(|value| [
+                    &u32::try_from(value.len()).unwrap().to_le_bytes()[..],
+                    value.as_bytes()
+                ]
+                .concat())
                 .collect(),
             count: values.len(),
         }),
@@ -62,10 +69,18 @@ fn any_elements() -> impl Strategy<Value = Elements> {
 
 /// Types without a JSON form, and all others with any bits.
 fn any_bits() -> impl Strategy<Value = Elements> {
-    let numeric: Vec<DataType> = DataType::ALL.into_iter().filter(|data_type| *data_type != DataType::Bytes).collect();
+    let numeric: Vec<DataType> = DataType::ALL
+        .into_iter()
+        .filter(|data_type| *data_type != DataType::Bytes)
+        .collect();
     (proptest::sample::select(numeric), 0..40_usize).prop_flat_map(|(data_type, count)| {
         let bytes = count * data_type.byte_size().unwrap();
-        vec(any::<u8>(), bytes).prop_map(move |bytes| Elements { data_type, json: Vec::new(), bytes, count })
+        vec(any::<u8>(), bytes).prop_map(move |bytes| Elements {
+            data_type,
+            json: Vec::new(),
+            bytes,
+            count,
+        })
     })
 }
 
@@ -79,9 +94,13 @@ fn request(elements: &Elements, binary: bool, binary_output: bool) -> (Option<St
     } else {
         input["data"] = Value::from(elements.json.clone());
     }
-    let head = json!({ "inputs": [input], "parameters": { "binary_data_output": binary_output } }).to_string();
+    let head = json!({ "inputs": [input], "parameters": { "binary_data_output": binary_output } })
+        .to_string();
     if binary {
-        (Some(head.len().to_string()), [head.as_bytes(), &elements.bytes].concat())
+        (
+            Some(head.len().to_string()),
+            [head.as_bytes(), &elements.bytes].concat(),
+        )
     } else {
         (None, head.into_bytes())
     }
@@ -92,7 +111,9 @@ fn floats(answer: &Answer) -> impl Iterator<Item = f64> {
     let text = std::str::from_utf8(&answer.body).unwrap();
     let (_, data) = text.split_once(r#""data":["#).unwrap();
     let (data, _) = data.split_once(']').unwrap();
-    data.split(',').filter(|number| !number.is_empty()).map(|number| number.parse().unwrap())
+    data.split(',')
+        .filter(|number| !number.is_empty())
+        .map(|number| number.parse().unwrap())
 }
 
 proptest! {
@@ -169,7 +190,16 @@ proptest! {
 /// JSON that uses the names of the protocol in the wrong places.
 fn json_like() -> impl Strategy<Value = Value> {
     let word = proptest::sample::select(vec![
-        "name", "shape", "datatype", "data", "parameters", "binary_data_size", "INPUT0", "INPUT1", "FP32", "INT8",
+        "name",
+        "shape",
+        "datatype",
+        "data",
+        "parameters",
+        "binary_data_size",
+        "INPUT0",
+        "INPUT1",
+        "FP32",
+        "INT8",
         "shared_memory_region",
     ]);
     let leaf = prop_oneof![
@@ -188,9 +218,14 @@ fn json_like() -> impl Strategy<Value = Value> {
         ]
     });
     // Inputs that are nearly right, with one member replaced.
-    let input = (any::<bool>(), proptest::sample::select(vec!["name", "shape", "datatype", "data", "parameters"]), value.clone())
+    let input = (
+        any::<bool>(),
+        proptest::sample::select(vec!["name", "shape", "datatype", "data", "parameters"]),
+        value.clone(),
+    )
         .prop_map(|(keep, member, value)| {
-            let mut input = json!({ "name": "INPUT0", "shape": [2], "datatype": "FP32", "data": [1, 2] });
+            let mut input =
+                json!({ "name": "INPUT0", "shape": [2], "datatype": "FP32", "data": [1, 2] });
             if !keep {
                 input[member] = value;
             }

@@ -1,0 +1,37 @@
+//! `weldpool devices`.
+
+use std::process::Command;
+
+fn devices(format: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weldpool"));
+    let output = command
+        .args(["devices", "--format", format])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn json_has_an_object_per_line_and_device() {
+    let text = devices("json");
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(first["device"], "host:0");
+    assert_eq!(first["kind"], "host");
+    let total = first["memory_total_bytes"].as_u64().unwrap();
+    assert!(total > 1 << 28);
+    assert!(
+        first["memory_available_bytes"]
+            .as_u64()
+            .is_none_or(|available| available <= total)
+    );
+    assert!(first["page_bytes"].as_u64().unwrap().is_power_of_two());
+    assert!(!first["numa_nodes"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_table_names_the_host() {
+    let text = devices("table");
+    assert!(text.starts_with("DEVICE"), "{text}");
+    assert!(text.lines().nth(1).unwrap().starts_with("host:0"), "{text}");
+}

@@ -1,0 +1,10 @@
+//! The program as its users run it. `cargo xtask test` sets what these tests need.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod devices;
+mod infer;
+mod lifecycle;
+mod models;
+mod server;
+mod start;
