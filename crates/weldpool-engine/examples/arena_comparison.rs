@@ -5,9 +5,10 @@
 //!     [--rounds N] [--machine TEXT] [--json FILE]
 //! ```
 //!
-//! `DIR` holds the three models of `rapidocr-onnxruntime`, under the names they have in its wheel or as
-//! `det.onnx`, `rec.onnx` and `cls.onnx` (`target/weldpool/ocr-models`). The library is found as the engine finds
-//! it. Needs Linux (`/proc`), and a C compiler `cc` for the counter of `malloc` calls.
+//! `DIR` holds the three models of `rapidocr-onnxruntime`, under the names they have in its wheel or
+//! as `det.onnx`, `rec.onnx` and `cls.onnx` (`target/weldpool/ocr-models`). The library is found as
+//! the engine finds it. Needs Linux (`/proc`), and a C compiler `cc` for the counter of `malloc`
+//! calls.
 //!
 //! Latency: per case one process holds the model once per arena and runs them in turn, so that both
 //! sides see the same machine. Memory: one process per case and arena, with every `malloc` counted

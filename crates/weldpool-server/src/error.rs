@@ -65,7 +65,10 @@ impl Error {
     /// An error with a message for the client.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into().into_boxed_str() }
+        Self {
+            kind,
+            message: message.into().into_boxed_str(),
+        }
     }
 
     /// See [`ErrorKind::Internal`].

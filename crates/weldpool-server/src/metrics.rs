@@ -122,9 +122,11 @@ fn models(text: &mut String, models: &[(ModelHandle, Duration)]) {
             "Cumulative compute output duration in microseconds",
             |all| all.compute_output.us(),
         ),
-        ("weldpool_inference_fail_duration_us", "Cumulative duration of failed requests", |all| {
-            all.fail.us()
-        }),
+        (
+            "weldpool_inference_fail_duration_us",
+            "Cumulative duration of failed requests",
+            |all| all.fail.us(),
+        ),
     ];
     let models: Vec<_> = models
         .iter()
@@ -133,7 +135,10 @@ fn models(text: &mut String, models: &[(ModelHandle, Duration)]) {
     for (name, help, read) in COUNTERS {
         let mut family = family(text, name, "counter", help);
         for (model, _, all) in &models {
-            family.sample(&[("model", model.name()), ("version", model.version())], read(all));
+            family.sample(
+                &[("model", model.name()), ("version", model.version())],
+                read(all),
+            );
         }
     }
     let help = "Number of failed inference requests, by reason";
@@ -151,9 +156,17 @@ fn models(text: &mut String, models: &[(ModelHandle, Duration)]) {
     let help = "Number of requests that are under way";
     let mut pending = family(text, "nv_inference_pending_request_count", "gauge", help);
     for (model, _, all) in &models {
-        pending.sample(&[("model", model.name()), ("version", model.version())], all.pending);
+        pending.sample(
+            &[("model", model.name()), ("version", model.version())],
+            all.pending,
+        );
     }
-    let mut load = family(text, "nv_model_load_duration_secs", "gauge", "Model load time in seconds");
+    let mut load = family(
+        text,
+        "nv_model_load_duration_secs",
+        "gauge",
+        "Model load time in seconds",
+    );
     for (model, duration, _) in &models {
         let labels = [("model", model.name()), ("version", model.version())];
         load.sample(&labels, duration.as_secs_f64());
@@ -163,7 +176,9 @@ fn models(text: &mut String, models: &[(ModelHandle, Duration)]) {
     let mut overhead = family(text, "weldpool_http_overhead_us", "summary", help);
     for (model, _, _) in &models {
         let histogram = model.http_overhead();
-        let Some(values) = histogram.quantiles(QUANTILES.map(|(part, _)| part)) else { continue };
+        let Some(values) = histogram.quantiles(QUANTILES.map(|(part, _)| part)) else {
+            continue;
+        };
         let labels = [("model", model.name()), ("version", model.version())];
         for ((_, quantile), value) in QUANTILES.iter().zip(values) {
             overhead.sample(&[labels[0], labels[1], ("quantile", quantile)], us(value));
@@ -181,43 +196,120 @@ fn us(duration: Duration) -> f64 {
 fn pools(text: &mut String, pools: &[(&str, Stats)]) {
     type Read = fn(&Stats) -> f64;
     const METRICS: [(&str, &str, &str, Read); 21] = [
-        ("live_bytes", "gauge", "Bytes requested and not yet freed", |all| all.live.value as f64),
-        ("live_peak_bytes", "gauge", "Highest live bytes", |all| all.live.peak as f64),
-        ("requested_bytes_total", "counter", "All bytes ever requested", |all| {
-            all.live.total as f64
+        (
+            "live_bytes",
+            "gauge",
+            "Bytes requested and not yet freed",
+            |all| all.live.value as f64,
+        ),
+        ("live_peak_bytes", "gauge", "Highest live bytes", |all| {
+            all.live.peak as f64
         }),
-        ("block_bytes", "gauge", "Bytes of the blocks behind live buffers", |all| {
-            all.block_bytes as f64
+        (
+            "requested_bytes_total",
+            "counter",
+            "All bytes ever requested",
+            |all| all.live.total as f64,
+        ),
+        (
+            "block_bytes",
+            "gauge",
+            "Bytes of the blocks behind live buffers",
+            |all| all.block_bytes as f64,
+        ),
+        (
+            "reserved_bytes",
+            "gauge",
+            "Bytes held from the driver",
+            |all| all.reserved.value as f64,
+        ),
+        (
+            "reserved_peak_bytes",
+            "gauge",
+            "Highest reserved bytes",
+            |all| all.reserved.peak as f64,
+        ),
+        (
+            "cached_bytes",
+            "gauge",
+            "Bytes held from the driver and idle",
+            |all| all.cached_bytes as f64,
+        ),
+        (
+            "deferred_bytes",
+            "gauge",
+            "Bytes of freed blocks that wait for a fence",
+            |all| all.deferred_bytes as f64,
+        ),
+        ("largest_free_bytes", "gauge", "Largest free range", |all| {
+            all.largest_free as f64
         }),
-        ("reserved_bytes", "gauge", "Bytes held from the driver", |all| all.reserved.value as f64),
-        ("reserved_peak_bytes", "gauge", "Highest reserved bytes", |all| all.reserved.peak as f64),
-        ("cached_bytes", "gauge", "Bytes held from the driver and idle", |all| {
-            all.cached_bytes as f64
+        (
+            "segments",
+            "gauge",
+            "Segments held from the driver",
+            |all| all.segments as f64,
+        ),
+        (
+            "utilisation_ratio",
+            "gauge",
+            "Live / reserved",
+            Stats::utilisation,
+        ),
+        (
+            "hit_ratio",
+            "gauge",
+            "Hits / (hits + misses)",
+            Stats::hit_rate,
+        ),
+        (
+            "allocations_total",
+            "counter",
+            "Successful allocations",
+            |all| all.allocations as f64,
+        ),
+        ("frees_total", "counter", "Buffers given back", |all| {
+            all.frees as f64
         }),
-        ("deferred_bytes", "gauge", "Bytes of freed blocks that wait for a fence", |all| {
-            all.deferred_bytes as f64
+        (
+            "hits_total",
+            "counter",
+            "Allocations from memory already held",
+            |all| all.hits as f64,
+        ),
+        (
+            "misses_total",
+            "counter",
+            "Allocations that needed the driver",
+            |all| all.misses as f64,
+        ),
+        ("growths_total", "counter", "Segments obtained", |all| {
+            all.growths as f64
         }),
-        ("largest_free_bytes", "gauge", "Largest free range", |all| all.largest_free as f64),
-        ("segments", "gauge", "Segments held from the driver", |all| all.segments as f64),
-        ("utilisation_ratio", "gauge", "Live / reserved", Stats::utilisation),
-        ("hit_ratio", "gauge", "Hits / (hits + misses)", Stats::hit_rate),
-        ("allocations_total", "counter", "Successful allocations", |all| all.allocations as f64),
-        ("frees_total", "counter", "Buffers given back", |all| all.frees as f64),
-        ("hits_total", "counter", "Allocations from memory already held", |all| all.hits as f64),
-        ("misses_total", "counter", "Allocations that needed the driver", |all| {
-            all.misses as f64
-        }),
-        ("growths_total", "counter", "Segments obtained", |all| all.growths as f64),
-        ("failures_total", "counter", "Allocations that failed", |all| all.failures as f64),
-        ("driver_calls_total", "counter", "Driver calls for memory", |all| {
-            all.driver_calls as f64
-        }),
-        ("driver_failures_total", "counter", "Driver calls that failed", |all| {
-            all.driver_failures as f64
-        }),
-        ("driver_seconds_total", "counter", "Seconds in driver calls", |all| {
-            all.driver_ns as f64 / 1e9
-        }),
+        (
+            "failures_total",
+            "counter",
+            "Allocations that failed",
+            |all| all.failures as f64,
+        ),
+        (
+            "driver_calls_total",
+            "counter",
+            "Driver calls for memory",
+            |all| all.driver_calls as f64,
+        ),
+        (
+            "driver_failures_total",
+            "counter",
+            "Driver calls that failed",
+            |all| all.driver_failures as f64,
+        ),
+        (
+            "driver_seconds_total",
+            "counter",
+            "Seconds in driver calls",
+            |all| all.driver_ns as f64 / 1e9,
+        ),
     ];
     for (name, kind, help, read) in METRICS {
         let name = format!("weldpool_pool_{name}");
@@ -230,11 +322,36 @@ fn pools(text: &mut String, pools: &[(&str, Stats)]) {
 
 fn server(text: &mut String, all: &ServerStats) {
     let metrics = [
-        ("connections_open", "gauge", "Connections open", all.connections_open),
-        ("connections_idle", "gauge", "Connections that wait for a request", all.connections_idle),
-        ("connections_total", "counter", "Connections accepted", all.connections_accepted),
-        ("requests_total", "counter", "Requests handled", all.requests),
-        ("rejected_total", "counter", "Requests refused before routing", all.requests_rejected),
+        (
+            "connections_open",
+            "gauge",
+            "Connections open",
+            all.connections_open,
+        ),
+        (
+            "connections_idle",
+            "gauge",
+            "Connections that wait for a request",
+            all.connections_idle,
+        ),
+        (
+            "connections_total",
+            "counter",
+            "Connections accepted",
+            all.connections_accepted,
+        ),
+        (
+            "requests_total",
+            "counter",
+            "Requests handled",
+            all.requests,
+        ),
+        (
+            "rejected_total",
+            "counter",
+            "Requests refused before routing",
+            all.requests_rejected,
+        ),
     ];
     for (name, kind, help, value) in metrics {
         family(text, &format!("weldpool_http_{name}"), kind, help).sample(&[], value);
@@ -243,9 +360,13 @@ fn server(text: &mut String, all: &ServerStats) {
 
 /// Memory and load of the machine, under Triton's names. Linux only, as in Triton.
 fn machine(text: &mut String) {
-    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else { return };
+    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else {
+        return;
+    };
     let kibibytes = |key: &str| -> Option<u64> {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
         line.split_whitespace().next()?.parse().ok()
     };
     if let (Some(total), Some(available)) = (kibibytes("MemTotal"), kibibytes("MemAvailable")) {
@@ -265,20 +386,32 @@ mod tests {
     fn labels_are_escaped() {
         let mut text = String::new();
         family(&mut text, "m", "gauge", "Help").sample(&[("a", "x\"y\\z\n"), ("b", "")], 1);
-        assert_eq!(text, "# HELP m Help\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\",b=\"\"} 1\n");
+        assert_eq!(
+            text,
+            "# HELP m Help\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\",b=\"\"} 1\n"
+        );
     }
 
     #[test]
     fn every_family_stands_once() {
         let pools = [("a", Stats::default()), ("b", Stats::default())];
-        let sources =
-            Sources { models: &[], pools: &pools, http: Some(ServerStats::default()) };
+        let sources = Sources {
+            models: &[],
+            pools: &pools,
+            http: Some(ServerStats::default()),
+        };
         let text = text(&sources);
-        let mut names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let mut names: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert!(text.contains("weldpool_pool_live_bytes{pool=\"b\"} 0\n"), "{text}");
+        assert!(
+            text.contains("weldpool_pool_live_bytes{pool=\"b\"} 0\n"),
+            "{text}"
+        );
     }
 }

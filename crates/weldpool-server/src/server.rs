@@ -32,7 +32,12 @@ impl ServerOptions {
     /// Options for this service, with nothing listening.
     #[must_use]
     pub fn new(service: ServiceOptions) -> Self {
-        Self { service, http: None, metrics: None, limits: Limits::default() }
+        Self {
+            service,
+            http: None,
+            metrics: None,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -59,7 +64,12 @@ impl Server {
         allocator: Allocator,
         engine: Arc<dyn Engine>,
     ) -> Result<Self> {
-        let ServerOptions { service, http, metrics, limits } = options;
+        let ServerOptions {
+            service,
+            http,
+            metrics,
+            limits,
+        } = options;
         let bind = |address: Option<SocketAddr>| {
             let bound = address.map(|address| http1::Server::bind(address, limits.clone()));
             bound.transpose().map_err(|error| {
@@ -109,11 +119,13 @@ impl Server {
             let router = Router::new(Arc::clone(&self.service), self.protocol_limits.clone());
             let control = http.control();
             http_control = Some(control.clone());
-            self.running.push((control, tokio::spawn(http.serve(router))));
+            self.running
+                .push((control, tokio::spawn(http.serve(router))));
         }
         if let Some(metrics) = self.metrics.take() {
             let handler = Metrics::new(Arc::clone(&self.service), http_control);
-            self.running.push((metrics.control(), tokio::spawn(metrics.serve(handler))));
+            self.running
+                .push((metrics.control(), tokio::spawn(metrics.serve(handler))));
         }
     }
 
@@ -129,7 +141,9 @@ impl Server {
     ) -> Result<Vec<(String, String)>> {
         let failed = self.service.load_models(observer).await?;
         let service = Arc::clone(&self.service);
-        self.follower = Some(tokio::spawn(async move { service.follow_repository().await }));
+        self.follower = Some(tokio::spawn(
+            async move { service.follow_repository().await },
+        ));
         Ok(failed)
     }
 

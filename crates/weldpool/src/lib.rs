@@ -78,3 +78,8 @@ pub use runtime::Runtime;
 pub use size_class::{SizeClass, SizeClasses};
 pub use stats::{ClassStats, Counter, Stats};
 pub use view::BufferView;
+
+/// Compiles and runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

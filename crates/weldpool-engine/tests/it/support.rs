@@ -65,7 +65,7 @@ pub(crate) fn model(name: &str) -> PathBuf {
                 Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/make_models.py");
             let output = Command::new(python())
                 .arg(script)
-                .args(["--flat", "--refused", "--output-dir"])
+                .args(["--flat", "--edge-cases", "--output-dir"])
                 .arg(&folder)
                 .output()
                 .unwrap();

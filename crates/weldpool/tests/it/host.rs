@@ -1,6 +1,8 @@
 //! Facts of the host device that the operating system confirms.
 
-use weldpool::{Allocator, Runtime};
+#[cfg(target_os = "linux")]
+use weldpool::Allocator;
+use weldpool::Runtime;
 
 /// Resident bytes of a mapping that contains `address`, by /proc/self/smaps.
 #[cfg(target_os = "linux")]

@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::device::Location;
 
-/// The address of a mapping, owned by one [`Mapping`](super::mapping::Mapping).
+/// The address of a mapping, owned by one mapping.
 #[derive(Debug)]
 pub(super) struct Address(pub(super) NonNull<u8>);
 
@@ -20,11 +20,7 @@ unsafe impl Sync for Address {}
 
 /// Maps `bytes` bytes of `file` from `offset`, shared, readable and writable.
 #[cfg(target_os = "linux")]
-pub(super) fn map_file(
-    file: &std::os::fd::OwnedFd,
-    offset: u64,
-    bytes: usize,
-) -> Result<NonNull<u8>> {
+pub(super) fn map_file(file: &std::os::fd::OwnedFd, offset: u64, bytes: usize) -> Result<Address> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space, so no
     // memory in use is touched (mmap(2)).
@@ -38,18 +34,22 @@ pub(super) fn map_file(
             offset,
         )
     }?;
-    NonNull::new(address.cast()).ok_or(rustix::io::Errno::INVAL)
+    NonNull::new(address.cast())
+        .map(Address)
+        .ok_or(rustix::io::Errno::INVAL)
 }
 
 /// Maps `bytes` bytes of private anonymous memory, readable and writable.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn map_anonymous(bytes: usize) -> Result<NonNull<u8>> {
+pub(super) fn map_anonymous(bytes: usize) -> Result<Address> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.
     let address = unsafe {
         rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, access, MapFlags::PRIVATE)
     }?;
-    NonNull::new(address.cast()).ok_or(rustix::io::Errno::INVAL)
+    NonNull::new(address.cast())
+        .map(Address)
+        .ok_or(rustix::io::Errno::INVAL)
 }
 
 /// Unmaps a mapping made above; its owner is being dropped.

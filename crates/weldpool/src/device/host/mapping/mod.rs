@@ -1,0 +1,23 @@
+//! Page mappings: ranges of one memory file on Linux, anonymous memory elsewhere. Both have the same
+//! shape: a `Mapper` hands out `Mapping`s, which are unmapped when dropped.
+
+#[cfg(not(target_os = "linux"))]
+mod anonymous;
+#[cfg(target_os = "linux")]
+mod memory_file;
+
+#[cfg(not(target_os = "linux"))]
+pub(super) use anonymous::{Mapper, Mapping};
+#[cfg(target_os = "linux")]
+pub(super) use memory_file::{Mapper, Mapping};
+
+use crate::error::{Error, ErrorKind};
+
+/// An error of a system call for memory.
+fn failed(call: &'static str, error: rustix::io::Errno) -> Error {
+    let kind = match error {
+        rustix::io::Errno::NOMEM | rustix::io::Errno::NOSPC => ErrorKind::OutOfMemory,
+        _ => ErrorKind::System,
+    };
+    Error::system(kind, call, &error.into())
+}
