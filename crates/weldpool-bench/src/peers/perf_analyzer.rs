@@ -28,7 +28,7 @@ pub const WHEEL: Wheel = Wheel {
 /// measurement is set aside: medians over rounds take its place.
 const WINDOWS: &[&str] = &["--max-trials", "3", "--stability-percentage", "1000"];
 /// Longest it may take.
-const TIMEOUT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program and the folder of libraries it needs.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ impl PerfAnalyzer {
     /// Measures version 1 of `model` at `address` with one input of `bytes` bytes of FP32, in three windows.
     ///
     /// # Errors
-    /// `Process` when it cannot run or takes longer than 90 s, `Protocol` when it gives no figures.
+    /// `Process` when it cannot run or takes longer than 30 s, `Protocol` when it gives no figures.
     pub fn run(
         &self,
         address: SocketAddr,

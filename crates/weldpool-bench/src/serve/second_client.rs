@@ -17,7 +17,7 @@ use crate::request::MODEL;
 use crate::statistics::median;
 
 /// Longest window of its three; longer ones only make it keep more records.
-const WINDOW_MAX: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_millis(500);
 
 /// How a figure is read from a report.
 type Reading = fn(&Figures) -> f64;

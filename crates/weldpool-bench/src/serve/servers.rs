@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{Element, OneNode};
 use crate::ours;
 use crate::peers::fetch::python;
+use crate::peers::perf_analyzer;
 use crate::peers::triton::{self, Triton};
 use crate::process::Process;
 use crate::request::MODEL;
@@ -97,6 +98,10 @@ impl Servers {
         let triton = Triton::start(&python, peers, self.scratch(), (MODEL, IDENTITY), instances)?;
         let name = format!("triton-{}", triton.version);
         self.versions.insert("triton".to_owned(), triton.version);
+        for wheel in [triton::WHEEL, perf_analyzer::WHEEL] {
+            self.versions
+                .insert(wheel.name.to_owned(), wheel.version.to_owned());
+        }
         self.add(name, triton.address, triton.process);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Where onnxruntime's memory comes from when the pool replaces its arena.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use weldpool::{Allocator, ErrorKind, Request};
@@ -16,15 +16,10 @@ const OVERREAD_BYTES: usize = if cfg!(any(target_arch = "aarch64", target_arch =
     0
 };
 
-/// Blocks below this size, in bytes, never make the pool give back what lies idle.
-const LARGE_BYTES: usize = 1 << 20;
-
 /// A pool, and what went wrong when the library last asked it for memory.
 #[derive(Debug)]
 pub(super) struct PoolMemory {
     allocator: Allocator,
-    /// The largest block so far, in bytes.
-    largest: AtomicUsize,
     refusals: AtomicU64,
     last_refusal: Mutex<Option<weldpool::Error>>,
 }
@@ -33,7 +28,6 @@ impl PoolMemory {
     pub(super) fn new(allocator: Allocator) -> PoolMemory {
         PoolMemory {
             allocator,
-            largest: AtomicUsize::new(LARGE_BYTES),
             refusals: AtomicU64::new(0),
             last_refusal: Mutex::new(None),
         }
@@ -46,13 +40,7 @@ impl PoolMemory {
     /// The address of a block for the library, which owns it until it is reclaimed; `None` is
     /// remembered with its reason.
     pub(super) fn allocate(&self, bytes: usize) -> Option<NonNull<u8>> {
-        let largest = self.largest.fetch_max(bytes, Ordering::Relaxed);
-        let allocated = if bytes > largest {
-            self.allocate_largest(bytes)
-        } else {
-            self.allocate_block(bytes)
-        };
-        match allocated {
+        match self.allocate_block(bytes) {
             Ok(address) => Some(address),
             Err(error) => {
                 *self.last() = Some(error);
@@ -60,20 +48,6 @@ impl PoolMemory {
                 None
             }
         }
-    }
-
-    /// The first run with new shapes takes a block per tensor, later ones a single larger block for
-    /// all of them. The pool may have to grow for that, and what the first run used would then stay
-    /// idle beside it for good. Asking the pool whether it has grown takes some microseconds, which
-    /// a block that is larger than all before costs once.
-    fn allocate_largest(&self, bytes: usize) -> weldpool::Result<NonNull<u8>> {
-        let growths = self.allocator.stats().growths;
-        let address = self.allocate_block(bytes)?;
-        if self.allocator.stats().growths != growths {
-            let given_back = self.allocator.clear();
-            tracing::trace!("grew for {bytes} bytes, gave {given_back} idle ones back");
-        }
-        Ok(address)
     }
 
     fn allocate_block(&self, bytes: usize) -> weldpool::Result<NonNull<u8>> {

@@ -1,5 +1,6 @@
 //! What a loaded model says, and finding the library.
 
+use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
@@ -105,8 +106,21 @@ fn the_search_goes_on_without_the_variable() {
         return;
     }
     let file = library();
-    let again = |expected: &std::ffi::OsStr| {
-        let mut command = Command::new(env::current_exe().unwrap());
+    // Copies of this program, outside the build folder and the cache in it.
+    let root = env::temp_dir().join(format!("weldpool-search-{}", std::process::id()));
+    let _absent = fs::remove_dir_all(&root);
+    let copy = |path: &str| {
+        let executable = root.join(path);
+        fs::create_dir_all(executable.parent().unwrap()).unwrap();
+        fs::copy(env::current_exe().unwrap(), &executable).unwrap();
+        executable
+    };
+    let link = |path: &Path| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&file, path).unwrap();
+    };
+    let again = |executable: &Path, expected: &std::ffi::OsStr| {
+        let mut command = Command::new(executable);
         command
             .args([
                 "--exact",
@@ -128,15 +142,12 @@ fn the_search_goes_on_without_the_variable() {
         );
     };
 
-    check(again("none".as_ref()), "nowhere");
+    let alone = copy("alone/program");
+    check(again(&alone, "none".as_ref()), "nowhere");
 
-    let root = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("search");
     let package = root.join("venv/lib/python3.11/site-packages/onnxruntime");
-    fs::create_dir_all(package.join("capi")).unwrap();
-    let packaged = package.join("capi").join(file.file_name().unwrap());
-    let _ = fs::remove_file(&packaged);
-    std::os::unix::fs::symlink(&file, &packaged).unwrap();
-    let mut command = again(root.as_os_str());
+    link(&package.join("capi").join(file.file_name().unwrap()));
+    let mut command = again(&alone, root.join("venv").as_os_str());
     command.env("VIRTUAL_ENV", root.join("venv"));
     check(command, "virtual environment");
 
@@ -152,46 +163,21 @@ fn the_search_goes_on_without_the_variable() {
     let mut permissions = fs::metadata(&python).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     fs::set_permissions(&python, permissions).unwrap();
-    let mut command = again(root.as_os_str());
+    let mut command = again(&alone, package.as_os_str());
     command.env("PATH", &programs);
     check(command, "Python on the path");
 
-    // The cache is looked for in the folders above the executable.
-    let executable = root.join("target/debug/deps/copy");
-    fs::create_dir_all(executable.parent().unwrap()).unwrap();
-    fs::copy(env::current_exe().unwrap(), &executable).unwrap();
+    // The cache is looked for in the folders above the executable, newest version first.
+    let built = copy("target/debug/deps/program");
     let cache = root.join("target/weldpool/onnxruntime");
-    for version in ["1.9.0", "1.31.1"] {
-        fs::create_dir_all(cache.join(version)).unwrap();
-    }
+    fs::create_dir_all(cache.join("1.9.0")).unwrap();
     fs::write(cache.join("1.9.0/libonnxruntime.so"), "not a library").unwrap();
-    let cached = cache.join("1.31.1").join(file.file_name().unwrap());
-    let _ = fs::remove_file(&cached);
-    std::os::unix::fs::symlink(&file, &cached).unwrap();
-    let mut command = Command::new(&executable);
-    command
-        .args([
-            "--exact",
-            "loading::the_search_goes_on_without_the_variable",
-        ])
-        .env_remove("ORT_DYLIB_PATH")
-        .env_remove("VIRTUAL_ENV")
-        .env("PATH", "/nonexistent")
-        .env(SEARCH, cache.join("1.31.1"));
-    check(command, "cache");
+    link(&cache.join("1.31.1").join(file.file_name().unwrap()));
+    check(again(&built, cache.join("1.31.1").as_os_str()), "cache");
 
     // Beside the executable comes before the cache.
-    let beside = executable.parent().unwrap().join("libonnxruntime.so");
-    let _ = fs::remove_file(&beside);
-    std::os::unix::fs::symlink(&file, &beside).unwrap();
-    let mut command = Command::new(&executable);
-    command
-        .args([
-            "--exact",
-            "loading::the_search_goes_on_without_the_variable",
-        ])
-        .env_remove("ORT_DYLIB_PATH")
-        .env(SEARCH, &beside);
-    check(command, "beside the executable");
-    fs::remove_file(&beside).unwrap();
+    let beside = built.with_file_name("libonnxruntime.so");
+    link(&beside);
+    check(again(&built, beside.as_os_str()), "beside the executable");
+    fs::remove_dir_all(&root).unwrap();
 }
