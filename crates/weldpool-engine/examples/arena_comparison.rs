@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p weldpool-engine --example arena_comparison -- --models DIR \
-//!     [--rounds N] [--machine TEXT] [--json FILE]
+//!     [--rounds N] [--machine TEXT] [--with COMMAND] [--json FILE]
 //! ```
 //!
 //! `DIR` holds the three models of `rapidocr-onnxruntime`, under the names they have in its wheel or
@@ -10,9 +10,14 @@
 //! the engine finds it. Needs Linux (`/proc`), and a C compiler `cc` for the counter of `malloc`
 //! calls.
 //!
-//! Latency: per case one process holds the model once per arena and runs them in turn, so that both
-//! sides see the same machine. Memory: one process per case and arena, with every `malloc` counted
-//! by a preloaded library, which tells what goes past the pool.
+//! Latency: one process holds the model once per arena and runs them in turn on one thread, so that
+//! all sides see the same machine; the time is the processor's. What is loaded first runs a little
+//! faster, so the processes of a case load in different orders, and the mean of their medians counts.
+//! `--with` puts words in front of these processes; `--with "chrt -f 10 taskset -c 1"` keeps other
+//! programs off their processor.
+//!
+//! Memory: one process per case and arena, with every `malloc` counted by a preloaded library, which
+//! tells what goes past the pool.
 
 use std::env;
 use std::error::Error;
@@ -21,7 +26,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use weldpool::{Allocator, Config};
 use weldpool_engine::onnxruntime::OnnxRuntime;
@@ -47,6 +52,9 @@ const CASES: [(&str, &[&[usize]]); 7] = [
 
 const ARENAS: [Arena; 3] = [Arena::Pool, Arena::Engine, Arena::System];
 
+/// How long the latency of a case is measured at least, in ms per process.
+const MILLISECONDS_MIN: f64 = 6000.0;
+
 /// Runs before measuring: the library plans its memory from the first ones.
 const WARM_UP: usize = 5;
 
@@ -62,10 +70,8 @@ fn main() -> Result<()> {
     let models = PathBuf::from(option("--models").ok_or("--models DIR is needed")?);
     let rounds: usize = option("--rounds").map_or(Ok(60), |text| text.parse())?;
     if let Some(case) = option("--latency") {
-        let threads = option("--threads")
-            .ok_or("--threads N is needed")?
-            .parse()?;
-        return latency(&models, case.parse()?, rounds, threads);
+        let first = option("--first").ok_or("--first N is needed")?.parse()?;
+        return latency(&models, case.parse()?, rounds, first);
     }
     if let Some(case) = option("--memory") {
         let arena = arena_named(&option("--arena").ok_or("--arena NAME is needed")?)?;
@@ -75,7 +81,8 @@ fn main() -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         format!("{cores}-core {} {}", env::consts::ARCH, env::consts::OS)
     });
-    let report = compare(&models, rounds, &machine)?;
+    let with = option("--with").unwrap_or_default();
+    let report = compare(&models, rounds, &machine, &with)?;
     match option("--json") {
         Some(file) => fs::write(file, report)?,
         None => print!("{report}"),
@@ -84,33 +91,26 @@ fn main() -> Result<()> {
 }
 
 /// Measures everything in processes of its own and writes the report.
-fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
+fn compare(models: &Path, rounds: usize, machine: &str, with: &str) -> Result<String> {
     let counter = build_counter()?;
     let engine = OnnxRuntime::load(None)?;
     let mut rows = Vec::new();
     for (case, (model, shapes)) in CASES.iter().enumerate() {
         let name = case_name(model, shapes);
-        for threads in [1, 0] {
-            let output = child(
-                &engine,
-                models,
-                rounds,
-                &[
-                    "--latency",
-                    &case.to_string(),
-                    "--threads",
-                    &threads.to_string(),
-                ],
-                None,
-            )?;
-            let times = numbers(&output)?;
-            let label = if threads == 1 {
-                "CPU time, 1 thread"
-            } else {
-                "latency, all threads"
-            };
-            rows.push(row(&format!("{name}: {label}"), "ms", &times)?);
+        let mut means = vec![0.0; ARENAS.len()];
+        for first in 0..ARENAS.len() {
+            let arguments = [
+                "--latency",
+                &case.to_string(),
+                "--first",
+                &first.to_string(),
+            ];
+            let times = numbers(&child(&engine, models, rounds, &arguments, with, None)?)?;
+            for (mean, time) in means.iter_mut().zip(times) {
+                *mean += time / ARENAS.len() as f64;
+            }
         }
+        rows.push(row(&format!("{name}: latency, 1 thread"), "ms", &means)?);
         let mut by_arena = Vec::new();
         for arena in ARENAS {
             let arguments = ["--memory", &case.to_string(), "--arena", arena_name(arena)];
@@ -119,6 +119,7 @@ fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
                 models,
                 rounds,
                 &arguments,
+                "",
                 Some(&counter),
             )?)?);
         }
@@ -129,6 +130,12 @@ fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
                 .collect::<std::result::Result<Vec<f64>, _>>()?;
             rows.push(row(&format!("{name}: {label}"), unit, &values)?);
         }
+        rows.push(format!(
+            "{{\"case\": {}, \"unit\": \"KiB\", \"better\": \"lower\", \"ours\": {:.3}, \"peers\": {{}}, \
+             \"ratio\": null}}",
+            quoted(&format!("{name}: live in the pool, steady")),
+            by_arena[0].last().ok_or("a number is missing")?
+        ));
         eprintln!("{} of {}: {name}", case + 1, CASES.len());
     }
     let mut report = String::new();
@@ -136,7 +143,12 @@ fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
     writeln!(report, "  \"suite\": \"engine-arena\",")?;
     writeln!(
         report,
-        "  \"command\": \"cargo run --release -p weldpool-engine --example arena_comparison -- --models DIR --rounds {rounds}\","
+        "  \"command\": \"cargo run --release -p weldpool-engine --example arena_comparison -- --models DIR --rounds {rounds}{}\",",
+        if with.is_empty() {
+            String::new()
+        } else {
+            format!(" --with '{with}'")
+        }
     )?;
     writeln!(report, "  \"date\": \"{}\",", today()?)?;
     writeln!(report, "  \"machine\": {},", quoted(machine))?;
@@ -152,8 +164,8 @@ fn compare(models: &Path, rounds: usize, machine: &str) -> Result<String> {
     Ok(report)
 }
 
-/// What a memory process reports, in this order.
-const MEMORY: [(&str, &str); 8] = [
+/// What a memory process reports, in this order; then the live bytes of the pool, in KiB.
+const MEMORY: [(&str, &str); 7] = [
     ("resident after load", "KiB"),
     ("resident, steady", "KiB"),
     ("resident peak", "KiB"),
@@ -161,7 +173,6 @@ const MEMORY: [(&str, &str); 8] = [
     ("malloc, live, steady", "KiB"),
     ("malloc, bytes per run", "B"),
     ("malloc, calls per run", "calls"),
-    ("pool, live, steady", "KiB"),
 ];
 
 /// One row of the report: the pool against the two others.
@@ -189,9 +200,19 @@ fn child(
     models: &Path,
     rounds: usize,
     arguments: &[&str],
+    with: &str,
     counter: Option<&Path>,
 ) -> Result<String> {
-    let mut command = Command::new(env::current_exe()?);
+    let program = env::current_exe()?;
+    let mut words = with.split_whitespace();
+    let mut command = match words.next() {
+        Some(word) => {
+            let mut command = Command::new(word);
+            command.args(words).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command
         .arg("--models")
         .arg(models)
@@ -226,11 +247,10 @@ impl Loaded {
         file: &Path,
         shapes: &[&[usize]],
         arena: Arena,
-        threads: usize,
     ) -> Result<Loaded> {
         let mut options = LoadOptions::new(allocator.clone());
         options.arena = Some(arena);
-        options.intra_op_threads = Some(threads);
+        options.intra_op_threads = Some(1);
         let model = engine.load(ModelSource::Path(file), &options)?;
         let instance = model.instance()?;
         let inputs = shapes
@@ -262,41 +282,41 @@ impl Loaded {
     }
 }
 
-/// Prints the median time of a run per arena, in ms: of the processor with one thread, which
-/// other programs disturb least, and of the clock otherwise.
-fn latency(models: &Path, case: usize, rounds: usize, threads: usize) -> Result<()> {
+/// Prints the median time of a run per arena, in ms, having loaded the arenas from `first` on.
+fn latency(models: &Path, case: usize, rounds: usize, first: usize) -> Result<()> {
     let (file, shapes) = case_files(models, case)?;
     let engine = OnnxRuntime::load(None)?;
+    let count = ARENAS.len();
     let mut loaded = Vec::new();
-    for arena in ARENAS {
+    for position in 0..count {
+        let arena = ARENAS[(first + position) % count];
         let allocator = Allocator::host()?;
-        loaded.push(Loaded::new(
-            &engine, &allocator, &file, shapes, arena, threads,
-        )?);
+        let mut one = Loaded::new(&engine, &allocator, &file, shapes, arena)?;
+        for _ in 0..WARM_UP * shapes.len() {
+            one.run()?;
+        }
+        loaded.push(one);
     }
-    for _ in 0..WARM_UP * shapes.len() {
-        for one in &mut loaded {
+    // Short runs are repeated more often: a median of a few of them is mostly noise.
+    let start = processor_time();
+    for one in &mut loaded {
+        for _ in shapes {
             one.run()?;
         }
     }
-    let mut times = vec![Vec::new(); ARENAS.len()];
+    let per_round = (processor_time() - start).max(0.001);
+    let rounds = rounds.max((MILLISECONDS_MIN / per_round) as usize);
+    let mut times = vec![Vec::new(); count];
     for round in 0..rounds {
-        for position in 0..loaded.len() {
+        for position in 0..count {
             // Whoever runs after another finds its caches spoiled; let each come after each.
-            let index = (position + round) % loaded.len();
-            let mut spent = 0.0;
-            for _ in 0..shapes.len() {
-                spent += if threads == 1 {
-                    let start = processor_time();
-                    loaded[index].run()?;
-                    processor_time() - start
-                } else {
-                    let start = Instant::now();
-                    loaded[index].run()?;
-                    start.elapsed().as_secs_f64() * 1e3
-                };
+            let index = (position + round) % count;
+            let start = processor_time();
+            for _ in shapes {
+                loaded[index].run()?;
             }
-            times[index].push(spent / shapes.len() as f64);
+            let spent = processor_time() - start;
+            times[(first + index) % count].push(spent / shapes.len() as f64);
         }
     }
     for mut times in times {
@@ -306,12 +326,12 @@ fn latency(models: &Path, case: usize, rounds: usize, threads: usize) -> Result<
     Ok(())
 }
 
-/// Prints the numbers of [`MEMORY`] for one arena.
+/// Prints what [`MEMORY`] says, and the live bytes of the pool, for one arena.
 fn memory(models: &Path, case: usize, rounds: usize, arena: Arena) -> Result<()> {
     let (file, shapes) = case_files(models, case)?;
     let engine = OnnxRuntime::load(None)?;
     let allocator = Allocator::host()?;
-    let mut loaded = Loaded::new(&engine, &allocator, &file, shapes, arena, 1)?;
+    let mut loaded = Loaded::new(&engine, &allocator, &file, shapes, arena)?;
     let (resident_loaded, counts_loaded) = (resident("VmRSS:")?, counts()?);
     let runs = rounds.max(WARM_UP) * shapes.len();
     for _ in 0..runs {

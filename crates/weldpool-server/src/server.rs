@@ -14,6 +14,9 @@ use crate::http1::{self, Limits, ServerControl, ServerStats};
 use crate::protocol;
 use crate::service::{LoadObserver, Service, ServiceOptions};
 
+/// Least time that models have to give their memory back at the end.
+const CLOSE_TIME_MIN: Duration = Duration::from_secs(1);
+
 /// Options of a [`Server`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -167,6 +170,12 @@ impl Server {
                 Err(error) => tracing::error!(%error, "a listener ended early"),
             }
         }
-        self.service.close().await;
+        // A run cannot be interrupted, so one that outlasts its time is left to the process's end.
+        if tokio::time::timeout(drain_time.max(CLOSE_TIME_MIN), self.service.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a model still runs; it is not waited for any longer");
+        }
     }
 }

@@ -141,7 +141,8 @@ impl Allocator {
     }
 
     /// Makes sure that `count` further buffers of `bytes` bytes can be had without a driver call,
-    /// as far as the class keeps so many idle blocks; returns how many blocks were made ready.
+    /// as far as the class keeps so many idle blocks; returns how many blocks were made ready. They
+    /// are allocated and freed for it, which the statistics show.
     ///
     /// # Errors
     ///
@@ -285,8 +286,27 @@ enum Source {
 
 impl Pool {
     fn allocate(this: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        match this.try_allocate(request) {
-            Ok((block, uses, source)) => this.hand_out(request, block, uses, source),
+        let allocated = this
+            .try_allocate(request)
+            .and_then(|(block, uses, source)| {
+                let mut buffer = this.hand_out(request, block, uses);
+                if request.zeroed {
+                    match request.queue {
+                        Some(queue) => drop(queue.fill(&mut buffer, 0)?),
+                        None => buffer.write::<u8>()?.fill(0),
+                    }
+                }
+                Ok((buffer, source))
+            });
+        match allocated {
+            Ok((buffer, source)) => {
+                let served = match source {
+                    Source::Held => &this.counters.hits,
+                    Source::Driver => &this.counters.misses,
+                };
+                served.fetch_add(1, Ordering::Relaxed);
+                Ok(buffer)
+            }
             Err(error) => {
                 this.counters.failures.fetch_add(1, Ordering::Relaxed);
                 let error = error.for_request(request.bytes, request.name);
@@ -308,6 +328,12 @@ impl Pool {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "the device has no such storage mode; see DeviceProperties::storage_modes",
+            ));
+        }
+        if request.zeroed && request.queue.is_none() && request.storage == StorageMode::Private {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "zeroed private storage needs a queue to zero it on; see Request::queue",
             ));
         }
         // Cannot overflow: the request is at most a segment's length.
@@ -417,20 +443,8 @@ impl Pool {
         request.alignment.max(self.alignment).max(least)
     }
 
-    fn hand_out(
-        self: &Arc<Self>,
-        request: &Request<'_>,
-        block: Block,
-        uses: Vec<Use>,
-        source: Source,
-    ) -> Result<Buffer> {
+    fn hand_out(self: &Arc<Self>, request: &Request<'_>, block: Block, uses: Vec<Use>) -> Buffer {
         let counters = &self.counters;
-        let served = if source == Source::Held {
-            &counters.hits
-        } else {
-            &counters.misses
-        };
-        served.fetch_add(1, Ordering::Relaxed);
         counters.allocations.fetch_add(1, Ordering::Relaxed);
         counters.live.add(request.bytes as u64);
         counters
@@ -445,23 +459,14 @@ impl Pool {
         block.entry.live.lock().insert(block.offset, record);
         let in_flight = InFlight::inherited(uses);
         let alignment = self.alignment_of(request);
-        let pool = Arc::clone(self);
-        let mut buffer = Buffer::new(
-            pool,
+        Buffer::new(
+            Arc::clone(self),
             block,
             request.bytes,
             alignment,
             request.name,
             in_flight,
-        );
-        if request.zeroed {
-            if let Some(queue) = request.queue {
-                queue.fill(&mut buffer, 0)?;
-            } else {
-                buffer.write::<u8>()?.fill(0);
-            }
-        }
-        Ok(buffer)
+        )
     }
 
     /// Takes a block back from its buffer.

@@ -124,7 +124,10 @@ impl Arenas {
             .ranges(place.storage, place.kind)
             .total_bytes();
         let room = (held / GROWTH_DIVISOR).clamp(self.segment_bytes_min, self.segment_bytes_max);
-        let wanted = self.round_to_granularity(room).unwrap_or(least).max(least);
+        let most = self.device.properties().segment_bytes_max;
+        let wanted = self
+            .round_to_granularity(room)
+            .map_or(least, |room| room.min(most).max(least));
         self.make_way(place, least);
         let entry = match self.create(wanted, place.storage) {
             Err(error)

@@ -71,7 +71,7 @@ pub use device::{Device, StorageMode};
 pub use error::{Error, ErrorKind, Result};
 pub use guard::{Element, ReadGuard, WriteGuard};
 pub use name::Name;
-pub use queue::{Fence, Queue};
+pub use queue::{Fence, Operand, Queue};
 pub use report::{LeakReport, LeakedBuffer};
 pub use request::Request;
 pub use runtime::Runtime;

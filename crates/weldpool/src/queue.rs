@@ -84,8 +84,14 @@ impl Queue {
                 "source and destination of a copy overlap; copy through a third buffer",
             ));
         }
-        let _reading = source.borrow_shared()?;
         let _writing = destination.borrow_exclusive()?;
+        // Two ranges of one buffer share its borrow state, which is held for writing already.
+        let one_buffer = std::ptr::eq(source.part().in_flight, destination.part().in_flight);
+        let _reading = if one_buffer {
+            None
+        } else {
+            source.borrow_shared()?
+        };
         let (from, to) = (source.part(), destination.part());
         self.submit(
             &[

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weldpool_engine::onnxruntime::OnnxRuntime;
 use weldpool_server::Server;
 
@@ -30,13 +31,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
         for (name, address) in server.listeners() {
             announce(&format!("listening {name} {address}"));
         }
-        let stop = stop_signal()?;
-        tokio::pin!(stop);
+        let mut signals = StopSignals::new()?;
         server.start();
         let progress = LoadProgress::new();
         let loaded = tokio::select! {
             loaded = server.load_models(&progress) => Some(loaded?),
-            () = &mut stop => None,
+            () = signals.next() => None,
         };
         if let Some(failed) = loaded {
             if !failed.is_empty() && options.exit_on_error {
@@ -53,11 +53,16 @@ pub(crate) fn run(options: Options) -> Result<()> {
                 );
             }
             announce("ready");
-            stop.await;
+            signals.next().await;
         }
-        tracing::info!("stopping; requests in flight are answered first");
-        server.shutdown(exit_timeout).await;
-        Ok(())
+        tracing::info!(
+            "stopping; requests in flight have {} s, a second signal ends them",
+            exit_timeout.as_secs()
+        );
+        tokio::select! {
+            () = server.shutdown(exit_timeout) => Ok(()),
+            () = signals.next() => bail!("stopped by a second signal"),
+        }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("pool: {}", allocator.stats());
@@ -71,15 +76,25 @@ fn announce(line: &str) {
     let _gone = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Completes on SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+        })
+    }
+
+    /// Completes on the next of them.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Config, SizeClasses};
+use weldpool::{Allocator, Config, Device, SizeClasses};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
 
@@ -87,7 +87,8 @@ pub(crate) struct Options {
     /// Longest time a request may take once it is read, in seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = LIMITS)]
     request_timeout_secs: u64,
-    /// Most bytes the memory pool may hold from the system; no limit by default.
+    /// Most bytes the memory pool may hold from the system; four fifths of its memory, or of the
+    /// limit set for this process, by default.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
     pool_limit: Option<u64>,
     /// Size classes of the memory pool.
@@ -125,12 +126,17 @@ enum Preset {
 impl Options {
     /// The pool that everything the server holds for requests and models comes from.
     pub(crate) fn allocator(&self) -> Result<Allocator> {
+        let device = Arc::new(HostDevice::new()?);
+        let reserved_bytes_max = match self.pool_limit {
+            Some(bytes) => bytes,
+            None => device.budget()?.ceiling() / 5 * 4,
+        };
         let config = Config {
             classes: match self.pool_preset {
                 Preset::Fine => SizeClasses::fine(),
                 Preset::Seed => SizeClasses::seed(),
             },
-            reserved_bytes_max: self.pool_limit,
+            reserved_bytes_max: Some(reserved_bytes_max),
             ..Config::default()
         };
         let allocator = Allocator::builder(Arc::new(HostDevice::new()?))

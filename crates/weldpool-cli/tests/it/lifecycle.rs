@@ -1,5 +1,6 @@
 //! Loading, unloading and stopping a running server.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -119,32 +120,130 @@ fn versions_follow_the_policy() {
     );
 }
 
-/// A request whose body is half sent when SIGTERM comes is still answered.
+/// Opens a connection and sends a request but for the end of its body, which is returned.
+fn begin(server: &Server, path: &str, body: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(&server.http).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let (first, rest) = body.split_at(body.len() - 1);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(first.as_bytes()).unwrap();
+    (stream, rest.to_owned())
+}
+
+/// A request whose body is half sent when the signal comes is still answered.
 #[test]
 fn requests_in_flight_are_answered_before_the_end() {
     let folder = Folder::new("stop");
     folder.add("a", 1, "identity_fp32");
+    for name in ["TERM", "INT"] {
+        let server = Server::start(folder.path(), &[]);
+        let (path, body) = infer("a", 7);
+        let (mut stream, rest) = begin(&server, &path, &body);
+        std::thread::sleep(Duration::from_millis(300));
+        server.signal(name);
+        let address = server.http.clone();
+        until(|| TcpStream::connect(&address).is_err().then_some(()));
+        stream.write_all(rest.as_bytes()).unwrap();
+        let answer = receive(&mut stream);
+        assert_eq!(
+            (answer.status, &answer.json()["outputs"][0]["data"][0]),
+            (200, &7.0.into())
+        );
+        assert!(server.wait().success(), "{name}");
+    }
+}
+
+/// A run that the engine is in the middle of when the signal comes is still answered.
+#[test]
+fn runs_under_way_are_answered_before_the_end() {
+    let folder = Folder::new("stop-run");
+    folder.add("slow", 1, "large_conv");
+    let server = Server::start(folder.path(), &[]);
+    let shape = &server.get("/v2/models/slow").json()["inputs"][0]["shape"];
+    let sizes: Vec<i64> = shape
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|size| size.as_i64().unwrap())
+        .collect();
+    let sizes: Vec<i64> = match sizes.as_slice() {
+        [first, rest @ ..] => {
+            let first = if *first < 0 { 1 } else { *first };
+            let rest = rest.iter().map(|size| if *size < 0 { 512 } else { *size });
+            std::iter::once(first).chain(rest).collect()
+        }
+        [] => Vec::new(),
+    };
+    let count: i64 = sizes.iter().product();
+    let data = vec!["1"; usize::try_from(count).unwrap()].join(",");
+    let body = format!(
+        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":{sizes:?},\"datatype\":\"FP32\",\"data\":[{data}]}}],\
+         \"outputs\":[{{\"name\":\"y\",\"parameters\":{{\"classification\":1}}}}]}}"
+    );
+    let (mut stream, rest) = begin(&server, "/v2/models/slow/infer", &body);
+    stream.write_all(rest.as_bytes()).unwrap();
+    let pending = "nv_inference_pending_request_count{model=\"slow\",version=\"1\"}";
+    until(|| (server.metric(pending) > 0.0).then_some(()));
+    server.signal("TERM");
+    let answer = receive(&mut stream);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let folder = Folder::new("stop-twice");
+    folder.add("a", 1, "identity_fp32");
     let server = Server::start(folder.path(), &[]);
     let (path, body) = infer("a", 7);
-    let (first, rest) = body.split_at(20);
-    let mut stream = TcpStream::connect(&server.http).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{first}",
-        body.len()
-    );
-    std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    server.terminate();
+    let (_stream, _rest) = begin(&server, &path, &body);
+    server.signal("TERM");
     let address = server.http.clone();
     until(|| TcpStream::connect(&address).is_err().then_some(()));
-    std::io::Write::write_all(&mut stream, rest.as_bytes()).unwrap();
-    let answer = receive(&mut stream);
-    assert_eq!(
-        (answer.status, &answer.json()["outputs"][0]["data"][0]),
-        (200, &7.0.into())
+    server.signal("TERM");
+    assert!(!server.wait().success());
+}
+
+#[test]
+fn requests_beyond_the_limit_are_turned_away() {
+    let folder = Folder::new("limit");
+    folder.add("a", 1, "identity_fp32");
+    let server = Server::start(folder.path(), &["--max-requests=1"]);
+    let (path, body) = infer("a", 7);
+    let (mut stream, rest) = begin(&server, &path, &body);
+    std::thread::sleep(Duration::from_millis(300));
+    let refused = server.post(&path, &body);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    stream.write_all(rest.as_bytes()).unwrap();
+    assert_eq!(receive(&mut stream).status, 200);
+    assert_eq!(server.post(&path, &body).status, 200);
+    let failures = "nv_inference_request_failure{model=\"a\",reason=\"REJECTED\",version=\"1\"}";
+    assert!(server.metric(failures) >= 1.0);
+}
+
+#[test]
+fn the_pools_limit_is_an_error_of_the_request() {
+    let folder = Folder::new("pool-limit");
+    folder.add("a", 1, "identity_fp32");
+    let server = Server::start(folder.path(), &["--pool-limit=4194304"]);
+    let data = vec!["1"; 1 << 20].join(",");
+    let large = format!(
+        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,1048576],\"datatype\":\"FP32\",\"data\":[{data}]}}]}}"
     );
-    assert!(server.wait().success());
+    let (path, small) = infer("a", 7);
+    let refused = server.post(&path, &large);
+    assert_eq!(
+        refused.status,
+        503,
+        "{}",
+        &refused.body[..refused.body.len().min(300)]
+    );
+    assert!(refused.body.contains("limit"), "{refused:?}");
+    assert_eq!(server.post(&path, &small).status, 200);
 }

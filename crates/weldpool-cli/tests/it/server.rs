@@ -64,13 +64,14 @@ impl Server {
             .unwrap()
     }
 
-    /// Sends SIGTERM.
-    pub(crate) fn terminate(&self) {
-        let killed = Command::new("kill")
-            .arg(self.child.id().to_string())
+    /// Sends a signal, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
             .status()
             .unwrap();
-        assert!(killed.success());
+        assert!(sent.success());
     }
 
     /// Waits for the end.

@@ -23,6 +23,7 @@ impl Router {
         mut request: Request<'_>,
     ) -> Result<Response> {
         let model = self.service.model(&path.name, path.version)?;
+        let admission = self.service.admit(&model)?;
         let layout = Layout::of_header(request.head.header(HEADER_LENGTH.as_str()))?;
         let context = Context {
             model: model.signature(),
@@ -31,7 +32,7 @@ impl Router {
             arrival: request.head_read,
         };
         let Decoded { request, form } = protocol::read(&mut request.body, layout, context).await?;
-        let response = self.service.infer(&model, request).await?;
+        let response = self.service.infer(&admission, &model, request).await?;
         let work = response.compute_time;
         let overhead = Arc::clone(model.http_overhead());
         let encoded = encode(model, response, form).await?;

@@ -10,7 +10,7 @@ impl Router {
         let body = body.read_to_end(self.limits.json_bytes_max).await?;
         let ready_only = protocol::read_index(&body, &self.limits)?;
         Ok(answer::json(protocol::index(
-            &self.service.repository_index(ready_only),
+            &self.service.repository_index(ready_only).await,
         )))
     }
 

@@ -8,11 +8,12 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::loader::{LoadedVersions, Loader};
+use super::model::LoadedModel;
 use super::options::{LoadObserver, ModelControl};
 use super::registry::{Registry, UNKNOWN_VERSION, VersionState};
 use super::types::LoadRequest;
 use crate::error::{Error, Result};
-use crate::repository::{ModelDirectory, ModelName, Overrides, Repository, Snapshot};
+use crate::repository::{ModelDirectory, ModelName, Overrides, Repository, Scan, Snapshot};
 
 /// Why a model is not there whose loading panicked.
 const PANICKED: &str = "loading the model panicked";
@@ -25,7 +26,7 @@ pub(crate) struct Lifecycle {
     registry: Arc<Registry>,
     control: ModelControl,
     load_threads: usize,
-    /// One lock per model that was ever loaded or tried to be.
+    /// One lock per model that is being loaded or unloaded.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// What the repository held at the last look.
     seen: tokio::sync::Mutex<Snapshot>,
@@ -51,8 +52,8 @@ impl Lifecycle {
     }
 
     /// Names of all models in the repository; none when it cannot be read.
-    pub(crate) fn repository_names(&self) -> Vec<String> {
-        match self.repository.scan() {
+    pub(crate) async fn repository_names(&self) -> Vec<String> {
+        match self.scan().await {
             Ok(scan) => scan
                 .models
                 .into_keys()
@@ -75,10 +76,7 @@ impl Lifecycle {
         startup_models: &[String],
         observer: &dyn LoadObserver,
     ) -> Result<Vec<(String, String)>> {
-        let scan = self
-            .repository
-            .scan()
-            .map_err(|error| Error::internal(error.to_string()))?;
+        let scan = self.scan().await?;
         for skipped in &scan.skipped {
             tracing::warn!("{skipped}");
         }
@@ -199,7 +197,7 @@ impl Lifecycle {
     /// Looks at the repository and follows what changed since the last look.
     pub(crate) async fn poll(&self) {
         let mut seen = self.seen.lock().await;
-        let scan = match self.repository.scan() {
+        let scan = match self.scan().await {
             Ok(scan) => scan,
             Err(error) => {
                 tracing::warn!(%error, "the model repository cannot be read; models stay as they are");
@@ -247,7 +245,18 @@ impl Lifecycle {
 
     fn lock_of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(locks.entry(name.to_owned()).or_default())
+    }
+
+    async fn scan(&self) -> Result<Scan> {
+        let repository = self.repository.clone();
+        let scan = tokio::task::spawn_blocking(move || repository.scan()).await;
+        match scan {
+            Ok(Ok(scan)) => Ok(scan),
+            Ok(Err(error)) => Err(Error::internal(error.to_string())),
+            Err(_) => Err(Error::internal("looking at the model repository panicked")),
+        }
     }
 
     async fn reload(
@@ -310,14 +319,23 @@ impl Lifecycle {
         }
     }
 
+    /// Unloads a model. What still runs requests goes when they are answered.
     async fn remove(&self, name: &str) {
+        if !self.registry.knows(name) {
+            return;
+        }
         let lock = self.lock_of(name);
         let _unloading = lock.lock().await;
-        let (registry, name) = (Arc::clone(&self.registry), name.to_owned());
-        // The end of a model joins its threads, which may still be running it.
-        let unloading = tokio::task::spawn_blocking(move || registry.unload(&name));
-        if let Err(panic) = unloading.await {
-            tracing::error!(%panic, "unloading a model panicked");
+        let unloaded = self.registry.unload(name);
+        // The end of a model joins its threads.
+        let stopping = tokio::task::spawn_blocking(move || {
+            unloaded
+                .into_iter()
+                .filter_map(Arc::into_inner)
+                .for_each(LoadedModel::stop);
+        });
+        if stopping.await.is_err() {
+            tracing::error!(model = name, "unloading panicked");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use weldpool::Allocator;
 use weldpool_engine::Engine;
 
@@ -46,6 +46,10 @@ const EXTENSIONS: [&str; 7] = [
     "parameters",
     "statistics",
 ];
+
+/// A request that was let in; dropping it makes room for another.
+#[derive(Debug)]
+pub struct Admission<'a>(#[expect(dead_code, reason = "held for its drop")] SemaphorePermit<'a>);
 
 /// The models of a repository, and what runs on them.
 #[derive(Debug)]
@@ -124,7 +128,8 @@ impl Service {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Unloads every model, each once its requests are answered.
+    /// Unloads every model. Blocks its caller, not its thread, until the models that run no request
+    /// have given their memory back.
     pub async fn close(&self) {
         self.begin_close();
         self.lifecycle.unload_all().await;
@@ -235,9 +240,8 @@ impl Service {
     }
 
     /// The models of the repository and the states of their versions.
-    #[must_use]
-    pub fn repository_index(&self, ready_only: bool) -> Vec<IndexEntry> {
-        let names = self.lifecycle.repository_names();
+    pub async fn repository_index(&self, ready_only: bool) -> Vec<IndexEntry> {
+        let names = self.lifecycle.repository_names().await;
         self.registry.index(&names, ready_only)
     }
 
@@ -251,8 +255,9 @@ impl Service {
         self.lifecycle.load(name, request).await
     }
 
-    /// Unloads a model once its requests are answered. `unload_dependents` concerns ensembles,
-    /// which do not exist yet.
+    /// Unloads a model. No further request reaches it; requests under way are answered, and its
+    /// memory goes back with the last of them. `unload_dependents` concerns ensembles, which do not
+    /// exist yet.
     ///
     /// # Errors
     ///
@@ -261,25 +266,38 @@ impl Service {
         self.lifecycle.unload(name).await
     }
 
+    /// Lets a request in, before anything of its body is read, so that what is under way is bounded.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when too much is under way.
+    pub fn admit(&self, model: &ModelHandle) -> Result<Admission<'_>> {
+        self.requests.try_acquire().map(Admission).map_err(|_| {
+            model
+                .statistics()
+                .failed(FailureReason::Rejected, Duration::ZERO);
+            Error::unavailable(format!(
+                "{} requests are under way, which is the limit",
+                self.options.requests_max
+            ))
+        })
+    }
+
     /// Runs a request whose tensors were checked against the model's signature.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when too much is under way or the time is over, else what the engine says.
+    /// `Unavailable` when the queue is full or the time is over, else what the engine says.
     ///
     /// # Cancellation
     ///
     /// A request whose future is dropped while it waits is not run.
-    pub async fn infer(&self, model: &ModelHandle, request: InferRequest) -> Result<InferResponse> {
-        let Ok(_permit) = self.requests.try_acquire() else {
-            model
-                .statistics()
-                .failed(FailureReason::Rejected, request.arrival.elapsed());
-            return Err(Error::unavailable(format!(
-                "{} requests are under way, which is the limit",
-                self.options.requests_max
-            )));
-        };
+    pub async fn infer(
+        &self,
+        _admission: &Admission<'_>,
+        model: &ModelHandle,
+        request: InferRequest,
+    ) -> Result<InferResponse> {
         model.infer(request, self.options.request_time_max).await
     }
 

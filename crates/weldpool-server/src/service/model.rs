@@ -145,6 +145,12 @@ impl LoadedModel {
         self.served.backend()
     }
 
+    /// Ends the threads of the instances and waits for them, so that their memory is free afterwards.
+    /// Blocks while a run is under way.
+    pub(crate) fn stop(self) {
+        self.scheduler.stop();
+    }
+
     /// Runs a request whose tensors were checked against [`signature`](Self::signature), within
     /// `time_max`.
     pub(crate) async fn infer(

@@ -118,22 +118,26 @@ impl Registry {
         drop(former);
     }
 
-    /// Marks every version of a model as unloaded. False when the model is not known.
-    pub(crate) fn unload(&self, name: &str) -> bool {
-        let former = {
-            let mut models = self.write();
-            let Some(versions) = models.get_mut(name) else {
-                return false;
-            };
-            let unloaded = versions
-                .keys()
-                .map(|&version| (version, VersionState::Unloaded))
-                .collect();
-            std::mem::replace(versions, unloaded)
+    /// Marks every version of a model as unloaded; returns those that were ready.
+    pub(crate) fn unload(&self, name: &str) -> Vec<ModelHandle> {
+        let mut models = self.write();
+        let Some(versions) = models.get_mut(name) else {
+            return Vec::new();
         };
-        // Outside the lock: the end of a model joins its threads.
-        drop(former);
-        true
+        let states = versions
+            .values_mut()
+            .map(|state| std::mem::replace(state, VersionState::Unloaded));
+        states
+            .filter_map(|state| match state {
+                VersionState::Ready(model, _) => Some(model),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Whether the model was ever loaded, or tried to be.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.read().contains_key(name)
     }
 
     /// Names of all models known.
@@ -190,7 +194,7 @@ fn ready(versions: &Versions) -> Vec<(ModelHandle, Duration)> {
 }
 
 fn parse_version(text: &str) -> Result<u64> {
-    text.parse().map_err(|_| {
+    text.parse().ok().filter(|&version| version != UNKNOWN_VERSION).ok_or_else(|| {
         Error::invalid_argument(format!(
             "failed to get model version from specified version string '{text}': it should be an \
              integral value > 0"
@@ -253,8 +257,9 @@ mod tests {
             assert!(error.message().contains(part), "{error}");
         }
         assert!(!registry.is_all_ready());
-        assert!(registry.unload("m"));
-        assert!(!registry.unload("x"));
+        assert!(registry.unload("m").is_empty(), "none was ready");
+        assert!(registry.is_all_ready(), "what was unloaded is not missed");
+        assert!(registry.knows("m") && !registry.knows("x"));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! short cut for models that answer faster than a thread can be woken.
 //!
 //! An instance is used by one thread at a time, which its lock holds by type. A request that finds
-//! an instance idle and nothing waiting runs on the caller's thread when the model's usual run is
-//! short; two switches between threads cost some 20 us here, more than such a run takes.
+//! an instance idle and nothing waiting runs on the caller's thread when such runs are short: two
+//! switches between threads cost some 20 us, more than many a run.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use weldpool_engine::{Instance, OutputRequest, Tensor};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A model whose usual run is shorter than this many nanoseconds runs on the caller's thread.
-const INLINE_NS_MAX: u64 = 200_000;
+/// A run that takes no longer than this many nanoseconds is short.
+const SHORT_NS_MAX: u64 = 200_000;
 /// Weight of the latest run in the usual run: one part in so many.
 const SMOOTHING: u64 = 8;
 
@@ -31,6 +31,15 @@ pub(crate) struct Run {
     pub(crate) outputs: Vec<Arc<str>>,
     /// When to give up waiting.
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Run {
+    fn input_bytes(&self) -> usize {
+        self.inputs
+            .iter()
+            .map(|(_, tensor)| tensor.byte_len())
+            .sum()
+    }
 }
 
 /// What a run gave, and how long it waited and took.
@@ -59,14 +68,14 @@ struct Shared {
     arrived: Condvar,
     instances: Vec<Mutex<Box<dyn Instance>>>,
     queue_length_max: usize,
-    /// Smoothed duration of a run; zero before the first.
+    /// Smoothed duration of a run that succeeded; zero before the first.
     usual_ns: AtomicU64,
-    inline: AtomicBool,
+    /// Largest inputs of a run that was short, in bytes.
+    short_bytes: AtomicUsize,
 }
 
 /// The queue of one model and the threads of its instances. Dropping it answers what waits with an
-/// error, lets runs under way end, and joins the threads, so that the instances' memory is free when
-/// the drop returns.
+/// error; runs under way end, and the threads with them.
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -95,7 +104,7 @@ impl Scheduler {
             instances: instances.into_iter().map(Mutex::new).collect(),
             queue_length_max,
             usual_ns: AtomicU64::new(0),
-            inline: AtomicBool::new(false),
+            short_bytes: AtomicUsize::new(0),
         });
         let mut scheduler = Self {
             shared: Arc::clone(&shared),
@@ -117,7 +126,7 @@ impl Scheduler {
     /// Runs the model. Dropping the future before the run has begun cancels it.
     pub(crate) async fn run(&self, run: Run) -> Result<Done> {
         let queued = Instant::now();
-        if self.shared.inline.load(Ordering::Relaxed)
+        if self.shared.is_short(&run)
             && let Some(mut instance) = self.shared.idle_instance()
         {
             return self.shared.execute(instance.as_mut(), &run, queued);
@@ -132,15 +141,11 @@ impl Scheduler {
             ))),
         }
     }
-}
 
-impl Drop for Scheduler {
-    fn drop(&mut self) {
-        let mut queue = self.shared.lock();
-        queue.closed = true;
-        queue.jobs.clear();
-        drop(queue);
-        self.shared.arrived.notify_all();
+    /// Ends the threads and waits for them, so that the memory of the instances is free afterwards.
+    /// Blocks while a run is under way.
+    pub(crate) fn stop(mut self) {
+        self.shared.close();
         for thread in self.threads.drain(..) {
             // Panics of a run are caught; there is nothing to tell here.
             let _panic = thread.join();
@@ -148,7 +153,23 @@ impl Drop for Scheduler {
     }
 }
 
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
 impl Shared {
+    /// Answers what waits with an error and lets the threads end.
+    fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        let waiting = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(waiting);
+        self.arrived.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,17 +223,19 @@ impl Shared {
     }
 
     fn serve(&self, index: usize) {
-        while let Some(job) = self.next() {
-            if job.reply.is_closed() {
+        while let Some(Job { run, queued, reply }) = self.next() {
+            if reply.is_closed() {
                 continue;
             }
             let mut instance = self.instances[index]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let result = self.execute(instance.as_mut(), &job.run, job.queued);
+            let result = self.execute(instance.as_mut(), &run, queued);
             drop(instance);
+            // Before the answer, so that whoever gets it finds the memory free.
+            drop(run);
             // The client may have gone meanwhile; then there is nobody to tell.
-            let _gone = job.reply.send(result);
+            let _gone = reply.send(result);
         }
     }
 
@@ -236,10 +259,9 @@ impl Shared {
             .collect();
         let result = catch_unwind(AssertUnwindSafe(|| instance.run(&inputs, &outputs)));
         let compute = start.elapsed();
-        self.learn(compute);
         match result {
             Ok(result) => Ok(Done {
-                outputs: result?,
+                outputs: result.inspect(|_| self.learn(run, compute))?,
                 queue: start - queued,
                 compute,
             }),
@@ -250,9 +272,19 @@ impl Shared {
         }
     }
 
-    /// Updates the usual duration of a run. Concurrent updates may lose one, which does no harm.
-    fn learn(&self, compute: Duration) {
-        let ns = u64::try_from(compute.as_nanos()).unwrap_or(u64::MAX / SMOOTHING);
+    /// Whether a run can be expected to end sooner than a thread is woken: runs of this model usually
+    /// do, and one with inputs as large has.
+    fn is_short(&self, run: &Run) -> bool {
+        let usual_ns = self.usual_ns.load(Ordering::Relaxed);
+        (1..=SHORT_NS_MAX).contains(&usual_ns)
+            && run.input_bytes() <= self.short_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a run that succeeded. Concurrent updates may lose one, which does no harm.
+    fn learn(&self, run: &Run, compute: Duration) {
+        let ns = u64::try_from(compute.as_nanos())
+            .unwrap_or(u64::MAX / SMOOTHING)
+            .max(1);
         let before = self.usual_ns.load(Ordering::Relaxed);
         let now = if before == 0 {
             ns
@@ -260,12 +292,16 @@ impl Shared {
             before - before / SMOOTHING + ns / SMOOTHING
         };
         self.usual_ns.store(now, Ordering::Relaxed);
-        self.inline.store(now <= INLINE_NS_MAX, Ordering::Relaxed);
+        if ns <= SHORT_NS_MAX {
+            self.short_bytes
+                .fetch_max(run.input_bytes(), Ordering::Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
     use super::*;

@@ -52,15 +52,22 @@ pub(super) fn map_anonymous(bytes: usize) -> Result<Address> {
         .ok_or(rustix::io::Errno::INVAL)
 }
 
-/// Unmaps a mapping made above; its owner is being dropped.
-pub(super) fn unmap(address: &Address, bytes: usize) -> Result<()> {
-    // SAFETY: the caller is the drop of the one owner, and `Segment` lets no reference outlive it.
+/// Unmaps a mapping made above.
+///
+/// # Safety
+///
+/// `bytes` is its length, and nothing uses the memory any more.
+pub(super) unsafe fn unmap(address: &Address, bytes: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
     unsafe { rustix::mm::munmap(address.0.as_ptr().cast(), bytes) }
 }
 
 /// One piece of work of a host queue, to run on another thread.
 #[derive(Debug)]
-pub(super) enum Transfer {
+pub(super) struct Transfer(Kind);
+
+#[derive(Debug)]
+enum Kind {
     Copy {
         source: NonNull<u8>,
         destination: NonNull<u8>,
@@ -86,27 +93,27 @@ impl Transfer {
         destination: Location,
         bytes: usize,
     ) -> Option<Self> {
-        Some(Self::Copy {
+        Some(Self(Kind::Copy {
             source: source.host?,
             destination: destination.host?,
             bytes,
-        })
+        }))
     }
 
     /// # Safety
     ///
     /// As for [`DeviceQueue::fill`](crate::device::DeviceQueue::fill).
     pub(super) unsafe fn fill(destination: Location, bytes: usize, value: u8) -> Option<Self> {
-        Some(Self::Fill {
+        Some(Self(Kind::Fill {
             destination: destination.host?,
             bytes,
             value,
-        })
+        }))
     }
 
     pub(super) fn run(self) {
-        match self {
-            Self::Copy {
+        match self.0 {
+            Kind::Copy {
                 source,
                 destination,
                 bytes,
@@ -114,7 +121,7 @@ impl Transfer {
                 // SAFETY: whoever made the value promised valid, disjoint ranges until now.
                 unsafe { destination.copy_from_nonoverlapping(source, bytes) }
             }
-            Self::Fill {
+            Kind::Fill {
                 destination,
                 bytes,
                 value,

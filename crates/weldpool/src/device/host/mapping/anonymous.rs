@@ -1,5 +1,7 @@
 //! Anonymous mappings (mmap(2)), one per segment.
 
+#![allow(unsafe_code)]
+
 use std::ptr::NonNull;
 
 use super::failed;
@@ -42,7 +44,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if let Err(error) = raw::unmap(&self.address, self.bytes) {
+        // SAFETY: this is the end of the mapping's only owner, and `Segment` lets no reference outlive it.
+        let unmapped = unsafe { raw::unmap(&self.address, self.bytes) };
+        if let Err(error) = unmapped {
             tracing::error!(%error, bytes = self.bytes, "munmap failed");
         }
     }

@@ -1,5 +1,7 @@
 //! Mappings of one memory file (memfd_create(2)), so that a page can be mapped at several addresses.
 
+#![allow(unsafe_code)]
+
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
@@ -115,7 +117,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        match raw::unmap(&self.address, self.bytes) {
+        // SAFETY: this is the end of the mapping's only owner, and `Segment` lets no reference outlive it.
+        let unmapped = unsafe { raw::unmap(&self.address, self.bytes) };
+        match unmapped {
             Ok(()) => self.mapper.give_back(self.offset, self.bytes),
             Err(error) => tracing::error!(%error, bytes = self.bytes, "munmap failed"),
         }
