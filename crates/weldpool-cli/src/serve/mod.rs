@@ -22,6 +22,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let engine = OnnxRuntime::load(options.onnxruntime.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(options.http_threads())
         .thread_name("weldpool-http")
         .build()
         .context("cannot start the threads of the server")?;

@@ -59,6 +59,10 @@ pub(crate) struct Options {
     /// Port for HTTP; 0 takes a free one.
     #[arg(long, default_value_t = 8000, value_name = "PORT", help_heading = NETWORK)]
     http_port: u16,
+    /// Threads that read and write requests and run short models; by default half as many as there
+    /// are processors, the other half being left to the models' own threads.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = NETWORK)]
+    http_thread_count: Option<u16>,
     /// Whether to publish metrics.
     #[arg(long, default_value_t = true, value_parser = BoolishValueParser::new(), action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", help_heading = NETWORK)]
     allow_metrics: bool,
@@ -143,6 +147,11 @@ impl Options {
             .config(config)
             .build();
         allocator.context("cannot make the memory pool")
+    }
+
+    pub(crate) fn http_threads(&self) -> usize {
+        let half = std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
+        self.http_thread_count.map_or(half, usize::from)
     }
 
     pub(crate) fn server_options(&self) -> Result<ServerOptions> {
