@@ -10,7 +10,7 @@ use serde::Serialize;
 pub struct Machine {
     /// Operating system and architecture.
     pub system: String,
-    /// Release of the kernel.
+    /// Version of the kernel.
     pub kernel: String,
     /// Name of the processor.
     pub processor: String,
@@ -31,8 +31,10 @@ impl Machine {
         });
         Self {
             system: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            // What follows the version names a build, which may name a place.
             kernel: read("/proc/sys/kernel/osrelease")
-                .map_or_else(unknown, |text| text.trim().to_owned()),
+                .and_then(|text| text.trim().split('-').next().map(str::to_owned))
+                .unwrap_or_else(unknown),
             processor: read("/proc/cpuinfo")
                 .and_then(|text| after(&text, "model name").map(str::to_owned))
                 .unwrap_or_else(unknown),
