@@ -133,7 +133,11 @@ fn endure(args: &SoakArgs) -> Result<()> {
 /// The command as it is to be typed, with `FILE` for files, which name nobody's folders then.
 fn command_line() -> String {
     let arguments = std::env::args().skip(1).map(|argument| {
-        if argument.contains(std::path::MAIN_SEPARATOR) { "FILE".to_owned() } else { argument }
+        if argument.contains(std::path::MAIN_SEPARATOR) {
+            "FILE".to_owned()
+        } else {
+            argument
+        }
     });
     ["cargo", "xtask", "bench"]
         .into_iter()
