@@ -46,6 +46,10 @@ const LIVE_METRIC: &str = "weldpool_pool_live_bytes";
 /// warm-up, so up to this much is taken as their noise. It is 0.3 MiB over 5,000 requests.
 pub const SLOPE_BYTES_MAX: f64 = 64.0;
 
+/// Times a run is repeated on the same server because memory grew. A thread that uses its heap for the first time
+/// is a step that looks like a slope; a leak goes on.
+const REPEATS_MAX: usize = 2;
+
 /// How to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -165,7 +169,15 @@ pub fn serve_and_run(program: &Path, options: &Options) -> Result<Outcome> {
     let log = scratch.path().join("server.log");
     let mut command = ours::serve_command(program, &repository);
     let (mut process, listening) = ours::start(&mut command, &log)?;
-    let outcome = run(listening, process.pid(), options);
+    let mut outcome = run(listening, process.pid(), options);
+    for _ in 0..REPEATS_MAX {
+        match &outcome {
+            Ok(done) if done.slope_bytes > SLOPE_BYTES_MAX => {
+                outcome = run(listening, process.pid(), options);
+            }
+            _ => break,
+        }
+    }
     if !process.is_running()? {
         return Err(process.failed("stopped during the test"));
     }

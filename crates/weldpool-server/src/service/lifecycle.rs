@@ -103,6 +103,18 @@ impl Lifecycle {
                 }
             }
         }
+        if all && directories.is_empty() && failed.is_empty() {
+            let roots = self
+                .repository
+                .roots()
+                .iter()
+                .map(|root| root.display().to_string());
+            tracing::warn!(
+                "no model in {}: a model is a folder with a folder per version, such as \
+                 NAME/1/model.onnx",
+                roots.collect::<Vec<_>>().join(", ")
+            );
+        }
         observer.begin(directories.len() + failed.len());
         for (name, reason) in &failed {
             observer.failed(name, reason);
