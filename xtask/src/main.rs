@@ -9,7 +9,6 @@ mod demo;
 mod dependencies;
 mod environment;
 mod error;
-
 mod models;
 mod onnxruntime;
 mod paths;

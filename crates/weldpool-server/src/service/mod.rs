@@ -24,7 +24,7 @@ use weldpool_engine::Engine;
 
 pub use histogram::Histogram;
 pub use model::{LoadedModel, ModelHandle};
-pub use options::{LoadObserver, ModelControl, ServiceOptions, SilentObserver};
+pub use options::{LoadObserver, ModelControl, ServiceOptions};
 pub use statistics::{FailureReason, ModelStatistics, Pending, Phases, StatisticsSnapshot, Total};
 
 use self::lifecycle::Lifecycle;

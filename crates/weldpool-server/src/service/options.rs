@@ -84,15 +84,3 @@ pub trait LoadObserver: Send + Sync {
     /// Loading is over.
     fn end(&self);
 }
-
-/// An observer that does nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SilentObserver;
-
-impl LoadObserver for SilentObserver {
-    fn begin(&self, _models: usize) {}
-    fn loading(&self, _model: &str) {}
-    fn loaded(&self, _model: &str, _versions: &[u64], _time: Duration) {}
-    fn failed(&self, _model: &str, _reason: &str) {}
-    fn end(&self) {}
-}
