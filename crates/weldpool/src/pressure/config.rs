@@ -21,7 +21,7 @@ pub struct PressureConfig {
     /// Default: one second.
     pub interval: Duration,
     /// How often the responder is called again while the level stays above normal, from 10 ms to an
-    /// hour. Default: five seconds.
+    /// hour. Default: one second.
     pub repeat: Duration,
     /// How long an event of the system keeps the level up, from 10 ms to an hour. The kernel reports
     /// going on stalls once in two seconds at least. Default: three seconds.
@@ -37,7 +37,7 @@ impl Default for PressureConfig {
         Self {
             enabled: true,
             interval: Duration::from_secs(1),
-            repeat: Duration::from_secs(5),
+            repeat: Duration::from_secs(1),
             signal_hold: Duration::from_secs(3),
             thresholds: Thresholds::default(),
             actions: ActionTable::default(),

@@ -33,8 +33,17 @@ impl FakeGroup {
         group
     }
 
+    /// Sets a file's content at once, as the kernel does: a reader never finds half of it. The
+    /// counters of events keep their file, because a source holds it open.
     pub(crate) fn write(&self, file: &str, text: &str) {
-        fs::write(self.root.join(file), text).unwrap();
+        let path = self.root.join(file);
+        if file == "memory.events" {
+            fs::write(path, text).unwrap();
+        } else {
+            let draft = self.root.join(format!("{file}.draft"));
+            fs::write(&draft, text).unwrap();
+            fs::rename(draft, path).unwrap();
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
