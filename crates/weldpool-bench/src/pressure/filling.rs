@@ -19,8 +19,10 @@ use super::line::{Line, Outcome};
 
 /// Bytes taken at once.
 const PIECE: usize = 1 << 20;
-/// Parts of the limit that the pool, and then memory outside of it, takes.
-const POOL_PART: f64 = 0.98;
+/// Parts of the limit that the pool, and then memory outside of it, takes. Address space is taken in whole
+/// segments, pages are charged to a group one by one, which lets the pool come closer to the limit.
+const POOL_PART_ADDRESS_SPACE: f64 = 0.95;
+const POOL_PART_GROUP: f64 = 0.98;
 const OUTSIDE_PART: f64 = 0.85;
 /// Part of the limit by which memory grows in one step, and how long the step lasts.
 const STEP_PART: f64 = 0.02;
@@ -106,6 +108,10 @@ pub fn child(options: &Child) -> Result<()> {
     }
     let mut filling = Filling {
         available: options.limit_bytes.saturating_sub(used),
+        pool_part: match options.group {
+            Some(_) => POOL_PART_GROUP,
+            None => POOL_PART_ADDRESS_SPACE,
+        },
         pace: if options.quick { 10 } else { 1 },
         allocator,
         monitor,
@@ -172,6 +178,7 @@ fn change(printer: &Printer, event: &PressureEvent) -> Line {
 
 struct Filling {
     available: u64,
+    pool_part: f64,
     pace: u32,
     allocator: Allocator,
     monitor: PressureMonitor,
@@ -184,7 +191,7 @@ impl Filling {
     fn run(&mut self) {
         self.phase("the pool fills");
         let mut buffers = Vec::new();
-        self.ramp(POOL_PART, |filling| {
+        self.ramp(self.pool_part, |filling| {
             let request = Request::new(PIECE).name("filling");
             let mut buffer = filling
                 .allocator

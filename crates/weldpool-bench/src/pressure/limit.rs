@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::error::{Error, ErrorKind, Result};
+
+const REMOVALS: u32 = 50;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(20);
 
 /// A control group made for one process, and removed again.
 #[derive(Debug)]
@@ -42,12 +46,17 @@ impl Group {
         if let Err(error) = fs::write(&file, limit_bytes.to_string()) {
             return unusable(format!("writing {}", file.display()), error);
         }
-        // Without it the kernel would move pages out instead of running out.
-        let swap = group.directory.join("memory.swap.max");
-        if swap.exists()
-            && let Err(error) = fs::write(&swap, "0")
-        {
-            return unusable(format!("writing {}", swap.display()), error);
+        // Without these the kernel would move pages out instead of running out.
+        for (name, value) in [
+            ("memory.swap.max", 0),
+            ("memory.memsw.limit_in_bytes", limit_bytes),
+        ] {
+            let swap = group.directory.join(name);
+            if swap.exists()
+                && let Err(error) = fs::write(&swap, value.to_string())
+            {
+                return unusable(format!("writing {}", swap.display()), error);
+            }
         }
         Ok(group)
     }
@@ -63,12 +72,14 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.directory) {
-            eprintln!(
-                "warning: {} is left behind: {error}",
-                self.directory.display()
-            );
+        // A process that was killed leaves its group a moment after it was waited for.
+        for _ in 0..REMOVALS {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            std::thread::sleep(BETWEEN_REMOVALS);
         }
+        eprintln!("warning: {} is left behind", self.directory.display());
     }
 }
 

@@ -53,8 +53,9 @@ pub(super) fn sources() -> Found {
         .first()
         .filter(|group| group.version() == Version::Two)
         .map(|group| group.directory().join("memory.pressure"));
-    for group in groups {
-        found.sources.push(Box::new(GroupSource::new(group)));
+    for (distance, group) in groups.into_iter().enumerate() {
+        let source = GroupSource::new(group, distance);
+        found.sources.push(Box::new(source));
     }
     // A group's own stalls say what those of others cannot: that this process is affected. Where
     // they are known, those of the whole system count one level less.
@@ -98,7 +99,8 @@ struct GroupSource {
 }
 
 impl GroupSource {
-    fn new(group: MemoryGroup) -> Self {
+    /// `distance` is 0 for the process's own group, 1 for the one around it, and so on.
+    fn new(group: MemoryGroup, distance: usize) -> Self {
         let version = match group.version() {
             Version::One => "cgroup v1",
             Version::Two => "cgroup v2",
@@ -109,7 +111,10 @@ impl GroupSource {
             Err(error) => (None, error.to_string()),
         };
         Self {
-            name: format!("{version} {}", group.directory().display()),
+            name: match distance {
+                0 => version.to_owned(),
+                _ => format!("{version} parent {distance}"),
+            },
             note,
             group,
             events,
@@ -175,6 +180,10 @@ impl Source for GroupSource {
 
     fn note(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.note)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(self.group.directory())
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -243,6 +252,10 @@ impl Source for StallSource {
         Cow::Borrowed(&self.note)
     }
 
+    fn path(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.trigger.as_ref().map(AsFd::as_fd)
     }
@@ -256,7 +269,7 @@ pub(super) fn sources_of(group: MemoryGroup) -> Vec<Box<dyn Source>> {
         missing: Vec::new(),
     };
     let path = group.directory().join("memory.pressure");
-    found.sources.push(Box::new(GroupSource::new(group)));
+    found.sources.push(Box::new(GroupSource::new(group, 0)));
     add_stalls(&mut found, "psi cgroup", &path, Level::Warning);
     found.sources
 }
@@ -302,7 +315,7 @@ mod tests {
     fn a_group_gives_usage_and_signals() {
         for version in [Version::One, Version::Two] {
             let fake = FakeGroup::new(&format!("source-{version:?}"), version);
-            let mut source = GroupSource::new(fake.group());
+            let mut source = GroupSource::new(fake.group(), 0);
             let first = read(&mut source);
             let usage = Usage {
                 used: 150 << 20,
@@ -323,7 +336,7 @@ mod tests {
     fn a_group_without_a_limit_still_signals() {
         let fake = FakeGroup::new("unlimited", Version::Two);
         fake.write("memory.max", "max\n");
-        let mut source = GroupSource::new(fake.group());
+        let mut source = GroupSource::new(fake.group(), 0);
         assert_eq!(read(&mut source).usage, None);
         fake.write("memory.events", "high 0\nmax 0\noom 1\n");
         assert_eq!(read(&mut source).signal, Some(Level::Emergency));
@@ -332,7 +345,7 @@ mod tests {
     #[test]
     fn a_group_that_went_away_is_an_error_and_no_longer_waited_for() {
         let fake = FakeGroup::new("gone", Version::Two);
-        let mut source = GroupSource::new(fake.group());
+        let mut source = GroupSource::new(fake.group(), 0);
         assert!(source.descriptor().is_some());
         assert_eq!(source.mode(), SourceMode::Events);
         drop(fake);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 
 use super::level::Level;
 use crate::error::{Error, Result};
@@ -93,6 +94,11 @@ pub trait Source: Debug + Send {
         Cow::Borrowed("")
     }
 
+    /// The file or directory it reads, if there is one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+
     /// A descriptor to wait on for `POLLPRI`, asked for at the start and again after each reading:
     /// once there is none, the source is only read at the interval.
     #[cfg(unix)]
@@ -111,6 +117,8 @@ pub struct SourceReport {
     pub mode: SourceMode,
     /// What one should know about it; empty when there is nothing.
     pub note: String,
+    /// The file or directory it reads.
+    pub path: Option<PathBuf>,
     /// The last usage it gave.
     pub usage: Option<Usage>,
     /// The level it holds up by a signal now.

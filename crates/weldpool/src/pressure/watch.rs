@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::hysteresis::Hysteresis;
@@ -86,6 +87,7 @@ impl Slot {
             name: self.source.name().to_owned(),
             mode: self.source.mode(),
             note: self.source.note().into_owned(),
+            path: self.source.path().map(Path::to_owned),
             usage: self.usage,
             signal: self.signal(),
             signals: self.signals,
@@ -174,6 +176,7 @@ impl Watch {
             name: name.clone(),
             mode: SourceMode::Unavailable,
             note: reason.clone(),
+            path: None,
             usage: None,
             signal: Level::Normal,
             signals: 0,

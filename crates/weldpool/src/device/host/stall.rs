@@ -63,7 +63,7 @@ pub(crate) fn trigger(path: &Path, line: Line, share: f64) -> Result<File> {
     let refused = |error: &std::io::Error| {
         Error::with_message(
             ErrorKind::Unsupported,
-            format!("a trigger on {} was refused: {error}", path.display()),
+            format!("the trigger was refused: {error}"),
         )
     };
     let open = || {
@@ -79,9 +79,9 @@ pub(crate) fn trigger(path: &Path, line: Line, share: f64) -> Result<File> {
         .map_err(|error| refused(&error.into()))?
         .f_type;
     if kind != PROC_SUPER_MAGIC && kind != CGROUP2_SUPER_MAGIC {
-        return Err(Error::with_message(
+        return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{} is no file of the kernel", path.display()),
+            "a trigger needs a file of the kernel",
         ));
     }
     if file.write_all(&description(line, share, WINDOW_US)).is_ok() {
