@@ -8,6 +8,7 @@ mod fence;
 pub mod host;
 mod metered;
 mod properties;
+mod virtual_memory;
 
 use std::fmt::Debug;
 use std::ptr::NonNull;
@@ -19,6 +20,7 @@ use crate::sync::Arc;
 pub use fence::Timeline;
 pub(crate) use metered::Metered;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+pub use virtual_memory::{AddressRange, Physical, VirtualMemory, VirtualMemoryProperties};
 
 /// One GPU or the host.
 ///
@@ -59,6 +61,19 @@ pub trait Device: Debug + Send + Sync {
     ///
     /// As the driver says; see [`ErrorKind`](crate::ErrorKind).
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>>;
+
+    /// Address space and physical memory apart, for memory of this storage mode, if the driver offers
+    /// it. Default: it does not, and all memory comes as segments.
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        let _ = storage;
+        None
+    }
+
+    /// Nanoseconds that a simulated device has charged for its calls so far, which come on top of the
+    /// real time they took. Zero for real devices.
+    fn charged_ns(&self) -> u64 {
+        0
+    }
 }
 
 /// A segment that could not be returned, and why.
