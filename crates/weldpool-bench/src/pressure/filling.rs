@@ -44,14 +44,28 @@ pub(super) fn config(quick: bool) -> PressureConfig {
     }
 }
 
-/// Gives back what is idle.
-struct GiveBack(Allocator);
+/// Gives back what is idle, and says so.
+struct GiveBack {
+    allocator: Allocator,
+    printer: Printer,
+}
 
 impl Responder for GiveBack {
-    fn respond(&self, _level: Level, actions: Actions) -> u64 {
+    fn respond(&self, level: Level, actions: Actions) -> u64 {
         let give_back =
             actions.contains(Step::TrimEmptySegments) || actions.contains(Step::ReturnIdle);
-        if give_back { self.0.clear() as u64 } else { 0 }
+        if !give_back {
+            return 0;
+        }
+        let bytes = self.allocator.clear() as u64;
+        if bytes > 0 {
+            self.printer.print(&Line::GaveBack {
+                s: self.printer.seconds(),
+                level: level.name().to_owned(),
+                bytes,
+            });
+        }
+        bytes
     }
 }
 
@@ -149,7 +163,10 @@ fn start_monitor(
             ..config(options.quick)
         })
         .system_sources()
-        .responder(Arc::new(GiveBack(allocator.clone())))
+        .responder(Arc::new(GiveBack {
+            allocator: allocator.clone(),
+            printer: printer.clone(),
+        }))
         .on_change(move |_, event| printer.print(&change(&printer, event)));
     let builder = if options.group.is_none() {
         builder.source(address_space)

@@ -34,6 +34,8 @@ pub(super) enum Line {
         cause: String,
         given_back_bytes: u64,
     },
+    /// The allocator gave something back.
+    GaveBack { s: f64, level: String, bytes: u64 },
     /// Memory was refused.
     Refused { s: f64, error: String },
     /// The end.
@@ -89,6 +91,13 @@ impl fmt::Display for Line {
                 "{s:7.2} s  * {from} -> {to} at {pressure:.3} ({cause}), gave back {:.1} MiB",
                 mib(*given_back_bytes)
             ),
+            Self::GaveBack { s, level, bytes } => {
+                write!(
+                    f,
+                    "{s:7.2} s  < gave back {:.1} MiB at {level}",
+                    mib(*bytes)
+                )
+            }
             Self::Refused { s, error } => write!(f, "{s:7.2} s  ! refused: {error}"),
             Self::End(end) => write!(
                 f,
@@ -123,6 +132,11 @@ mod tests {
                 pressure: 0.81,
                 cause: "x".into(),
                 given_back_bytes: 3 << 20,
+            },
+            Line::GaveBack {
+                s: 1.5,
+                level: "critical".into(),
+                bytes: 4 << 20,
             },
             Line::End(Outcome {
                 s: 2.0,
