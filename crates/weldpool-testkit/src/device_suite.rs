@@ -591,12 +591,19 @@ pub fn presets_start_and_stop_where_documented(make: MakeDevice) {
         class.held_bytes / bytes
     };
     assert_eq!((held(256), held(64 << 20)), (64, 1));
-    let taken: Vec<_> = (0..1000).map(|_| allocator.allocate(200).unwrap()).collect();
+    let taken: Vec<_> = (0..1000)
+        .map(|_| allocator.allocate(200).unwrap())
+        .collect();
     assert!(held(256) >= 1000);
     drop(taken);
     let kept = held(256);
-    assert!((256..=256 + 128).contains(&kept), "{kept}: the class's and the thread's maximum");
-    let large: Vec<_> = (0..4).map(|_| allocator.allocate(64 << 20).unwrap()).collect();
+    assert!(
+        (256..=256 + 128).contains(&kept),
+        "{kept}: the class's and the thread's maximum"
+    );
+    let large: Vec<_> = (0..4)
+        .map(|_| allocator.allocate(64 << 20).unwrap())
+        .collect();
     drop(large);
     assert_eq!(held(64 << 20), 1);
     let rounded = allocator.allocate(4097).unwrap();

@@ -214,18 +214,15 @@ impl Allocator {
     /// this address.
     pub unsafe fn reclaim(&self, address: NonNull<u8>) -> Result<Buffer> {
         let number = address.as_ptr().addr();
-        self.handle
-            .pool
-            .attach(number)
-            .ok_or_else(|| {
-                Error::with_message(
-                    ErrorKind::InvalidRequest,
-                    format!(
-                        "no buffer of {} was given up at address {number:#x}",
-                        self.name()
-                    ),
-                )
-            })
+        self.handle.pool.attach(number).ok_or_else(|| {
+            Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "no buffer of {} was given up at address {number:#x}",
+                    self.name()
+                ),
+            )
+        })
     }
 
     /// Statistics: a few dozen loads, exact when no call is under way.

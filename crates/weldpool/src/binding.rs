@@ -148,9 +148,9 @@ impl Base {
         Place {
             host: host.map_or(std::ptr::null_mut(), NonNull::as_ptr),
             device: self.device.map_or(0, |address| address + offset as u64),
-            resource: self
-                .resource
-                .map_or(std::ptr::null_mut(), |(resource, _)| resource.as_ptr().as_ptr()),
+            resource: self.resource.map_or(std::ptr::null_mut(), |(resource, _)| {
+                resource.as_ptr().as_ptr()
+            }),
             resource_offset: self.resource.map_or(0, |(_, start)| start + offset),
         }
     }

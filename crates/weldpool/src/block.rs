@@ -159,9 +159,7 @@ impl Block {
         record.host.store(place.host, relaxed);
         record.device.store(place.device, relaxed);
         record.resource.store(place.resource, relaxed);
-        record
-            .resource_offset
-            .store(place.resource_offset, relaxed);
+        record.resource_offset.store(place.resource_offset, relaxed);
         record.point_value.store(0, relaxed);
     }
 

@@ -68,7 +68,11 @@ impl ClassPools {
             return blocks;
         };
         let class = list.index() % self.classes.as_slice().len().max(1);
-        let most = self.classes.as_slice().get(class).map_or(0, |class| class.cached_max);
+        let most = self
+            .classes
+            .as_slice()
+            .get(class)
+            .map_or(0, |class| class.cached_max);
         let mut idle = pool.idle.lock();
         let room = most.saturating_sub(idle.len()).min(blocks.len());
         idle.extend(blocks.drain(..room));

@@ -44,7 +44,11 @@ impl Orders {
 
     /// Forgets queues whose owners are gone and whose work is over.
     pub(crate) fn forget_ended(&self) {
-        let any = self.queues.read().values().any(|queue| queue.is_abandoned());
+        let any = self
+            .queues
+            .read()
+            .values()
+            .any(|queue| queue.is_abandoned());
         if any {
             self.queues.write().retain(|_, queue| !queue.has_ended());
         }
@@ -86,7 +90,11 @@ impl Orders {
         let one = uses.iter().all(|used| used.fence.queue() == first);
         (one && first.pool == pool.id).then(|| Point {
             queue: first.number,
-            value: uses.iter().map(|used| used.fence.value()).max().unwrap_or(0),
+            value: uses
+                .iter()
+                .map(|used| used.fence.value())
+                .max()
+                .unwrap_or(0),
         })
     }
 }
@@ -115,7 +123,8 @@ impl Deferred {
     }
 
     pub(crate) fn put(&self, block: Block, uses: Vec<Use>) {
-        self.bytes.fetch_add(block.bytes() as u64, Ordering::Relaxed);
+        self.bytes
+            .fetch_add(block.bytes() as u64, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
         waiting.push(Waiting { block, uses });
         self.count.store(waiting.len(), Ordering::Release);

@@ -123,7 +123,9 @@ impl Pool {
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
             shared,
-            shelf_bytes_max: AtomicUsize::new(usize::try_from(cached_bytes_max).unwrap_or(usize::MAX)),
+            shelf_bytes_max: AtomicUsize::new(
+                usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
+            ),
             misses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -133,7 +135,9 @@ impl Pool {
             detached: Mutex::new(HashMap::new()),
         });
         let mut pools = POOLS.write();
-        pools.get_or_insert_default().insert(key.id, Arc::clone(&pool));
+        pools
+            .get_or_insert_default()
+            .insert(key.id, Arc::clone(&pool));
         Ok(pool)
     }
 
@@ -180,7 +184,9 @@ impl Pool {
 
     pub(crate) fn new_shard(&self) -> Arc<Shard> {
         let shard = Arc::new(Shard::new(self.classes.list_count(), false));
-        shard.set_bypass(!self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed));
+        shard.set_bypass(
+            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
+        );
         let mut shards = self.shards.lock();
         shards.push(Arc::clone(&shard));
         self.share_out(shards.len());
@@ -196,7 +202,10 @@ impl Pool {
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT || self.alignment > DEFAULT_ALIGNMENT {
+        if request.zeroed
+            || request.alignment > DEFAULT_ALIGNMENT
+            || self.alignment > DEFAULT_ALIGNMENT
+        {
             return None;
         }
         let class = self.classes.classes().index_of(request.bytes)?;
@@ -251,7 +260,10 @@ impl Pool {
         } else {
             let arena = &self.arenas[place.storage.index()].0;
             let want = place.want(ListId::DIRECT, None, false);
-            (arena.direct(&want, &|point| self.orders.passed(point))?, Source::Driver)
+            (
+                arena.direct(&want, &|point| self.orders.passed(point))?,
+                Source::Driver,
+            )
         };
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
@@ -308,7 +320,12 @@ impl Pool {
     }
 
     /// A block past this thread's cache.
-    fn obtain(self: &Arc<Self>, place: Place, key: CacheKey, queue: Option<u32>) -> Result<(Block, Source)> {
+    fn obtain(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+    ) -> Result<(Block, Source)> {
         // A thread's first request makes its cache, so that a refill has where to go.
         thread_cache::count(self, key, |_| ());
         let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
@@ -332,7 +349,8 @@ impl Pool {
         if let Some(block) = held(self) {
             return Ok((block, Source::Held));
         }
-        self.reserve.note_live(self.totals().live + place.bytes as u64);
+        self.reserve
+            .note_live(self.totals().live + place.bytes as u64);
         if self.collect(false)
             && let Some(block) = held(self)
         {
@@ -382,7 +400,8 @@ impl Pool {
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;
-        self.classes.count_cut(place.list, place.bytes * (more.len() + 1));
+        self.classes
+            .count_cut(place.list, place.bytes * (more.len() + 1));
         self.keep(key, more);
         Some(first)
     }
@@ -454,7 +473,9 @@ impl Pool {
         block.take_back();
         if !uses.is_empty() {
             let (list, requested, bytes) = (block.list(), block.requested(), block.bytes());
-            thread_cache::count(self, self.key, |shard| shard.count_free(list, requested, bytes));
+            thread_cache::count(self, self.key, |shard| {
+                shard.count_free(list, requested, bytes)
+            });
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
                     block.set_point(Some(point));
@@ -478,7 +499,10 @@ impl Pool {
             let (requested, bytes) = (block.requested(), block.bytes());
             thread_cache::count(self, key, |shard| shard.count_free(list, requested, bytes));
         }
-        if list.is_some() && self.pooling.load(Ordering::Relaxed) && !self.closing.load(Ordering::Relaxed) {
+        if list.is_some()
+            && self.pooling.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Relaxed)
+        {
             // The first block of a thread makes its cache; a full list makes room by half.
             let mut batch = thread_cache::take_half(key, list);
             if counted || block.point().is_some() {
@@ -646,7 +670,9 @@ impl Pool {
         self.drain_caches(true);
         let passed = |point| self.orders.passed(point);
         let arenas = self.arenas.iter();
-        arenas.map(|(arena, _)| arena.trim(usize::MAX, &passed)).sum()
+        arenas
+            .map(|(arena, _)| arena.trim(usize::MAX, &passed))
+            .sum()
     }
 
     /// Switches pooling; returns what it was.
@@ -689,7 +715,9 @@ impl Pool {
         block.set_detached(true);
         if let Some(address) = block.host() {
             let detached = Detached { block, in_flight };
-            self.detached.lock().insert(address.as_ptr().addr(), detached);
+            self.detached
+                .lock()
+                .insert(address.as_ptr().addr(), detached);
         }
     }
 
@@ -744,7 +772,10 @@ impl Pool {
             self.deferred.leak();
         }
         thread_cache::forget(self);
-        let removed = POOLS.write().as_mut().and_then(|pools| pools.remove(&self.key.id));
+        let removed = POOLS
+            .write()
+            .as_mut()
+            .and_then(|pools| pools.remove(&self.key.id));
         self.key.retire();
         drop(removed);
     }
@@ -773,7 +804,8 @@ impl Pool {
     }
 
     fn deferred_bytes(&self) -> u64 {
-        let pending = |(arena, small): &(Arena, SmallArena)| arena.free().pending + small.free().pending;
+        let pending =
+            |(arena, small): &(Arena, SmallArena)| arena.free().pending + small.free().pending;
         let arenas: usize = self.arenas.iter().map(pending).sum();
         self.deferred.bytes() + arenas as u64
     }
@@ -790,7 +822,10 @@ impl Pool {
 
     fn largest_free(&self) -> usize {
         let arenas = self.arenas.iter();
-        arenas.map(|(arena, _)| arena.free().largest).max().unwrap_or(0)
+        arenas
+            .map(|(arena, _)| arena.free().largest)
+            .max()
+            .unwrap_or(0)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -803,7 +838,11 @@ impl Pool {
         let (driver_calls, driver_failures, driver_ns) = self.device.calls();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
-        let free: usize = self.arenas.iter().map(|(arena, small)| arena.free().bytes + small.free().bytes).sum();
+        let free: usize = self
+            .arenas
+            .iter()
+            .map(|(arena, small)| arena.free().bytes + small.free().bytes)
+            .sum();
         let deferred_bytes = self.deferred_bytes();
         Stats {
             live: Counter {
@@ -813,7 +852,9 @@ impl Pool {
             },
             reserved,
             block_bytes: totals.block_bytes,
-            cached_bytes: reserved.value.saturating_sub(totals.block_bytes + deferred_bytes),
+            cached_bytes: reserved
+                .value
+                .saturating_sub(totals.block_bytes + deferred_bytes),
             deferred_bytes,
             allocations: totals.allocations,
             frees: totals.frees,

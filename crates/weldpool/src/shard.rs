@@ -273,8 +273,8 @@ impl Lists {
         if number >= self.groups.len() {
             self.groups.resize_with(number + 1, || None);
         }
-        let group = self.groups[number]
-            .get_or_insert_with(|| (0..GROUP).map(|_| Vec::new()).collect());
+        let group =
+            self.groups[number].get_or_insert_with(|| (0..GROUP).map(|_| Vec::new()).collect());
         &mut group[list.index() % GROUP]
     }
 
@@ -286,7 +286,12 @@ impl Lists {
 
     /// Takes all blocks out and keeps the lists.
     pub(crate) fn drain(&mut self, blocks: &mut Vec<Block>) {
-        for list in self.groups.iter_mut().flatten().flat_map(|group| group.iter_mut()) {
+        for list in self
+            .groups
+            .iter_mut()
+            .flatten()
+            .flat_map(|group| group.iter_mut())
+        {
             blocks.append(list);
         }
     }

@@ -196,7 +196,10 @@ mod tests {
             let near = |bytes: usize| [bytes.saturating_sub(1).max(1), bytes, bytes + 1];
             let sizes = table.as_slice().iter().flat_map(|class| near(class.bytes));
             let spread = (1..=table.largest()).step_by(97).take(100_000);
-            for bytes in sizes.chain(spread).filter(|&bytes| bytes <= table.largest()) {
+            for bytes in sizes
+                .chain(spread)
+                .filter(|&bytes| bytes <= table.largest())
+            {
                 let index = table.index_of(bytes).unwrap();
                 assert!(table.as_slice()[index].bytes >= bytes);
                 assert!(index == 0 || table.as_slice()[index - 1].bytes < bytes);

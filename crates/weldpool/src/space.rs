@@ -166,7 +166,13 @@ impl<T: Copy> Space<T> {
         bytes: usize,
         owner: T,
     ) -> Option<Point> {
-        let point = self.cut(free, Range { start: position, bytes });
+        let point = self.cut(
+            free,
+            Range {
+                start: position,
+                bytes,
+            },
+        );
         let state = State::Used(owner);
         self.intervals.insert(position, Interval { bytes, state });
         point
@@ -543,10 +549,24 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Take { bytes: usize, power: u32, queue: Option<u32> },
-        Release { which: usize, point: Option<(u32, u64)>, join: bool },
-        Join { queue: u32, bytes: usize },
-        Pass { queue: u32, completed: u64 },
+        Take {
+            bytes: usize,
+            power: u32,
+            queue: Option<u32>,
+        },
+        Release {
+            which: usize,
+            point: Option<(u32, u64)>,
+            join: bool,
+        },
+        Join {
+            queue: u32,
+            bytes: usize,
+        },
+        Pass {
+            queue: u32,
+            completed: u64,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {

@@ -8,9 +8,9 @@
 
 use std::cell::RefCell;
 
-use crate::pool::Pool;
 use crate::arena::SMALL_BYTES_MAX;
 use crate::block::{Block, CacheKey, ListId};
+use crate::pool::Pool;
 use crate::shard::{Lists, Shard};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
@@ -239,7 +239,10 @@ pub(crate) fn forget(pool: &Pool) {
             };
             let of_pool = |cache: &&mut Option<Box<ThreadCache>>| {
                 let pool_of = |cache: &ThreadCache| Arc::as_ptr(&cache.pool);
-                cache.as_deref().map(pool_of).is_some_and(|one| std::ptr::eq(one, pool))
+                cache
+                    .as_deref()
+                    .map(pool_of)
+                    .is_some_and(|one| std::ptr::eq(one, pool))
             };
             let removed = caches.iter_mut().filter(of_pool).map(Option::take);
             removed.collect()

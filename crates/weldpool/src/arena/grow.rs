@@ -33,7 +33,11 @@ pub(crate) enum Source {
 impl Arena {
     /// A block from memory that was not free in one piece: holes mapped together where that is
     /// possible and growing would exceed the slack, else new memory.
-    pub(crate) fn grow(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Result<(Block, Source)> {
+    pub(crate) fn grow(
+        &self,
+        want: &Want,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Result<(Block, Source)> {
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
         let held = self.state.lock().allocate(want);
@@ -61,7 +65,15 @@ impl Arena {
         let window = self.window(&mut growth, want, None)?;
         let bytes = window.bytes_to_map(properties);
         let pieces = self.create_pieces(&mut growth, properties, bytes)?;
-        self.map_window(&mut growth, properties, want, window, Vec::new(), pieces, passed)
+        self.map_window(
+            &mut growth,
+            properties,
+            want,
+            window,
+            Vec::new(),
+            pieces,
+            passed,
+        )
     }
 
     fn grow_virtual(
@@ -194,7 +206,12 @@ impl Arena {
     }
 
     /// Where a block can be that begins in the tail, or at the top. On failure the tail is free again.
-    pub(super) fn window(&self, growth: &mut Growth, want: &Want, tail: Option<Free>) -> Result<Window> {
+    pub(super) fn window(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+        tail: Option<Free>,
+    ) -> Result<Window> {
         let place = |top: usize, tail: Option<Free>| {
             let start = tail.map_or(top, |tail| tail.range.start);
             let position = start.checked_next_multiple_of(want.alignment)?;
@@ -359,8 +376,9 @@ impl Window {
 impl Growth {
     /// The largest unused stretch of addresses: its start and length.
     pub(super) fn top(&self) -> Option<(usize, usize)> {
-        let stretch = self.addresses.find_clean(self.addresses.largest_clean().max(1), 1)?;
+        let stretch = self
+            .addresses
+            .find_clean(self.addresses.largest_clean().max(1), 1)?;
         Some((stretch.0.start, stretch.0.bytes))
     }
 }
-

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!(mappings.remove(head), [piece(0x1000, 0x2000)]);
         assert_eq!(
             mappings.pieces(),
-            [(0x10000, piece(0, 0x1000)), (0x13000, piece(0x3000, 0x5000))]
+            [
+                (0x10000, piece(0, 0x1000)),
+                (0x13000, piece(0x3000, 0x5000))
+            ]
         );
         assert_eq!(mappings.movable(range(0x13001, 0xfff)), None);
     }
@@ -155,11 +158,18 @@ mod tests {
     #[test]
     fn indivisible_pieces_move_whole() {
         let mut mappings = Mappings::new(0x1000, false);
-        for (position, number, bytes) in [(0, 7, 0x2000), (0x2000, 8, 0x1000), (0x3000, 9, 0x4000)] {
+        for (position, number, bytes) in [(0, 7, 0x2000), (0x2000, 8, 0x1000), (0x3000, 9, 0x4000)]
+        {
             mappings.insert(position, piece(number, bytes));
         }
-        assert_eq!(mappings.movable(range(0x1000, 0x5fff)), Some(range(0x2000, 0x1000)));
-        assert_eq!(mappings.movable(range(0x1000, 0x6000)), Some(range(0x2000, 0x5000)));
+        assert_eq!(
+            mappings.movable(range(0x1000, 0x5fff)),
+            Some(range(0x2000, 0x1000))
+        );
+        assert_eq!(
+            mappings.movable(range(0x1000, 0x6000)),
+            Some(range(0x2000, 0x5000))
+        );
         assert_eq!(mappings.movable(range(0x3100, 0x3000)), None);
         let all = mappings.movable(range(0, 0x7000)).unwrap();
         assert_eq!(mappings.head(all, 0x2001), range(0, 0x3000));

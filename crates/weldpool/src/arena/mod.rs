@@ -11,12 +11,12 @@ mod trim;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::grow::Source;
 use self::mappings::{Mappings, Piece};
 use self::region::Region;
-pub(crate) use self::grow::Source;
 pub(crate) use self::reserve::Reserve;
-use self::room::Room;
 pub(crate) use self::room::Free;
+use self::room::Room;
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Point, Sight};
 use crate::device::{Metered, StorageMode, VirtualMemoryProperties};

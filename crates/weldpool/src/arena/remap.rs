@@ -63,7 +63,11 @@ impl Arena {
             }
             if let Some(movable) = growth.mappings.movable(free.range) {
                 found += movable.bytes;
-                let list = if free.point.is_some() { &mut own } else { &mut clean };
+                let list = if free.point.is_some() {
+                    &mut own
+                } else {
+                    &mut clean
+                };
                 list.push((movable, free));
             }
         }
@@ -127,8 +131,16 @@ impl Arena {
         self.reserve.count_remap();
         let parts = donors.into_parts();
         let created = Vec::new();
-        self.map_window(&mut growth, properties, want, window, parts, created, passed)
-            .ok()
+        self.map_window(
+            &mut growth,
+            properties,
+            want,
+            window,
+            parts,
+            created,
+            passed,
+        )
+        .ok()
     }
 
     pub(super) fn too_many_mappings(
@@ -143,7 +155,10 @@ impl Arena {
 
     /// Maps the donors and then the new pieces at the window's top, and cuts the block from its tail and
     /// them. On failure everything is free again, or spare.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one window, used once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one window, used once"
+    )]
     pub(super) fn map_window(
         &self,
         growth: &mut Growth,
@@ -167,7 +182,10 @@ impl Arena {
         let done = if fits {
             self.map_pieces(growth, properties, mapped, &pieces)
         } else {
-            Err(Error::new(ErrorKind::OutOfMemory, "no address space is left"))
+            Err(Error::new(
+                ErrorKind::OutOfMemory,
+                "no address space is left",
+            ))
         };
         if let Err(error) = done {
             growth.spare.extend(created);
@@ -266,7 +284,10 @@ impl Arena {
     pub(super) fn unmap(&self, growth: &Growth, range: Range) -> Result<()> {
         let (start, addresses) = growth.addresses_at(range.start)?;
         // SAFETY: the caller took the range out of the space, or never put it in.
-        unsafe { self.device.unmap(addresses, range.start - start, range.bytes) }
+        unsafe {
+            self.device
+                .unmap(addresses, range.start - start, range.bytes)
+        }
     }
 }
 
@@ -292,4 +313,3 @@ fn restore(growth: &mut Growth, donor: &Donor) {
         position += piece.bytes;
     }
 }
-

@@ -54,7 +54,9 @@ impl Reserve {
 
     /// Returns what it was. Memory already held beyond a lower limit stays until it is freed.
     pub(crate) fn set_limit(&self, limit: Option<u64>) -> Option<u64> {
-        let before = self.limit.swap(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        let before = self
+            .limit
+            .swap(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
         Some(before).filter(|&limit| limit != UNLIMITED)
     }
 

@@ -39,7 +39,12 @@ impl SmallArena {
     }
 
     /// Up to `count` blocks from the spans there are; the first is returned, the others are pushed.
-    pub(crate) fn allocate(&self, want: &Want, count: usize, more: &mut Vec<Block>) -> Option<Block> {
+    pub(crate) fn allocate(
+        &self,
+        want: &Want,
+        count: usize,
+        more: &mut Vec<Block>,
+    ) -> Option<Block> {
         let mut spans = self.0.lock();
         let first = spans.room.allocate(want)?;
         while more.len() + 1 < count

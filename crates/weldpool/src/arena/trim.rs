@@ -71,7 +71,9 @@ impl Arena {
     pub(crate) fn trim_range(&self, range: Range) -> usize {
         let mut growth = self.growth.lock();
         if self.virtual_memory.is_none() {
-            return self.return_segment_at(&mut growth, range.start).unwrap_or(0);
+            return self
+                .return_segment_at(&mut growth, range.start)
+                .unwrap_or(0);
         }
         let taken = {
             let mut room = self.state.lock();

@@ -8,9 +8,7 @@ use std::ptr::NonNull;
 use super::mapping::{Mapper, failed};
 use super::raw::{self, Address};
 use super::system;
-use crate::device::{
-    AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties,
-};
+use crate::device::{AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -70,7 +68,9 @@ impl VirtualMemory for HostMemory {
     }
 
     fn create(&self, bytes: usize, _storage: StorageMode) -> Result<Physical> {
-        self.mapper.create(bytes).map(|offset| Physical::new(offset as u64))
+        self.mapper
+            .create(bytes)
+            .map(|offset| Physical::new(offset as u64))
     }
 
     unsafe fn release(&self, physical: Physical, bytes: usize) -> Result<()> {

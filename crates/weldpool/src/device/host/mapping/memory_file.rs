@@ -70,7 +70,13 @@ impl Mapper {
             }
             state.length = length;
         }
-        state.offsets.cut(free.start, Range { start: offset, bytes });
+        state.offsets.cut(
+            free.start,
+            Range {
+                start: offset,
+                bytes,
+            },
+        );
         Ok(offset)
     }
 
