@@ -5,14 +5,12 @@
 //! Either way a segment is page-aligned, its pages are committed when first touched, and a released
 //! segment's memory goes back to the system at once.
 
-mod mapping;
 mod queue;
-mod raw;
 mod system;
 
 use std::ptr::NonNull;
 
-use self::mapping::Mapper;
+use super::mapping::{Mapper, Mapping};
 use super::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
 };
@@ -88,7 +86,7 @@ impl Device for HostDevice {
 /// A mapping as a segment.
 #[derive(Debug)]
 struct HostSegment {
-    mapping: mapping::Mapping,
+    mapping: Mapping,
 }
 
 #[allow(unsafe_code)]

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use super::failed;
-use crate::device::host::raw::{self, Address};
+use crate::device::raw::{self, Address};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range_allocator::{Position, RangeAllocator};
 use crate::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ const FILE_BYTES_MAX: usize = 1 << 46;
 
 /// Hands out mappings.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapper {
+pub(in crate::device) struct Mapper {
     file: OwnedFd,
     state: Mutex<FileState>,
 }
@@ -31,7 +31,7 @@ struct FileState {
 }
 
 impl Mapper {
-    pub(in crate::device::host) fn new() -> Result<Self> {
+    pub(in crate::device) fn new() -> Result<Self> {
         let file = rustix::fs::memfd_create("weldpool", MemfdFlags::CLOEXEC)
             .map_err(|error| failed("memfd_create", error))?;
         let mut offsets = RangeAllocator::default();
@@ -43,7 +43,7 @@ impl Mapper {
     }
 
     /// Maps `bytes` zeroed bytes, a multiple of the page size.
-    pub(in crate::device::host) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
+    pub(in crate::device) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
         let mut state = this.state.lock();
         let page = rustix::param::page_size();
         let Some(position) = state.offsets.allocate(bytes, page) else {
@@ -91,14 +91,14 @@ impl Mapper {
 
     /// Bytes that are mapped or could not be freed.
     #[cfg(test)]
-    pub(in crate::device::host) fn mapped_bytes(&self) -> usize {
+    pub(in crate::device) fn mapped_bytes(&self) -> usize {
         FILE_BYTES_MAX - self.state.lock().offsets.free_bytes()
     }
 }
 
 /// Memory that is mapped until the value is dropped.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapping {
+pub(in crate::device) struct Mapping {
     address: Address,
     bytes: usize,
     offset: usize,
@@ -106,11 +106,11 @@ pub(in crate::device::host) struct Mapping {
 }
 
 impl Mapping {
-    pub(in crate::device::host) fn address(&self) -> NonNull<u8> {
+    pub(in crate::device) fn address(&self) -> NonNull<u8> {
         self.address.0
     }
 
-    pub(in crate::device::host) fn bytes(&self) -> usize {
+    pub(in crate::device) fn bytes(&self) -> usize {
         self.bytes
     }
 }
