@@ -13,9 +13,11 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Names that [`open_device`](Self::open_device) knows: the real devices, then those made of
-    /// software.
+    /// Kinds of device that [`open_device`](Self::open_device) knows.
     pub const DEVICE_NAMES: [&'static str; 3] = ["host", "fake:discrete", "fake:apple"];
+
+    /// Those of them that are made of software.
+    pub const SOFTWARE_DEVICE_NAMES: [&'static str; 2] = ["fake:discrete", "fake:apple"];
 
     /// Opens every real device there is; the host comes first.
     ///

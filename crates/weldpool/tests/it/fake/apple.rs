@@ -39,8 +39,10 @@ fn finish(queue: &dyn DeviceQueue) {
 
 fn byte(buffer: &Buffer, offset: usize) -> u8 {
     let contents = buffer.contents().unwrap();
-    // SAFETY: the offset is inside the buffer, and no work is under way.
-    unsafe { contents.add(offset).read() }
+    // SAFETY: the offset is inside the buffer.
+    let place = unsafe { contents.add(offset) };
+    // SAFETY: contents are mapped and initialised, and no work is under way.
+    unsafe { place.read() }
 }
 
 #[test]

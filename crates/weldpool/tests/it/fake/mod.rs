@@ -1,5 +1,10 @@
 //! What is particular to the devices made of software.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
 mod apple;
 mod discrete;
 mod queues;

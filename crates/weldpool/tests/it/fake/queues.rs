@@ -53,8 +53,7 @@ fn steps_come_out_the_same_for_the_same_seed() {
             }
         }
         assert_eq!(device.control().run_all(), 15);
-        let order = order.lock().unwrap().clone();
-        order
+        order.lock().unwrap().clone()
     };
     assert_eq!(order(3), order(3));
     assert!((4..10).any(|seed| order(seed) != order(3)));
