@@ -8,7 +8,7 @@ use super::capacity::Claim;
 use crate::device::Location;
 use crate::device::mapping::{Mapper, Mapping};
 use crate::device::raw::Transfer;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 
 /// Every byte of poisoned memory.
@@ -105,7 +105,14 @@ impl Store {
         let page = rustix::param::page_size();
         // The system aligns to its page; the bytes added are never touched.
         let slack = self.alignment.saturating_sub(page);
-        let mapping = Mapper::map(&self.mapper, self.bytes.next_multiple_of(page) + slack)?;
+        let bytes = self
+            .bytes
+            .checked_next_multiple_of(page)
+            .and_then(|bytes| bytes.checked_add(slack))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::OutOfMemory, "no process has so many addresses")
+            })?;
+        let mapping = Mapper::map(&self.mapper, bytes)?;
         let start = mapping.address().as_ptr().addr();
         let skip = start.next_multiple_of(self.alignment) - start;
         let mapped = Arc::new(Pages { mapping, skip });

@@ -501,3 +501,103 @@ fn memory_calls_fail_when_told() {
     assert!(private(&device).reserve(G).is_err());
     assert!(device.violations().is_empty(), "a fault breaks no rule");
 }
+
+#[test]
+fn sizes_that_nobody_has_are_errors() {
+    let device = FakeDiscrete::builder()
+        .memory(u64::MAX)
+        .pinned_memory(u64::MAX)
+        .build()
+        .unwrap();
+    let most = usize::MAX / G * G;
+    for bytes in [1 << 47, 1 << 62, most] {
+        let kind = |error: weldpool::Error| assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        kind(private(&device).reserve(bytes).unwrap_err());
+        for storage in [StorageMode::Private, StorageMode::Shared] {
+            kind(device.create_segment(bytes, storage).unwrap_err());
+        }
+    }
+    // A handle without an address is but a number; two of them are more than there is.
+    let handle = private(&device).create(most, StorageMode::Private).unwrap();
+    assert!(private(&device).create(most, StorageMode::Private).is_err());
+    release(&device, handle, most).unwrap();
+    let queue = device.create_queue().unwrap();
+    for address in [0, 1 << 48, u64::MAX] {
+        assert!(fill(queue.as_ref(), address, usize::MAX, 0).is_err());
+    }
+}
+
+#[test]
+fn faults_by_probability_depend_on_the_seed_alone() {
+    let failed = |seed| {
+        let device = FakeDiscrete::builder()
+            .seed(seed)
+            .faults([Fault {
+                call: Call::Reserve,
+                when: When::Probability(0.3),
+                error: ErrorKind::System,
+            }])
+            .build()
+            .unwrap();
+        let calls = (0..64).map(|_| private(&device).reserve(G).is_err());
+        calls.collect::<Vec<_>>()
+    };
+    assert_eq!(failed(1), failed(1));
+    assert_ne!(failed(1), failed(2));
+}
+
+/// Random handles at random addresses, against a list of what every handle holds.
+#[test]
+fn contents_belong_to_handles_and_not_to_addresses() {
+    const SLOTS: usize = 12;
+    let device = FakeDiscrete::builder().seed(9).build().unwrap();
+    let queue = device.create_queue().unwrap();
+    let range = private(&device).reserve(SLOTS * G).unwrap();
+    let start = range.device_address().unwrap();
+    let address = |slot: usize| start + (slot * G) as u64;
+    // Each handle with what it holds, none until it was filled; each slot with its handle.
+    let mut handles: Vec<(Physical, Option<u8>)> = Vec::new();
+    let mut slots: [Option<Physical>; SLOTS] = [None; SLOTS];
+    let mut random = 0x1234_5678_9ABC_DEF1_u64;
+    for step in 0..600 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let slot = (random >> 8) as usize % SLOTS;
+        let index = (random >> 24) as usize % handles.len().max(1);
+        match (random >> 40) % 5 {
+            0 if handles.len() < 8 => {
+                let handle = private(&device).create(G, StorageMode::Private).unwrap();
+                handles.push((handle, None));
+            }
+            1 if slots[slot].is_none() && !handles.is_empty() => {
+                map(range.as_ref(), slot * G, handles[index].0, G).unwrap();
+                range.allow_access(slot * G, G).unwrap();
+                slots[slot] = Some(handles[index].0);
+            }
+            2 if slots[slot].is_some() => {
+                unmap(range.as_ref(), slot * G, G).unwrap();
+                slots[slot] = None;
+            }
+            3 if !handles.is_empty() && !slots.contains(&Some(handles[index].0)) => {
+                release(&device, handles.swap_remove(index).0, G).unwrap();
+            }
+            _ => {
+                let Some(handle) = slots[slot] else { continue };
+                let holds = handles.iter_mut().find(|(other, _)| *other == handle);
+                let (_, holds) = holds.unwrap();
+                let seen = contents(queue.as_ref(), address(slot) + 4096, 64);
+                if let Some(value) = *holds {
+                    assert!(seen.iter().all(|&byte| byte == value), "step {step}");
+                }
+                fill(queue.as_ref(), address(slot), 8192, step as u8).unwrap();
+                finish(queue.as_ref());
+                *holds = Some(step as u8);
+            }
+        }
+    }
+    assert!(device.violations().is_empty());
+    let held = handles.len() as u64 * G as u64;
+    let budget = device.budget().unwrap();
+    assert_eq!(budget.available, Some(budget.total - held));
+}
