@@ -7,9 +7,7 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod control_group;
-mod mapping;
 mod queue;
-mod raw;
 #[cfg(target_os = "linux")]
 pub(crate) mod stall;
 mod system;
@@ -19,9 +17,9 @@ pub(crate) mod wait;
 
 use std::ptr::NonNull;
 
-use self::mapping::Mapper;
 #[cfg(target_os = "linux")]
 use super::VirtualMemory;
+use super::mapping::{Mapper, Mapping};
 use super::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
 };
@@ -107,7 +105,7 @@ impl Device for HostDevice {
 /// A mapping as a segment.
 #[derive(Debug)]
 struct HostSegment {
-    mapping: mapping::Mapping,
+    mapping: Mapping,
 }
 
 #[allow(unsafe_code)]
