@@ -6,10 +6,10 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
-use crate::shard::ListTotals;
 use crate::size_class::SizeClasses;
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::tally::TallySum;
 
 /// The pools of one allocator.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl ClassPools {
     }
 
     /// Statistics of the classes, given what the threads counted per list.
-    pub(crate) fn stats(&self, totals: &[ListTotals]) -> Vec<ClassStats> {
+    pub(crate) fn stats(&self, totals: &[TallySum]) -> Vec<ClassStats> {
         let count = self.classes.as_slice().len();
         let of = |class: usize, size: usize| {
             let mut stats = ClassStats {
@@ -147,7 +147,7 @@ impl ClassPools {
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
                 if let Some(totals) = totals.get(list) {
                     stats.allocations += totals.allocations;
-                    stats.live_bytes += totals.live;
+                    stats.live_bytes += totals.live();
                     stats.live_bytes_peak += totals.live_peak;
                 }
                 if let Some(pool) = self.lists.get(list) {

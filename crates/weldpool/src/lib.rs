@@ -65,6 +65,7 @@ mod size_class;
 mod space;
 mod stats;
 mod sync;
+mod tally;
 mod thread_cache;
 mod view;
 

@@ -16,10 +16,11 @@ use crate::in_flight::{InFlight, Use};
 use crate::order::{Deferred, Orders};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::shard::{ListTotals, Shard, Totals};
+use crate::shard::{Shard, Totals};
 use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
-use crate::thread_cache::{self, Pushed};
+use crate::tally::TallySum;
+use crate::thread_cache::{self, Count, Pushed};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -54,8 +55,8 @@ pub(crate) struct Pool {
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
-    /// Counts for threads that are ending, and keeps what ended ones counted.
-    shared: Arc<Shard>,
+    /// Keeps what ended threads counted.
+    shared: Shard,
     /// What one thread's shelf may hold.
     shelf_bytes_max: AtomicUsize,
     misses: AtomicU64,
@@ -106,7 +107,7 @@ impl Pool {
         };
         let arenas = StorageMode::ALL.map(arena);
         let classes = ClassPools::new(config.classes);
-        let shared = Arc::new(Shard::new(classes.list_count(), true));
+        let shared = Shard::default();
         let pool = Arc::new(Self {
             key,
             name,
@@ -178,12 +179,8 @@ impl Pool {
         self.shelf_bytes_max.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn shared_shard(&self) -> &Shard {
-        &self.shared
-    }
-
     pub(crate) fn new_shard(&self) -> Arc<Shard> {
-        let shard = Arc::new(Shard::new(self.classes.list_count(), false));
+        let shard = Arc::<Shard>::default();
         shard.set_bypass(
             !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
         );
@@ -269,9 +266,11 @@ impl Pool {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
         let (list, bytes) = (block.list(), block.bytes());
-        thread_cache::count(self, key, |shard| {
-            shard.count_allocation(list, request.bytes, bytes);
-        });
+        let count = Count::Allocation {
+            requested: request.bytes,
+            block_bytes: bytes,
+        };
+        thread_cache::count(self, key, list, count);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block, InFlight::default()))
     }
@@ -327,7 +326,7 @@ impl Pool {
         queue: Option<u32>,
     ) -> Result<(Block, Source)> {
         // A thread's first request makes its cache, so that a refill has where to go.
-        thread_cache::count(self, key, |_| ());
+        thread_cache::count(self, key, ListId::NONE, Count::Nothing);
         let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
         let last = self.last_domain.swap(domain, Ordering::Relaxed);
         if last != 0 && last != domain {
@@ -472,10 +471,7 @@ impl Pool {
     pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
-            let (list, requested, bytes) = (block.list(), block.requested(), block.bytes());
-            thread_cache::count(self, self.key, |shard| {
-                shard.count_free(list, requested, bytes)
-            });
+            self.count_free(self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
                     block.set_point(Some(point));
@@ -491,13 +487,20 @@ impl Pool {
         }
     }
 
+    fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
+        let count = Count::Free {
+            requested: block.requested(),
+            block_bytes: block.bytes(),
+        };
+        thread_cache::count(self, key, block.list(), count);
+    }
+
     /// Takes a block back for which a cache had no room.
     pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
         let Pushed { block, counted } = pushed;
         let list = block.list();
         if !counted {
-            let (requested, bytes) = (block.requested(), block.bytes());
-            thread_cache::count(self, key, |shard| shard.count_free(list, requested, bytes));
+            self.count_free(key, &block);
         }
         if list.is_some()
             && self.pooling.load(Ordering::Relaxed)
@@ -745,7 +748,7 @@ impl Pool {
 
     /// Gives everything back once no handle and no buffer is left.
     fn close_if_idle(&self) {
-        if !self.closing.load(Ordering::SeqCst) || self.totals().live_buffers() != 0 {
+        if !self.closing.load(Ordering::SeqCst) || self.live_buffers() != 0 {
             return;
         }
         if self.deferred_bytes() > 0 {
@@ -789,6 +792,25 @@ impl Pool {
         self.misses.store(0, Ordering::Relaxed);
     }
 
+    /// What was counted per list, and last for blocks without one.
+    fn list_totals(&self) -> Vec<TallySum> {
+        let mut lists = vec![TallySum::default(); self.classes.list_count() + 1];
+        for shard in self.shards.lock().iter() {
+            shard.add_lists_to(&mut lists);
+        }
+        self.shared.add_lists_to(&mut lists);
+        lists
+    }
+
+    /// Buffers that users hold.
+    fn live_buffers(&self) -> u64 {
+        let lists = self.list_totals();
+        let live = lists
+            .iter()
+            .map(|list| list.allocations.wrapping_sub(list.frees));
+        live.fold(0, u64::wrapping_add)
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for shard in self.shards.lock().iter() {
@@ -830,11 +852,9 @@ impl Pool {
 
     pub(crate) fn stats(&self) -> Stats {
         let totals = self.totals();
-        let mut lists = vec![ListTotals::default(); self.classes.list_count()];
-        for shard in self.shards.lock().iter() {
-            shard.add_lists_to(&mut lists);
-        }
-        self.shared.add_lists_to(&mut lists);
+        let lists = self.list_totals();
+        let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
+        let allocations = sum(|list| list.allocations);
         let (driver_calls, driver_failures, driver_ns) = self.device.calls();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
@@ -848,7 +868,7 @@ impl Pool {
             live: Counter {
                 value: totals.live,
                 peak: totals.live_peak.max(totals.live),
-                total: totals.live_total,
+                total: sum(|list| list.allocated_bytes),
             },
             reserved,
             block_bytes: totals.block_bytes,
@@ -856,9 +876,9 @@ impl Pool {
                 .value
                 .saturating_sub(totals.block_bytes + deferred_bytes),
             deferred_bytes,
-            allocations: totals.allocations,
-            frees: totals.frees,
-            hits: totals.allocations.saturating_sub(misses),
+            allocations,
+            frees: sum(|list| list.frees),
+            hits: allocations.saturating_sub(misses),
             misses,
             growths: self.reserve.growths(),
             remaps: self.reserve.remaps(),

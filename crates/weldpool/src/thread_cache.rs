@@ -11,8 +11,9 @@ use std::cell::RefCell;
 use crate::arena::SMALL_BYTES_MAX;
 use crate::block::{Block, CacheKey, ListId};
 use crate::pool::Pool;
-use crate::shard::{Lists, Shard};
+use crate::shard::Shard;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::tally::{GROUP, TallyGroup};
 
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
 const OWN_BYTES_MAX: usize = 1 << 20;
@@ -58,8 +59,65 @@ pub(crate) struct ThreadCache {
     key: CacheKey,
     pool: Arc<Pool>,
     shard: Arc<Shard>,
-    own: Lists,
+    groups: Vec<Option<Box<Group>>>,
     own_bytes: usize,
+}
+
+/// The blocks that the thread keeps for itself alone, and what it counted, of a group of lists.
+#[derive(Debug)]
+struct Group {
+    own: [Vec<Block>; GROUP],
+    tallies: Arc<TallyGroup>,
+}
+
+impl ThreadCache {
+    #[inline]
+    fn group(&mut self, list: ListId) -> Option<&mut Group> {
+        self.groups.get_mut(list.index() / GROUP)?.as_deref_mut()
+    }
+
+    /// Makes the group of a list, which is one of the pool's.
+    #[cold]
+    fn make_group(&mut self, list: ListId) {
+        let number = list.index() / GROUP;
+        if number >= self.groups.len() {
+            self.groups.resize_with(number + 1, || None);
+        }
+        let tallies = self.shard.tallies.group(number);
+        let own = std::array::from_fn(|_| Vec::new());
+        self.groups[number].get_or_insert_with(|| Box::new(Group { own, tallies }));
+    }
+
+    fn count_allocation(&mut self, list: ListId, requested: u64, block_bytes: usize) {
+        self.shard.count_allocation(requested, block_bytes);
+        if list.is_some() {
+            self.make_group(list);
+        }
+        match self.group(list) {
+            Some(group) => group.tallies[list.index() % GROUP].count_allocation(requested),
+            None => self.shard.tallies.unlisted.count_allocation(requested),
+        }
+    }
+
+    fn count_free(&mut self, list: ListId, requested: u64, block_bytes: usize) {
+        self.shard.count_free(requested, block_bytes);
+        if list.is_some() {
+            self.make_group(list);
+        }
+        match self.group(list) {
+            Some(group) => group.tallies[list.index() % GROUP].count_free(requested),
+            None => self.shard.tallies.unlisted.count_free(requested),
+        }
+    }
+
+    fn drain_own(&mut self, blocks: &mut Vec<Block>) {
+        self.own_bytes = 0;
+        for group in self.groups.iter_mut().flatten() {
+            for list in &mut group.own {
+                blocks.append(list);
+            }
+        }
+    }
 }
 
 /// Runs `visit` on this thread's cache for `key`, if there is one.
@@ -85,7 +143,9 @@ pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block
         if cache.shard.bypassed() {
             return None;
         }
-        let block = match cache.own.get_mut(list).and_then(Vec::pop) {
+        let group = cache.groups.get_mut(list.index() / GROUP)?.as_deref_mut()?;
+        let index = list.index() % GROUP;
+        let block = match group.own[index].pop() {
             Some(block) => {
                 cache.own_bytes -= block.bytes();
                 block
@@ -97,7 +157,9 @@ pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block
                 block
             }
         };
-        cache.shard.count_allocation(list, requested, block.bytes());
+        let requested = requested as u64;
+        group.tallies[index].count_allocation(requested);
+        cache.shard.count_allocation(requested, block.bytes());
         Some(block)
     })
 }
@@ -106,38 +168,44 @@ pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block
 /// the block comes back.
 #[inline]
 pub(crate) fn push(key: CacheKey, block: Block) -> Result<(), Pushed> {
-    let mut block = Some(block);
+    let mut left = Some(block);
     let mut counted = false;
-    let done = with(key, |cache| {
-        let one = block.take()?;
-        let (list, bytes) = (one.list(), one.bytes());
-        cache.shard.count_free(list, one.requested(), bytes);
+    with(key, |cache| {
+        let list = left.as_ref()?.list();
+        let group = cache.groups.get_mut(list.index() / GROUP)?.as_deref_mut()?;
+        let block = left.take()?;
+        let (bytes, index) = (block.bytes(), list.index() % GROUP);
+        let requested = block.requested() as u64;
+        group.tallies[index].count_free(requested);
+        cache.shard.count_free(requested, bytes);
         counted = true;
-        if !cache.shard.bypassed() && list.is_some() {
-            if bytes <= SMALL_BYTES_MAX && cache.own_bytes + bytes <= OWN_BYTES_MAX {
-                let own = cache.own.make(list);
-                if own.len() < one.thread_max() {
-                    own.push(one);
-                    cache.own_bytes += bytes;
-                    return Some(());
-                }
-            }
-            let mut shelf = cache.shard.shelf();
-            if shelf.bytes + bytes <= cache.pool.shelf_bytes_max() {
-                let blocks = shelf.lists.make(list);
-                if blocks.len() < one.thread_max() {
-                    blocks.push(one);
-                    shelf.bytes += bytes;
-                    return Some(());
-                }
+        if cache.shard.bypassed() {
+            left = Some(block);
+            return None;
+        }
+        if bytes <= SMALL_BYTES_MAX && cache.own_bytes + bytes <= OWN_BYTES_MAX {
+            let own = &mut group.own[index];
+            if own.len() < block.thread_max() {
+                own.push(block);
+                cache.own_bytes += bytes;
+                return Some(());
             }
         }
-        block = Some(one);
+        let mut shelf = cache.shard.shelf();
+        if shelf.bytes + bytes <= cache.pool.shelf_bytes_max() {
+            let blocks = shelf.lists.make(list);
+            if blocks.len() < block.thread_max() {
+                blocks.push(block);
+                shelf.bytes += bytes;
+                return Some(());
+            }
+        }
+        left = Some(block);
         None
     });
-    match (done, block) {
-        (None, Some(block)) => Err(Pushed { block, counted }),
-        _ => Ok(()),
+    match left {
+        None => Ok(()),
+        Some(block) => Err(Pushed { block, counted }),
     }
 }
 
@@ -165,9 +233,13 @@ pub(crate) fn take_half(key: CacheKey, list: ListId) -> Vec<Block> {
 pub(crate) fn refill(key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
     with(key, |cache| {
         while let Some(block) = blocks.last() {
-            let bytes = block.bytes();
-            let own = cache.own.make(block.list());
-            if own.len() >= block.thread_max() || cache.own_bytes + bytes > OWN_BYTES_MAX {
+            let (list, bytes) = (block.list(), block.bytes());
+            if cache.own_bytes + bytes > OWN_BYTES_MAX {
+                break;
+            }
+            cache.make_group(list);
+            let own = &mut cache.group(list)?.own[list.index() % GROUP];
+            if own.len() >= block.thread_max() {
                 break;
             }
             own.extend(blocks.pop());
@@ -178,42 +250,67 @@ pub(crate) fn refill(key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
     blocks
 }
 
-/// Counts on this thread's shard, which is made if there is none; on the pool's shared one while the
-/// thread is ending.
-pub(crate) fn count(pool: &Arc<Pool>, key: CacheKey, count: impl Fn(&Shard)) {
+/// What a call past the cache counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    Nothing,
+    Allocation {
+        requested: usize,
+        block_bytes: usize,
+    },
+    Free {
+        requested: usize,
+        block_bytes: usize,
+    },
+}
+
+impl ThreadCache {
+    fn count(&mut self, list: ListId, count: Count) {
+        match count {
+            Count::Nothing => {}
+            Count::Allocation {
+                requested,
+                block_bytes,
+            } => self.count_allocation(list, requested as u64, block_bytes),
+            Count::Free {
+                requested,
+                block_bytes,
+            } => self.count_free(list, requested as u64, block_bytes),
+        }
+    }
+}
+
+/// Counts for this thread, whose cache is made if there is none; for the pool while the thread is
+/// ending.
+pub(crate) fn count(pool: &Arc<Pool>, key: CacheKey, list: ListId, count: Count) {
     let counted = with(key, |cache| {
-        count(&cache.shard);
+        cache.count(list, count);
         Some(())
     });
     if counted.is_some() {
         return;
     }
-    let made = CACHES.try_with(|caches| {
-        let stale = {
-            let Ok(mut caches) = caches.try_borrow_mut() else {
-                return false;
-            };
+    let mut made = ThreadCache {
+        key,
+        pool: Arc::clone(pool),
+        shard: pool.new_shard(),
+        groups: Vec::new(),
+        own_bytes: 0,
+    };
+    made.count(list, count);
+    let mut made = Some(Box::new(made));
+    let _ended = CACHES.try_with(|caches| {
+        if let Ok(mut caches) = caches.try_borrow_mut() {
             let slot = key.slot as usize;
             if slot >= caches.len() {
                 caches.resize_with(slot + 1, || None);
             }
-            let shard = pool.new_shard();
-            count(&shard);
-            caches[slot].replace(Box::new(ThreadCache {
-                key,
-                pool: Arc::clone(pool),
-                shard,
-                own: Lists::default(),
-                own_bytes: 0,
-            }))
-        };
-        // Dropped outside the borrow: it gives its blocks back.
-        drop(stale);
-        true
+            std::mem::swap(&mut caches[slot], &mut made);
+        }
     });
-    if !made.unwrap_or(false) {
-        count(pool.shared_shard());
-    }
+    // The stale cache of the slot, or the new one of a thread that is ending: dropped outside the
+    // borrow, either leaves its blocks and what it counted to the pool.
+    drop(made);
 }
 
 /// Takes everything out of this thread's own lists of all caches of a pool.
@@ -222,8 +319,7 @@ pub(crate) fn drain_own(pool: &Pool, drained: &mut Vec<Block>) {
         if let Ok(mut caches) = caches.try_borrow_mut() {
             for cache in caches.iter_mut().flatten() {
                 if std::ptr::eq(Arc::as_ptr(&cache.pool), pool) {
-                    cache.own.drain(drained);
-                    cache.own_bytes = 0;
+                    cache.drain_own(drained);
                 }
             }
         }
@@ -266,7 +362,7 @@ pub(crate) fn remove(key: CacheKey) {
 impl Drop for ThreadCache {
     fn drop(&mut self) {
         let mut blocks = Vec::new();
-        std::mem::take(&mut self.own).into_blocks(&mut blocks);
+        self.drain_own(&mut blocks);
         self.shard.drain_shelf(&mut blocks);
         self.pool.take_back_from_thread(blocks, &self.shard);
     }
