@@ -60,6 +60,7 @@ mod runtime;
 mod size_class;
 mod stats;
 mod sync;
+pub mod trace;
 mod view;
 
 pub use address_map::BlockInfo;

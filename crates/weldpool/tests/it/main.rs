@@ -6,5 +6,6 @@ use weldpool::device::host::HostDevice;
 
 mod config;
 mod host;
+mod trace;
 
 weldpool_testkit::device_suite!(host_device, || Arc::new(HostDevice::new().unwrap()));
