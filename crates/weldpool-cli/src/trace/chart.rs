@@ -88,12 +88,15 @@ impl Chart<'_> {
             .configure_mesh()
             .x_desc(format!("trace time in {time_unit}"))
             .y_desc(format!("memory in {byte_unit}"))
+            .x_label_formatter(&label)
+            .y_label_formatter(&label)
             .label_style((FONT, 15))
             .axis_desc_style((FONT, 17))
             .light_line_style(WHITE)
             .bold_line_style(GRID)
             .draw()?;
-        let line = |color: RGBColor| ShapeStyle::from(color).stroke_width(2);
+        // Wider lines overshoot at the tips of steep spikes.
+        let line = |color: RGBColor| ShapeStyle::from(color).stroke_width(1);
         let square = |color: RGBColor| {
             move |(x, y)| Rectangle::new([(x, y - 6), (x + 14, y + 6)], color.filled())
         };
@@ -120,7 +123,7 @@ impl Chart<'_> {
             .legend(square(RESERVED));
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE.mix(0.85))
             .border_style(GRID)
             .label_font((FONT, 15))
@@ -129,6 +132,12 @@ impl Chart<'_> {
         area.present()?;
         Ok(())
     }
+}
+
+/// A number on an axis, with no more digits than it needs.
+fn label(number: &f64) -> String {
+    let text = format!("{number:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn time_unit(last_us: u64) -> (&'static str, f64) {

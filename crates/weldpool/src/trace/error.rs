@@ -25,6 +25,10 @@ pub enum TraceErrorKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Unknown,
+    #[cfg_attr(
+        not(feature = "trace"),
+        expect(dead_code, reason = "only other formats have lines")
+    )]
     Line(u64),
     Offset(u64),
 }

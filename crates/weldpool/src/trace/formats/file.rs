@@ -340,7 +340,7 @@ impl Writer {
             encode: match format {
                 Format::Csv => Box::new(csv::Encoder::default()),
                 Format::Rmm => Box::new(rmm::Encoder::default()),
-                Format::Stalloc => Box::new(stalloc::Encoder::default()),
+                Format::Stalloc => Box::new(stalloc::Encoder),
                 Format::PyTorch => Box::new(pytorch::Encoder::default()),
                 Format::Compact => Box::new(CompactEncoder(compact::Writer::new(Vec::new())?)),
             },

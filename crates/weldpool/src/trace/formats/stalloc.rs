@@ -71,7 +71,6 @@ fn parse((op, [pointer, size, on]): (Op, [&str; 3]), time_us: u64) -> TraceResul
     })
 }
 
-#[derive(Default)]
 pub(super) struct Encoder;
 
 impl Encode for Encoder {

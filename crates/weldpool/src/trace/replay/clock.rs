@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -9,10 +10,19 @@ use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
+thread_local! {
+    /// The time of this thread's lane, where a replay has several.
+    static LANE_US: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
 /// Trace time in microseconds. It follows the events, and jumps ahead when somebody waits.
+///
+/// The lanes of a replay on several threads run ahead of each other, so each has a time of its own:
+/// whether work is done is asked at the time of the event that asks. Other threads see the time of
+/// the lane that is furthest.
 #[derive(Debug)]
 pub(super) struct TraceClock {
-    now_us: AtomicU64,
+    furthest_us: AtomicU64,
     latency_us: u64,
     stalls: AtomicU64,
     timelines: Mutex<Vec<Arc<TraceTimeline>>>,
@@ -22,21 +32,33 @@ impl TraceClock {
     /// A clock at zero, for queues whose work is done `latency_us` after it was submitted.
     pub(super) fn new(latency_us: u64) -> Self {
         Self {
-            now_us: AtomicU64::new(0),
+            furthest_us: AtomicU64::new(0),
             latency_us,
             stalls: AtomicU64::new(0),
             timelines: Mutex::new(Vec::new()),
         }
     }
 
+    /// Gives this thread, which ends with the replay, a time of its own.
+    pub(super) fn begin_lane() {
+        LANE_US.set(Some(0));
+    }
+
     pub(super) fn now_us(&self) -> u64 {
-        self.now_us.load(Ordering::Acquire)
+        // Also asked by threads whose locals are gone.
+        match LANE_US.try_with(Cell::get) {
+            Ok(Some(lane_us)) => lane_us,
+            _ => self.furthest_us.load(Ordering::Acquire),
+        }
     }
 
     /// Goes on to `time_us`, never back.
     pub(super) fn advance(&self, time_us: u64) {
-        if self.now_us.load(Ordering::Relaxed) < time_us {
-            self.now_us.fetch_max(time_us, Ordering::AcqRel);
+        if let Some(lane_us) = LANE_US.get() {
+            LANE_US.set(Some(lane_us.max(time_us)));
+        }
+        if self.furthest_us.load(Ordering::Relaxed) < time_us {
+            self.furthest_us.fetch_max(time_us, Ordering::AcqRel);
         }
     }
 
@@ -260,6 +282,31 @@ mod tests {
         assert!(timeline.wait(value, None).unwrap());
         assert_eq!(clock.stalls(), 2, "what has passed is not waited for");
         assert!(!timeline.wait(value + 1, None).unwrap(), "never signalled");
+    }
+
+    #[test]
+    fn lanes_have_times_of_their_own() {
+        let clock = clock();
+        let queue = clock.create_queue();
+        std::thread::scope(|scope| {
+            let lane = scope.spawn(|| {
+                TraceClock::begin_lane();
+                clock.advance(10);
+                let value = queue.signal().unwrap();
+                clock.advance(900);
+                (value, queue.timeline().completed().unwrap())
+            });
+            let (value, completed) = lane.join().unwrap();
+            assert_eq!(completed, 0, "900 us are not 1010");
+            clock.advance(1010);
+            assert_eq!(queue.timeline().completed().unwrap(), value);
+            let late = scope.spawn(|| {
+                TraceClock::begin_lane();
+                clock.advance(20);
+                clock.now_us()
+            });
+            assert_eq!(late.join().unwrap(), 20, "another lane is at 1010");
+        });
     }
 
     #[test]

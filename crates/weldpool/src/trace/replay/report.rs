@@ -57,10 +57,10 @@ pub struct ReplayReport {
     pub peak_reserved_bytes: u64,
     /// `peak_reserved_bytes` / `peak_live_bytes` = 1 + internal + external waste.
     pub reserved_over_live: f64,
-    /// Blocks beyond what was requested of them, as a share of `peak_live_bytes`, when most is live.
+    /// Bytes of blocks beyond what was requested of them, as a share of that, when most is live.
     pub internal_waste: f64,
     /// What was held at most beyond the blocks in use when most is live, as a share of
-    /// `peak_live_bytes`.
+    /// `peak_live_bytes`: free, but of no use to the requests that came.
     pub external_waste: f64,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
@@ -119,33 +119,21 @@ impl ReplayReport {
     ) -> Self {
         let stats = measured.stats;
         let live = measured.peak_live_bytes;
-        let share = |bytes: u64| {
-            if live == 0 {
-                0.0
-            } else {
-                bytes as f64 / live as f64
-            }
-        };
-        let peak = measured
-            .samples
-            .iter()
-            .max_by_key(|sample| sample.live_bytes);
-        let (internal, in_blocks) = peak.map_or((0, 0), |sample| {
+        let reserved_over_live = ratio(stats.reserved.peak, live).unwrap_or(1.0);
+        let peak = measured.samples.iter().max_by_key(|one| one.live_bytes);
+        let internal_waste = peak.and_then(|sample| {
             let internal = sample.block_bytes.saturating_sub(sample.live_bytes);
-            (internal, sample.live_bytes + internal)
+            ratio(internal, sample.live_bytes)
         });
+        let internal_waste = internal_waste.unwrap_or(0.0);
         Self {
             events: plan.events,
             allocs: plan.allocations,
             peak_live_bytes: live,
             peak_reserved_bytes: stats.reserved.peak,
-            reserved_over_live: if live == 0 {
-                1.0
-            } else {
-                share(stats.reserved.peak)
-            },
-            internal_waste: share(internal),
-            external_waste: share(stats.reserved.peak.saturating_sub(in_blocks)),
+            reserved_over_live,
+            internal_waste,
+            external_waste: (reserved_over_live - 1.0 - internal_waste).max(0.0),
             driver_calls: stats.driver_calls,
             driver_ns: stats.driver_ns.saturating_add((target.charged_ns)()),
             growths: stats.growths,
@@ -201,6 +189,10 @@ impl ReplayReport {
         let fields = fields.map(|(name, value)| format!("\"{name}\": {value}"));
         format!("{{{}}}", fields.join(", "))
     }
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// Six digits behind the point; never `NaN` or infinite, which JSON lacks.

@@ -134,7 +134,12 @@ impl<'a> Pass<'a> {
             let run = &run;
             std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..self.plan.lanes)
-                    .map(|number| scope.spawn(move || run(number)))
+                    .map(|number| {
+                        scope.spawn(move || {
+                            TraceClock::begin_lane();
+                            run(number)
+                        })
+                    })
                     .collect();
                 threads
                     .into_iter()

@@ -218,6 +218,36 @@ fn what_is_no_trace_is_refused() {
 }
 
 #[test]
+fn damaged_files_of_every_format_are_errors_at_worst() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = 7_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as usize
+    };
+    for format in Format::ALL {
+        let path = folder.path().join(format.name());
+        write(&path, format, &events());
+        let whole = std::fs::read(&path).unwrap();
+        for _ in 0..2000 {
+            let mut damaged = whole.clone();
+            for _ in 0..1 + random() % 4 {
+                let at = random() % damaged.len();
+                damaged[at] = random() as u8;
+            }
+            let mut options = ReadOptions::default();
+            options.format = Some(format);
+            let read = Reader::new(std::io::Cursor::new(damaged), options).and_then(read_all);
+            if let Err(error) = read {
+                assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+}
+
+#[test]
 fn names_stand_for_formats() {
     for (name, format) in [
         ("a.csv", Some(Format::Csv)),

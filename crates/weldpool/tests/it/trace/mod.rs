@@ -1,5 +1,7 @@
 //! Trace files of every format, and the recorded traces.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod files;
 mod pickles;
 mod recorded;

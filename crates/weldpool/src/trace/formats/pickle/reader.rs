@@ -335,7 +335,7 @@ impl<R: BufRead> Machine<R> {
     }
 
     fn pairs(&self, items: &[NodeId]) -> TraceResult<Vec<(NodeId, NodeId)>> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(wrong("a dictionary has a key without a value"));
         }
         Ok(items
