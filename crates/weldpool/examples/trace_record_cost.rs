@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         for index in 0..BURST {
             let id = burst * BURST + index;
-            let op = if id % 2 == 0 { Op::Allocate } else { Op::Free };
+            let op = if id.is_multiple_of(2) {
+                Op::Allocate
+            } else {
+                Op::Free
+            };
             recorder.record(op, id / 2, 4096, id % 3);
         }
         bursts_ns.push(start.elapsed().as_nanos());
