@@ -570,9 +570,9 @@ pub fn pre_allocation_clear_and_pooling(make: MakeDevice) {
     assert!(allocator.set_pooling(false));
     let direct = allocator.allocate(4096).unwrap();
     let also = allocator.allocate(4096).unwrap();
-    assert_eq!(allocator.stats().segments, 2);
+    let two = allocator.stats().reserved.value;
     drop(direct);
-    assert_eq!(allocator.stats().segments, 1);
+    assert_eq!(allocator.stats().reserved.value, two / 2);
     assert!(!allocator.set_pooling(true));
     drop(also);
     assert_eq!(allocator.stats().reserved.value, 0);
@@ -584,19 +584,28 @@ pub fn presets_start_and_stop_where_documented(make: MakeDevice) {
     let allocator = with_config(make, |config| config.classes = SizeClasses::seed());
     let stats = allocator.stats();
     assert_eq!((stats.live.peak, stats.allocations), (0, 0));
-    let cached = |bytes| {
+    let held = |bytes: u64| {
         let stats = allocator.stats();
-        stats
-            .classes
-            .iter()
-            .find(|class| class.bytes == bytes)
-            .unwrap()
-            .cached_blocks
+        let mut classes = stats.classes.iter();
+        let class = classes.find(|class| class.bytes as u64 == bytes).unwrap();
+        class.held_bytes / bytes
     };
-    assert_eq!((cached(256), cached(64 << 20)), (64, 1));
-    let taken: Vec<_> = (0..300).map(|_| allocator.allocate(200).unwrap()).collect();
+    assert_eq!((held(256), held(64 << 20)), (64, 1));
+    let taken: Vec<_> = (0..1000)
+        .map(|_| allocator.allocate(200).unwrap())
+        .collect();
+    assert!(held(256) >= 1000);
     drop(taken);
-    assert_eq!(cached(256), 256, "the class keeps its maximum");
+    let kept = held(256);
+    assert!(
+        (256..=256 + 128).contains(&kept),
+        "{kept}: the class's and the thread's maximum"
+    );
+    let large: Vec<_> = (0..4)
+        .map(|_| allocator.allocate(64 << 20).unwrap())
+        .collect();
+    drop(large);
+    assert_eq!(held(64 << 20), 1);
     let rounded = allocator.allocate(4097).unwrap();
     assert_eq!(rounded.block_bytes(), 8192);
 }
@@ -674,7 +683,7 @@ pub fn segments_outgrown_give_way(make: MakeDevice) {
 pub fn threads_share_one_pool(make: MakeDevice) {
     let allocator = allocator(make);
     std::thread::scope(|scope| {
-        for thread in 0..4_u64 {
+        let run = |thread: u64| {
             let allocator = &allocator;
             scope.spawn(move || {
                 let mut random = thread.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -702,7 +711,12 @@ pub fn threads_share_one_pool(make: MakeDevice) {
                         live.push((mark, buffer));
                     }
                 }
-            });
+            })
+        };
+        // Joining, unlike the end of the scope, waits until a thread has given back its cache.
+        let threads: Vec<_> = (0..4).map(run).collect();
+        for thread in threads {
+            thread.join().unwrap();
         }
     });
     let stats = allocator.stats();

@@ -12,7 +12,6 @@ mod plan;
 mod report;
 mod run;
 mod slots;
-mod stand_in;
 
 use std::fmt;
 

@@ -8,7 +8,6 @@ use super::clock::TraceClock;
 use super::plan::{Plan, Step};
 use super::report::Sample;
 use super::slots::{Found, SharedSlots};
-use super::stand_in::{AdoptQueue, FreeOn};
 use crate::allocator::Allocator;
 use crate::buffer::Buffer;
 use crate::error::Result;
