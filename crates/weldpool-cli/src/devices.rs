@@ -11,6 +11,9 @@ pub(crate) struct Options {
     /// How to print the list.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// List the devices made of software too, which exist on every machine.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,13 +26,20 @@ enum Format {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let runtime = Runtime::open().context("cannot open the devices")?;
+    let mut devices = runtime.devices().to_vec();
+    if options.all {
+        for name in Runtime::SOFTWARE_DEVICE_NAMES {
+            devices
+                .push(Runtime::open_device(name).with_context(|| format!("cannot open {name}"))?);
+        }
+    }
     if options.format == Format::Table {
         println!(
-            "{:<10} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} STORAGE",
+            "{:<16} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} STORAGE",
             "DEVICE", "NAME", "TOTAL", "AVAILABLE", "LIMIT", "PAGE", "UNIFIED"
         );
     }
-    for device in runtime.devices() {
+    for device in &devices {
         match options.format {
             Format::Table => println!("{}", row(device.as_ref())?),
             Format::Json => println!("{}", object(device.as_ref())?),
@@ -80,7 +90,7 @@ fn row(device: &dyn Device) -> Result<String> {
         .collect();
     let name: String = properties.name.chars().take(34).collect();
     Ok(format!(
-        "{:<10} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} {}",
+        "{:<16} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} {}",
         format!("{}:{}", properties.kind.name(), properties.ordinal),
         name,
         gibibytes(budget.total),

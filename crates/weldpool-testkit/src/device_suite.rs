@@ -18,9 +18,10 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use weldpool::device::{AddressRange, DeviceQueue, Location, Physical, Segment, VirtualMemory};
 use weldpool::{
-    Allocator, Buffer, Config, Device, ErrorKind, Fence, LeakHandler, Queue, Request, SizeClasses,
-    StorageMode,
+    Allocator, Buffer, Config, Device, ErrorKind, Fence, LeakHandler, Queue, Request, Result,
+    SizeClasses, StorageMode,
 };
 
 use crate::{Call, FaultyDevice};
@@ -41,6 +42,8 @@ macro_rules! device_suite {
             a_limit_is_an_error_that_passes,
             guards_check_type_length_and_each_other,
             private_storage_refuses_the_host,
+            every_storage_mode_keeps_contents,
+            mapped_memory_is_what_was_obtained,
             work_in_flight_keeps_guards_away,
             freed_memory_waits_for_its_fence,
             queues_wait_for_each_other,
@@ -55,7 +58,8 @@ macro_rules! device_suite {
             idle_memory_has_a_limit,
             segments_outgrown_give_way,
             threads_share_one_pool,
-            every_failing_driver_call_is_survived
+            every_failing_driver_call_is_survived,
+            every_failing_virtual_memory_call_changes_nothing
         );
     };
     (@cases $name:ident, $make:expr, $($case:ident),+) => {
@@ -352,6 +356,218 @@ pub fn private_storage_refuses_the_host(make: MakeDevice) {
     assert!(shared.read::<u8>().unwrap().iter().all(|&byte| byte == 0));
 }
 
+/// Blocks of each storage mode, written and read on two queues, through reuse of their memory.
+pub fn every_storage_mode_keeps_contents(make: MakeDevice) {
+    let device = make();
+    let allocator = Allocator::builder(Arc::clone(&device)).build().unwrap();
+    let queues = [0, 1].map(|_| allocator.create_queue().unwrap());
+    for &storage in &device.properties().storage_modes {
+        let mut seen = allocator.allocate(300_000).unwrap();
+        let mut live: Vec<(u8, Buffer)> = Vec::new();
+        for step in 0..120_usize {
+            let queue = &queues[step % 2];
+            if live.len() > 6 {
+                let (mark, buffer) = live.swap_remove(step * 7 % 6);
+                queue.copy(&buffer, &mut seen).unwrap().wait(None).unwrap();
+                let contents = seen.read::<u8>().unwrap();
+                let kept = contents[..buffer.len()].iter().all(|&byte| byte == mark);
+                assert!(kept, "{storage}: step {step}");
+            }
+            let bytes = [200, 5000, 70_000, 300_000][step % 4];
+            let alignment = [256, 4096, 1 << 16][step % 3];
+            let request = Request::new(bytes)
+                .storage(storage)
+                .alignment(alignment)
+                .queue(queue);
+            let mut buffer = allocator.allocate_with(&request).unwrap();
+            let binding = buffer.binding();
+            if let Some(address) = binding.device_address {
+                // Where the host has an address too, larger alignments are that one's.
+                let promised = match binding.host {
+                    Some(_) => alignment.min(device.properties().granularity),
+                    None => alignment,
+                };
+                assert_eq!(address % promised as u64, 0, "{storage}");
+            }
+            queue.fill(&mut buffer, step as u8).unwrap();
+            live.push((step as u8, buffer));
+        }
+    }
+    assert_eq!(allocator.stats().live.value, 0);
+}
+
+/// A device's own queue, and shared memory through which contents are seen.
+struct Probe {
+    queue: Arc<dyn DeviceQueue>,
+    seen: Box<dyn Segment>,
+}
+
+impl Probe {
+    fn new(device: &dyn Device, bytes: usize) -> Self {
+        Self {
+            queue: device.create_queue().unwrap(),
+            seen: device.create_segment(bytes, StorageMode::Shared).unwrap(),
+        }
+    }
+
+    fn wait(&self) {
+        let value = self.queue.signal().unwrap();
+        assert!(
+            self.queue
+                .timeline()
+                .wait(value, Some(Duration::from_secs(60)))
+                .unwrap()
+        );
+    }
+
+    #[allow(unsafe_code)]
+    fn fill(&self, range: &dyn AddressRange, at: usize, bytes: usize, value: u8) {
+        // SAFETY: the tests map the memory first and wait for the work before they change anything.
+        unsafe { self.queue.fill(place(range, at), bytes, value) }.unwrap();
+        self.wait();
+    }
+
+    /// Whether every byte has this value.
+    #[allow(unsafe_code)]
+    fn holds(&self, range: &dyn AddressRange, at: usize, bytes: usize, value: u8) -> bool {
+        let host = self.seen.host_address().unwrap();
+        let seen = Location {
+            host: Some(host),
+            device: self.seen.device_address(),
+            resource: self.seen.resource().map(|resource| (resource, 0)),
+        };
+        // SAFETY: as for `fill`, and the segment is long enough.
+        unsafe { self.queue.copy(place(range, at), seen, bytes) }.unwrap();
+        self.wait();
+        // SAFETY: the segment is that long, initialised, and no work uses it any more.
+        let contents = unsafe { std::slice::from_raw_parts(host.as_ptr(), bytes) };
+        contents.iter().all(|&byte| byte == value)
+    }
+}
+
+fn place(range: &dyn AddressRange, at: usize) -> Location {
+    Location {
+        host: range.host_address().map(|host| {
+            #[allow(unsafe_code)]
+            // SAFETY: the tests stay inside the range.
+            unsafe {
+                host.add(at)
+            }
+        }),
+        device: range.device_address().map(|address| address + at as u64),
+        resource: None,
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(range: &dyn AddressRange, at: usize, physical: Physical, bytes: usize) -> Result<()> {
+    // SAFETY: the tests wait for all work before they change a mapping, and write through one mapping
+    // of a handle at a time.
+    unsafe { range.map(at, physical, bytes) }
+}
+
+#[allow(unsafe_code)]
+fn unmap(range: &dyn AddressRange, at: usize, bytes: usize) -> Result<()> {
+    // SAFETY: as for `map`.
+    unsafe { range.unmap(at, bytes) }
+}
+
+#[allow(unsafe_code)]
+fn release(memory: &dyn VirtualMemory, physical: Physical, bytes: usize) -> Result<()> {
+    // SAFETY: as for `map`.
+    unsafe { memory.release(physical, bytes) }
+}
+
+/// Physical memory shows the same contents wherever it is mapped, and keeps them while it is nowhere.
+pub fn mapped_memory_is_what_was_obtained(make: MakeDevice) {
+    let device = make();
+    for &storage in &device.properties().storage_modes {
+        let Some(memory) = device.virtual_memory(storage) else {
+            continue;
+        };
+        let properties = memory.properties();
+        let granule = properties.granularity;
+        assert!(granule.is_power_of_two());
+        assert!(properties.address_bytes_max >= 1 << 30);
+        let probe = Probe::new(
+            device.as_ref(),
+            2 * device.properties().granularity.max(granule),
+        );
+        let range = memory.reserve(8 * granule).unwrap();
+        assert_eq!(range.bytes(), 8 * granule);
+        assert!(range.host_address().is_some() || storage == StorageMode::Private);
+        let both = memory.create(2 * granule, storage).unwrap();
+        let one = memory.create(granule, storage).unwrap();
+        map(range.as_ref(), 0, both, 2 * granule).unwrap();
+        map(range.as_ref(), 4 * granule, both, 2 * granule).unwrap();
+        map(range.as_ref(), 2 * granule, one, granule).unwrap();
+        range.allow_access(0, 3 * granule).unwrap();
+        range.allow_access(4 * granule, 2 * granule).unwrap();
+        probe.fill(range.as_ref(), 0, 2 * granule, 0x5A);
+        probe.fill(range.as_ref(), 2 * granule, granule, 0x11);
+        assert!(probe.holds(range.as_ref(), 4 * granule, 2 * granule, 0x5A));
+        // Work may cross from one mapping to the next.
+        probe.fill(range.as_ref(), 2 * granule - 100, 200, 0x77);
+        assert!(probe.holds(range.as_ref(), 6 * granule - 100, 100, 0x77));
+        assert!(probe.holds(range.as_ref(), 2 * granule, 100, 0x77));
+        assert!(probe.holds(range.as_ref(), 2 * granule + 100, granule - 100, 0x11));
+        unmap(range.as_ref(), 0, 3 * granule).unwrap();
+        unmap(range.as_ref(), 4 * granule, 2 * granule).unwrap();
+        map(range.as_ref(), granule, both, 2 * granule).unwrap();
+        range.allow_access(granule, 2 * granule).unwrap();
+        assert!(probe.holds(range.as_ref(), granule, 2 * granule - 100, 0x5A));
+        if properties.divisible {
+            map(range.as_ref(), 6 * granule, both.offset(granule), granule).unwrap();
+            range.allow_access(6 * granule, granule).unwrap();
+            assert!(probe.holds(range.as_ref(), 7 * granule - 100, 100, 0x77));
+        }
+        // The end of a range unmaps what is in it.
+        drop(range);
+        release(memory, both, 2 * granule).unwrap();
+        release(memory, one, granule).unwrap();
+    }
+}
+
+/// A call that fails leaves address space, handles, mappings and contents as they were.
+pub fn every_failing_virtual_memory_call_changes_nothing(make: MakeDevice) {
+    let device = FaultyDevice::new(make());
+    for storage in StorageMode::ALL {
+        let Some(memory) = device.virtual_memory(storage) else {
+            continue;
+        };
+        let granule = memory.properties().granularity;
+        let probe = Probe::new(&device, device.properties().granularity.max(granule));
+        let range = memory.reserve(2 * granule).unwrap();
+        let physical = memory.create(granule, storage).unwrap();
+        map(range.as_ref(), 0, physical, granule).unwrap();
+        range.allow_access(0, granule).unwrap();
+        probe.fill(range.as_ref(), 0, granule, 0x42);
+        for kind in [
+            ErrorKind::OutOfMemory,
+            ErrorKind::System,
+            ErrorKind::DeviceLost,
+        ] {
+            for call in Call::VIRTUAL_MEMORY {
+                device.fail(call, kind, 1);
+                let error = match call {
+                    Call::Reserve => memory.reserve(granule).map(drop),
+                    Call::CreatePhysical => memory.create(granule, storage).map(drop),
+                    Call::ReleasePhysical => release(memory, physical, granule),
+                    Call::Map => map(range.as_ref(), granule, physical, granule),
+                    Call::AllowAccess => range.allow_access(0, granule),
+                    Call::Unmap => unmap(range.as_ref(), 0, granule),
+                    other => panic!("{other:?} is not exercised"),
+                };
+                assert_eq!(error.unwrap_err().kind(), kind, "{call:?}");
+                assert!(probe.holds(range.as_ref(), 0, granule, 0x42), "{call:?}");
+            }
+        }
+        map(range.as_ref(), granule, physical, granule).unwrap();
+        unmap(range.as_ref(), 0, 2 * granule).unwrap();
+        release(memory, physical, granule).unwrap();
+    }
+}
+
 pub fn work_in_flight_keeps_guards_away(make: MakeDevice) {
     let allocator = allocator(make);
     let queue = allocator.create_queue().unwrap();
@@ -458,8 +674,10 @@ pub fn a_queue_may_be_dropped_before_its_work(make: MakeDevice) {
 }
 
 pub fn a_fence_that_never_passes_costs_only_its_memory(make: MakeDevice) {
+    // Room for one large and one small segment, whatever they are rounded to.
+    let granularity = make().properties().granularity as u64;
     let allocator = with_config(make, |config| {
-        config.reserved_bytes_max = Some(4 << 20);
+        config.reserved_bytes_max = Some((4 << 20) + granularity);
         config.wait_max = Duration::from_millis(20);
     });
     let queue = allocator.create_queue().unwrap();
@@ -736,6 +954,9 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     ] {
         for call in Call::ALL {
             let device = Arc::new(FaultyDevice::new(make()));
+            if !is_made(device.as_ref(), call) {
+                continue;
+            }
             let allocator = Allocator::builder(device.clone()).build().unwrap();
             let queue = allocator.create_queue().unwrap();
             let other = allocator.create_queue().unwrap();
@@ -745,8 +966,14 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             device.fail(call, kind, usize::MAX);
             let error = match call {
                 Call::Budget => allocator.device().budget().map(drop),
-                Call::CreateSegment => allocator.allocate(8 << 20).map(drop),
-                Call::ReleaseSegment => {
+                Call::Reserve => {
+                    let fresh = Allocator::builder(device.clone()).build().unwrap();
+                    fresh.allocate(8 << 20).map(drop)
+                }
+                Call::CreateSegment | Call::CreatePhysical | Call::Map | Call::AllowAccess => {
+                    allocator.allocate(8 << 20).map(drop)
+                }
+                Call::ReleaseSegment | Call::Unmap | Call::ReleasePhysical => {
                     drop(allocator.allocate(8 << 20).unwrap());
                     let before = allocator.stats();
                     assert_eq!(allocator.clear(), 0);
@@ -764,6 +991,7 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                 Call::CreateQueue => allocator.create_queue().map(drop),
                 Call::Copy | Call::Signal => queue.copy(&kept, &mut target).map(drop),
                 Call::Fill => queue.fill(&mut target, 2).map(drop),
+                Call::HostCall => queue.call(|| ()).map(drop),
                 Call::WaitFor => {
                     let (open, _) = block(&other);
                     other.fill(&mut target, 2).unwrap();
@@ -771,10 +999,17 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                     open.send(()).unwrap();
                     result
                 }
+                other => panic!("{other:?} is not exercised"),
             };
             match error {
                 Err(error) => assert_eq!(error.kind(), kind, "{call:?}"),
-                Ok(()) => assert_eq!(call, Call::ReleaseSegment),
+                Ok(()) => assert!(
+                    matches!(
+                        call,
+                        Call::ReleaseSegment | Call::Unmap | Call::ReleasePhysical
+                    ),
+                    "{call:?} did not fail"
+                ),
             }
             device.fail(call, kind, 0);
             // Everything works again, and nothing was lost.
@@ -796,5 +1031,18 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             seen.insert(call);
         }
     }
-    assert_eq!(seen.len(), Call::ALL.len());
+    let made = |call: &&Call| is_made(make().as_ref(), **call);
+    assert_eq!(seen.len(), Call::ALL.iter().filter(made).count());
+}
+
+/// Whether an allocator of shared storage ever makes this call on the device.
+fn is_made(device: &dyn Device, call: Call) -> bool {
+    match device.virtual_memory(StorageMode::Shared) {
+        None => !Call::VIRTUAL_MEMORY.contains(&call),
+        Some(memory) => match call {
+            Call::CreateSegment | Call::ReleaseSegment => false,
+            Call::AllowAccess => memory.properties().needs_access,
+            _ => true,
+        },
+    }
 }

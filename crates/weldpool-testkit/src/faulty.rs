@@ -3,47 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use weldpool::device::fake::Call;
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, Location, ReleaseError, Segment, Timeline,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Location, Physical, ReleaseError, Segment,
+    Timeline, VirtualMemory, VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
-
-/// A driver call that can be made to fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Call {
-    /// [`Device::budget`].
-    Budget,
-    /// [`Device::create_segment`].
-    CreateSegment,
-    /// [`Device::release_segment`].
-    ReleaseSegment,
-    /// [`Device::create_queue`].
-    CreateQueue,
-    /// [`DeviceQueue::copy`].
-    Copy,
-    /// [`DeviceQueue::fill`].
-    Fill,
-    /// [`DeviceQueue::signal`].
-    Signal,
-    /// [`DeviceQueue::wait_for`].
-    WaitFor,
-}
-
-impl Call {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Budget,
-        Self::CreateSegment,
-        Self::ReleaseSegment,
-        Self::CreateQueue,
-        Self::Copy,
-        Self::Fill,
-        Self::Signal,
-        Self::WaitFor,
-    ];
-}
 
 #[derive(Debug, Default)]
 struct Faults(Mutex<HashMap<Call, (ErrorKind, usize)>>);
@@ -69,15 +37,23 @@ impl Faults {
 pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Arc<Faults>,
+    memories: [FaultyMemory; StorageMode::ALL.len()],
 }
 
 impl FaultyDevice {
     /// Wraps a device; nothing fails at first.
     #[must_use]
     pub fn new(inner: Arc<dyn Device>) -> Self {
+        let faults = Arc::<Faults>::default();
+        let memories = StorageMode::ALL.map(|storage| FaultyMemory {
+            inner: Arc::clone(&inner),
+            storage,
+            faults: Arc::clone(&faults),
+        });
         Self {
             inner,
-            faults: Arc::default(),
+            faults,
+            memories,
         }
     }
 
@@ -117,6 +93,99 @@ impl Device for FaultyDevice {
             faults: Arc::clone(&self.faults),
         }))
     }
+
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        self.inner.virtual_memory(storage)?;
+        let memory = self.memories.iter().find(|one| one.storage == storage)?;
+        Some(memory)
+    }
+
+    fn charged_ns(&self) -> u64 {
+        self.inner.charged_ns()
+    }
+}
+
+/// The virtual memory of a device for one storage mode.
+#[derive(Debug)]
+struct FaultyMemory {
+    inner: Arc<dyn Device>,
+    storage: StorageMode,
+    faults: Arc<Faults>,
+}
+
+impl FaultyMemory {
+    fn inner(&self) -> Result<&dyn VirtualMemory> {
+        let inner = self.inner.virtual_memory(self.storage);
+        inner.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the device has no virtual memory"))
+    }
+}
+
+impl VirtualMemory for FaultyMemory {
+    fn properties(&self) -> VirtualMemoryProperties {
+        match self.inner.virtual_memory(self.storage) {
+            Some(inner) => inner.properties(),
+            None => unreachable!("a device's virtual memory is there for its life or never"),
+        }
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Box<dyn AddressRange>> {
+        self.faults.check(Call::Reserve)?;
+        Ok(Box::new(FaultyRange {
+            inner: self.inner()?.reserve(bytes)?,
+            faults: Arc::clone(&self.faults),
+        }))
+    }
+
+    fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
+        self.faults.check(Call::CreatePhysical)?;
+        self.inner()?.create(bytes, storage)
+    }
+
+    unsafe fn release(&self, physical: Physical, bytes: usize) -> Result<()> {
+        self.faults.check(Call::ReleasePhysical)?;
+        let inner = self.inner()?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { inner.release(physical, bytes) }
+    }
+}
+
+#[derive(Debug)]
+struct FaultyRange {
+    inner: Box<dyn AddressRange>,
+    faults: Arc<Faults>,
+}
+
+// SAFETY: addresses and lengths are those of the range below, and every call is either refused before
+// anything happened or passed on unchanged.
+unsafe impl AddressRange for FaultyRange {
+    fn bytes(&self) -> usize {
+        self.inner.bytes()
+    }
+
+    fn host_address(&self) -> Option<NonNull<u8>> {
+        self.inner.host_address()
+    }
+
+    fn device_address(&self) -> Option<u64> {
+        self.inner.device_address()
+    }
+
+    unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
+        self.faults.check(Call::Map)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.map(at, physical, bytes) }
+    }
+
+    fn allow_access(&self, at: usize, bytes: usize) -> Result<()> {
+        self.faults.check(Call::AllowAccess)?;
+        self.inner.allow_access(at, bytes)
+    }
+
+    unsafe fn unmap(&self, at: usize, bytes: usize) -> Result<()> {
+        self.faults.check(Call::Unmap)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.unmap(at, bytes) }
+    }
 }
 
 #[derive(Debug)]
@@ -140,6 +209,7 @@ unsafe impl DeviceQueue for FaultyQueue {
     }
 
     fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
+        self.faults.check(Call::HostCall)?;
         self.inner.call(function)
     }
 

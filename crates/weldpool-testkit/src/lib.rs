@@ -4,4 +4,5 @@
 pub mod device_suite;
 mod faulty;
 
-pub use faulty::{Call, FaultyDevice};
+pub use faulty::FaultyDevice;
+pub use weldpool::device::fake::Call;

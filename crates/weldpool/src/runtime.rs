@@ -1,8 +1,9 @@
 //! The devices of this machine.
 
 use crate::device::Device;
+use crate::device::fake::{FakeApple, FakeDiscrete};
 use crate::device::host::HostDevice;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 /// Lists the devices of this machine.
@@ -12,7 +13,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Opens every device there is; the host comes first.
+    /// Kinds of device that [`open_device`](Self::open_device) knows.
+    pub const DEVICE_NAMES: [&'static str; 3] = ["host", "fake:discrete", "fake:apple"];
+
+    /// Those of them that are made of software.
+    pub const SOFTWARE_DEVICE_NAMES: [&'static str; 2] = ["fake:discrete", "fake:apple"];
+
+    /// Opens every real device there is; the host comes first.
     ///
     /// # Errors
     ///
@@ -23,9 +30,100 @@ impl Runtime {
         })
     }
 
+    /// Opens one device by name, with its number behind a further colon if it is not the first of its
+    /// kind: `host`, `fake:discrete`, `fake:discrete:1`, `fake:apple`. Of those made of software there
+    /// are as many as there are numbers, 65,536.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for a name that there is not, saying which there
+    /// are; otherwise what opening the device says.
+    pub fn open_device(name: &str) -> Result<Arc<dyn Device>> {
+        let unknown = || {
+            // What is echoed has an end, since it came from outside.
+            let given: String = name.chars().take(64).collect();
+            Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "there is no device {given:?}; there are {}, each with an optional :NUMBER",
+                    Self::DEVICE_NAMES.join(", ")
+                ),
+            )
+        };
+        let (kind, ordinal) = Self::DEVICE_NAMES
+            .iter()
+            .find_map(|&kind| {
+                let rest = name.strip_prefix(kind)?;
+                let ordinal = match rest.strip_prefix(':') {
+                    None if rest.is_empty() => 0,
+                    None => return None,
+                    // `parse` would take a sign too.
+                    Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                        digits.parse::<u16>().ok()?
+                    }
+                    Some(_) => return None,
+                };
+                Some((kind, ordinal))
+            })
+            .ok_or_else(unknown)?;
+        match (kind, ordinal) {
+            ("host", 0) => Ok(Arc::new(HostDevice::new()?)),
+            ("fake:discrete", _) => Ok(Arc::new(FakeDiscrete::builder().ordinal(ordinal).build()?)),
+            ("fake:apple", _) => Ok(Arc::new(FakeApple::builder().ordinal(ordinal).build()?)),
+            _ => Err(unknown()),
+        }
+    }
+
     /// The devices, the host first.
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_open_by_name_and_number() {
+        for (name, expected) in [
+            ("host", "host:0"),
+            ("host:0", "host:0"),
+            ("fake:discrete", "fake:discrete:0"),
+            ("fake:discrete:3", "fake:discrete:3"),
+            ("fake:apple:65535", "fake:apple:65535"),
+        ] {
+            let device = Runtime::open_device(name).unwrap();
+            let properties = device.properties();
+            let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
+            assert_eq!(opened, expected);
+        }
+    }
+
+    #[test]
+    fn wrong_names_are_errors_that_say_what_there_is() {
+        let long = "x".repeat(100_000);
+        for name in [
+            "",
+            "hos",
+            "hosts",
+            "host:",
+            "host:1",
+            "host:00x",
+            "fake",
+            "fake:",
+            "fake:discrete:",
+            "fake:discrete:+1",
+            "fake:apple:65536",
+            "fake:apple:0:0",
+            &long,
+        ] {
+            let error = Runtime::open_device(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{name:.20}");
+            let text = error.to_string();
+            assert!(text.contains("host, fake:discrete, fake:apple"), "{text}");
+            assert!(text.len() < 300);
+        }
     }
 }

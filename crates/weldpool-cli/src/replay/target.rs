@@ -1,13 +1,10 @@
 //! The devices and presets a trace can be replayed on, by their names.
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail};
-use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Config, SizeClasses, trace};
+use weldpool::{Allocator, Config, Runtime, SizeClasses, trace};
 
 /// Names of the devices, the default first.
-pub(crate) const DEVICES: [&str; 1] = ["host"];
+pub(crate) const DEVICES: [&str; 3] = Runtime::DEVICE_NAMES;
 /// Names of the presets, the default first.
 pub(crate) const PRESETS: [&str; 2] = ["fine", "seed"];
 
@@ -21,12 +18,8 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn new(device: &str, preset: &str, limit: Option<u64>) -> Result<Self> {
-        if !DEVICES.contains(&device) {
-            bail!(
-                "there is no device {device:?} to replay on; there are {}",
-                DEVICES.join(", ")
-            );
-        }
+        // Opened again for each allocator; here it is only asked whether that works.
+        let _device = Runtime::open_device(device)?;
         Ok(Self {
             device: device.to_owned(),
             preset: preset.to_owned(),
@@ -39,7 +32,7 @@ impl Target {
 
     /// A fresh allocator.
     pub(crate) fn make(&self) -> weldpool::Result<trace::Target> {
-        let device = Arc::new(HostDevice::new()?);
+        let device = Runtime::open_device(&self.device)?;
         let allocator = Allocator::builder(device)
             .config(self.config.clone())
             .build()?;

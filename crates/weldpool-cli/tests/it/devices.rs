@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
-fn devices(format: &str) -> String {
+fn devices(format: &str, options: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weldpool"));
     let output = command
         .args(["devices", "--format", format])
+        .args(options)
         .output()
         .unwrap();
     assert!(output.status.success());
@@ -14,7 +15,7 @@ fn devices(format: &str) -> String {
 
 #[test]
 fn json_has_an_object_per_line_and_device() {
-    let text = devices("json");
+    let text = devices("json", &[]);
     let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!(first["device"], "host:0");
     assert_eq!(first["kind"], "host");
@@ -31,7 +32,30 @@ fn json_has_an_object_per_line_and_device() {
 
 #[test]
 fn the_table_names_the_host() {
-    let text = devices("table");
+    let text = devices("table", &[]);
     assert!(text.starts_with("DEVICE"), "{text}");
     assert!(text.lines().nth(1).unwrap().starts_with("host:0"), "{text}");
+}
+
+#[test]
+fn devices_made_of_software_show_on_request_only() {
+    let names = |options| {
+        let text = devices("json", options);
+        let lines = text.lines().map(|line| {
+            let device: serde_json::Value = serde_json::from_str(line).unwrap();
+            device["device"].as_str().unwrap().to_owned()
+        });
+        lines.collect::<Vec<_>>()
+    };
+    let fakes = ["fake:discrete:0", "fake:apple:0"];
+    assert!(
+        fakes
+            .iter()
+            .all(|fake| !names(&[]).contains(&fake.to_string()))
+    );
+    assert!(
+        fakes
+            .iter()
+            .all(|fake| names(&["--all"]).contains(&fake.to_string()))
+    );
 }

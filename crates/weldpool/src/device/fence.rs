@@ -1,9 +1,10 @@
 //! The device's side of a fence.
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 
 /// An ascending count of the signals a queue has passed (Metal: a shared event's value; CUDA: the
 /// number of the last event that completed).
@@ -21,4 +22,76 @@ pub trait Timeline: Debug + Send + Sync {
     ///
     /// [`DeviceLost`](crate::ErrorKind::DeviceLost) when the queue died before reaching it.
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool>;
+}
+
+/// The timeline of a queue whose work is done by threads of this process.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    completed: AtomicU64,
+    lost: AtomicBool,
+    gate: Mutex<()>,
+    passed: Condvar,
+}
+
+impl Progress {
+    /// Lets everybody see that the work before `value` is done.
+    pub(super) fn reach(&self, value: u64) {
+        // Under the lock, so that a waiter cannot miss it between its check and its sleep.
+        let _gate = self.gate.lock();
+        self.completed.store(value, Ordering::Release);
+        self.passed.notify_all();
+    }
+
+    /// Ends every wait with an error. No work of the queue may be running or run later.
+    pub(super) fn lose(&self) {
+        let _gate = self.gate.lock();
+        self.lost.store(true, Ordering::Release);
+        self.passed.notify_all();
+    }
+
+    /// The greatest value passed, whatever became of the queue.
+    pub(super) fn reached(&self) -> u64 {
+        self.completed.load(Ordering::Acquire)
+    }
+}
+
+impl Timeline for Progress {
+    fn completed(&self) -> Result<u64> {
+        if self.lost.load(Ordering::Acquire) {
+            return Err(lost());
+        }
+        Ok(self.reached())
+    }
+
+    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut gate = self.gate.lock();
+        while self.reached() < value {
+            if self.lost.load(Ordering::Acquire) {
+                return Err(lost());
+            }
+            gate = match deadline {
+                None => self
+                    .passed
+                    .wait(gate)
+                    .unwrap_or_else(|poison| poison.into_inner()),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    let woken = self.passed.wait_timeout(gate, left);
+                    woken.unwrap_or_else(|poison| poison.into_inner()).0
+                }
+            };
+        }
+        Ok(true)
+    }
+}
+
+fn lost() -> Error {
+    Error::new(
+        ErrorKind::DeviceLost,
+        "the queue died before it came to this point",
+    )
 }

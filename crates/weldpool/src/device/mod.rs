@@ -4,10 +4,13 @@
 //! driver, and [`DeviceQueue`]s, ordered streams of device work. The allocator above validates;
 //! a device reports only what the caller could not have foreseen.
 
+pub mod fake;
 mod fence;
 pub mod host;
+mod mapping;
 mod metered;
 mod properties;
+mod raw;
 mod virtual_memory;
 
 use std::fmt::Debug;

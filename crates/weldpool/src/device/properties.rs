@@ -8,6 +8,10 @@ use std::fmt;
 pub enum DeviceKind {
     /// The CPU and its memory.
     Host,
+    /// The model of a discrete GPU ([`FakeDiscrete`](super::fake::FakeDiscrete)).
+    FakeDiscrete,
+    /// The model of Metal on Apple silicon ([`FakeApple`](super::fake::FakeApple)).
+    FakeApple,
 }
 
 impl DeviceKind {
@@ -16,6 +20,8 @@ impl DeviceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
+            Self::FakeDiscrete => "fake:discrete",
+            Self::FakeApple => "fake:apple",
         }
     }
 }

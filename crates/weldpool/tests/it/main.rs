@@ -1,11 +1,21 @@
-//! The device suite on the host, and what is particular to it.
+//! The device suite on the host and on the fakes, and what is particular to each.
 
 use std::sync::Arc;
 
+use weldpool::device::fake::{FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 
 mod config;
+mod fake;
 mod host;
 mod trace;
 
+use self::fake::Checked;
+
 weldpool_testkit::device_suite!(host_device, || Arc::new(HostDevice::new().unwrap()));
+weldpool_testkit::device_suite!(fake_discrete, || Arc::new(Checked(
+    FakeDiscrete::builder().seed(1).build().unwrap()
+)));
+weldpool_testkit::device_suite!(fake_apple, || Arc::new(Checked(
+    FakeApple::builder().seed(2).build().unwrap()
+)));

@@ -5,18 +5,21 @@
 //! Either way a segment is page-aligned, its pages are committed when first touched, and a released
 //! segment's memory goes back to the system at once.
 
-mod mapping;
+#[cfg(target_os = "linux")]
+pub(crate) mod control_group;
 mod queue;
-mod raw;
+#[cfg(target_os = "linux")]
+pub(crate) mod stall;
 mod system;
 #[cfg(target_os = "linux")]
 mod virtual_memory;
+pub(crate) mod wait;
 
 use std::ptr::NonNull;
 
-use self::mapping::Mapper;
 #[cfg(target_os = "linux")]
 use super::VirtualMemory;
+use super::mapping::{Mapper, Mapping};
 use super::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
 };
@@ -102,7 +105,7 @@ impl Device for HostDevice {
 /// A mapping as a segment.
 #[derive(Debug)]
 struct HostSegment {
-    mapping: mapping::Mapping,
+    mapping: Mapping,
 }
 
 #[allow(unsafe_code)]

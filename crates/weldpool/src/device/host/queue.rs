@@ -4,12 +4,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
 
-use super::raw::Transfer;
+use crate::device::fence::Progress;
+use crate::device::raw::Transfer;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, Mutex};
 
 /// Work that may wait in one queue; a submission beyond it blocks until there is room.
 const WAITING_MAX: usize = 1024;
@@ -45,7 +45,7 @@ impl HostQueue {
     /// Starts the queue's thread. It ends by itself once the queue is dropped and its work is done.
     pub(super) fn start() -> Result<Self> {
         let (channel, receiver) = sync_channel(WAITING_MAX);
-        let timeline = Arc::new(HostTimeline::default());
+        let timeline = Arc::new(Progress::default());
         let reached = Arc::clone(&timeline);
         std::thread::Builder::new()
             .name("weldpool-queue".into())
@@ -65,7 +65,7 @@ impl HostQueue {
     }
 }
 
-fn run(receiver: &Receiver<Work>, timeline: &HostTimeline) {
+fn run(receiver: &Receiver<Work>, timeline: &Progress) {
     while let Ok(work) = receiver.recv() {
         match work {
             Work::Transfer(transfer) => transfer.run(),
@@ -138,52 +138,10 @@ unsafe impl DeviceQueue for HostQueue {
     }
 }
 
-#[derive(Debug, Default)]
-struct HostTimeline {
-    completed: AtomicU64,
-    gate: Mutex<()>,
-    passed: Condvar,
-}
-
-impl HostTimeline {
-    fn reach(&self, value: u64) {
-        // Under the lock, so that a waiter cannot miss it between its check and its sleep.
-        let _gate = self.gate.lock();
-        self.completed.store(value, Ordering::Release);
-        self.passed.notify_all();
-    }
-}
-
-impl Timeline for HostTimeline {
-    fn completed(&self) -> Result<u64> {
-        Ok(self.completed.load(Ordering::Acquire))
-    }
-
-    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut gate = self.gate.lock();
-        while self.completed.load(Ordering::Acquire) < value {
-            gate = match deadline {
-                None => self
-                    .passed
-                    .wait(gate)
-                    .unwrap_or_else(|poison| poison.into_inner()),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(false);
-                    }
-                    let woken = self.passed.wait_timeout(gate, left);
-                    woken.unwrap_or_else(|poison| poison.into_inner()).0
-                }
-            };
-        }
-        Ok(true)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -5,9 +5,9 @@
 
 use std::ptr::NonNull;
 
-use super::mapping::{Mapper, failed};
-use super::raw::{self, Address};
 use super::system;
+use crate::device::mapping::{Mapper, failed};
+use crate::device::raw::{self, Address};
 use crate::device::{AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;

@@ -63,21 +63,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// A fresh allocator. The report names its device and says `default` for the preset.
+    /// A fresh allocator. The report names its device and says `default` for the preset; what the
+    /// device charges to its clock is added to what a call took.
     #[must_use]
     pub fn new(allocator: Allocator) -> Self {
+        let device = Arc::clone(allocator.device());
         Self {
-            device: allocator.device().properties().kind.name().to_owned(),
+            device: device.properties().kind.name().to_owned(),
             allocator,
-            charged_ns: Box::new(|| 0),
+            charged_ns: Box::new(move || device.charged_ns()),
             preset: "default".to_owned(),
             config: String::new(),
             limit: None,
         }
     }
 
-    /// The time that the device has charged to its own clock so far, in nanoseconds, for devices
-    /// that only pretend to take their time. It is added to what a call took.
+    /// Takes the time that is charged so far, in nanoseconds, from elsewhere than the device.
     #[must_use]
     pub fn charged_ns(mut self, charged: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.charged_ns = Box::new(charged);

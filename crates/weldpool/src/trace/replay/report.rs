@@ -135,7 +135,7 @@ impl ReplayReport {
             internal_waste,
             external_waste: (reserved_over_live - 1.0 - internal_waste).max(0.0),
             driver_calls: stats.driver_calls,
-            driver_ns: stats.driver_ns.saturating_add((target.charged_ns)()),
+            driver_ns: stats.driver_ns,
             growths: stats.growths,
             hit_rate: stats.hit_rate(),
             mean_ns: measured.mean_ns,

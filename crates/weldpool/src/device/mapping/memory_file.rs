@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use super::failed;
-use crate::device::host::raw::{self, Address};
+use crate::device::raw::{self, Address};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ const FILE_STEP: usize = 1 << 30;
 
 /// Hands out mappings.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapper {
+pub(in crate::device) struct Mapper {
     file: OwnedFd,
     state: Mutex<FileState>,
 }
@@ -34,7 +34,7 @@ struct FileState {
 }
 
 impl Mapper {
-    pub(in crate::device::host) fn new() -> Result<Self> {
+    pub(in crate::device) fn new() -> Result<Self> {
         let file = rustix::fs::memfd_create("weldpool", MemfdFlags::CLOEXEC)
             .map_err(|error| failed("memfd_create", error))?;
         let mut offsets = Space::default();
@@ -48,12 +48,12 @@ impl Mapper {
         })
     }
 
-    pub(in crate::device::host) fn file(&self) -> &OwnedFd {
+    pub(in crate::device) fn file(&self) -> &OwnedFd {
         &self.file
     }
 
     /// Finds `bytes` zeroed bytes of the file, a multiple of the page size; returns their offset.
-    pub(in crate::device::host) fn create(&self, bytes: usize) -> Result<usize> {
+    pub(in crate::device) fn create(&self, bytes: usize) -> Result<usize> {
         let mut state = self.state.lock();
         let page = rustix::param::page_size();
         let Some((free, offset)) = state.offsets.find_clean(bytes, page) else {
@@ -81,7 +81,7 @@ impl Mapper {
     }
 
     /// Frees the pages of a range of the file; whoever still maps it sees zeroes.
-    pub(in crate::device::host) fn release(&self, offset: usize, bytes: usize) -> Result<()> {
+    pub(in crate::device) fn release(&self, offset: usize, bytes: usize) -> Result<()> {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.file, hole, offset as u64, bytes as u64)
             .map_err(|error| failed("fallocate", error))?;
@@ -94,7 +94,7 @@ impl Mapper {
     }
 
     /// Maps `bytes` zeroed bytes, a multiple of the page size.
-    pub(in crate::device::host) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
+    pub(in crate::device) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
         let offset = this.create(bytes)?;
         match raw::map_file(&this.file, offset as u64, bytes) {
             Ok(address) => Ok(Mapping {
@@ -119,14 +119,14 @@ impl Mapper {
 
     /// Bytes that are mapped or could not be freed.
     #[cfg(test)]
-    pub(in crate::device::host) fn mapped_bytes(&self) -> usize {
+    pub(in crate::device) fn mapped_bytes(&self) -> usize {
         FILE_BYTES_MAX - self.state.lock().offsets.clean_bytes()
     }
 }
 
 /// Memory that is mapped until the value is dropped.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapping {
+pub(in crate::device) struct Mapping {
     address: Address,
     bytes: usize,
     offset: usize,
@@ -134,11 +134,11 @@ pub(in crate::device::host) struct Mapping {
 }
 
 impl Mapping {
-    pub(in crate::device::host) fn address(&self) -> NonNull<u8> {
+    pub(in crate::device) fn address(&self) -> NonNull<u8> {
         self.address.0
     }
 
-    pub(in crate::device::host) fn bytes(&self) -> usize {
+    pub(in crate::device) fn bytes(&self) -> usize {
         self.bytes
     }
 }

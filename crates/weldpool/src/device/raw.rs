@@ -11,7 +11,7 @@ use crate::device::Location;
 
 /// The address of a mapping, owned by one mapping.
 #[derive(Debug)]
-pub(super) struct Address(pub(super) NonNull<u8>);
+pub(in crate::device) struct Address(pub(in crate::device) NonNull<u8>);
 
 // SAFETY: a mapping belongs to the process, not to the thread that made it.
 unsafe impl Send for Address {}
@@ -20,7 +20,11 @@ unsafe impl Sync for Address {}
 
 /// Maps `bytes` bytes of `file` from `offset`, shared, readable and writable.
 #[cfg(target_os = "linux")]
-pub(super) fn map_file(file: &std::os::fd::OwnedFd, offset: u64, bytes: usize) -> Result<Address> {
+pub(in crate::device) fn map_file(
+    file: &std::os::fd::OwnedFd,
+    offset: u64,
+    bytes: usize,
+) -> Result<Address> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space, so no
     // memory in use is touched (mmap(2)).
@@ -41,7 +45,7 @@ pub(super) fn map_file(file: &std::os::fd::OwnedFd, offset: u64, bytes: usize) -
 
 /// Reserves `bytes` bytes of address space that cannot be touched and take no memory.
 #[cfg(target_os = "linux")]
-pub(super) fn reserve(bytes: usize) -> Result<Address> {
+pub(in crate::device) fn reserve(bytes: usize) -> Result<Address> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.
     let address = unsafe {
@@ -58,7 +62,7 @@ pub(super) fn reserve(bytes: usize) -> Result<Address> {
 ///
 /// The addresses are part of a reservation of the caller's, and nothing uses them.
 #[cfg(target_os = "linux")]
-pub(super) unsafe fn map_file_at(
+pub(in crate::device) unsafe fn map_file_at(
     address: NonNull<u8>,
     file: &std::os::fd::OwnedFd,
     offset: u64,
@@ -77,7 +81,7 @@ pub(super) unsafe fn map_file_at(
 ///
 /// As for [`map_file_at`].
 #[cfg(target_os = "linux")]
-pub(super) unsafe fn reserve_at(address: NonNull<u8>, bytes: usize) -> Result<()> {
+pub(in crate::device) unsafe fn reserve_at(address: NonNull<u8>, bytes: usize) -> Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: `MAP_FIXED` replaces only what the caller owns.
     unsafe {
@@ -88,7 +92,7 @@ pub(super) unsafe fn reserve_at(address: NonNull<u8>, bytes: usize) -> Result<()
 
 /// Maps `bytes` bytes of private anonymous memory, readable and writable.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn map_anonymous(bytes: usize) -> Result<Address> {
+pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.
     let address = unsafe {
@@ -104,14 +108,14 @@ pub(super) fn map_anonymous(bytes: usize) -> Result<Address> {
 /// # Safety
 ///
 /// `bytes` is its length, and nothing uses the memory any more.
-pub(super) unsafe fn unmap(address: &Address, bytes: usize) -> Result<()> {
+pub(in crate::device) unsafe fn unmap(address: &Address, bytes: usize) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { rustix::mm::munmap(address.0.as_ptr().cast(), bytes) }
 }
 
 /// One piece of work of a host queue, to run on another thread.
 #[derive(Debug)]
-pub(super) struct Transfer(Kind);
+pub(in crate::device) struct Transfer(Kind);
 
 #[derive(Debug)]
 enum Kind {
@@ -135,7 +139,7 @@ impl Transfer {
     /// # Safety
     ///
     /// As for [`DeviceQueue::copy`](crate::device::DeviceQueue::copy).
-    pub(super) unsafe fn copy(
+    pub(in crate::device) unsafe fn copy(
         source: Location,
         destination: Location,
         bytes: usize,
@@ -150,7 +154,11 @@ impl Transfer {
     /// # Safety
     ///
     /// As for [`DeviceQueue::fill`](crate::device::DeviceQueue::fill).
-    pub(super) unsafe fn fill(destination: Location, bytes: usize, value: u8) -> Option<Self> {
+    pub(in crate::device) unsafe fn fill(
+        destination: Location,
+        bytes: usize,
+        value: u8,
+    ) -> Option<Self> {
         Some(Self(Kind::Fill {
             destination: destination.host?,
             bytes,
@@ -158,7 +166,7 @@ impl Transfer {
         }))
     }
 
-    pub(super) fn run(self) {
+    pub(in crate::device) fn run(self) {
         match self.0 {
             Kind::Copy {
                 source,

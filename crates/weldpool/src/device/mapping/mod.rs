@@ -7,9 +7,9 @@ mod anonymous;
 mod memory_file;
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use anonymous::{Mapper, Mapping};
+pub(in crate::device) use anonymous::{Mapper, Mapping};
 #[cfg(target_os = "linux")]
-pub(super) use memory_file::{Mapper, Mapping};
+pub(in crate::device) use memory_file::{Mapper, Mapping};
 
 use crate::error::{Error, ErrorKind};
 

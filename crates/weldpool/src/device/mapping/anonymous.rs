@@ -5,21 +5,21 @@
 use std::ptr::NonNull;
 
 use super::failed;
-use crate::device::host::raw::{self, Address};
+use crate::device::raw::{self, Address};
 use crate::error::Result;
 use crate::sync::Arc;
 
 /// Hands out mappings.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapper;
+pub(in crate::device) struct Mapper;
 
 impl Mapper {
-    pub(in crate::device::host) fn new() -> Result<Self> {
+    pub(in crate::device) fn new() -> Result<Self> {
         Ok(Self)
     }
 
     /// Maps `bytes` zeroed bytes, a multiple of the page size.
-    pub(in crate::device::host) fn map(_this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
+    pub(in crate::device) fn map(_this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
         let address = raw::map_anonymous(bytes).map_err(|error| failed("mmap", error))?;
         Ok(Mapping { address, bytes })
     }
@@ -27,17 +27,17 @@ impl Mapper {
 
 /// Memory that is mapped until the value is dropped.
 #[derive(Debug)]
-pub(in crate::device::host) struct Mapping {
+pub(in crate::device) struct Mapping {
     address: Address,
     bytes: usize,
 }
 
 impl Mapping {
-    pub(in crate::device::host) fn address(&self) -> NonNull<u8> {
+    pub(in crate::device) fn address(&self) -> NonNull<u8> {
         self.address.0
     }
 
-    pub(in crate::device::host) fn bytes(&self) -> usize {
+    pub(in crate::device) fn bytes(&self) -> usize {
         self.bytes
     }
 }

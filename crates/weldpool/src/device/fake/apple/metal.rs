@@ -1,0 +1,239 @@
+//! The model of an `MTLDevice`: what its memory objects have in common.
+
+use std::collections::BTreeMap;
+
+use super::costs::AppleCosts;
+use super::heap::{Heap, HeapDescriptor, HeapMemory};
+use super::{ALIGNMENT, PAGE};
+use crate::binding::Resource;
+use crate::device::fake::address_space::{AddressSpace, Reach};
+use crate::device::fake::capacity::Capacity;
+use crate::device::fake::control::Ledger;
+use crate::device::fake::queue::{self, Side};
+use crate::device::fake::store::{Fresh, Store};
+use crate::device::fake::violation::{Rule, Violation, broken};
+use crate::device::mapping::Mapper;
+use crate::device::{Location, StorageMode};
+use crate::error::{Error, Result};
+use crate::sync::{Arc, Mutex};
+
+/// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
+#[derive(Debug, Clone)]
+pub struct Metal {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ledger: Arc<Ledger>,
+    mapper: Arc<Mapper>,
+    costs: AppleCosts,
+    memory: Arc<Capacity>,
+    space: AddressSpace,
+    limits: Limits,
+    objects: Mutex<Objects>,
+}
+
+/// What the device says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) working_set: u64,
+    pub(super) buffer_bytes_max: u64,
+    pub(super) poison: bool,
+}
+
+/// The objects that are alive, by address.
+#[derive(Debug, Default)]
+struct Objects {
+    heaps: BTreeMap<u64, Arc<HeapMemory>>,
+    /// Buffers: from the object's own address to its device address and length.
+    buffers: BTreeMap<usize, (u64, usize)>,
+}
+
+impl Metal {
+    pub(super) fn new(
+        ordinal: u32,
+        ledger: Arc<Ledger>,
+        costs: AppleCosts,
+        memory: u64,
+        limits: Limits,
+    ) -> Result<Self> {
+        let shared = Shared {
+            ledger,
+            mapper: Arc::new(Mapper::new()?),
+            costs,
+            memory: Arc::new(Capacity::new(memory)),
+            space: AddressSpace::new(ordinal, PAGE),
+            limits,
+            objects: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// `newHeapWithDescriptor:` for a heap of type placement. The size is rounded up to a page.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for a size of zero or a storage mode that
+    /// heaps do not have, which is a violation too;
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) when there is no memory for it.
+    pub fn new_heap(&self, descriptor: &HeapDescriptor) -> Result<Heap> {
+        let HeapDescriptor { bytes, storage } = *descriptor;
+        if storage == StorageMode::Managed {
+            return Err(self.record(Violation {
+                rule: Rule::HeapStorage,
+                text: "a heap of managed storage".into(),
+            }));
+        }
+        let rounded = bytes
+            .checked_next_multiple_of(PAGE)
+            .filter(|&bytes| bytes > 0);
+        let Some(bytes) = rounded else {
+            return Err(self.record(Violation {
+                rule: Rule::Granularity,
+                text: format!("a heap of {bytes} bytes"),
+            }));
+        };
+        let claim = Capacity::claim(&self.shared.memory, bytes)?;
+        let fresh = match storage {
+            StorageMode::Private => Fresh::Poison {
+                large: self.shared.limits.poison,
+            },
+            _ => Fresh::Zero,
+        };
+        let store = Arc::new(Store::new(&self.shared.mapper, bytes, PAGE, fresh, claim));
+        let pages = match storage {
+            StorageMode::Shared => Some(store.pages()?),
+            _ => None,
+        };
+        let address = self.shared.space.reserve(bytes, PAGE)?;
+        let memory = Arc::new(HeapMemory::new(store, storage, address));
+        let mapped = self.shared.space.map(address, memory.store(), true);
+        mapped.map_err(|violation| self.record(violation))?;
+        self.shared
+            .objects
+            .lock()
+            .heaps
+            .insert(address, Arc::clone(&memory));
+        self.charge(self.shared.costs.heap.ns(bytes as u64));
+        Ok(Heap::new(self.clone(), memory, pages))
+    }
+
+    /// `heapBufferSizeAndAlignWithLength:options:`: what a buffer of this length takes on a heap, and
+    /// the multiple at which it may lie.
+    #[must_use]
+    pub fn heap_buffer_size_and_align(&self, length: usize) -> (usize, usize) {
+        let size = length.checked_next_multiple_of(ALIGNMENT);
+        (size.unwrap_or(usize::MAX), ALIGNMENT)
+    }
+
+    /// `currentAllocatedSize`: bytes of all heaps of this device. A heap counts until its end, whatever
+    /// its purgeable state.
+    #[must_use]
+    pub fn current_allocated_size(&self) -> u64 {
+        self.shared.memory.used()
+    }
+
+    /// `recommendedMaxWorkingSetSize`: what can be used with good performance, in bytes. Not a limit.
+    #[must_use]
+    pub fn recommended_max_working_set_size(&self) -> u64 {
+        self.shared.limits.working_set
+    }
+
+    /// `maxBufferLength` in bytes.
+    #[must_use]
+    pub fn max_buffer_length(&self) -> u64 {
+        self.shared.limits.buffer_bytes_max
+    }
+
+    /// Physical memory in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.shared.memory.total()
+    }
+
+    /// What the system does under memory pressure: discards volatile heaps, lowest address first, until
+    /// `bytes` bytes are discarded or none is left; returns the bytes. The contents become poison.
+    ///
+    /// Nobody may be using the contents, as the rules for volatile memory say.
+    #[must_use = "says how many bytes were discarded"]
+    pub fn purge_volatile(&self, bytes: u64) -> u64 {
+        let heaps: Vec<_> = self.shared.objects.lock().heaps.values().cloned().collect();
+        let mut discarded = 0;
+        for heap in heaps {
+            if discarded >= bytes {
+                break;
+            }
+            if heap.purge() {
+                discarded += heap.bytes() as u64;
+            }
+        }
+        discarded
+    }
+
+    pub(super) fn costs(&self) -> &AppleCosts {
+        &self.shared.costs
+    }
+
+    pub(super) fn charge(&self, nanoseconds: u64) {
+        self.shared.ledger.charge(nanoseconds);
+    }
+
+    pub(super) fn record(&self, violation: Violation) -> Error {
+        self.shared.ledger.record(violation)
+    }
+
+    pub(super) fn forget_heap(&self, heap: &HeapMemory) {
+        self.shared.objects.lock().heaps.remove(&heap.address());
+        let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
+    }
+
+    pub(super) fn remember_buffer(&self, object: Resource, address: u64, length: usize) {
+        let object = object.as_ptr().addr().get();
+        let mut objects = self.shared.objects.lock();
+        objects.buffers.insert(object, (address, length));
+    }
+
+    pub(super) fn forget_buffer(&self, object: Resource) {
+        let object = object.as_ptr().addr().get();
+        self.shared.objects.lock().buffers.remove(&object);
+    }
+
+    /// Whether a buffer object of this device is alive.
+    pub(super) fn knows(&self, object: Resource) -> bool {
+        let object = object.as_ptr().addr().get();
+        self.shared.objects.lock().buffers.contains_key(&object)
+    }
+}
+
+impl queue::Memory for Metal {
+    /// A location is a buffer and an offset in it, as an encoder takes it.
+    fn identify(&self, location: &Location, bytes: usize) -> std::result::Result<Side, Violation> {
+        let Some((object, offset)) = location.resource else {
+            return broken(
+                Rule::OwnMemory,
+                "a location without a buffer of this device",
+            );
+        };
+        let objects = self.shared.objects.lock();
+        let Some(&(address, length)) = objects.buffers.get(&object.as_ptr().addr().get()) else {
+            return broken(
+                Rule::OwnMemory,
+                format!("{object:?} is no buffer of this device, or its end has come"),
+            );
+        };
+        if offset.checked_add(bytes).is_none_or(|end| end > length) {
+            return broken(
+                Rule::InsideBuffer,
+                format!("work on {bytes} bytes at {offset} of a buffer of {length} bytes"),
+            );
+        }
+        Ok(Side::Device(address + offset as u64))
+    }
+
+    fn reach(&self, address: u64, bytes: usize) -> std::result::Result<Vec<Reach>, Violation> {
+        self.shared.space.reach(address, bytes)
+    }
+}

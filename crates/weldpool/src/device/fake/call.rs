@@ -1,0 +1,69 @@
+//! The calls of a device, by name.
+
+/// A call of a device that can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Call {
+    /// [`Device::budget`](crate::Device::budget).
+    Budget,
+    /// [`Device::create_segment`](crate::Device::create_segment).
+    CreateSegment,
+    /// [`Device::release_segment`](crate::Device::release_segment).
+    ReleaseSegment,
+    /// [`Device::create_queue`](crate::Device::create_queue).
+    CreateQueue,
+    /// [`DeviceQueue::copy`](crate::device::DeviceQueue::copy).
+    Copy,
+    /// [`DeviceQueue::fill`](crate::device::DeviceQueue::fill).
+    Fill,
+    /// [`DeviceQueue::call`](crate::device::DeviceQueue::call).
+    HostCall,
+    /// [`DeviceQueue::signal`](crate::device::DeviceQueue::signal).
+    Signal,
+    /// [`DeviceQueue::wait_for`](crate::device::DeviceQueue::wait_for).
+    WaitFor,
+    /// [`VirtualMemory::reserve`](crate::device::VirtualMemory::reserve).
+    Reserve,
+    /// [`VirtualMemory::create`](crate::device::VirtualMemory::create).
+    CreatePhysical,
+    /// [`VirtualMemory::release`](crate::device::VirtualMemory::release).
+    ReleasePhysical,
+    /// [`AddressRange::map`](crate::device::AddressRange::map).
+    Map,
+    /// [`AddressRange::allow_access`](crate::device::AddressRange::allow_access).
+    AllowAccess,
+    /// [`AddressRange::unmap`](crate::device::AddressRange::unmap).
+    Unmap,
+}
+
+impl Call {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::Budget,
+        Self::CreateSegment,
+        Self::ReleaseSegment,
+        Self::CreateQueue,
+        Self::Copy,
+        Self::Fill,
+        Self::HostCall,
+        Self::Signal,
+        Self::WaitFor,
+        Self::Reserve,
+        Self::CreatePhysical,
+        Self::ReleasePhysical,
+        Self::Map,
+        Self::AllowAccess,
+        Self::Unmap,
+    ];
+
+    /// Those of [`VirtualMemory`](crate::device::VirtualMemory) and
+    /// [`AddressRange`](crate::device::AddressRange).
+    pub const VIRTUAL_MEMORY: [Self; 6] = [
+        Self::Reserve,
+        Self::CreatePhysical,
+        Self::ReleasePhysical,
+        Self::Map,
+        Self::AllowAccess,
+        Self::Unmap,
+    ];
+}

@@ -1,0 +1,124 @@
+//! The memory of a discrete fake: what segments, handles and queues share.
+
+use super::{GRANULARITY, Violation};
+use crate::device::Location;
+use crate::device::fake::address_space::{AddressSpace, Reach};
+use crate::device::fake::capacity::Capacity;
+use crate::device::fake::control::Ledger;
+use crate::device::fake::costs::Costs;
+use crate::device::fake::queue::{self, Side};
+use crate::device::fake::store::{Fresh, Store};
+use crate::device::fake::violation::{Rule, broken};
+use crate::device::mapping::Mapper;
+use crate::device::raw::Address;
+use crate::error::Result;
+use crate::sync::Arc;
+
+/// Memory, addresses and costs of one device.
+#[derive(Debug)]
+pub(super) struct Memory {
+    ledger: Arc<Ledger>,
+    mapper: Arc<Mapper>,
+    costs: Costs,
+    private: Arc<Capacity>,
+    pinned: Arc<Capacity>,
+    space: AddressSpace,
+    poison: bool,
+}
+
+impl Memory {
+    pub(super) fn new(
+        ordinal: u32,
+        ledger: Arc<Ledger>,
+        mapper: Arc<Mapper>,
+        costs: Costs,
+        [private, pinned]: [Arc<Capacity>; 2],
+        poison: bool,
+    ) -> Self {
+        Self {
+            ledger,
+            mapper,
+            costs,
+            private,
+            pinned,
+            space: AddressSpace::new(ordinal, GRANULARITY),
+            poison,
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    pub(super) fn space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    pub(super) fn private(&self) -> &Capacity {
+        &self.private
+    }
+
+    pub(super) fn pinned(&self) -> &Capacity {
+        &self.pinned
+    }
+
+    pub(super) fn poison(&self) -> bool {
+        self.poison
+    }
+
+    /// Device memory that is not mapped anywhere.
+    pub(super) fn new_private(&self, bytes: usize) -> Result<Arc<Store>> {
+        let claim = Capacity::claim(&self.private, bytes)?;
+        let fresh = Fresh::Poison { large: self.poison };
+        Ok(Arc::new(Store::new(
+            &self.mapper,
+            bytes,
+            rustix::param::page_size(),
+            fresh,
+            claim,
+        )))
+    }
+
+    /// Pinned host memory.
+    pub(super) fn new_pinned(&self, bytes: usize) -> Result<Arc<Store>> {
+        let claim = Capacity::claim(&self.pinned, bytes)?;
+        Ok(Arc::new(Store::new(
+            &self.mapper,
+            bytes,
+            GRANULARITY,
+            Fresh::Zero,
+            claim,
+        )))
+    }
+
+    /// Sizes that a driver call takes are multiples of the granularity and not zero.
+    pub(super) fn check_granularity(&self, sizes: &[usize], what: &str) -> Result<()> {
+        for &bytes in sizes {
+            if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
+                return Err(self.ledger.record(Violation {
+                    rule: Rule::Granularity,
+                    text: format!("{what} of {bytes} bytes; granularity is {GRANULARITY}"),
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl queue::Memory for Memory {
+    fn identify(&self, location: &Location, _bytes: usize) -> std::result::Result<Side, Violation> {
+        match (location.device, location.host) {
+            (Some(address), _) => Ok(Side::Device(address)),
+            (None, Some(address)) => Ok(Side::Host(Address(address))),
+            (None, None) => broken(Rule::OwnMemory, "a location without any address"),
+        }
+    }
+
+    fn reach(&self, address: u64, bytes: usize) -> std::result::Result<Vec<Reach>, Violation> {
+        self.space.reach(address, bytes)
+    }
+}

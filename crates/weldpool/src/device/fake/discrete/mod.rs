@@ -1,0 +1,211 @@
+//! A discrete GPU as CUDA's driver shows it.
+
+mod builder;
+mod memory;
+mod segment;
+mod virtual_memory;
+
+use self::memory::Memory;
+use self::virtual_memory::DiscreteMemory;
+use super::call::Call;
+use super::capacity::Capacity;
+use super::control::{Control, Step};
+use super::violation::{Rule, Violation};
+use crate::device::mapping::Mapper;
+use crate::device::{
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
+    VirtualMemory,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
+
+pub use self::builder::FakeDiscreteBuilder;
+
+/// Sizes of handles and positions of mappings on an H200 (`cuMemGetAllocationGranularity`).
+const GRANULARITY: usize = 2 << 20;
+
+/// Bound on one segment, which keeps arithmetic on sizes far from overflow; CUDA documents none but the
+/// memory there is.
+const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30 };
+
+/// The model of a discrete GPU with CUDA's virtual memory (H200, driver 580).
+///
+/// * `Private` storage is device memory: the host has no address for it, queues reach it. It comes as
+///   segments (`cudaMalloc`) and through [`VirtualMemory`]: handles of 2 MiB and multiples, mapped whole
+///   from their start (a mapping at another offset is not supported by the driver), at as many addresses
+///   as wanted, and inaccessible until [`allow_access`](crate::device::AddressRange::allow_access). New
+///   contents are whatever was there before; here up to 4 MiB are poison and the rest zeroes.
+/// * `Shared` storage is pinned host memory (`cudaMallocHost`), as segments only; its device address is
+///   its host address, as with CUDA's unified addressing.
+/// * A handle released while it is still mapped holds its memory until the last mapping is gone
+///   (documentation of `cuMemUnmap`), but work that touches it is a broken rule, since
+///   [`VirtualMemory::release`] forbids it.
+/// * Queues copy from and to host memory that the device does not know, as CUDA does.
+///
+/// ```
+/// use std::sync::Arc;
+/// use weldpool::device::fake::FakeDiscrete;
+/// use weldpool::{Allocator, Request, StorageMode};
+///
+/// # fn main() -> weldpool::Result<()> {
+/// let device = Arc::new(FakeDiscrete::builder().seed(7).build()?);
+/// let allocator = Allocator::builder(device.clone()).build()?;
+/// let queue = allocator.create_queue()?;
+/// let mut pinned = allocator.allocate(4096)?;
+/// pinned.write::<u8>()?.fill(1);
+/// let mut private = allocator.allocate_with(&Request::new(4096).storage(StorageMode::Private))?;
+/// queue.copy(&pinned, &mut private)?.wait(None)?;
+/// drop((pinned, private, queue, allocator));
+/// assert!(device.violations().is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct FakeDiscrete {
+    properties: DeviceProperties,
+    memory: Arc<Memory>,
+    virtual_memory: DiscreteMemory,
+    control: Control,
+}
+
+impl FakeDiscrete {
+    /// A device with default settings.
+    ///
+    /// # Errors
+    ///
+    /// As for [`FakeDiscreteBuilder::build`].
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Starts building a device.
+    pub fn builder() -> FakeDiscreteBuilder {
+        FakeDiscreteBuilder::default()
+    }
+
+    fn build(builder: FakeDiscreteBuilder) -> Result<Self> {
+        let FakeDiscreteBuilder {
+            memory,
+            pinned,
+            costs,
+            settings,
+        } = builder;
+        let ordinal = settings.ordinal;
+        let poison = settings.poison;
+        let control = Control::new(settings, costs.event_record_ns, costs.event_query_ns, false);
+        let memory = Arc::new(Memory::new(
+            ordinal,
+            Arc::clone(control.ledger()),
+            Arc::new(Mapper::new()?),
+            costs,
+            [memory, pinned].map(Capacity::new).map(Arc::new),
+            poison,
+        ));
+        Ok(Self {
+            properties: DeviceProperties {
+                kind: DeviceKind::FakeDiscrete,
+                ordinal,
+                name: "model of an NVIDIA H200".into(),
+                unified: false,
+                page_bytes: rustix::param::page_size(),
+                granularity: GRANULARITY,
+                alignment_min: 256,
+                segment_bytes_max: SEGMENT_BYTES_MAX,
+                storage_modes: vec![StorageMode::Shared, StorageMode::Private],
+                numa_nodes: vec![0],
+                parallelism: 1,
+            },
+            virtual_memory: DiscreteMemory::new(Arc::clone(&memory)),
+            memory,
+            control,
+        })
+    }
+
+    /// What the device saw, and what is to go wrong.
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The rules broken so far; see [`Control::violations`].
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        self.control.violations()
+    }
+
+    /// Does one item of a queue; see [`Control::step`].
+    pub fn step(&self, queue: u64) -> Step {
+        self.control.step(queue)
+    }
+
+    /// Steps a queue up to a value of its timeline; see [`Control::run_until`].
+    pub fn run_until(&self, queue: u64, value: u64) -> bool {
+        self.control.run_until(queue, value)
+    }
+
+    /// Bytes of host memory that are pinned.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        self.memory.pinned().used()
+    }
+}
+
+impl Device for FakeDiscrete {
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
+    }
+
+    fn budget(&self) -> Result<Budget> {
+        self.control.ledger().enter(Call::Budget)?;
+        let private = self.memory.private();
+        Ok(Budget {
+            total: private.total(),
+            available: Some(private.total() - private.used()),
+            limit: None,
+        })
+    }
+
+    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
+        self.control.ledger().enter(Call::CreateSegment)?;
+        self.memory.check_granularity(&[bytes], "a segment")?;
+        match storage {
+            StorageMode::Shared => Ok(Box::new(segment::Pinned::new(&self.memory, bytes)?)),
+            StorageMode::Private => Ok(Box::new(segment::Private::new(&self.memory, bytes)?)),
+            StorageMode::Managed => Err(Error::new(
+                ErrorKind::Unsupported,
+                "fake:discrete has no managed storage",
+            )),
+        }
+    }
+
+    fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
+        if let Err(error) = self.control.ledger().enter(Call::ReleaseSegment) {
+            return Err(ReleaseError { segment, error });
+        }
+        let known = segment.device_address().is_some_and(|address| {
+            self.memory.space().mapped_bytes(address) == Some(segment.bytes())
+        });
+        if !known {
+            let error = self.control.ledger().record(Violation {
+                rule: Rule::OwnMemory,
+                text: format!("{segment:?} is not a segment of this device"),
+            });
+            return Err(ReleaseError { segment, error });
+        }
+        drop(segment);
+        Ok(())
+    }
+
+    fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
+        let memory = Arc::clone(&self.memory) as Arc<dyn super::queue::Memory>;
+        self.control.create_queue(memory)
+    }
+
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        (storage == StorageMode::Private).then_some(&self.virtual_memory)
+    }
+
+    fn charged_ns(&self) -> u64 {
+        self.control.ledger().charged_ns()
+    }
+}

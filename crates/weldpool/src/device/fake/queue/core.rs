@@ -1,0 +1,329 @@
+//! The state of a queue, and the ways it goes on: by a thread of its own, or by hand.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::work::{Failure, Item, Memory};
+use crate::device::Timeline;
+use crate::device::fake::control::{Ledger, Step};
+use crate::device::fake::random;
+use crate::device::fence::Progress;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// Work that may wait in one queue. A submission beyond it blocks until there is room, or is an error
+/// where the queue goes on by hand.
+const WAITING_MAX: usize = 1024;
+
+/// Delays up to this long are waited out awake, since the system's sleep is no finer.
+const AWAKE_MAX: Duration = Duration::from_micros(100);
+
+/// How a queue behaves.
+#[derive(Debug, Clone)]
+pub(in crate::device::fake) struct Behaviour {
+    pub(in crate::device::fake) seed: u64,
+    /// Number of the queue on its device, from 0 in the order of creation.
+    pub(in crate::device::fake) number: u64,
+    /// Longest time by which an item is late.
+    pub(in crate::device::fake) delay_max: Duration,
+    /// Whether it goes on by hand.
+    pub(in crate::device::fake) manual: bool,
+    /// Whether host functions are called on threads that nobody else knows, as Metal does.
+    pub(in crate::device::fake) foreign_threads: bool,
+}
+
+/// A queue, alive until it is closed and its work is done.
+#[derive(Debug)]
+pub(in crate::device::fake) struct Core {
+    behaviour: Behaviour,
+    memory: Arc<dyn Memory>,
+    ledger: Arc<Ledger>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Held while work touches memory, so that a queue is lost only between two items.
+    touching: Mutex<()>,
+    timeline: Arc<ChargedTimeline>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// Items taken so far.
+    taken: u64,
+    signalled: u64,
+    busy: bool,
+    closed: bool,
+    hung: bool,
+    lost: bool,
+}
+
+impl Core {
+    pub(in crate::device::fake) fn new(
+        behaviour: Behaviour,
+        memory: Arc<dyn Memory>,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
+        let timeline = ChargedTimeline {
+            progress: Progress::default(),
+            ledger: Arc::clone(ledger),
+        };
+        Self {
+            behaviour,
+            memory,
+            ledger: Arc::clone(ledger),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            touching: Mutex::default(),
+            timeline: Arc::new(timeline),
+        }
+    }
+
+    pub(super) fn timeline(&self) -> Arc<dyn Timeline> {
+        Arc::clone(&self.timeline) as Arc<dyn Timeline>
+    }
+
+    pub(super) fn memory(&self) -> &dyn Memory {
+        self.memory.as_ref()
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(in crate::device::fake) fn reached(&self) -> u64 {
+        self.timeline.progress.reached()
+    }
+
+    /// Items submitted and not begun.
+    pub(in crate::device::fake) fn waiting(&self) -> usize {
+        self.state.lock().items.len()
+    }
+
+    /// Whether nothing will happen in it any more.
+    pub(in crate::device::fake) fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && (state.lost || (state.items.is_empty() && !state.busy))
+    }
+
+    pub(super) fn submit(&self, item: Item) -> Result<()> {
+        self.submit_with(|_| item).map(drop)
+    }
+
+    pub(super) fn signal(&self) -> Result<u64> {
+        self.submit_with(|state| {
+            state.signalled += 1;
+            Item::Signal(state.signalled)
+        })
+    }
+
+    /// Puts an item at the end; returns the last value signalled.
+    fn submit_with(&self, item: impl FnOnce(&mut State) -> Item) -> Result<u64> {
+        let mut state = self.state.lock();
+        while state.items.len() >= WAITING_MAX && !state.lost {
+            if self.behaviour.manual {
+                return Err(Error::with_message(
+                    ErrorKind::LimitExceeded,
+                    format!("{WAITING_MAX} items wait in a queue that goes on by hand; step it"),
+                ));
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(|poison| poison.into_inner());
+        }
+        if state.lost {
+            return Err(Error::new(ErrorKind::DeviceLost, "the queue was lost"));
+        }
+        let item = item(&mut state);
+        state.items.push_back(item);
+        self.changed.notify_all();
+        Ok(state.signalled)
+    }
+
+    /// No more will be submitted; what was is still done.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Begins no further item until resumed.
+    pub(in crate::device::fake) fn hang(&self, hung: bool) {
+        self.state.lock().hung = hung;
+        self.changed.notify_all();
+    }
+
+    /// Drops all work that has not begun, waits for what touches memory now, and fails everybody who
+    /// waits for the queue.
+    pub(in crate::device::fake) fn lose(&self) {
+        let mut state = self.state.lock();
+        state.lost = true;
+        let never_run = std::mem::take(&mut state.items);
+        drop(state);
+        self.changed.notify_all();
+        drop(self.touching.lock());
+        self.timeline.progress.lose();
+        drop(never_run);
+    }
+
+    /// Goes on until the queue is closed and empty, or lost.
+    pub(in crate::device::fake) fn work(&self) {
+        while let Some((number, item)) = self.next() {
+            self.delay(number);
+            self.run(item);
+            self.state.lock().busy = false;
+        }
+    }
+
+    fn next(&self) -> Option<(u64, Item)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.lost || (state.closed && state.items.is_empty()) {
+                return None;
+            }
+            if !state.hung
+                && let Some(item) = state.items.pop_front()
+            {
+                state.busy = true;
+                state.taken += 1;
+                self.changed.notify_all();
+                return Some((state.taken, item));
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(|poison| poison.into_inner());
+        }
+    }
+
+    /// Is as late as the seed says for this item.
+    fn delay(&self, number: u64) {
+        let Behaviour {
+            seed, delay_max, ..
+        } = self.behaviour;
+        if delay_max.is_zero() {
+            return;
+        }
+        let late = delay_max.mul_f64(random::fraction(seed, self.behaviour.number, number));
+        if late > AWAKE_MAX {
+            std::thread::sleep(late);
+            return;
+        }
+        let start = Instant::now();
+        while start.elapsed() < late {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Does one item on the calling thread, if the queue goes on by hand.
+    pub(in crate::device::fake) fn step(&self) -> Step {
+        if !self.behaviour.manual {
+            return Step::Idle;
+        }
+        let mut state = self.state.lock();
+        if state.lost {
+            return Step::Lost;
+        }
+        if state.hung {
+            return Step::Held;
+        }
+        if state.busy {
+            return Step::Waiting;
+        }
+        match state.items.front() {
+            None => return Step::Idle,
+            // A wait for a queue that died is over.
+            Some(Item::Wait(other, value))
+                if !other.wait(*value, Some(Duration::ZERO)).unwrap_or(true) =>
+            {
+                return Step::Waiting;
+            }
+            Some(_) => {}
+        }
+        let Some(item) = state.items.pop_front() else {
+            return Step::Idle;
+        };
+        state.busy = true;
+        drop(state);
+        self.run(item);
+        self.state.lock().busy = false;
+        Step::Ran
+    }
+
+    fn run(&self, item: Item) {
+        match item {
+            Item::Move(work) => {
+                let touching = self.touching.lock();
+                if self.state.lock().lost {
+                    return;
+                }
+                // SAFETY: whoever submitted the work promised valid, unraced memory until it is done.
+                let done = unsafe { work.run(self.memory.as_ref()) };
+                drop(touching);
+                match done {
+                    Ok(()) => {}
+                    Err(Failure::Broken(violation)) => drop(self.ledger.record(violation)),
+                    Err(Failure::System(error)) => {
+                        tracing::error!(%error, "a fake device's queue is lost: no memory for contents");
+                        self.lose();
+                    }
+                }
+            }
+            Item::Call(function) => self.call(function),
+            Item::Wait(other, value) => {
+                // A lost queue has stopped, so its work cannot race with ours any more.
+                if let Err(error) = other.wait(value, None) {
+                    tracing::warn!(%error, "a queue went on without the queue it waited for");
+                }
+            }
+            Item::Signal(value) => {
+                let _touching = self.touching.lock();
+                if !self.state.lock().lost {
+                    self.timeline.progress.reach(value);
+                }
+            }
+        }
+    }
+
+    fn call(&self, function: Box<dyn FnOnce() + Send>) {
+        let returned = if self.behaviour.foreign_threads {
+            let spawned = std::thread::Builder::new()
+                .name("weldpool-handler".into())
+                .spawn(function);
+            match spawned {
+                Ok(thread) => thread.join().is_ok(),
+                Err(error) => {
+                    tracing::error!(%error, "no thread for a host function; the queue is lost");
+                    self.lose();
+                    return;
+                }
+            }
+        } else {
+            catch_unwind(AssertUnwindSafe(function)).is_ok()
+        };
+        if !returned {
+            tracing::error!("a host function on a queue panicked");
+        }
+    }
+}
+
+/// A timeline that charges for being asked.
+#[derive(Debug)]
+struct ChargedTimeline {
+    progress: Progress,
+    ledger: Arc<Ledger>,
+}
+
+impl Timeline for ChargedTimeline {
+    fn completed(&self) -> Result<u64> {
+        self.ledger.charge(self.ledger.event_query_ns);
+        self.progress.completed()
+    }
+
+    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
+        self.ledger.charge(self.ledger.event_query_ns);
+        self.progress.wait(value, timeout)
+    }
+}

@@ -1,0 +1,94 @@
+//! Rules of a driver that were broken.
+
+use crate::error::{Error, ErrorKind};
+use crate::sync::Mutex;
+
+/// Violations kept; later ones are only counted.
+const KEPT_MAX: usize = 256;
+
+/// A rule of a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Sizes and offsets are multiples of the granularity and not zero.
+    Granularity,
+    /// A handle is mapped whole, from its start, and released whole.
+    WholeHandle,
+    /// A handle that is mapped or released exists.
+    KnownHandle,
+    /// A mapping lies inside its reserved range.
+    InsideRange,
+    /// Memory is mapped only where nothing is.
+    FreeAddresses,
+    /// What is made accessible or unmapped contains at least one mapping, and each as a whole.
+    WholeMapping,
+    /// Work touches addresses that are mapped.
+    Mapped,
+    /// Work touches memory only after access to it was allowed.
+    Accessible,
+    /// Work touches no memory that was released.
+    NotReleased,
+    /// A copy's source and destination are different memory, whatever their addresses.
+    Disjoint,
+    /// A location belongs to the device that is to use it.
+    OwnMemory,
+    /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`).
+    HeapStorage,
+    /// Metal: a resource lies inside its heap, at a multiple of its alignment.
+    InsideHeap,
+    /// Metal: work stays inside the buffer that it names.
+    InsideBuffer,
+    /// Metal: no buffer is longer than the device's `maxBufferLength`.
+    BufferLength,
+    /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.
+    NotVolatile,
+}
+
+/// A rule that was broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule.
+    pub rule: Rule,
+    /// What was done, with sizes and addresses.
+    pub text: String,
+}
+
+/// What was broken so far.
+#[derive(Debug, Default)]
+pub(super) struct Violations(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    kept: Vec<Violation>,
+    count: u64,
+}
+
+impl Violations {
+    /// Remembers a broken rule and makes the error to return.
+    pub(super) fn record(&self, violation: Violation) -> Error {
+        tracing::error!(rule = ?violation.rule, "{}", violation.text);
+        let error = Error::with_message(ErrorKind::InvalidRequest, violation.text.as_str());
+        let mut state = self.0.lock();
+        state.count += 1;
+        if state.kept.len() < KEPT_MAX {
+            state.kept.push(violation);
+        }
+        error
+    }
+
+    pub(super) fn list(&self) -> Vec<Violation> {
+        self.0.lock().kept.clone()
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+}
+
+/// Shorthand for the error side of a check.
+pub(super) fn broken<T>(rule: Rule, text: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation {
+        rule,
+        text: text.into(),
+    })
+}

@@ -1,0 +1,297 @@
+//! Queues of the fakes: order, delays, steps by hand, hanging and loss.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, Step, When};
+use weldpool::{Allocator, Device, ErrorKind, Request, StorageMode};
+
+const LONG: Option<Duration> = Some(Duration::from_secs(60));
+
+#[test]
+fn queues_end_out_of_order_and_each_in_its_own() {
+    let device = FakeDiscrete::builder()
+        .seed(5)
+        .delays(Duration::from_micros(400))
+        .build()
+        .unwrap();
+    let (report, order) = channel();
+    let queues = [0, 1].map(|_| device.create_queue().unwrap());
+    for item in 0..40 {
+        for (number, queue) in queues.iter().enumerate() {
+            let report = report.clone();
+            let call = move || report.send((number, item)).unwrap();
+            queue.call(Box::new(call)).unwrap();
+        }
+    }
+    drop(report);
+    let order: Vec<(usize, i32)> = order.iter().collect();
+    for number in 0..2 {
+        let own = order.iter().filter(|(queue, _)| *queue == number);
+        assert!(own.map(|(_, item)| *item).eq(0..40));
+    }
+    let submitted = (0..40).flat_map(|item| [(0, item), (1, item)]);
+    assert!(!submitted.eq(order), "no queue was ever later than another");
+}
+
+#[test]
+fn steps_come_out_the_same_for_the_same_seed() {
+    let order = |seed| {
+        let device = FakeDiscrete::builder()
+            .seed(seed)
+            .manual(true)
+            .build()
+            .unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let queues = [0, 1, 2].map(|_| device.create_queue().unwrap());
+        for (number, queue) in queues.iter().enumerate() {
+            for item in 0..5 {
+                let order = Arc::clone(&order);
+                let call = move || order.lock().unwrap().push((number, item));
+                queue.call(Box::new(call)).unwrap();
+            }
+        }
+        assert_eq!(device.control().run_all(), 15);
+        order.lock().unwrap().clone()
+    };
+    assert_eq!(order(3), order(3));
+    assert!((4..10).any(|seed| order(seed) != order(3)));
+}
+
+#[test]
+fn a_queue_by_hand_does_one_item_at_a_time() {
+    let device = Arc::new(FakeDiscrete::builder().manual(true).build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let (first, second) = (
+        allocator.create_queue().unwrap(),
+        allocator.create_queue().unwrap(),
+    );
+    let mut source = allocator.allocate(1000).unwrap();
+    source.write::<u8>().unwrap().fill(1);
+    let mut middle = allocator
+        .allocate_with(&Request::new(1000).storage(StorageMode::Private))
+        .unwrap();
+    let mut target = allocator.allocate(1000).unwrap();
+    let filled = first.copy(&source, &mut middle).unwrap();
+    let copied = second.copy(&middle, &mut target).unwrap();
+    assert_eq!(device.control().queues(), [0, 1]);
+    // The second queue waits for the first, then copies, then signals.
+    assert_eq!(device.control().waiting(1), 3);
+    assert_eq!(device.step(1), Step::Waiting);
+    assert_eq!(device.step(0), Step::Ran);
+    assert!(!filled.is_complete().unwrap(), "copied, not yet signalled");
+    assert_eq!(device.step(1), Step::Waiting);
+    assert_eq!(device.step(0), Step::Ran);
+    assert!(filled.is_complete().unwrap());
+    assert_eq!(device.step(0), Step::Idle);
+    for _ in 0..3 {
+        assert_eq!(device.step(1), Step::Ran);
+    }
+    assert!(copied.is_complete().unwrap());
+    assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 1));
+    assert_eq!(device.step(77), Step::Idle);
+}
+
+#[test]
+fn run_until_steps_what_is_waited_for() {
+    let device = FakeDiscrete::builder().manual(true).build().unwrap();
+    let queues = [0, 1, 2].map(|_| device.create_queue().unwrap());
+    let first = queues[0].signal().unwrap();
+    queues[1].wait_for(queues[0].timeline(), first).unwrap();
+    let second = queues[1].signal().unwrap();
+    queues[2].wait_for(queues[1].timeline(), second).unwrap();
+    let third = queues[2].signal().unwrap();
+    assert!(device.run_until(2, third));
+    assert_eq!(queues[2].timeline().completed().unwrap(), third);
+    assert!(!device.run_until(2, third + 1), "nothing signals that");
+    // Two queues that wait for each other never go on, and it shows.
+    queues[0]
+        .wait_for(queues[1].timeline(), second + 1)
+        .unwrap();
+    queues[1].wait_for(queues[0].timeline(), first + 1).unwrap();
+    let never = queues[0].signal().unwrap();
+    assert!(!device.run_until(0, never));
+    assert_eq!(device.control().run_all(), 0);
+}
+
+#[test]
+fn a_full_queue_by_hand_is_an_error_and_not_a_deadlock() {
+    let device = FakeDiscrete::builder().manual(true).build().unwrap();
+    let queue = device.create_queue().unwrap();
+    let error = (0..10_000).find_map(|_| queue.signal().err()).unwrap();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    assert!(device.control().run_all() > 1000);
+    assert_eq!(
+        queue.signal().unwrap(),
+        1025,
+        "the refused signal took no value"
+    );
+}
+
+#[test]
+fn a_hung_queue_never_signals_until_resumed() {
+    for manual in [false, true] {
+        let device = FakeDiscrete::builder().manual(manual).build().unwrap();
+        let queue = device.create_queue().unwrap();
+        assert!(device.control().hang(0));
+        let value = queue.signal().unwrap();
+        let timeline = Arc::clone(queue.timeline());
+        device.control().run_all();
+        assert!(
+            !timeline
+                .wait(value, Some(Duration::from_millis(10)))
+                .unwrap()
+        );
+        if manual {
+            assert_eq!(device.step(0), Step::Held);
+        }
+        assert!(device.control().resume(0));
+        device.control().run_all();
+        assert!(timeline.wait(value, LONG).unwrap());
+        assert!(!device.control().hang(1), "there is no such queue");
+    }
+}
+
+#[test]
+fn a_hung_queue_ends_with_its_device() {
+    let device = FakeDiscrete::new().unwrap();
+    let queue = device.create_queue().unwrap();
+    assert!(device.control().hang(0));
+    let value = queue.signal().unwrap();
+    let timeline = Arc::clone(queue.timeline());
+    drop((queue, device));
+    assert!(timeline.wait(value, LONG).unwrap());
+}
+
+#[test]
+fn a_queue_dropped_first_still_does_its_work() {
+    let device = FakeApple::builder().manual(true).build().unwrap();
+    let queue = device.create_queue().unwrap();
+    let timeline = Arc::clone(queue.timeline());
+    let value = queue.signal().unwrap();
+    drop(queue);
+    assert_eq!(device.control().queues(), [0]);
+    assert!(device.run_until(0, value));
+    assert_eq!(timeline.completed().unwrap(), value);
+    assert!(device.control().queues().is_empty());
+}
+
+#[test]
+fn a_lost_queue_takes_nobody_with_it() {
+    let device = FakeDiscrete::builder().manual(true).build().unwrap();
+    let queues = [0, 1].map(|_| device.create_queue().unwrap());
+    let passed = queues[0].signal().unwrap();
+    assert_eq!(device.step(0), Step::Ran);
+    let never = queues[0].signal().unwrap();
+    queues[1].wait_for(queues[0].timeline(), never).unwrap();
+    let other = queues[1].signal().unwrap();
+    assert!(device.control().lose_queue(0));
+    assert_eq!(device.step(0), Step::Lost);
+    let lost = queues[0].timeline();
+    assert!(lost.wait(passed, None).unwrap(), "what passed has passed");
+    assert_eq!(
+        lost.wait(never, None).unwrap_err().kind(),
+        ErrorKind::DeviceLost
+    );
+    assert_eq!(lost.completed().unwrap_err().kind(), ErrorKind::DeviceLost);
+    assert_eq!(
+        queues[0].signal().unwrap_err().kind(),
+        ErrorKind::DeviceLost
+    );
+    // Who waited for it goes on, since its work will never run.
+    assert!(device.run_until(1, other));
+}
+
+#[test]
+fn a_lost_device_fails_every_call_and_every_wait() {
+    for manual in [false, true] {
+        let device = Arc::new(FakeDiscrete::builder().manual(manual).build().unwrap());
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let mut buffer = allocator.allocate(4096).unwrap();
+        assert!(device.control().hang(0));
+        let fence = queue.fill(&mut buffer, 1).unwrap();
+        device.control().lose();
+        assert_eq!(fence.wait(None).unwrap_err().kind(), ErrorKind::DeviceLost);
+        assert_eq!(device.budget().unwrap_err().kind(), ErrorKind::DeviceLost);
+        let error = allocator.allocate(100 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeviceLost);
+        assert_eq!(
+            allocator.create_queue().unwrap_err().kind(),
+            ErrorKind::DeviceLost
+        );
+        let error = queue.fill(&mut buffer, 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeviceLost);
+        let memory = device.virtual_memory(StorageMode::Private).unwrap();
+        assert_eq!(
+            memory.reserve(2 << 20).unwrap_err().kind(),
+            ErrorKind::DeviceLost
+        );
+        // The work never ran, and its memory is free of it.
+        assert!(buffer.read::<u8>().unwrap().iter().all(|&byte| byte == 0));
+        assert!(device.violations().is_empty());
+    }
+}
+
+#[test]
+fn a_host_function_that_panics_leaves_the_queue_alive() {
+    let discrete: Arc<dyn Device> = Arc::new(FakeDiscrete::new().unwrap());
+    let apple: Arc<dyn Device> = Arc::new(FakeApple::new().unwrap());
+    for device in [discrete, apple] {
+        let queue = device.create_queue().unwrap();
+        queue.call(Box::new(|| panic!("on purpose"))).unwrap();
+        let value = queue.signal().unwrap();
+        assert!(queue.timeline().wait(value, LONG).unwrap());
+    }
+}
+
+#[test]
+fn each_kind_of_call_fails_when_told_and_is_counted() {
+    for call in [
+        Call::Copy,
+        Call::Fill,
+        Call::HostCall,
+        Call::Signal,
+        Call::WaitFor,
+    ] {
+        let device = Arc::new(
+            FakeDiscrete::builder()
+                .faults([Fault {
+                    call,
+                    when: When::Nth(2),
+                    error: ErrorKind::System,
+                }])
+                .build()
+                .unwrap(),
+        );
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let other = allocator.create_queue().unwrap();
+        let source = allocator.allocate(64).unwrap();
+        let mut target = allocator.allocate(64).unwrap();
+        let mut results = Vec::new();
+        for _ in 0..3 {
+            assert!(device.control().hang(1));
+            results.push(match call {
+                Call::Copy => queue.copy(&source, &mut target).map(drop),
+                Call::Fill => queue.fill(&mut target, 1).map(drop),
+                Call::HostCall => queue.call(|| ()).map(drop),
+                Call::Signal => queue.fence().map(drop),
+                _ => {
+                    other.fill(&mut target, 1).unwrap();
+                    queue.copy(&source, &mut target).map(drop)
+                }
+            });
+            assert!(device.control().resume(1));
+            target.wait(LONG).unwrap();
+        }
+        let kinds: Vec<_> = results
+            .iter()
+            .map(|result| result.as_ref().err().map(weldpool::Error::kind))
+            .collect();
+        assert_eq!(kinds, [None, Some(ErrorKind::System), None], "{call:?}");
+        assert_eq!(device.control().calls(call), 3, "{call:?}");
+        assert_eq!(device.control().clear_faults().len(), 1);
+    }
+}
