@@ -40,7 +40,7 @@ pub(crate) struct Options {
 /// What to replay on.
 #[derive(Debug, Args)]
 pub(crate) struct On {
-    /// The device.
+    /// The device: host, fake:discrete or fake:apple.
     #[arg(long, default_value = DEVICES[0])]
     device: String,
     /// The configuration: fine is the default one, seed has powers of two.
