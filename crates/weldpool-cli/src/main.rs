@@ -1,9 +1,11 @@
-//! The program `weldpool`: serves ONNX models, runs one, lists the devices.
+//! The program `weldpool`: serves ONNX models, runs one, lists the devices, works with allocation traces.
 
 mod devices;
 mod infer;
 mod logging;
+mod replay;
 mod serve;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,10 @@ enum Command {
     Infer(infer::Options),
     /// List the devices of this machine.
     Devices(devices::Options),
+    /// Replay allocation traces on a device and report memory, driver calls and times.
+    Replay(replay::Options),
+    /// Convert and draw allocation traces.
+    Trace(trace::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +39,8 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::run(*options),
         Command::Infer(options) => infer::run(&options),
         Command::Devices(options) => devices::run(&options),
+        Command::Replay(options) => replay::run(&options),
+        Command::Trace(options) => trace::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -67,6 +67,7 @@ mod stats;
 mod sync;
 mod tally;
 mod thread_cache;
+pub mod trace;
 mod view;
 
 pub use address::BlockInfo;

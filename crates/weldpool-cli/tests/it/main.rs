@@ -6,5 +6,7 @@ mod devices;
 mod infer;
 mod lifecycle;
 mod models;
+mod replay;
 mod server;
 mod start;
+mod trace;

@@ -1,0 +1,124 @@
+//! `weldpool replay`: what an allocator makes of recorded allocations.
+
+mod progress;
+mod table;
+pub(crate) mod target;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value};
+use weldpool::trace::{Replay, ReplayOptions, ReplayReport};
+
+pub(crate) use self::progress::bar;
+use self::target::{DEVICES, Target};
+use crate::trace::input::{Input, load};
+
+/// Options of `weldpool replay`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Traces: CSV, RMM's log, PyTorch's memory snapshot, STAlloc's text or the recorder's file, plain
+    /// or compressed with gzip.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    on: On,
+    /// Threads; events are split by their thread and stream.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Trace time after which memory freed on a stream may be used on another.
+    #[arg(long, default_value_t = 1000, value_name = "U")]
+    stream_latency_us: u64,
+    /// How to print the results.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// What to replay on.
+#[derive(Debug, Args)]
+pub(crate) struct On {
+    /// The device: host, fake:discrete or fake:apple.
+    #[arg(long, default_value = DEVICES[0])]
+    device: String,
+    /// The configuration: fine is the default one, seed has powers of two.
+    #[arg(long, default_value = "fine")]
+    preset: String,
+    /// Most bytes to hold from the driver, with K, M or G for multiples of 1024.
+    #[arg(long, value_name = "BYTES", value_parser = target::parse_bytes)]
+    limit: Option<u64>,
+}
+
+impl On {
+    /// Says at once what does not exist, before a trace is read.
+    pub(crate) fn target(&self) -> Result<Target> {
+        Target::new(&self.device, &self.preset, self.limit)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table for people.
+    Table,
+    /// One JSON object per trace and line.
+    Json,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let target = options.on.target()?;
+    let replay = Replay::new(ReplayOptions {
+        threads: options.threads as usize,
+        stream_latency_us: options.stream_latency_us,
+        ..ReplayOptions::default()
+    });
+    if options.format == Format::Table {
+        println!("{}", table::heading(&target, options));
+    }
+    for file in &options.files {
+        let report = replay_file(&replay, file, options, &target)?;
+        match options.format {
+            Format::Table => println!("{}", table::row(&name_of(file), &report)),
+            Format::Json => println!("{}", object(file, &report)?),
+        }
+    }
+    Ok(())
+}
+
+fn replay_file(
+    replay: &Replay,
+    file: &Path,
+    options: &Options,
+    target: &Target,
+) -> Result<ReplayReport> {
+    let trace = load(file, &options.input)?;
+    let bar = bar(&name_of(file));
+    let report = replay.run_with_progress(&trace.events, || target.make(), &|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let mut report = report.with_context(|| format!("cannot replay {}", file.display()))?;
+    report.skipped_frees += trace.skipped.frees;
+    Ok(report)
+}
+
+/// The report, with the trace first.
+fn object(file: &Path, report: &ReplayReport) -> Result<Value> {
+    let mut object = Map::new();
+    object.insert("trace".to_owned(), Value::from(file.display().to_string()));
+    if let Value::Object(fields) = serde_json::from_str(&report.to_json())? {
+        object.extend(fields);
+    }
+    Ok(Value::Object(object))
+}
+
+/// The file's name without folders and what its format needs.
+pub(crate) fn name_of(file: &Path) -> String {
+    let name = file.file_name().unwrap_or(file.as_os_str());
+    let name = name.to_string_lossy();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    stem.to_owned()
+}

@@ -1,0 +1,150 @@
+//! `weldpool replay`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn weldpool(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weldpool"));
+    command.args(arguments).output().unwrap()
+}
+
+/// The smallest of the recorded traces.
+fn recorded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../weldpool/tests/data/traces/gnn_train.csv.gz")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn json_has_an_object_per_trace_with_the_promised_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small.csv");
+    std::fs::write(
+        &small,
+        "op,id,bytes,stream,t_us\na,0,1048576,0,0\nf,0,1048576,0,5\nf,9,1,0,6\na,1,100,2,7\n",
+    )
+    .unwrap();
+    let output = weldpool(&[
+        "replay",
+        recorded().to_str().unwrap(),
+        small.to_str().unwrap(),
+        "--format",
+        "json",
+        "--stream-latency-us",
+        "50",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    let objects: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects.len(), 2);
+    for object in &objects {
+        for name in [
+            "trace",
+            "events",
+            "allocs",
+            "peak_live_bytes",
+            "peak_reserved_bytes",
+            "reserved_over_live",
+            "internal_waste",
+            "external_waste",
+            "driver_calls",
+            "driver_ns",
+            "growths",
+            "hit_rate",
+            "mean_ns",
+            "p50_ns",
+            "p99_ns",
+            "failures",
+            "stalls",
+            "skipped_frees",
+            "preset",
+            "device",
+            "threads",
+            "limit",
+            "stream_latency_us",
+            "config",
+        ] {
+            assert!(object.get(name).is_some(), "{name} is missing in {object}");
+        }
+        assert_eq!(object["device"], "host");
+        assert_eq!(object["preset"], "fine");
+        assert_eq!(object["stream_latency_us"], 50);
+    }
+    assert_eq!(objects[0]["events"], 19_899);
+    assert_eq!(objects[0]["allocs"], 9_951);
+    assert_eq!(objects[0]["peak_live_bytes"], 2_519_256_820_u64);
+    assert_eq!(objects[0]["failures"], 0);
+    assert_eq!(objects[1]["skipped_frees"], 1);
+    assert!(text(&output.stderr).contains("1 frees of memory allocated before"));
+}
+
+#[test]
+fn the_table_names_configuration_and_trace() {
+    let trace = recorded();
+    let output = weldpool(&[
+        "replay",
+        trace.to_str().unwrap(),
+        "--preset",
+        "seed",
+        "--threads",
+        "2",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(
+        stdout.starts_with("device host, preset seed, threads 2"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("Config {"), "{stdout}");
+    assert!(
+        stdout.lines().last().unwrap().starts_with("gnn_train "),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_limit_is_kept() {
+    let trace = recorded();
+    let arguments = [
+        "replay",
+        trace.to_str().unwrap(),
+        "--limit",
+        "1G",
+        "--format",
+        "json",
+    ];
+    let output = weldpool(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["limit"], 1 << 30);
+    assert!(object["failures"].as_u64().unwrap() > 0);
+    assert!(object["peak_reserved_bytes"].as_u64().unwrap() <= 1 << 30);
+}
+
+#[test]
+fn what_does_not_exist_is_named() {
+    let trace = recorded();
+    let trace = trace.to_str().unwrap();
+    for (arguments, part) in [
+        (
+            &["replay", trace, "--device", "abacus"][..],
+            "there are host",
+        ),
+        (&["replay", trace, "--preset", "rough"], "there are fine"),
+        (&["replay", trace, "--limit", "much"], "--limit"),
+        (&["replay", "missing.csv"], "missing.csv"),
+        (&["replay"], "FILE"),
+    ] {
+        let output = weldpool(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    }
+}
