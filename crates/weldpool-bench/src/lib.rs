@@ -4,11 +4,13 @@
 //! protocol, their process id and their metrics, so every figure is taken the same way for all of them.
 //! Peers are fetched, pinned by hash, when a benchmark first needs them; no product crate depends on any.
 
+pub mod alloc;
 pub mod cargo;
 pub mod cpu;
 pub mod echo;
 pub mod error;
 pub mod http;
+pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod metrics;
@@ -17,6 +19,7 @@ pub mod ours;
 pub mod peers;
 pub mod placement;
 pub mod process;
+mod random;
 pub mod report;
 pub mod request;
 pub mod serve;
