@@ -5,6 +5,7 @@
 //! kernel is not counted.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
@@ -80,7 +81,7 @@ pub fn run(options: &Options) -> Result<Report> {
         machine: Machine::this(),
         versions,
         config: json!({
-            "weldpool": format!("{:?}", weldpool::Config::default()),
+            "weldpool": alloc::default_config(),
             "pairs": options.pairs,
             "figure": "instructions of 2 N pairs less those of N, over N; the kernel's are not counted",
         }),
@@ -104,11 +105,14 @@ fn total(contender: Contender, bytes: usize, pairs: u64) -> Result<u64> {
         std::env::current_exe().map_err(|error| Error::io("locating this program", error))?;
     let directory = tempfile::tempdir().map_err(|error| Error::io("making a directory", error))?;
     let file = directory.path().join("callgrind.out");
+    // The option takes its value behind an equals sign only.
+    let mut option = OsString::from("--callgrind-out-file=");
+    option.push(&file);
     let mut command = Command::new(VALGRIND);
     contender.set_up(&mut command);
     let output = command
-        .args(["--tool=callgrind", "--callgrind-out-file"])
-        .arg(&file)
+        .arg("--tool=callgrind")
+        .arg(option)
         .arg(program)
         .args(["pairs", "--contender", contender.name()])
         .args(["--bytes", &bytes.to_string(), "--pairs", &pairs.to_string()])

@@ -110,7 +110,7 @@ impl Case {
             | Workload::ProducerConsumer(bytes) => bytes == 64 * KIB,
             Workload::Mixed(threads) => threads <= 2,
             Workload::Random(allocations, mib) => allocations == 1_000 && mib == 4,
-            Workload::VirtualBlock(alignment) => alignment == 256,
+            Workload::VirtualBlock(alignment) => alignment == 1,
             Workload::Queue => false,
         }
     }

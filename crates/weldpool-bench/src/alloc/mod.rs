@@ -117,7 +117,7 @@ fn config(options: &Options, machine: &Machine) -> Value {
         names.map(ToString::to_string).collect::<Vec<_>>()
     };
     json!({
-        "weldpool": format!("{:?}", weldpool::Config::default()),
+        "weldpool": default_config(),
         "alignment": "weldpool 256 B; malloc 16 B; allocators of ranges 256 B unless the case says otherwise",
         "process": "one per measurement, contenders in turn, order rotated from round to round",
         "warm_up_s": options.effort.warm_up.as_secs_f64(),
@@ -129,6 +129,19 @@ fn config(options: &Options, machine: &Machine) -> Value {
         "transparent_huge_pages_shared": setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "rows_of_bars": {"P1": of("P1"), "P3": of("P3")},
     })
+}
+
+/// Our default configuration in words, without the hundreds of its size classes.
+pub(crate) fn default_config() -> String {
+    let config = weldpool::Config::default();
+    let classes = config.classes.as_slice();
+    let summary = match (classes.first(), classes.last()) {
+        (Some(first), Some(last)) => {
+            format!("{} of {} to {} B", classes.len(), first.bytes, last.bytes)
+        }
+        _ => "none".to_owned(),
+    };
+    format!("{config:?}").replace(&format!("{:?}", config.classes), &summary)
 }
 
 /// The value in brackets of a kernel setting.

@@ -96,12 +96,12 @@ fn measure(contender: Contender, case: &Case, effort: Effort) -> Result<Sample> 
         ),
         #[cfg(feature = "suballocators")]
         Contender::Cubecl => single(&mut Cubecl::new(alignment), case, effort),
+        // With every feature on Linux all are above.
         #[allow(unreachable_patterns)]
         _ => Err(unavailable(contender)),
     }
 }
 
-#[allow(dead_code)]
 fn unavailable(contender: Contender) -> Error {
     let message = format!("{} is not in this build", contender.name());
     Error::new(ErrorKind::Environment, message)
