@@ -85,3 +85,33 @@ fn mistakes_are_named() {
     assert!(worker("weldpool", "nothing").contains("no case \"nothing\""));
     assert!(worker("rlsf", "mixed sizes, 1 thread").contains("threads can share"));
 }
+
+#[test]
+fn a_missing_valgrind_is_named_with_the_way_to_get_it() {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .arg("instructions")
+        .env("PATH", "")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("apt-get install valgrind"), "{errors}");
+}
+
+#[test]
+fn pairs_can_be_made_for_counting() {
+    let run = |contender: &str, pairs: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+        command.args(["pairs", "--bytes", "65536", "--pairs", pairs]);
+        command
+            .args(["--contender", contender])
+            .status()
+            .unwrap()
+            .success()
+    };
+    assert!(run("weldpool", "100"));
+    assert!(
+        !run("rlsf", "100"),
+        "it hands out ranges, not memory of the host"
+    );
+}
