@@ -3,6 +3,8 @@
 //! The servers under test are separate processes, ours included: this crate knows them only through the
 //! protocol, their process id and their metrics, so every figure is taken the same way for all of them.
 //! Peers are fetched, pinned by hash, when a benchmark first needs them; no product crate depends on any.
+//! Allocators are libraries, ours included, and their peers are dependencies of this crate alone, pinned by
+//! version; [`alloc`] runs each in processes of its own.
 
 pub mod alloc;
 pub mod cargo;
