@@ -1,4 +1,4 @@
-//! `cargo xtask bench SUITE`: runs a suite of crates/weldpool-bench against the release build.
+//! `cargo xtask bench SUITE`: runs a suite of crates/weldpool-bench in its release build.
 
 use std::path::Path;
 
@@ -8,6 +8,11 @@ use crate::error::{Failure, Result};
 use crate::paths::{Paths, Profile};
 use crate::process::Run;
 use crate::progress::Steps;
+
+/// Suites that serve models with the program `weldpool`, and so need what it needs.
+const SERVING: [&str; 2] = ["serve", "soak"];
+/// Peers that only this suite builds.
+const FEATURES: [(&str, &str); 1] = [("alloc", "suballocators")];
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let suite = arguments.positional().ok_or_else(|| {
@@ -21,28 +26,36 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
         ),
         None => None,
     };
+    let quick = arguments.flag("--quick");
+    let filter = arguments.value("--filter")?;
     let suite_arguments = arguments.finish()?;
     let mut steps = Steps::new(paths.logs());
-    let environment = Environment::prepare(paths, &mut steps, Profile::Release)?;
-    let mut bench = Run::cargo()
-        .directory(paths.root())
-        .args([
-            "run",
-            "--release",
-            "--package",
-            "weldpool-bench",
-            "--bin",
-            "bench",
-            "--",
-        ])
-        .arg(&suite);
+    let mut bench = Run::cargo().directory(paths.root()).args([
+        "run",
+        "--release",
+        "--package",
+        "weldpool-bench",
+        "--bin",
+        "bench",
+    ]);
+    for (_, feature) in FEATURES.iter().filter(|(name, _)| *name == suite) {
+        bench = bench.args(["--features", feature]);
+    }
+    bench = bench.args(["--", &suite]);
     if let Some(json) = json {
         bench = bench.arg("--json").arg(json);
     }
-    steps.show(
-        &format!("bench {suite}"),
-        environment.apply(bench.args(suite_arguments)),
-    )?;
+    if let Some(filter) = filter {
+        bench = bench.args(["--filter", &filter]);
+    }
+    if quick {
+        bench = bench.arg("--quick");
+    }
+    bench = bench.args(suite_arguments);
+    if SERVING.contains(&suite.as_str()) {
+        bench = Environment::prepare(paths, &mut steps, Profile::Release)?.apply(bench);
+    }
+    steps.show(&format!("bench {suite}"), bench)?;
     steps.done("bench");
     Ok(())
 }

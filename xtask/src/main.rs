@@ -38,7 +38,8 @@ Commands:
   check                      formatting, clippy and documentation with warnings denied, and the structure tests
   darwin [--no-link]         type-check the workspace for macOS (arm64 and x86_64); on Linux also link the
                              program for arm64, unless --no-link is given
-  bench SUITE [--json FILE]  run a benchmark suite of crates/weldpool-bench; `bench help` names them
+  bench SUITE [--json FILE] [--quick] [--filter TEXT] [-- ARGS]
+                             run a benchmark suite of crates/weldpool-bench; `bench help` names them
   help                       print this text
 
 Downloads (Python packages, models, the onnxruntime library) are pinned in requirements/ and kept under

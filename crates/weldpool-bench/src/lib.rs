@@ -3,12 +3,16 @@
 //! The servers under test are separate processes, ours included: this crate knows them only through the
 //! protocol, their process id and their metrics, so every figure is taken the same way for all of them.
 //! Peers are fetched, pinned by hash, when a benchmark first needs them; no product crate depends on any.
+//! Allocators are libraries, ours included, and their peers are dependencies of this crate alone, pinned by
+//! version; [`alloc`] runs each in processes of its own.
 
+pub mod alloc;
 pub mod cargo;
 pub mod cpu;
 pub mod echo;
 pub mod error;
 pub mod http;
+pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod metrics;
@@ -18,6 +22,7 @@ pub mod peers;
 pub mod placement;
 pub mod pressure;
 pub mod process;
+mod random;
 pub mod report;
 pub mod request;
 pub mod serve;

@@ -1,11 +1,15 @@
 //! The program `bench`: runs the suites of this crate.
 
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use weldpool_bench::{Error, Result, echo, ours, pressure, serve, soak};
+use weldpool_bench::report::Report;
+use weldpool_bench::{
+    Error, Result, alloc, echo, instructions, ours, pressure, serve, soak,
+};
 
 /// Times a disturbed measurement is made, at most.
 const ATTEMPTS: usize = 4;
@@ -20,6 +24,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// Compare our allocator with glibc, mimalloc, jemalloc and allocators of ranges
+    Alloc(AllocArgs),
+    /// Count the instructions of an allocate and free pair with callgrind
+    Instructions(InstructionsArgs),
     /// Compare our server with Triton and with the least that a server can do, over HTTP
     Serve(ServeArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
@@ -36,6 +44,60 @@ enum Suite {
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
+    /// Measure one contender in one case
+    #[command(hide = true)]
+    AllocWorker {
+        #[arg(long)]
+        contender: String,
+        #[arg(long)]
+        case: String,
+        #[arg(long, value_parser = short_time)]
+        warm_up: Duration,
+        #[arg(long, value_parser = short_time)]
+        samples: Duration,
+    },
+    /// Make pairs of allocations and frees and nothing else
+    #[command(hide = true)]
+    Pairs {
+        #[arg(long)]
+        contender: String,
+        #[arg(long)]
+        bytes: usize,
+        #[arg(long)]
+        pairs: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AllocArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure one or two cases of each kind, shortly and once: for a look, not for a record
+    #[arg(long)]
+    quick: bool,
+    /// Only cases whose name contains TEXT
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+    /// Measurements of each contender in each case [default: 5, with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
+    /// Measure glibc also at settings with which it never gives memory back
+    #[arg(long)]
+    keeping_glibc: bool,
+}
+
+#[derive(Debug, Args)]
+struct InstructionsArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Count fewer pairs
+    #[arg(long)]
+    quick: bool,
+    /// Only cases whose name contains TEXT
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
 }
 
 #[derive(Debug, Args)]
@@ -109,9 +171,17 @@ struct PressureChildArgs {
     quick: bool,
 }
 
-/// Reads a number of seconds that a measurement can last.
+/// Reads a number of seconds that a measurement of a server can last.
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
-    let range = 0.1..=600.0;
+    seconds_in(text, 0.1..=600.0)
+}
+
+/// Reads a number of seconds that a measurement of an allocator can last.
+fn short_time(text: &str) -> std::result::Result<Duration, String> {
+    seconds_in(text, 1e-4..=60.0)
+}
+
+fn seconds_in(text: &str, range: RangeInclusive<f64>) -> std::result::Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| format!("{text} is not a number"))?;
@@ -138,11 +208,38 @@ fn serve(args: &ServeArgs) -> Result<()> {
         triton_instances: usize::from(args.triton_instances),
         split: args.split,
     };
-    let report = serve::run(&options)?;
+    show(&serve::run(&options)?, args.json.as_deref())
+}
+
+fn allocate(args: &AllocArgs) -> Result<()> {
+    let (warm_up, samples, rounds) = if args.quick { (5, 20, 1) } else { (50, 150, 5) };
+    let options = alloc::Options {
+        command: command_line(),
+        quick: args.quick,
+        filter: args.filter.clone(),
+        rounds: usize::from(args.rounds.unwrap_or(rounds)),
+        effort: alloc::Effort {
+            warm_up: Duration::from_millis(warm_up),
+            samples: Duration::from_millis(samples),
+        },
+        keeping_c_library: args.keeping_glibc,
+    };
+    show(&alloc::run(&options)?, args.json.as_deref())
+}
+
+fn count_instructions(args: &InstructionsArgs) -> Result<()> {
+    let options = instructions::Options {
+        command: command_line(),
+        filter: args.filter.clone(),
+        pairs: if args.quick { 1_000 } else { 10_000 },
+    };
+    show(&instructions::run(&options)?, args.json.as_deref())
+}
+
+/// Prints the table, and writes the file that was asked for.
+fn show(report: &Report, json: Option<&Path>) -> Result<()> {
     print!("{}", report.table());
-    args.json
-        .as_deref()
-        .map_or(Ok(()), |path| report.write(path))
+    json.map_or(Ok(()), |path| report.write(path))
 }
 
 /// Runs the endurance test; a server that fails it makes this program fail too.
@@ -196,6 +293,8 @@ fn command_line() -> String {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().suite {
+        Suite::Alloc(args) => allocate(&args),
+        Suite::Instructions(args) => count_instructions(&args),
         Suite::Serve(args) => serve(&args),
         Suite::Soak(args) => endure(&args),
         Suite::Pressure(args) => press(&args),
@@ -206,6 +305,17 @@ fn main() -> ExitCode {
             quick: args.quick,
         }),
         Suite::Echo { port } => echo::serve(port),
+        Suite::AllocWorker {
+            contender,
+            case,
+            warm_up,
+            samples,
+        } => alloc::work(&contender, &case, alloc::Effort { warm_up, samples }),
+        Suite::Pairs {
+            contender,
+            bytes,
+            pairs,
+        } => alloc::make_pairs(&contender, bytes, pairs),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

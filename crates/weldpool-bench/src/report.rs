@@ -47,22 +47,35 @@ impl Row {
         ours: Option<f64>,
         peers: BTreeMap<String, f64>,
     ) -> Self {
-        let best = peers.values().copied().reduce(match better {
-            Better::Lower => f64::min,
-            Better::Higher => f64::max,
-        });
-        let ratio = ours.zip(best).map(|(ours, best)| match better {
-            Better::Lower => best / ours,
-            Better::Higher => ours / best,
-        });
-        Self {
+        let mut row = Self {
             case: case.into(),
             unit,
             better,
             ours,
             peers,
-            ratio: ratio.filter(|r| r.is_finite()),
-        }
+            ratio: None,
+        };
+        let ratio = ours.zip(row.best()).map(|(ours, (_, best))| match better {
+            Better::Lower => best / ours,
+            Better::Higher => ours / best,
+        });
+        row.ratio = ratio.filter(|r| r.is_finite());
+        row
+    }
+
+    /// The best peer and its value.
+    pub fn best(&self) -> Option<(&str, f64)> {
+        let peers = self
+            .peers
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value));
+        peers.reduce(|best, other| {
+            let better = match self.better {
+                Better::Lower => other.1 < best.1,
+                Better::Higher => other.1 > best.1,
+            };
+            if better { other } else { best }
+        })
     }
 }
 
@@ -182,11 +195,11 @@ impl Report {
 
     /// The rows as a table, the bars and what is missing, for a terminal.
     pub fn table(&self) -> String {
-        let mut lines = vec![["case", "unit", "ours", "peer", "", "ratio"].map(str::to_owned)];
+        let mut lines = vec![["case", "unit", "ours", "best peer", "", "ratio"].map(str::to_owned)];
         for row in &self.rows {
             let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
-            let (peer, best) = match row.peers.iter().next() {
-                Some((name, value)) => (name.clone(), number(*value)),
+            let (peer, best) = match row.best() {
+                Some((name, value)) => (name.to_owned(), number(value)),
                 None => ("-".to_owned(), "-".to_owned()),
             };
             let ratio = row
@@ -268,6 +281,10 @@ mod tests {
         assert_eq!(rate.ratio, Some(2.0));
         let time = Row::new("x", "us", Better::Lower, Some(5.0), both.clone());
         assert_eq!(time.ratio, Some(2.0));
+        assert_eq!(
+            (rate.best(), time.best()),
+            (Some(("b", 20.0)), Some(("a", 10.0)))
+        );
         assert_eq!(Row::new("x", "us", Better::Lower, None, both).ratio, None);
         assert_eq!(
             Row::new("x", "us", Better::Lower, Some(5.0), peers(&[])).ratio,

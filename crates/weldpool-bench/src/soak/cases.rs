@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::random::Random;
 use super::{malformed, valid};
 use crate::model::{Element, OneNode};
+use crate::random::Random;
 
 /// The models that the server under test serves.
 pub const MODELS: [(&str, OneNode); 4] = [

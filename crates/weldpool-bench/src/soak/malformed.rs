@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::cases::{Expect, IDENTITY, STRINGS, SUM, Then};
-use super::random::Random;
 use super::valid::{chunked_head, gzip_of, request};
+use crate::random::Random;
 use crate::request::{infer, infer_path, payload, post};
 
 /// A request that breaks a rule, and what may come of it.

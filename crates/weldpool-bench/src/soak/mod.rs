@@ -7,7 +7,6 @@
 mod cases;
 mod client;
 mod malformed;
-mod random;
 mod valid;
 
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::json;
 
 use super::cases::{Expect, IDENTITY, RELU, STRINGS, SUM};
-use super::random::Random;
+use crate::random::Random;
 use crate::request::{get, infer_path, payload, post};
 
 /// Elements of the tensors: few sizes, so that a pool soon holds what all of them need.
