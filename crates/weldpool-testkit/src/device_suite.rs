@@ -495,10 +495,6 @@ pub fn mapped_memory_is_what_was_obtained(make: MakeDevice) {
         );
         let range = memory.reserve(8 * granule).unwrap();
         assert_eq!(range.bytes(), 8 * granule);
-        assert_eq!(
-            range.host_address().is_some(),
-            storage != StorageMode::Private
-        );
         let both = memory.create(2 * granule, storage).unwrap();
         let one = memory.create(granule, storage).unwrap();
         map(range.as_ref(), 0, both, 2 * granule).unwrap();
@@ -791,9 +787,9 @@ pub fn pre_allocation_clear_and_pooling(make: MakeDevice) {
     assert!(allocator.set_pooling(false));
     let direct = allocator.allocate(4096).unwrap();
     let also = allocator.allocate(4096).unwrap();
-    assert_eq!(allocator.stats().segments, 2);
+    let two = allocator.stats().reserved.value;
     drop(direct);
-    assert_eq!(allocator.stats().segments, 1);
+    assert_eq!(allocator.stats().reserved.value, two / 2);
     assert!(!allocator.set_pooling(true));
     drop(also);
     assert_eq!(allocator.stats().reserved.value, 0);
@@ -805,19 +801,28 @@ pub fn presets_start_and_stop_where_documented(make: MakeDevice) {
     let allocator = with_config(make, |config| config.classes = SizeClasses::seed());
     let stats = allocator.stats();
     assert_eq!((stats.live.peak, stats.allocations), (0, 0));
-    let cached = |bytes| {
+    let held = |bytes: u64| {
         let stats = allocator.stats();
-        stats
-            .classes
-            .iter()
-            .find(|class| class.bytes == bytes)
-            .unwrap()
-            .cached_blocks
+        let mut classes = stats.classes.iter();
+        let class = classes.find(|class| class.bytes as u64 == bytes).unwrap();
+        class.held_bytes / bytes
     };
-    assert_eq!((cached(256), cached(64 << 20)), (64, 1));
-    let taken: Vec<_> = (0..300).map(|_| allocator.allocate(200).unwrap()).collect();
+    assert_eq!((held(256), held(64 << 20)), (64, 1));
+    let taken: Vec<_> = (0..1000)
+        .map(|_| allocator.allocate(200).unwrap())
+        .collect();
+    assert!(held(256) >= 1000);
     drop(taken);
-    assert_eq!(cached(256), 256, "the class keeps its maximum");
+    let kept = held(256);
+    assert!(
+        (256..=256 + 128).contains(&kept),
+        "{kept}: the class's and the thread's maximum"
+    );
+    let large: Vec<_> = (0..4)
+        .map(|_| allocator.allocate(64 << 20).unwrap())
+        .collect();
+    drop(large);
+    assert_eq!(held(64 << 20), 1);
     let rounded = allocator.allocate(4097).unwrap();
     assert_eq!(rounded.block_bytes(), 8192);
 }
@@ -895,7 +900,7 @@ pub fn segments_outgrown_give_way(make: MakeDevice) {
 pub fn threads_share_one_pool(make: MakeDevice) {
     let allocator = allocator(make);
     std::thread::scope(|scope| {
-        for thread in 0..4_u64 {
+        let run = |thread: u64| {
             let allocator = &allocator;
             scope.spawn(move || {
                 let mut random = thread.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -923,7 +928,12 @@ pub fn threads_share_one_pool(make: MakeDevice) {
                         live.push((mark, buffer));
                     }
                 }
-            });
+            })
+        };
+        // Joining, unlike the end of the scope, waits until a thread has given back its cache.
+        let threads: Vec<_> = (0..4).map(run).collect();
+        for thread in threads {
+            thread.join().unwrap();
         }
     });
     let stats = allocator.stats();
@@ -942,10 +952,17 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
         ErrorKind::DeviceLost,
     ] {
         for call in Call::ALL {
-            if Call::VIRTUAL_MEMORY.contains(&call) {
+            let device = Arc::new(FaultyDevice::new(make()));
+            // Memory comes one way or the other.
+            let mapped = device.virtual_memory(StorageMode::Shared).is_some();
+            let elsewhere = match call {
+                Call::CreateSegment | Call::ReleaseSegment => mapped,
+                Call::CreatePhysical | Call::ReleasePhysical => !mapped,
+                _ => Call::VIRTUAL_MEMORY.contains(&call),
+            };
+            if elsewhere {
                 continue;
             }
-            let device = Arc::new(FaultyDevice::new(make()));
             let allocator = Allocator::builder(device.clone()).build().unwrap();
             let queue = allocator.create_queue().unwrap();
             let other = allocator.create_queue().unwrap();
@@ -955,8 +972,8 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             device.fail(call, kind, usize::MAX);
             let error = match call {
                 Call::Budget => allocator.device().budget().map(drop),
-                Call::CreateSegment => allocator.allocate(8 << 20).map(drop),
-                Call::ReleaseSegment => {
+                Call::CreateSegment | Call::CreatePhysical => allocator.allocate(8 << 20).map(drop),
+                Call::ReleaseSegment | Call::ReleasePhysical => {
                     drop(allocator.allocate(8 << 20).unwrap());
                     let before = allocator.stats();
                     assert_eq!(allocator.clear(), 0);
@@ -965,9 +982,9 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                     assert_eq!(after.cached_bytes, before.cached_bytes);
                     drop(allocator.allocate(8 << 20).unwrap());
                     assert_eq!(
-                        allocator.stats().growths,
-                        before.growths,
-                        "the segment is reused"
+                        allocator.stats().reserved.value,
+                        before.reserved.value,
+                        "what could not be returned is used again"
                     );
                     Ok(())
                 }
@@ -986,7 +1003,7 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             };
             match error {
                 Err(error) => assert_eq!(error.kind(), kind, "{call:?}"),
-                Ok(()) => assert_eq!(call, Call::ReleaseSegment),
+                Ok(()) => assert!(matches!(call, Call::ReleaseSegment | Call::ReleasePhysical)),
             }
             device.fail(call, kind, 0);
             // Everything works again, and nothing was lost.

@@ -4,9 +4,10 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::device::{Location, Segment};
+use crate::device::{AddressRange, Location, Segment};
 
 /// A driver's object that stands for a segment (Metal: an `MTLBuffer`). Valid while the segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,26 +44,51 @@ pub struct Binding<'a> {
 }
 
 impl Binding<'_> {
-    pub(crate) fn new(base: &Base, offset: usize, bytes: usize, host_visible: bool) -> Self {
-        let location = base.location(offset);
+    /// The binding of `range` of a block at `place`. The range lies inside the block.
+    pub(crate) fn new(place: &Place, range: Range<usize>, host_visible: bool) -> Self {
+        let location = place.location(range.start);
         Self {
             host: location.host.filter(|_| host_visible),
             device_address: location.device,
             resource: location.resource,
-            bytes,
+            bytes: range.end - range.start,
             buffer: PhantomData,
         }
     }
 }
 
-/// The addresses of a segment's first byte, read once, so that no call through the trait is made on
-/// a hot path.
+/// Addresses of one byte in the form that records hold: null or zero stands for none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) host: *mut u8,
+    pub(crate) device: u64,
+    pub(crate) resource: *mut c_void,
+    pub(crate) resource_offset: usize,
+}
+
+impl Place {
+    /// The place `offset` bytes on, which is inside the same block or at its end.
+    pub(crate) fn location(&self, offset: usize) -> Location {
+        Location {
+            host: NonNull::new(self.host).map(|address| {
+                // SAFETY: `Segment` and `AddressRange` promise valid addresses over their whole length,
+                // and every caller keeps `offset` within the block.
+                unsafe { address.add(offset) }
+            }),
+            device: (self.device != 0).then(|| self.device + offset as u64),
+            resource: NonNull::new(self.resource)
+                .map(|resource| (Resource::new(resource), self.resource_offset + offset)),
+        }
+    }
+}
+
+/// The addresses of a region's first byte, read once, so that no call through a trait is made on a
+/// hot path.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Base {
     host: Option<NonNull<u8>>,
     device: Option<u64>,
-    resource: Option<Resource>,
-    bytes: usize,
+    resource: Option<(Resource, usize)>,
 }
 
 // SAFETY: the addresses are plain numbers here; every dereference happens in a guard or a queue,
@@ -72,41 +98,60 @@ unsafe impl Send for Base {}
 unsafe impl Sync for Base {}
 
 impl Base {
-    pub(crate) fn of(segment: &dyn Segment) -> Self {
+    pub(crate) fn of_segment(segment: &dyn Segment) -> Self {
         Self {
             host: segment.host_address(),
             device: segment.device_address(),
-            resource: segment.resource(),
-            bytes: segment.bytes(),
+            resource: segment.resource().map(|resource| (resource, 0)),
         }
     }
 
-    /// The host address as a number, for maps.
-    pub(crate) fn host_number(&self) -> Option<usize> {
-        self.host.map(|address| address.as_ptr().addr())
+    pub(crate) fn of_range(range: &dyn AddressRange) -> Self {
+        Self {
+            host: range.host_address(),
+            device: range.device_address(),
+            resource: None,
+        }
     }
 
-    /// The address that alignment refers to: the host's, else the device's, else the start of the
-    /// driver's object.
-    pub(crate) fn number(&self) -> usize {
+    /// The first byte of a block, as the base of smaller blocks inside it.
+    pub(crate) fn of_place(place: &Place) -> Self {
+        let Location {
+            host,
+            device,
+            resource,
+        } = place.location(0);
+        Self {
+            host,
+            device,
+            resource,
+        }
+    }
+
+    /// The address that alignment refers to: the host's, else the device's; none for memory that is
+    /// known by the driver's object alone.
+    pub(crate) fn number(&self) -> Option<usize> {
         let device = || {
             self.device
                 .and_then(|address| usize::try_from(address).ok())
         };
-        self.host_number().or_else(device).unwrap_or(0)
+        self.host.map(|host| host.as_ptr().addr()).or_else(device)
     }
 
-    /// The place `offset` bytes into the segment. `offset` lies inside the segment or at its end.
-    pub(crate) fn location(&self, offset: usize) -> Location {
-        debug_assert!(offset <= self.bytes);
-        Location {
-            host: self.host.map(|address| {
-                // SAFETY: `Segment` promises `bytes` valid bytes from here, and every caller keeps
-                // `offset` within them, as the range allocator's offsets are.
-                unsafe { address.add(offset) }
+    /// The place `offset` bytes into the region, which is inside it or at its end.
+    pub(crate) fn place(&self, offset: usize) -> Place {
+        let host = self.host.map(|address| {
+            // SAFETY: `Segment` and `AddressRange` promise valid addresses over their whole length, and
+            // every caller keeps `offset` within it, as the arena's positions are.
+            unsafe { address.add(offset) }
+        });
+        Place {
+            host: host.map_or(std::ptr::null_mut(), NonNull::as_ptr),
+            device: self.device.map_or(0, |address| address + offset as u64),
+            resource: self.resource.map_or(std::ptr::null_mut(), |(resource, _)| {
+                resource.as_ptr().as_ptr()
             }),
-            device: self.device.map(|address| address + offset as u64),
-            resource: self.resource.map(|resource| (resource, offset)),
+            resource_offset: self.resource.map_or(0, |(_, start)| start + offset),
         }
     }
 }

@@ -1,94 +1,351 @@
-//! Segments in use and the blocks carved from them.
+//! Blocks, and the records that describe them.
+//!
+//! A [`Record`] lives as long as the process and is used again for another block when its own is
+//! gone, so that a reference to one can never dangle. A [`Block`] is the right to a record; exactly
+//! one buffer, cache or list owns it, and it moves instead of being copied.
 
-use crate::binding::Base;
-use crate::buffer::Buffer;
-use crate::device::{Segment, StorageMode};
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use crate::binding::Place;
+use crate::device::StorageMode;
 use crate::name::Name;
-use crate::range_allocator::Position;
-use crate::sync::{Arc, Mutex};
-use std::collections::BTreeMap;
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 
-/// A segment with the record of its live blocks, by offset.
-#[derive(Debug)]
-pub(crate) struct SegmentEntry {
-    pub(crate) id: u32,
-    pub(crate) storage: StorageMode,
-    pub(crate) base: Base,
-    pub(crate) bytes: usize,
-    pub(crate) live: Mutex<BTreeMap<usize, LiveRecord>>,
-    pub(crate) segment: Box<dyn Segment>,
+/// Records made at once.
+const RECORDS_PER_SLAB: usize = 64;
+
+/// Which idle records there are, and all slabs, for reports that walk.
+static RECORDS: Mutex<Records> = Mutex::new(Records {
+    idle: Vec::new(),
+    slabs: Vec::new(),
+});
+
+struct Records {
+    idle: Vec<&'static Record>,
+    slabs: Vec<&'static [Record]>,
 }
 
-impl SegmentEntry {
-    pub(crate) fn new(id: u32, storage: StorageMode, segment: Box<dyn Segment>) -> Self {
-        Self {
-            id,
-            storage,
-            base: Base::of(segment.as_ref()),
-            bytes: segment.bytes(),
-            live: Mutex::new(BTreeMap::new()),
-            segment,
-        }
+/// Number of the list, in every cache, that a block belongs to: its class and storage mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListId(u32);
+
+impl ListId {
+    /// For blocks that return to their arena.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+    /// For blocks whose memory returns to the device.
+    pub(crate) const DIRECT: Self = Self(u32::MAX - 1);
+
+    pub(crate) fn new(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(crate) fn is_some(self) -> bool {
+        self.0 < Self::DIRECT.0
     }
 }
 
-/// What is known of a block that a user holds.
-#[derive(Debug)]
-pub(crate) struct LiveRecord {
-    pub(crate) requested: usize,
-    pub(crate) block_bytes: usize,
-    pub(crate) name: Name,
-    /// The buffer itself while its owner keeps only the bare address.
-    pub(crate) detached: Option<Box<Buffer>>,
-}
-
-/// Which free list a block returns to.
+/// The two arenas of each storage mode: small blocks lie in spans of their own, so that long-lived
+/// ones do not break up the space of large ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Home {
-    /// The pool of a size class.
-    Class(usize),
-    /// The arena it was cut from.
-    Arena(ArenaKind),
-    /// None: its segment goes back to the device.
-    Direct,
-}
-
-/// The two arenas of each storage mode, so that long-lived small blocks do not break up the space of
-/// large ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum ArenaKind {
     Small,
     Large,
 }
 
-impl ArenaKind {
-    pub(crate) const ALL: [Self; 2] = [Self::Small, Self::Large];
-
-    pub(crate) const fn index(self) -> usize {
-        self as usize
-    }
+/// The key of one cache in every thread: a pool, or a queue of it. Neither part is used again while
+/// anything refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CacheKey {
+    /// Position among the caches of a thread.
+    pub(crate) slot: u32,
+    /// Unique in the process.
+    pub(crate) id: u64,
 }
 
-/// An aligned range of a segment. It is owned by exactly one buffer, pool or waiting list.
-#[derive(Debug)]
-pub(crate) struct Block {
-    pub(crate) entry: Arc<SegmentEntry>,
-    pub(crate) offset: usize,
-    pub(crate) bytes: usize,
+/// A point of a queue: reached when its timeline has passed `value`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Point {
+    /// Number of the queue in its pool.
+    pub(crate) queue: u32,
+    pub(crate) value: u64,
+}
+
+const IDLE: u8 = 0;
+const LIVE: u8 = 1;
+const DETACHED: u8 = 2;
+
+/// What is known of one block. Only the block's owner writes; reports read whatever is there.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Record {
+    // Written on each allocation.
+    requested: AtomicUsize,
+    point_value: AtomicU64,
+    point_queue: AtomicU32,
+    name: AtomicU32,
+    state: AtomicU8,
+    alignment_power: AtomicU8,
+    // Written when the block is cut.
+    storage: AtomicU8,
+    arena: AtomicU8,
+    list: AtomicU32,
+    thread_max: AtomicU8,
+    pool_slot: AtomicU32,
+    pool_id: AtomicU64,
+    bytes: AtomicUsize,
+    position: AtomicUsize,
+    host: AtomicPtr<u8>,
+    device: AtomicU64,
+    resource: AtomicPtr<std::ffi::c_void>,
+    resource_offset: AtomicUsize,
+}
+
+macro_rules! relaxed {
+    ($($field:ident: $type:ty;)*) => {
+        $(
+            #[inline]
+            pub(crate) fn $field(&self) -> $type {
+                self.0.$field.load(Ordering::Relaxed)
+            }
+        )*
+    };
+}
+
+/// The right to a record and to the memory it describes.
+pub(crate) struct Block(&'static Record);
+
+/// What is fixed for a block from the moment it is cut until it is joined with its neighbours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut {
+    pub(crate) pool: CacheKey,
+    pub(crate) storage: StorageMode,
     pub(crate) arena: ArenaKind,
-    pub(crate) home: Home,
+    pub(crate) list: ListId,
+    /// Most blocks of the list that a thread keeps in one place.
+    pub(crate) thread_max: u8,
+    /// Where it is in its arena's numbering.
+    pub(crate) position: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Block {
-    pub(crate) fn position(&self) -> Position {
-        Position {
-            segment: self.entry.id,
-            offset: self.offset,
+    /// A block whose first byte is at `place`.
+    pub(crate) fn new(cut: Cut, place: &Place) -> Self {
+        let mut block = Self::take_record();
+        block.recut(cut, place);
+        block
+    }
+
+    /// Describes other memory by the same record.
+    pub(crate) fn recut(&mut self, cut: Cut, place: &Place) {
+        let record = self.0;
+        let relaxed = Ordering::Relaxed;
+        record.storage.store(cut.storage as u8, relaxed);
+        record.arena.store(cut.arena as u8, relaxed);
+        record.list.store(cut.list.0, relaxed);
+        record.thread_max.store(cut.thread_max, relaxed);
+        record.pool_slot.store(cut.pool.slot, relaxed);
+        record.pool_id.store(cut.pool.id, relaxed);
+        record.bytes.store(cut.bytes, relaxed);
+        record.position.store(cut.position, relaxed);
+        record.host.store(place.host, relaxed);
+        record.device.store(place.device, relaxed);
+        record.resource.store(place.resource, relaxed);
+        record.resource_offset.store(place.resource_offset, relaxed);
+        record.point_value.store(0, relaxed);
+    }
+
+    fn take_record() -> Self {
+        let mut records = RECORDS.lock();
+        if records.idle.is_empty() {
+            let slab: &'static [Record] = Box::leak(
+                (0..RECORDS_PER_SLAB)
+                    .map(|_| Record::default())
+                    .collect::<Box<[_]>>(),
+            );
+            records.slabs.push(slab);
+            records.idle.extend(slab);
+        }
+        match records.idle.pop() {
+            Some(record) => Self(record),
+            None => unreachable!("a slab was just added"),
         }
     }
 
-    /// Whether the block starts at a multiple of `alignment`.
-    pub(crate) fn is_aligned(&self, alignment: usize) -> bool {
-        (self.entry.base.number() + self.offset).is_multiple_of(alignment)
+    /// Gives the record up; its memory has gone back to the arena.
+    pub(crate) fn retire(self) {
+        debug_assert_eq!(self.0.state.load(Ordering::Relaxed), IDLE);
+        RECORDS.lock().idle.push(self.0);
+    }
+
+    relaxed! {
+        bytes: usize;
+        requested: usize;
+        position: usize;
+    }
+
+    /// Most blocks of its list that a thread keeps in one place.
+    #[inline]
+    pub(crate) fn thread_max(&self) -> usize {
+        usize::from(self.0.thread_max.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn list(&self) -> ListId {
+        ListId(self.0.list.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn pool(&self) -> CacheKey {
+        CacheKey {
+            slot: self.0.pool_slot.load(Ordering::Relaxed),
+            id: self.0.pool_id.load(Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn storage(&self) -> StorageMode {
+        StorageMode::ALL[usize::from(self.0.storage.load(Ordering::Relaxed)) % 3]
+    }
+
+    pub(crate) fn arena(&self) -> ArenaKind {
+        if self.0.arena.load(Ordering::Relaxed) == ArenaKind::Small as u8 {
+            ArenaKind::Small
+        } else {
+            ArenaKind::Large
+        }
+    }
+
+    pub(crate) fn alignment(&self) -> usize {
+        1 << (self.0.alignment_power.load(Ordering::Relaxed) % 64)
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        Name::of_number(self.0.name.load(Ordering::Relaxed))
+    }
+
+    /// Where its first byte is.
+    #[inline]
+    pub(crate) fn place(&self) -> Place {
+        let record = self.0;
+        let relaxed = Ordering::Relaxed;
+        Place {
+            host: record.host.load(relaxed),
+            device: record.device.load(relaxed),
+            resource: record.resource.load(relaxed),
+            resource_offset: record.resource_offset.load(relaxed),
+        }
+    }
+
+    /// Address of the first byte for the host, if it has one.
+    #[inline]
+    pub(crate) fn host(&self) -> Option<NonNull<u8>> {
+        NonNull::new(self.0.host.load(Ordering::Relaxed))
+    }
+
+    /// The point of a queue before which nobody but that queue may use the memory.
+    #[inline]
+    pub(crate) fn point(&self) -> Option<Point> {
+        let value = self.0.point_value.load(Ordering::Relaxed);
+        (value != 0).then(|| Point {
+            queue: self.0.point_queue.load(Ordering::Relaxed),
+            value,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn set_point(&self, point: Option<Point>) {
+        let record = self.0;
+        match point {
+            Some(point) => {
+                record.point_queue.store(point.queue, Ordering::Relaxed);
+                record.point_value.store(point.value, Ordering::Relaxed);
+            }
+            None => record.point_value.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Marks the block as handed out.
+    #[inline]
+    pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name) {
+        let record = self.0;
+        record.requested.store(requested, Ordering::Relaxed);
+        // A power is below 64.
+        #[expect(clippy::cast_possible_truncation, reason = "a power is below 64")]
+        let power = alignment.trailing_zeros() as u8;
+        record.alignment_power.store(power, Ordering::Relaxed);
+        record.name.store(name.to_number(), Ordering::Relaxed);
+        record.state.store(LIVE, Ordering::Relaxed);
+    }
+
+    /// Marks the block as given back.
+    #[inline]
+    pub(crate) fn take_back(&self) {
+        self.0.state.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// Marks the block as owned by a bare address.
+    pub(crate) fn set_detached(&self, detached: bool) {
+        let state = if detached { DETACHED } else { LIVE };
+        self.0.state.store(state, Ordering::Relaxed);
+    }
+
+    /// The record, for maps that find blocks and do not own them.
+    pub(crate) fn as_record(&self) -> &'static Record {
+        self.0
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("position", &self.position())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A block that a user holds, as a report sees it: the values belong together only if nobody
+/// allocates or frees meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    pub(crate) name: Name,
+    pub(crate) requested: usize,
+    pub(crate) bytes: usize,
+    pub(crate) address: usize,
+    pub(crate) storage: StorageMode,
+}
+
+impl Record {
+    /// What a report may know, if a user holds the block.
+    pub(crate) fn sight(&'static self) -> Option<Sight> {
+        let block = Block(self);
+        (self.state.load(Ordering::Relaxed) != IDLE).then(|| Sight {
+            name: block.name(),
+            requested: block.requested(),
+            bytes: block.bytes(),
+            address: block.host().map_or(0, |host| host.as_ptr().addr()),
+            storage: block.storage(),
+        })
+    }
+}
+
+/// Visits every block of a pool that a user holds, in no order; walks all records there are.
+pub(crate) fn for_each_live(pool: CacheKey, mut visit: impl FnMut(Sight)) {
+    let slabs = RECORDS.lock().slabs.clone();
+    for record in slabs.into_iter().flatten() {
+        if record.pool_id.load(Ordering::Relaxed) == pool.id
+            && let Some(sight) = record.sight()
+        {
+            visit(sight);
+        }
     }
 }

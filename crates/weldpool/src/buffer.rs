@@ -7,16 +7,15 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::allocator::Pool;
 use crate::binding::Binding;
-use crate::block::Block;
+use crate::block::{Block, Point};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
-use crate::in_flight::{Access, InFlight};
-use crate::name::Name;
-use crate::queue::{Part, sealed};
-use crate::sync::Arc;
+use crate::in_flight::{Access, InFlight, Use};
+use crate::pool::pool_of;
+use crate::queue::{Part, Queue, sealed};
+use crate::thread_cache::{self, Pushed};
 use crate::view::BufferView;
 
 /// A piece of device memory with one owner; dropping it returns the memory to its pool.
@@ -24,31 +23,24 @@ use crate::view::BufferView;
 /// Moving a buffer moves a few words; the memory stays where it is. Contents start out undefined
 /// but initialised (they are what the block held before) unless the request asked for zeroes.
 pub struct Buffer {
-    pool: Arc<Pool>,
     /// None only while the buffer is being dropped or detached.
     block: Option<Block>,
-    requested: usize,
-    alignment: usize,
-    name: Name,
     in_flight: InFlight,
 }
 
 impl Buffer {
-    pub(crate) fn new(
-        pool: Arc<Pool>,
-        block: Block,
-        requested: usize,
-        alignment: usize,
-        name: Name,
-        in_flight: InFlight,
-    ) -> Self {
+    #[inline]
+    pub(crate) fn new(block: Block, in_flight: InFlight) -> Self {
         Self {
-            pool,
             block: Some(block),
-            requested,
-            alignment,
-            name,
             in_flight,
+        }
+    }
+
+    fn block(&self) -> &Block {
+        match &self.block {
+            Some(block) => block,
+            None => unreachable!("a buffer without a block is being dropped"),
         }
     }
 
@@ -56,39 +48,37 @@ impl Buffer {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
     pub fn len(&self) -> usize {
-        self.requested
+        self.block().requested()
     }
 
     /// Bytes of the block behind it; the difference to [`len`](Self::len) is internal waste.
     #[must_use]
     pub fn block_bytes(&self) -> usize {
-        self.block.as_ref().map_or(0, |block| block.bytes)
+        self.block().bytes()
     }
 
     /// Alignment of its address that the request was given, in bytes.
     #[must_use]
     pub fn alignment(&self) -> usize {
-        self.alignment
+        self.block().alignment()
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.name.as_str()
+        self.block().name().as_str()
     }
 
     /// Its storage mode.
     #[must_use]
     pub fn storage_mode(&self) -> StorageMode {
-        self.block
-            .as_ref()
-            .map_or(StorageMode::Shared, |block| block.entry.storage)
+        self.block().storage()
     }
 
     /// Where it is, for a driver call.
     #[must_use]
     pub fn binding(&self) -> Binding<'_> {
-        self.binding_of(0..self.requested)
+        self.binding_of(0..self.len())
     }
 
     /// Read access to the contents.
@@ -100,10 +90,10 @@ impl Buffer {
     /// [`Unsupported`](ErrorKind::Unsupported) for private storage.
     pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
         let address = self.host_address()?;
-        self.in_flight.check(Access::Read)?;
+        self.in_flight().check(Access::Read)?;
         // SAFETY: the block is ours for the borrow of `self`, a write guard needs `&mut self`, and
         // no work writes it.
-        unsafe { ReadGuard::new(address, self.requested, None) }
+        unsafe { ReadGuard::new(address, self.len(), None) }
     }
 
     /// Write access to the contents.
@@ -113,9 +103,9 @@ impl Buffer {
     /// As for [`read`](Self::read), and [`Busy`](ErrorKind::Busy) while submitted work reads it.
     pub fn write<T: Element>(&mut self) -> Result<WriteGuard<'_, T>> {
         let address = self.host_address()?;
-        self.in_flight.check(Access::Write)?;
+        self.in_flight().check(Access::Write)?;
         // SAFETY: the block is ours, the borrow of `self` is exclusive, and no work uses it.
-        unsafe { WriteGuard::new(address, self.requested, None) }
+        unsafe { WriteGuard::new(address, self.len(), None) }
     }
 
     /// Waits until no submitted work uses the buffer.
@@ -124,7 +114,7 @@ impl Buffer {
     ///
     /// [`Timeout`](ErrorKind::Timeout), or [`DeviceLost`](ErrorKind::DeviceLost).
     pub fn wait(&self, timeout: Option<Duration>) -> Result<()> {
-        self.in_flight.wait(timeout)
+        self.in_flight().wait(timeout)
     }
 
     /// Makes the buffer shareable. This costs one allocation on the host; plain buffers pay nothing
@@ -141,29 +131,67 @@ impl Buffer {
     ///
     /// The buffer itself, when it has no address for the host.
     #[expect(clippy::result_large_err, reason = "the buffer comes back unharmed")]
-    pub fn into_raw(self) -> std::result::Result<NonNull<u8>, Self> {
+    pub fn into_raw(mut self) -> std::result::Result<NonNull<u8>, Self> {
         let Ok(address) = self.host_address() else {
             return Err(self);
         };
-        let Some(block) = &self.block else {
+        let Some(pool) = pool_of(self.block()) else {
             return Err(self);
         };
-        let (entry, offset) = (Arc::clone(&block.entry), block.offset);
-        let mut live = entry.live.lock();
-        match live.get_mut(&offset) {
-            Some(record) => record.detached = Some(Box::new(self)),
-            None => return Err(self),
+        if let Some(block) = self.block.take() {
+            pool.detach(block, std::mem::take(&mut self.in_flight));
         }
-        drop(live);
         Ok(address)
     }
 
+    /// Frees the buffer in the order of `queue`: work submitted to it so far, by whomever, may still
+    /// use the memory. The same queue may have the memory again at once, everybody else after the queue
+    /// has passed this point. Uses by other queues are waited for besides.
+    pub fn free_on(mut self, queue: &Queue) {
+        if !self.in_flight.is_idle() {
+            // Recorded by `submit`, so dropping takes them into account.
+            if let Ok(fence) = queue.fence() {
+                self.in_flight.add(Use {
+                    fence,
+                    access: Access::Write,
+                });
+            }
+            return;
+        }
+        if let Some(block) = self.block.take() {
+            queue.free(block);
+        }
+    }
+
     pub(crate) fn in_flight(&self) -> &InFlight {
+        self.settle();
         &self.in_flight
     }
 
+    /// Turns the point that came along with the block into a use of the buffer.
+    fn settle(&self) {
+        let block = self.block();
+        if let Some(point) = block.point() {
+            self.settle_at(block, point);
+        }
+    }
+
+    #[cold]
+    fn settle_at(&self, block: &Block, point: Point) {
+        if let Some(pool) = pool_of(block)
+            && let Some(queue) = pool.orders().get(point.queue)
+        {
+            pool.orders().cover(point);
+            self.in_flight.add(Use {
+                fence: queue.fence_at(point.value),
+                access: Access::Write,
+            });
+        }
+        block.set_point(None);
+    }
+
     fn host_address(&self) -> Result<NonNull<u8>> {
-        self.host_address_of(0..self.requested)
+        self.host_address_of(0..self.len())
     }
 
     pub(crate) fn host_address_of(&self, range: Range<usize>) -> Result<NonNull<u8>> {
@@ -176,34 +204,24 @@ impl Buffer {
     }
 
     pub(crate) fn binding_of(&self, range: Range<usize>) -> Binding<'_> {
-        let bytes = range.end - range.start;
-        match &self.block {
-            Some(block) => Binding::new(
-                &block.entry.base,
-                block.offset + range.start,
-                bytes,
-                block.entry.storage != StorageMode::Private,
-            ),
-            None => unreachable!("a buffer without a block is being dropped"),
-        }
+        let block = self.block();
+        let host_visible = block.storage() != StorageMode::Private;
+        Binding::new(&block.place(), range, host_visible)
     }
 
     pub(crate) fn part_of(&self, range: Range<usize>) -> Part<'_> {
-        match &self.block {
-            Some(block) => Part {
-                location: block.entry.base.location(block.offset + range.start),
-                bytes: range.end - range.start,
-                in_flight: &self.in_flight,
-                offset: range.start,
-            },
-            None => unreachable!("a buffer without a block is being dropped"),
+        Part {
+            location: self.block().place().location(range.start),
+            bytes: range.end - range.start,
+            in_flight: self.in_flight(),
+            offset: range.start,
         }
     }
 }
 
 impl sealed::Operand for Buffer {
     fn part(&self) -> Part<'_> {
-        self.part_of(0..self.requested)
+        self.part_of(0..self.len())
     }
 
     // A queue takes `&Buffer` to read and `&mut Buffer` to write, so the compiler has checked.
@@ -217,19 +235,48 @@ impl sealed::Operand for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.pool.free(block, self.requested, self.in_flight.take());
+        let Some(block) = self.block.take() else {
+            return;
+        };
+        if self.in_flight.is_idle() && block.point().is_none() {
+            block.take_back();
+            if let Err(pushed) = thread_cache::push(block.pool(), block) {
+                free_pushed(pushed);
+            }
+        } else {
+            self.block = Some(block);
+            self.drop_used();
         }
+    }
+}
+
+impl Buffer {
+    #[cold]
+    fn drop_used(&mut self) {
+        self.settle();
+        if let Some(block) = self.block.take()
+            && let Some(pool) = pool_of(&block)
+        {
+            pool.free(block, self.in_flight.take());
+        }
+    }
+}
+
+#[cold]
+fn free_pushed(pushed: Pushed) {
+    if let Some(pool) = pool_of(&pushed.block) {
+        pool.free_cold(pool.key(), pushed);
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffer")
-            .field("name", &self.name)
-            .field("len", &self.requested)
-            .field("alignment", &self.alignment)
+            .field("name", &self.name())
+            .field("len", &self.len())
+            .field("alignment", &self.alignment())
             .field("storage", &self.storage_mode())
             .finish_non_exhaustive()
     }

@@ -1,7 +1,12 @@
-//! Central pools of idle blocks, one per size class and storage mode.
+//! Central lists of idle blocks, one per size class and storage mode, between the threads' caches and
+//! the arenas.
 
-use crate::block::Block;
+#![forbid(unsafe_code)]
+
+use crate::block::{Block, ListId};
 use crate::device::StorageMode;
+use crate::grouped::Grouped;
+use crate::shard::ListTotals;
 use crate::size_class::SizeClasses;
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -10,26 +15,25 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
-    pools: [Box<[ClassPool]>; StorageMode::ALL.len()],
-    /// Bytes idle in all pools.
-    cached: AtomicU64,
+    lists: Grouped<ClassPool>,
 }
 
 #[derive(Debug, Default)]
 struct ClassPool {
     idle: Mutex<Vec<Block>>,
-    hits: AtomicU64,
+    /// Requests that no idle block served.
     misses: AtomicU64,
+    /// Bytes of blocks cut for the list, in use or idle.
+    held: AtomicU64,
+    held_peak: AtomicU64,
 }
 
 impl ClassPools {
     pub(crate) fn new(classes: SizeClasses) -> Self {
-        let count = classes.as_slice().len();
-        let pools = StorageMode::ALL.map(|_| (0..count).map(|_| ClassPool::default()).collect());
+        let lists = classes.as_slice().len() * StorageMode::ALL.len();
         Self {
             classes,
-            pools,
-            cached: AtomicU64::new(0),
+            lists: Grouped::new(lists),
         }
     }
 
@@ -37,67 +41,126 @@ impl ClassPools {
         &self.classes
     }
 
-    /// The most recently freed idle block of a class, which is the likeliest to be in a cache.
-    pub(crate) fn take(&self, storage: StorageMode, class: usize) -> Option<Block> {
-        let pool = &self.pools[storage.index()][class];
-        let block = pool.idle.lock().pop();
-        match &block {
-            Some(block) => {
-                pool.hits.fetch_add(1, Ordering::Relaxed);
-                self.cached.fetch_sub(block.bytes as u64, Ordering::Relaxed);
-            }
-            None => {
-                pool.misses.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        block
+    /// Number of lists there are.
+    pub(crate) fn list_count(&self) -> usize {
+        self.classes.as_slice().len() * StorageMode::ALL.len()
     }
 
-    /// Keeps a block, or gives it back when the class has enough.
-    pub(crate) fn put(&self, storage: StorageMode, class: usize, block: Block) -> Option<Block> {
-        let mut idle = self.pools[storage.index()][class].idle.lock();
-        if idle.len() >= self.classes.as_slice()[class].cached_max {
-            return Some(block);
-        }
-        self.cached.fetch_add(block.bytes as u64, Ordering::Relaxed);
-        idle.push(block);
-        None
+    /// The list of a class.
+    #[inline]
+    pub(crate) fn list(&self, storage: StorageMode, class: usize) -> ListId {
+        ListId::new(storage.index() * self.classes.as_slice().len() + class)
+    }
+
+    /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
+    pub(crate) fn take(&self, list: ListId, count: usize) -> Vec<Block> {
+        let Some(pool) = self.lists.get(list.index()) else {
+            return Vec::new();
+        };
+        let mut idle = pool.idle.lock();
+        let rest = idle.len().saturating_sub(count);
+        idle.split_off(rest)
+    }
+
+    /// Keeps blocks of one list up to the class's limit; gives the others back.
+    pub(crate) fn put(&self, list: ListId, mut blocks: Vec<Block>) -> Vec<Block> {
+        let Some(pool) = self.lists.make(list.index()) else {
+            return blocks;
+        };
+        let class = list.index() % self.classes.as_slice().len().max(1);
+        let most = self
+            .classes
+            .as_slice()
+            .get(class)
+            .map_or(0, |class| class.cached_max);
+        let mut idle = pool.idle.lock();
+        let room = most.saturating_sub(idle.len()).min(blocks.len());
+        idle.extend(blocks.drain(..room));
+        drop(idle);
+        blocks
     }
 
     /// Takes every idle block out.
-    pub(crate) fn drain(&self) -> Vec<Block> {
-        let mut drained = Vec::new();
-        for pool in self.pools.iter().flatten() {
+    pub(crate) fn drain(&self, drained: &mut Vec<Block>) {
+        for (_, pool) in self.lists.iter() {
             drained.append(&mut pool.idle.lock());
         }
-        let bytes: u64 = drained.iter().map(|block| block.bytes as u64).sum();
-        self.cached.fetch_sub(bytes, Ordering::Relaxed);
-        drained
     }
 
-    pub(crate) fn cached_bytes(&self) -> u64 {
-        self.cached.load(Ordering::Relaxed)
+    /// Keeps, of drained blocks, as many of each class as it started with; gives the others back.
+    pub(crate) fn keep_initial(&self, drained: Vec<Block>) -> Vec<Block> {
+        let count = self.classes.as_slice().len().max(1);
+        let keep = |block: Block| {
+            let list = block.list();
+            let class = self.classes.as_slice().get(list.index() % count);
+            let initial = class.map_or(0, |class| class.initial);
+            if initial == 0 || !list.is_some() || block.point().is_some() {
+                return Some(block);
+            }
+            let mut idle = self.lists.make(list.index())?.idle.lock();
+            if idle.len() >= initial {
+                return Some(block);
+            }
+            idle.push(block);
+            None
+        };
+        drained.into_iter().filter_map(keep).collect()
     }
 
-    pub(crate) fn stats(&self) -> Vec<ClassStats> {
-        let sum = |class: usize, value: fn(&ClassPool) -> u64| {
-            self.pools
-                .iter()
-                .map(|pools| value(&pools[class]))
-                .sum::<u64>()
+    /// Counts a request that no idle block served.
+    pub(crate) fn count_miss(&self, list: ListId) {
+        if let Some(pool) = self.lists.make(list.index()) {
+            pool.misses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a block cut for a list.
+    pub(crate) fn count_cut(&self, list: ListId, bytes: usize) {
+        if let Some(pool) = self.lists.make(list.index()) {
+            let held = pool.held.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+            pool.held_peak.fetch_max(held, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a block that went back to its arena.
+    pub(crate) fn count_returned(&self, list: ListId, bytes: usize) {
+        if let Some(pool) = self.lists.get(list.index()) {
+            pool.held.fetch_sub(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets hits and misses.
+    pub(crate) fn reset(&self) {
+        for (_, pool) in self.lists.iter() {
+            pool.misses.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Statistics of the classes, given what the threads counted per list.
+    pub(crate) fn stats(&self, totals: &[ListTotals]) -> Vec<ClassStats> {
+        let count = self.classes.as_slice().len();
+        let of = |class: usize, size: usize| {
+            let mut stats = ClassStats {
+                bytes: size,
+                ..ClassStats::default()
+            };
+            for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
+                if let Some(totals) = totals.get(list) {
+                    stats.allocations += totals.allocations;
+                    stats.live_bytes += totals.live;
+                    stats.live_bytes_peak += totals.live_peak;
+                }
+                if let Some(pool) = self.lists.get(list) {
+                    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                    stats.misses += load(&pool.misses);
+                    stats.held_bytes += load(&pool.held);
+                    stats.held_bytes_peak += load(&pool.held_peak);
+                }
+            }
+            stats.hits = stats.allocations.saturating_sub(stats.misses);
+            stats
         };
         let classes = self.classes.as_slice().iter().enumerate();
-        classes
-            .map(|(class, size)| ClassStats {
-                bytes: size.bytes,
-                hits: sum(class, |pool| pool.hits.load(Ordering::Relaxed)),
-                misses: sum(class, |pool| pool.misses.load(Ordering::Relaxed)),
-                cached_blocks: self
-                    .pools
-                    .iter()
-                    .map(|pools| pools[class].idle.lock().len())
-                    .sum(),
-            })
-            .collect()
+        classes.map(|(class, size)| of(class, size.bytes)).collect()
     }
 }

@@ -51,6 +51,10 @@ pub struct Config {
     /// An arena grows by an eighth of what it holds, up to this many bytes at once unless a single
     /// request needs more. Default: 64 MiB.
     pub segment_bytes_max: usize,
+    /// Part of the greatest sum of requested bytes, in 1024ths, by which memory held may exceed it
+    /// before holes are mapped together, or empty segments returned, rather than more obtained.
+    /// Less is tighter and costs driver calls. Default: 10.
+    pub slack_per_1024: u32,
     /// How long an allocation that found no memory waits for work in flight to give some back.
     /// Default: one second.
     pub wait_max: Duration,
@@ -68,6 +72,7 @@ impl Default for Config {
             cached_bytes_max: None,
             segment_bytes_min: 2 << 20,
             segment_bytes_max: 64 << 20,
+            slack_per_1024: 10,
             wait_max: Duration::from_secs(1),
             on_leak: None,
         }

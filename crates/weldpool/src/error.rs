@@ -41,6 +41,7 @@ pub(crate) struct PoolState {
     pub(crate) cached: u64,
     pub(crate) reserved: u64,
     pub(crate) limit: Option<u64>,
+    pub(crate) largest_free: u64,
 }
 
 /// An error of the memory manager: what failed, where, and what to do about it.
@@ -138,8 +139,8 @@ impl fmt::Display for Error {
             if let Some(pool) = self.pool {
                 write!(
                     f,
-                    "; live {}, cached {}, reserved {}",
-                    pool.live, pool.cached, pool.reserved
+                    "; live {}, cached {}, reserved {}, largest free range {}",
+                    pool.live, pool.cached, pool.reserved, pool.largest_free
                 )?;
                 match pool.limit {
                     Some(limit) => write!(f, ", limit {limit}")?,
@@ -173,6 +174,7 @@ mod tests {
                 cached: 2,
                 reserved: 3,
                 limit: Some(4),
+                largest_free: 5,
             });
         let text = error.to_string();
         for part in [
@@ -181,6 +183,7 @@ mod tests {
             "live 1",
             "cached 2",
             "reserved 3",
+            "largest free range 5",
             "limit 4",
             "raise",
         ] {

@@ -35,12 +35,10 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// Uses that a block brings along from its former owner.
-    pub(crate) fn inherited(uses: Vec<Use>) -> Self {
-        Self {
-            any: AtomicBool::new(!uses.is_empty()),
-            uses: Mutex::new(uses),
-        }
+    /// Whether no work ever used the buffer, or all of it is known to be over.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.any.load(Ordering::Relaxed)
     }
 
     /// Whether the host may access the contents now.

@@ -38,7 +38,7 @@
 //!
 //! The crate knows nothing of models, tensors, network protocols or async runtimes.
 
-mod address_map;
+mod address;
 mod allocator;
 mod arena;
 mod binding;
@@ -48,21 +48,25 @@ mod class_pool;
 mod config;
 pub mod device;
 mod error;
+mod grouped;
 mod guard;
 mod in_flight;
 mod name;
 mod order;
+mod pool;
 mod queue;
-mod range_allocator;
 mod report;
 mod request;
 mod runtime;
+mod shard;
 mod size_class;
+mod space;
 mod stats;
 mod sync;
+mod thread_cache;
 mod view;
 
-pub use address_map::BlockInfo;
+pub use address::BlockInfo;
 pub use allocator::{Allocator, AllocatorBuilder};
 pub use binding::{Binding, Resource};
 pub use buffer::Buffer;

@@ -1,18 +1,105 @@
-//! Reuse in the order of the device's work: blocks that were freed while submitted work may still
-//! use them.
+//! Reuse in the order of the device's work: memory that was freed while submitted work may still use
+//! it.
 //!
-//! Such a block may be handed out again at once for work on the same queue, since that runs after
-//! the old work; to everybody else only after the old work's fences have passed.
+//! Memory freed in the order of one queue carries a [`Point`] of it. The same queue may have it again
+//! at once, because its work runs in order; everybody else only after the queue has passed the point. A
+//! point need not be signalled when the memory is freed: it is when somebody else wants the memory.
+//! Memory that work on several queues uses waits here until all of it is over.
 
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::block::Block;
-use crate::device::StorageMode;
+use crate::block::{Block, CacheKey, Point};
 use crate::in_flight::Use;
-use crate::queue::QueueId;
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::queue::QueueCore;
+use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 
-/// Blocks that wait for fences.
+/// The queues of one pool, by number. Numbers are not used again, so a point of a queue that is no
+/// longer here has passed.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    queues: RwLock<HashMap<u32, Arc<QueueCore>>>,
+    next: AtomicU32,
+}
+
+impl Orders {
+    /// Makes a queue known; `make` gets its number.
+    pub(crate) fn add(&self, make: impl FnOnce(u32) -> QueueCore) -> Arc<QueueCore> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(make(number));
+        self.queues.write().insert(number, Arc::clone(&queue));
+        queue
+    }
+
+    /// Whether there was never a queue.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next.load(Ordering::Relaxed) == 0
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<Arc<QueueCore>> {
+        self.queues.read().get(&number).map(Arc::clone)
+    }
+
+    /// Forgets queues whose owners are gone and whose work is over.
+    pub(crate) fn forget_ended(&self) {
+        let any = self
+            .queues
+            .read()
+            .values()
+            .any(|queue| queue.is_abandoned());
+        if any {
+            self.queues.write().retain(|_, queue| !queue.has_ended());
+        }
+    }
+
+    /// Whether the work before a point is over. Work on a queue that is lost or gone will not run any
+    /// more, so it counts as over.
+    pub(crate) fn passed(&self, point: Point) -> bool {
+        self.completed(point.queue) >= point.value
+    }
+
+    /// The greatest value that a queue has passed.
+    pub(crate) fn completed(&self, queue: u32) -> u64 {
+        self.get(queue).map_or(u64::MAX, |queue| queue.completed())
+    }
+
+    /// Sees to it that a signal covers the point. If the driver refuses, the next one will.
+    pub(crate) fn cover(&self, point: Point) {
+        if let Some(queue) = self.get(point.queue)
+            && queue.signalled() < point.value
+            && let Err(error) = queue.signal()
+        {
+            tracing::warn!(%error, "a queue could not be signalled");
+        }
+    }
+
+    /// Waits until the work before a point is over, up to `timeout`.
+    pub(crate) fn wait(&self, point: Point, timeout: Duration) {
+        self.cover(point);
+        if let Some(queue) = self.get(point.queue) {
+            // A fence that fails or is late leaves its memory where it is.
+            let _late = queue.timeline().wait(point.value, Some(timeout));
+        }
+    }
+
+    /// The point that all of these uses are over at, if they are on one queue of the pool.
+    pub(crate) fn single_point(&self, pool: CacheKey, uses: &[Use]) -> Option<Point> {
+        let first = uses.first()?.fence.queue();
+        let one = uses.iter().all(|used| used.fence.queue() == first);
+        (one && first.pool == pool.id).then(|| Point {
+            queue: first.number,
+            value: uses
+                .iter()
+                .map(|used| used.fence.value())
+                .max()
+                .unwrap_or(0),
+        })
+    }
+}
+
+/// Blocks that wait for work on several queues.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     waiting: Mutex<Vec<Waiting>>,
@@ -36,32 +123,11 @@ impl Deferred {
     }
 
     pub(crate) fn put(&self, block: Block, uses: Vec<Use>) {
-        self.bytes.fetch_add(block.bytes as u64, Ordering::Relaxed);
+        self.bytes
+            .fetch_add(block.bytes() as u64, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
         waiting.push(Waiting { block, uses });
         self.count.store(waiting.len(), Ordering::Release);
-    }
-
-    /// A block for work on `queue` that only work on the same queue still uses, with those uses: the
-    /// host may not touch it before they are over.
-    pub(crate) fn take_for_queue(
-        &self,
-        queue: QueueId,
-        storage: StorageMode,
-        bytes: usize,
-        alignment: usize,
-    ) -> Option<(Block, Vec<Use>)> {
-        let mut waiting = self.waiting.lock();
-        let index = waiting.iter().position(|one| {
-            one.block.bytes == bytes
-                && one.block.entry.storage == storage
-                && one.block.is_aligned(alignment)
-                && one.uses.iter().all(|used| used.fence.queue() == queue)
-        })?;
-        let Waiting { block, uses } = waiting.swap_remove(index);
-        self.count.store(waiting.len(), Ordering::Release);
-        self.bytes.fetch_sub(block.bytes as u64, Ordering::Relaxed);
-        Some((block, uses))
     }
 
     /// Takes the blocks whose work is over.
@@ -77,7 +143,7 @@ impl Deferred {
             }
         }
         self.count.store(waiting.len(), Ordering::Release);
-        let bytes: u64 = over.iter().map(|block| block.bytes as u64).sum();
+        let bytes: u64 = over.iter().map(|block| block.bytes() as u64).sum();
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         over
     }

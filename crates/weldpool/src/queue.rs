@@ -5,18 +5,159 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::{Access, InFlight, Use};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::pool::Pool;
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::thread_cache;
 use crate::view::BufferView;
 
-/// Number of a queue, unique in the process and never used again.
+/// Identity of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct QueueId(u64);
+pub(crate) struct QueueId {
+    /// Unique in the process and never used again.
+    id: u64,
+    /// The pool it belongs to.
+    pub(crate) pool: u64,
+    /// Its number in that pool.
+    pub(crate) number: u32,
+}
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// Frees in the order of a contended queue after which it is signalled, so that others do not wait
+/// longer than they must.
+const SIGNAL_FREES: u32 = 8;
+/// Bytes likewise.
+const SIGNAL_BYTES: usize = 1 << 20;
+
+/// What a queue and its pool know of it.
+#[derive(Debug)]
+pub(crate) struct QueueCore {
+    key: CacheKey,
+    pool: CacheKey,
+    number: u32,
+    device: Arc<dyn DeviceQueue>,
+    /// The greatest value signalled. The lock spans submission and signal, so that a fence covers
+    /// exactly what was submitted before it.
+    signalled: Mutex<u64>,
+    /// The same value, for those who only look.
+    signalled_now: AtomicU64,
+    /// Frees and bytes since the last signal.
+    freed: AtomicU32,
+    freed_bytes: AtomicUsize,
+    /// The owner is gone.
+    abandoned: AtomicBool,
+    /// It was signalled after that.
+    covered: AtomicBool,
+}
+
+impl QueueCore {
+    pub(crate) fn new(device: Arc<dyn DeviceQueue>, pool: CacheKey, number: u32) -> Self {
+        Self {
+            key: CacheKey::new(),
+            pool,
+            number,
+            device,
+            signalled: Mutex::new(0),
+            signalled_now: AtomicU64::new(0),
+            freed: AtomicU32::new(0),
+            freed_bytes: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
+            covered: AtomicBool::new(false),
+        }
+    }
+
+    /// The key of its caches, if it is a queue of that pool.
+    #[inline]
+    pub(crate) fn key_in(&self, pool: CacheKey) -> Option<CacheKey> {
+        (self.pool == pool).then_some(self.key)
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn id(&self) -> QueueId {
+        QueueId {
+            id: self.key.id,
+            pool: self.pool.id,
+            number: self.number,
+        }
+    }
+
+    pub(crate) fn timeline(&self) -> &Arc<dyn Timeline> {
+        self.device.timeline()
+    }
+
+    /// The point that covers everything submitted so far.
+    #[inline]
+    pub(crate) fn here(&self) -> Point {
+        Point {
+            queue: self.number,
+            value: self.signalled() + 1,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn signalled(&self) -> u64 {
+        self.signalled_now.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn completed(&self) -> u64 {
+        self.timeline().completed().unwrap_or(u64::MAX)
+    }
+
+    /// Marks the present end of the queue.
+    pub(crate) fn signal(&self) -> Result<u64> {
+        let mut signalled = self.signalled.lock();
+        self.signal_under(&mut signalled)
+    }
+
+    fn signal_under(&self, signalled: &mut u64) -> Result<u64> {
+        let value = self.device.signal()?;
+        *signalled = value;
+        self.signalled_now.store(value, Ordering::Release);
+        self.freed.store(0, Ordering::Relaxed);
+        self.freed_bytes.store(0, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Takes note of memory freed in the order of the queue while others wait for such.
+    pub(crate) fn note_freed(&self, bytes: usize) {
+        let frees = self.freed.fetch_add(1, Ordering::Relaxed) + 1;
+        let freed = self.freed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if (frees >= SIGNAL_FREES || freed >= SIGNAL_BYTES)
+            && let Err(error) = self.signal()
+        {
+            tracing::warn!(%error, "a queue could not be signalled");
+        }
+    }
+
+    pub(crate) fn fence_at(&self, value: u64) -> Fence {
+        Fence {
+            queue: self.id(),
+            value,
+            timeline: Arc::clone(self.timeline()),
+        }
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Whether the owner is gone, and all work is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        if !self.is_abandoned() {
+            return false;
+        }
+        // The last signal covers everything, unless the driver refused it so far.
+        let covered = self.covered.load(Ordering::Relaxed) || self.signal().is_ok();
+        self.covered.store(covered, Ordering::Relaxed);
+        covered && self.completed() >= self.signalled()
+    }
+}
 
 /// An ordered stream of device work.
 ///
@@ -40,24 +181,56 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// ```
 #[derive(Debug)]
 pub struct Queue {
-    id: QueueId,
-    device: Arc<dyn DeviceQueue>,
-    /// The greatest value signalled. The lock spans submission and signal, so that a fence covers
-    /// exactly what was submitted before it.
-    signalled: Mutex<u64>,
+    core: Arc<QueueCore>,
+    pool: Arc<Pool>,
 }
 
 impl Queue {
-    pub(crate) fn new(device: Arc<dyn DeviceQueue>) -> Self {
+    pub(crate) fn new(pool: &Arc<Pool>, device: Arc<dyn DeviceQueue>) -> Self {
+        let core = pool
+            .orders()
+            .add(|number| QueueCore::new(device, pool.key(), number));
         Self {
-            id: QueueId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
-            device,
-            signalled: Mutex::new(0),
+            core,
+            pool: Arc::clone(pool),
         }
     }
 
-    pub(crate) fn id(&self) -> QueueId {
-        self.id
+    #[inline]
+    pub(crate) fn core(&self) -> &QueueCore {
+        &self.core
+    }
+
+    /// Takes back a block in the order of this queue.
+    #[inline]
+    pub(crate) fn free(&self, block: Block) {
+        block.take_back();
+        if block.pool() != self.core.pool {
+            // Another pool's memory: it waits for a fence like any other use.
+            if let Some(pool) = crate::pool::pool_of(&block) {
+                let uses = self.fence().map(|fence| {
+                    vec![Use {
+                        fence,
+                        access: Access::Write,
+                    }]
+                });
+                match uses {
+                    Ok(uses) => pool.free(block, uses),
+                    Err(error) => {
+                        tracing::error!(%error, "memory freed on a queue that cannot be signalled is lost");
+                    }
+                }
+            }
+            return;
+        }
+        let bytes = block.bytes();
+        block.set_point(Some(self.core.here()));
+        if let Err(pushed) = thread_cache::push(self.core.key, block) {
+            self.pool.free_cold(self.core.key, pushed);
+        }
+        if self.pool.is_contended() {
+            self.core.note_freed(bytes);
+        }
     }
 
     /// Submits a copy of all of `source` to the start of `destination`.
@@ -145,31 +318,36 @@ impl Queue {
         operands: &[(&InFlight, Access)],
         work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
     ) -> Result<Fence> {
-        let mut signalled = self.signalled.lock();
+        let core = &self.core;
+        let mut signalled = core.signalled.lock();
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
-                if fence.queue != self.id {
-                    self.device.wait_for(&fence.timeline, fence.value)?;
+                if fence.queue != core.id() {
+                    core.device.wait_for(&fence.timeline, fence.value)?;
                 }
             }
         }
-        work(self.device.as_ref())?;
-        let signal = self.device.signal();
+        work(core.device.as_ref())?;
+        let signal = core.signal_under(&mut signalled);
         // Without a signal the work is covered by the next one that succeeds.
-        let value = *signal.as_ref().unwrap_or(&(*signalled + 1));
-        let fence = Fence {
-            queue: self.id,
-            value,
-            timeline: Arc::clone(self.device.timeline()),
-        };
+        let fence = core.fence_at(*signal.as_ref().unwrap_or(&(*signalled + 1)));
         for (in_flight, access) in operands {
             in_flight.add(Use {
                 fence: fence.clone(),
                 access: *access,
             });
         }
-        *signalled = signal?;
+        signal?;
         Ok(fence)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.core.abandoned.store(true, Ordering::Relaxed);
+        thread_cache::remove(self.core.key);
+        self.core.key.retire();
+        self.pool.orders().forget_ended();
     }
 }
 
@@ -184,6 +362,10 @@ pub struct Fence {
 impl Fence {
     pub(crate) fn queue(&self) -> QueueId {
         self.queue
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.value
     }
 
     /// Whether the point has passed.
@@ -215,7 +397,7 @@ impl Fence {
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fence")
-            .field("queue", &self.queue.0)
+            .field("queue", &self.queue.id)
             .field("value", &self.value)
             .finish()
     }

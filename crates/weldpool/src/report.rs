@@ -1,9 +1,7 @@
 //! Reports that walk the live buffers; kept apart from the counters, which do not.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::address_map::AddressMap;
 use crate::name::Name;
 
 /// Lines that [`LeakReport`]'s text has at most; the rest is summed up in one.
@@ -32,23 +30,36 @@ pub struct LeakReport {
 }
 
 impl LeakReport {
-    pub(crate) fn of(allocator: &str, addresses: &AddressMap) -> Self {
-        let mut by_name: BTreeMap<Name, LeakedBuffer> = BTreeMap::new();
-        addresses.for_each(|name, bytes| {
-            let sum = by_name.entry(name).or_insert(LeakedBuffer {
-                name,
-                count: 0,
-                bytes: 0,
-            });
-            sum.count += 1;
-            sum.bytes += bytes;
-        });
-        let mut buffers: Vec<_> = by_name.into_values().collect();
-        buffers.sort_by_key(|one| std::cmp::Reverse(one.bytes));
+    pub(crate) fn new(allocator: &str) -> Self {
         Self {
             allocator: allocator.to_owned(),
-            buffers,
+            buffers: Vec::new(),
         }
+    }
+
+    /// Adds a live buffer.
+    pub(crate) fn add(&mut self, name: Name, bytes: usize) {
+        let known = self.buffers.binary_search_by_key(&name, |one| one.name);
+        match known {
+            Ok(index) => {
+                self.buffers[index].count += 1;
+                self.buffers[index].bytes += bytes;
+            }
+            Err(index) => self.buffers.insert(
+                index,
+                LeakedBuffer {
+                    name,
+                    count: 1,
+                    bytes,
+                },
+            ),
+        }
+    }
+
+    /// Sorted by bytes, largest first.
+    pub(crate) fn sorted(mut self) -> Self {
+        self.buffers.sort_by_key(|one| std::cmp::Reverse(one.bytes));
+        self
     }
 
     /// Bytes of all of them.

@@ -34,13 +34,6 @@ impl AtomicCounter {
         self.value.fetch_sub(amount, Ordering::Relaxed);
     }
 
-    /// Starts the history anew at the present level.
-    pub(crate) fn reset(&self) {
-        let value = self.value.load(Ordering::Relaxed);
-        self.peak.store(value, Ordering::Relaxed);
-        self.total.store(0, Ordering::Relaxed);
-    }
-
     pub(crate) fn read(&self) -> Counter {
         let value = self.value.load(Ordering::Relaxed);
         Counter {
@@ -58,12 +51,35 @@ impl AtomicCounter {
 pub struct ClassStats {
     /// Size of its blocks in bytes.
     pub bytes: usize,
+    /// Requests of the class that were served.
+    pub allocations: u64,
     /// Requests served by an idle block.
     pub hits: u64,
     /// Requests that needed a new block.
     pub misses: u64,
-    /// Idle blocks now.
-    pub cached_blocks: usize,
+    /// Bytes requested by users and not yet freed.
+    pub live_bytes: u64,
+    /// Greatest sum of those: exact for one thread, an upper bound for several.
+    pub live_bytes_peak: u64,
+    /// Bytes of the blocks cut for the class, in use or idle.
+    pub held_bytes: u64,
+    /// Greatest sum of those.
+    pub held_bytes_peak: u64,
+}
+
+impl ClassStats {
+    /// hits / (hits + misses); 1 before the first request.
+    #[must_use]
+    pub fn hit_rate(&self) -> f64 {
+        ratio(self.hits, self.hits + self.misses)
+    }
+
+    /// 0 to 100: 100 x hit rate x (peak requested bytes / peak bytes held for the class).
+    #[must_use]
+    pub fn efficiency(&self) -> f64 {
+        let used = ratio(self.live_bytes_peak, self.held_bytes_peak).min(1.0);
+        100.0 * self.hit_rate() * used
+    }
 }
 
 /// Statistics of an allocator: exact when no call is under way, O(classes) to read.
@@ -88,8 +104,10 @@ pub struct Stats {
     pub hits: u64,
     /// Allocations that needed memory from the driver.
     pub misses: u64,
-    /// Segments obtained from the driver.
+    /// Times that memory was obtained from the driver.
     pub growths: u64,
+    /// Times that holes were mapped together instead.
+    pub remaps: u64,
     /// Allocations that failed.
     pub failures: u64,
     /// Driver calls that obtain or return memory.
@@ -98,8 +116,10 @@ pub struct Stats {
     pub driver_failures: u64,
     /// Nanoseconds spent in driver calls.
     pub driver_ns: u64,
-    /// Segments held now.
+    /// Segments held now, or pieces of physical memory where there is virtual memory.
     pub segments: usize,
+    /// Bytes free in arenas.
+    pub free_bytes: u64,
     /// Largest free range of any arena in bytes.
     pub largest_free: usize,
     /// The size classes, smallest first.
@@ -123,6 +143,28 @@ impl Stats {
     #[must_use]
     pub fn internal_fragmentation(&self) -> f64 {
         1.0 - ratio(self.live.value, self.block_bytes)
+    }
+
+    /// Bytes of blocks beyond what was requested.
+    #[must_use]
+    pub fn internal_waste(&self) -> u64 {
+        self.block_bytes.saturating_sub(self.live.value)
+    }
+
+    /// Bytes held from the driver that are in no user's block: idle, free in holes, or waiting for a
+    /// fence.
+    #[must_use]
+    pub fn external_waste(&self) -> u64 {
+        self.reserved.value.saturating_sub(self.block_bytes)
+    }
+
+    /// 1 - largest free range / all free bytes; 0 when nothing is free.
+    #[must_use]
+    pub fn external_fragmentation(&self) -> f64 {
+        if self.free_bytes == 0 {
+            return 0.0;
+        }
+        1.0 - ratio(self.largest_free as u64, self.free_bytes)
     }
 
     /// 1 - driver calls for segments / allocations; negative when pooling costs more than it saves.

@@ -1,9 +1,15 @@
 //! The only place that names locks and atomics, so that a model checker can replace them.
 
+mod private_lock;
+
 use std::sync::PoisonError;
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, Condvar};
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+pub(crate) use std::sync::{Arc, Condvar, OnceLock};
+
+pub(crate) use private_lock::{PrivateGuard, PrivateLock};
 
 /// A mutex without poisoning: every critical section of this crate leaves its data valid at each
 /// point where it could unwind.
@@ -31,6 +37,10 @@ impl<T> Mutex<T> {
 pub(crate) struct RwLock<T>(std::sync::RwLock<T>);
 
 impl<T> RwLock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(std::sync::RwLock::new(value))
+    }
+
     pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,10 +1,15 @@
 //! Counts and times every driver call, outside the allocator, so that `reserved` is what the
 //! device gave and not what the allocator believes.
 
+#![allow(unsafe_code)]
+
 use std::time::Instant;
 
-use super::{Budget, Device, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode};
-use crate::error::Result;
+use super::{
+    AddressRange, Budget, Device, DeviceProperties, DeviceQueue, Physical, ReleaseError, Segment,
+    StorageMode, VirtualMemory, VirtualMemoryProperties,
+};
+use crate::error::{Error, ErrorKind, Result};
 use crate::stats::{AtomicCounter, Counter};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -51,9 +56,11 @@ impl Metered {
         &self,
         call: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
+        let charged = self.device.charged_ns();
         let start = Instant::now();
         let result = call();
         let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let elapsed = elapsed.saturating_add(self.device.charged_ns() - charged);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.nanoseconds.fetch_add(elapsed, Ordering::Relaxed);
         if result.is_err() {
@@ -87,5 +94,90 @@ impl Device for Metered {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         self.device.create_queue()
+    }
+}
+
+/// Virtual memory whose calls are counted.
+impl Metered {
+    /// Properties of the virtual memory for this storage mode, if there is any.
+    pub(crate) fn virtual_memory(&self, storage: StorageMode) -> Option<VirtualMemoryProperties> {
+        Some(self.device.virtual_memory(storage)?.properties())
+    }
+
+    pub(crate) fn reserve_addresses(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+    ) -> Result<Box<dyn AddressRange>> {
+        let memory = self.memory(storage)?;
+        self.timed(|| memory.reserve(bytes))
+    }
+
+    pub(crate) fn create_physical(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
+        let memory = self.memory(storage)?;
+        let physical = self.timed(|| memory.create(bytes, storage))?;
+        self.reserved.add(bytes as u64);
+        Ok(physical)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`VirtualMemory::release`].
+    pub(crate) unsafe fn release_physical(
+        &self,
+        physical: Physical,
+        bytes: usize,
+        storage: StorageMode,
+    ) -> Result<()> {
+        let memory = self.memory(storage)?;
+        // SAFETY: the caller's promise.
+        self.timed(|| unsafe { memory.release(physical, bytes) })?;
+        self.reserved.subtract(bytes as u64);
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As for [`AddressRange::map`].
+    pub(crate) unsafe fn map(
+        &self,
+        range: &dyn AddressRange,
+        at: usize,
+        physical: Physical,
+        bytes: usize,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        self.timed(|| unsafe { range.map(at, physical, bytes) })
+    }
+
+    pub(crate) fn allow_access(
+        &self,
+        range: &dyn AddressRange,
+        at: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        self.timed(|| range.allow_access(at, bytes))
+    }
+
+    /// # Safety
+    ///
+    /// As for [`AddressRange::unmap`].
+    pub(crate) unsafe fn unmap(
+        &self,
+        range: &dyn AddressRange,
+        at: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        self.timed(|| unsafe { range.unmap(at, bytes) })
+    }
+
+    fn memory(&self, storage: StorageMode) -> Result<&dyn VirtualMemory> {
+        self.device.virtual_memory(storage).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the device has no virtual memory for this storage mode",
+            )
+        })
     }
 }

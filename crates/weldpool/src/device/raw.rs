@@ -43,6 +43,53 @@ pub(in crate::device) fn map_file(
         .ok_or(rustix::io::Errno::INVAL)
 }
 
+/// Reserves `bytes` bytes of address space that cannot be touched and take no memory.
+#[cfg(target_os = "linux")]
+pub(in crate::device) fn reserve(bytes: usize) -> Result<Address> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.
+    let address = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::empty(), flags)
+    }?;
+    NonNull::new(address.cast())
+        .map(Address)
+        .ok_or(rustix::io::Errno::INVAL)
+}
+
+/// Maps `bytes` bytes of `file` from `offset` at an address, in place of what was there.
+///
+/// # Safety
+///
+/// The addresses are part of a reservation of the caller's, and nothing uses them.
+#[cfg(target_os = "linux")]
+pub(in crate::device) unsafe fn map_file_at(
+    address: NonNull<u8>,
+    file: &std::os::fd::OwnedFd,
+    offset: u64,
+    bytes: usize,
+) -> Result<()> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: `MAP_FIXED` replaces only what the caller owns.
+    unsafe { rustix::mm::mmap(address.as_ptr().cast(), bytes, access, flags, file, offset) }?;
+    Ok(())
+}
+
+/// Makes addresses a mere reservation again.
+///
+/// # Safety
+///
+/// As for [`map_file_at`].
+#[cfg(target_os = "linux")]
+pub(in crate::device) unsafe fn reserve_at(address: NonNull<u8>, bytes: usize) -> Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: `MAP_FIXED` replaces only what the caller owns.
+    unsafe {
+        rustix::mm::mmap_anonymous(address.as_ptr().cast(), bytes, ProtFlags::empty(), flags)
+    }?;
+    Ok(())
+}
+
 /// Maps `bytes` bytes of private anonymous memory, readable and writable.
 #[cfg(not(target_os = "linux"))]
 pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {

@@ -42,6 +42,8 @@ pub struct VirtualMemoryProperties {
     /// Whether a part of a handle can be mapped and released. Otherwise a handle is mapped and
     /// released whole.
     pub divisible: bool,
+    /// Whether mapped memory must be made accessible by a call of its own.
+    pub needs_access: bool,
     /// Most mappings this process should have at once, where the system has a limit.
     pub mappings_max: Option<usize>,
     /// Address space that may be reserved in all, in bytes.
@@ -120,7 +122,8 @@ pub unsafe trait AddressRange: Debug + Send + Sync {
     /// What the driver says; nothing is mapped there then.
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()>;
 
-    /// Makes memory accessible that was mapped between `at` and `at + bytes`.
+    /// Makes memory accessible that was mapped between `at` and `at + bytes`. Only called where
+    /// [`VirtualMemoryProperties::needs_access`] says so.
     ///
     /// # Errors
     ///

@@ -42,7 +42,7 @@ fn pages_are_committed_when_touched_and_returned_on_release() {
     assert_eq!(resident(address), Some(16 << 20));
     drop(buffer);
     assert!(allocator.clear() >= 64 << 20);
-    assert_eq!(resident(address), None, "the mapping is gone");
+    assert_eq!(resident(address).unwrap_or(0), 0, "the pages are gone");
 }
 
 #[test]

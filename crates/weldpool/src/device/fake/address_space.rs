@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::store::{State, Store};
 use super::violation::{Rule, Violation, broken};
 use crate::error::{Error, ErrorKind, Result};
-use crate::range_allocator::{Position, RangeAllocator};
+use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
 /// Address space of one device, in bytes. CUDA's unified addresses have 47 bits on x86-64, as the host's.
@@ -25,7 +25,7 @@ pub(super) struct AddressSpace {
 
 #[derive(Debug, Default)]
 struct Addresses {
-    free: RangeAllocator,
+    free: Space<()>,
     extents: BTreeMap<u64, Extent>,
 }
 
@@ -49,7 +49,10 @@ impl AddressSpace {
     /// range `guard_bytes` addresses stay free, so that work beyond its end meets nothing.
     pub(super) fn new(ordinal: u32, guard_bytes: usize) -> Self {
         let mut state = Addresses::default();
-        state.free.add_segment(0, 0, ADDRESS_BYTES_MAX);
+        state.free.add(Range {
+            start: 0,
+            bytes: ADDRESS_BYTES_MAX,
+        });
         Self {
             base: ADDRESS_MIN + u64::from(ordinal) * ADDRESS_BYTES_MAX as u64,
             guard_bytes,
@@ -59,16 +62,18 @@ impl AddressSpace {
 
     /// Reserves addresses; `alignment` is a power of two.
     pub(super) fn reserve(&self, bytes: usize, alignment: usize) -> Result<u64> {
-        let guarded = bytes.checked_add(self.guard_bytes);
-        guarded
-            .and_then(|guarded| self.state.lock().free.allocate(guarded, alignment))
-            .map(|position| self.base + position.offset as u64)
-            .ok_or_else(|| {
-                Error::with_message(
-                    ErrorKind::OutOfMemory,
-                    format!("the fake device has no {bytes} bytes of address space left"),
-                )
-            })
+        let mut state = self.state.lock();
+        let found = bytes
+            .checked_add(self.guard_bytes)
+            .and_then(|bytes| Some((bytes, state.free.find_clean(bytes, alignment)?)));
+        let Some((bytes, (free, start))) = found else {
+            return Err(Error::with_message(
+                ErrorKind::OutOfMemory,
+                format!("the fake device has no {bytes} bytes of address space left"),
+            ));
+        };
+        state.free.cut(free.start, Range { start, bytes });
+        Ok(self.base + start as u64)
     }
 
     /// Removes what is still mapped in a reserved range and gives the addresses back; the lengths of
@@ -84,9 +89,9 @@ impl AddressSpace {
             .iter()
             .filter_map(|start| state.extents.remove(start))
             .collect::<Vec<_>>();
-        if let Ok(offset) = usize::try_from(address - self.base) {
-            let position = Position { segment: 0, offset };
-            state.free.release(position, bytes + self.guard_bytes);
+        if let Ok(start) = usize::try_from(address - self.base) {
+            let bytes = bytes + self.guard_bytes;
+            state.free.add(Range { start, bytes });
         }
         drop(state);
         removed.iter().map(|extent| extent.store.bytes()).collect()

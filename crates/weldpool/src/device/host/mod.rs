@@ -7,9 +7,13 @@
 
 mod queue;
 mod system;
+#[cfg(target_os = "linux")]
+mod virtual_memory;
 
 use std::ptr::NonNull;
 
+#[cfg(target_os = "linux")]
+use super::VirtualMemory;
 use super::mapping::{Mapper, Mapping};
 use super::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
@@ -28,6 +32,8 @@ const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30
 pub struct HostDevice {
     properties: DeviceProperties,
     mapper: Arc<Mapper>,
+    #[cfg(target_os = "linux")]
+    memory: virtual_memory::HostMemory,
 }
 
 impl HostDevice {
@@ -39,6 +45,7 @@ impl HostDevice {
     /// `memfd_create`).
     pub fn new() -> Result<Self> {
         let page_bytes = rustix::param::page_size();
+        let mapper = Arc::new(Mapper::new()?);
         Ok(Self {
             properties: DeviceProperties {
                 kind: DeviceKind::Host,
@@ -53,7 +60,9 @@ impl HostDevice {
                 numa_nodes: system::numa_nodes(),
                 parallelism: std::thread::available_parallelism().map_or(1, usize::from),
             },
-            mapper: Arc::new(Mapper::new()?),
+            #[cfg(target_os = "linux")]
+            memory: virtual_memory::HostMemory::new(Arc::clone(&mapper)),
+            mapper,
         })
     }
 }
@@ -80,6 +89,11 @@ impl Device for HostDevice {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         Ok(Arc::new(queue::HostQueue::start()?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn virtual_memory(&self, _storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        Some(&self.memory)
     }
 }
 

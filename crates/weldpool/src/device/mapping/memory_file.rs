@@ -10,11 +10,14 @@ use rustix::fs::{FallocateFlags, MemfdFlags};
 use super::failed;
 use crate::device::raw::{self, Address};
 use crate::error::{Error, ErrorKind, Result};
-use crate::range_allocator::{Position, RangeAllocator};
+use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
 /// Offsets the memory file may have. Only touched pages take memory.
 const FILE_BYTES_MAX: usize = 1 << 46;
+
+/// The file's length grows by this much at once; untouched pages take no memory.
+const FILE_STEP: usize = 1 << 30;
 
 /// Hands out mappings.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(in crate::device) struct Mapper {
 /// Which parts of the memory file are in use.
 #[derive(Debug)]
 struct FileState {
-    offsets: RangeAllocator,
+    offsets: Space<()>,
     length: usize,
 }
 
@@ -34,65 +37,90 @@ impl Mapper {
     pub(in crate::device) fn new() -> Result<Self> {
         let file = rustix::fs::memfd_create("weldpool", MemfdFlags::CLOEXEC)
             .map_err(|error| failed("memfd_create", error))?;
-        let mut offsets = RangeAllocator::default();
-        offsets.add_segment(0, 0, FILE_BYTES_MAX);
+        let mut offsets = Space::default();
+        offsets.add(Range {
+            start: 0,
+            bytes: FILE_BYTES_MAX,
+        });
         Ok(Self {
             file,
             state: Mutex::new(FileState { offsets, length: 0 }),
         })
     }
 
-    /// Maps `bytes` zeroed bytes, a multiple of the page size.
-    pub(in crate::device) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
-        let mut state = this.state.lock();
+    pub(in crate::device) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    /// Finds `bytes` zeroed bytes of the file, a multiple of the page size; returns their offset.
+    pub(in crate::device) fn create(&self, bytes: usize) -> Result<usize> {
+        let mut state = self.state.lock();
         let page = rustix::param::page_size();
-        let Some(position) = state.offsets.allocate(bytes, page) else {
+        let Some((free, offset)) = state.offsets.find_clean(bytes, page) else {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 "the host's memory file has no range of this length left",
             ));
         };
-        match this.map_at(&mut state, position.offset, bytes) {
+        let end = offset + bytes;
+        if end > state.length {
+            let length = end.next_multiple_of(FILE_STEP).min(FILE_BYTES_MAX);
+            if let Err(error) = rustix::fs::ftruncate(&self.file, length as u64) {
+                return Err(failed("ftruncate", error));
+            }
+            state.length = length;
+        }
+        state.offsets.cut(
+            free.start,
+            Range {
+                start: offset,
+                bytes,
+            },
+        );
+        Ok(offset)
+    }
+
+    /// Frees the pages of a range of the file; whoever still maps it sees zeroes.
+    pub(in crate::device) fn release(&self, offset: usize, bytes: usize) -> Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.file, hole, offset as u64, bytes as u64)
+            .map_err(|error| failed("fallocate", error))?;
+        let freed = Range {
+            start: offset,
+            bytes,
+        };
+        self.state.lock().offsets.add(freed);
+        Ok(())
+    }
+
+    /// Maps `bytes` zeroed bytes, a multiple of the page size.
+    pub(in crate::device) fn map(this: &Arc<Self>, bytes: usize) -> Result<Mapping> {
+        let offset = this.create(bytes)?;
+        match raw::map_file(&this.file, offset as u64, bytes) {
             Ok(address) => Ok(Mapping {
                 address,
                 bytes,
-                offset: position.offset,
+                offset,
                 mapper: Arc::clone(this),
             }),
             Err(error) => {
-                state.offsets.release(position, bytes);
-                Err(error)
+                this.give_back(offset, bytes);
+                Err(failed("mmap", error))
             }
         }
     }
 
-    fn map_at(&self, state: &mut FileState, offset: usize, bytes: usize) -> Result<Address> {
-        let end = offset + bytes;
-        if end > state.length {
-            rustix::fs::ftruncate(&self.file, end as u64)
-                .map_err(|error| failed("ftruncate", error))?;
-            state.length = end;
-        }
-        raw::map_file(&self.file, offset as u64, bytes).map_err(|error| failed("mmap", error))
-    }
-
-    /// Frees the pages of a range that is mapped nowhere any more.
     fn give_back(&self, offset: usize, bytes: usize) {
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, hole, offset as u64, bytes as u64) {
-            Ok(()) => {
-                let position = Position { segment: 0, offset };
-                self.state.lock().offsets.release(position, bytes);
-            }
-            // The range is not used again, so its stale contents can never be seen.
-            Err(error) => tracing::error!(%error, offset, bytes, "fallocate could not free pages"),
+        // The range is not used again then, so its stale contents can never be seen.
+        if let Err(error) = self.release(offset, bytes) {
+            tracing::error!(%error, offset, bytes, "pages could not be freed");
         }
     }
 
     /// Bytes that are mapped or could not be freed.
     #[cfg(test)]
     pub(in crate::device) fn mapped_bytes(&self) -> usize {
-        FILE_BYTES_MAX - self.state.lock().offsets.free_bytes()
+        FILE_BYTES_MAX - self.state.lock().offsets.clean_bytes()
     }
 }
 

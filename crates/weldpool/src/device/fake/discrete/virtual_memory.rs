@@ -80,6 +80,7 @@ impl VirtualMemory for DiscreteMemory {
         VirtualMemoryProperties {
             granularity: GRANULARITY,
             divisible: false,
+            needs_access: true,
             mappings_max: None,
             address_bytes_max: ADDRESS_BYTES_MAX,
             create_ns: narrow(costs.create.ns(least) + map),

@@ -1,0 +1,33 @@
+//! What is known of an address.
+
+use crate::block::Sight;
+use crate::device::StorageMode;
+use crate::name::Name;
+
+/// A live buffer, found by an address inside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockInfo {
+    /// Address of the buffer's first byte.
+    pub address: usize,
+    /// Bytes that were requested.
+    pub bytes: usize,
+    /// Bytes of the block behind them.
+    pub block_bytes: usize,
+    /// Name of the buffer.
+    pub name: Name,
+    /// Its storage mode.
+    pub storage: StorageMode,
+}
+
+impl BlockInfo {
+    pub(crate) fn of(sight: Sight) -> Self {
+        Self {
+            address: sight.address,
+            bytes: sight.requested,
+            block_bytes: sight.bytes,
+            name: sight.name,
+            storage: sight.storage,
+        }
+    }
+}

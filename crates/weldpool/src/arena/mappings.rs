@@ -1,0 +1,180 @@
+//! Which physical memory lies behind which positions.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use crate::device::Physical;
+use crate::space::Range;
+
+/// Physical memory, in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) physical: Physical,
+    pub(crate) bytes: usize,
+}
+
+/// The mappings in use, by position. Every operation is O(log n + pieces it touches).
+#[derive(Debug)]
+pub(crate) struct Mappings {
+    pieces: BTreeMap<usize, Piece>,
+    granularity: usize,
+    divisible: bool,
+}
+
+impl Mappings {
+    /// `granularity` is a power of two.
+    pub(crate) fn new(granularity: usize, divisible: bool) -> Self {
+        Self {
+            pieces: BTreeMap::new(),
+            granularity,
+            divisible,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub(crate) fn insert(&mut self, position: usize, piece: Piece) {
+        if self.divisible
+            && let Some((&before, last)) = self.pieces.range_mut(..position).next_back()
+            && before + last.bytes == position
+            && last.physical.offset(last.bytes) == piece.physical
+        {
+            last.bytes += piece.bytes;
+            return;
+        }
+        self.pieces.insert(position, piece);
+    }
+
+    /// The part of a free range that can be mapped elsewhere: whole granules, and whole pieces where
+    /// pieces cannot be divided.
+    pub(crate) fn movable(&self, free: Range) -> Option<Range> {
+        let mut start = free.start.checked_next_multiple_of(self.granularity)?;
+        let mut end = free.end() & !(self.granularity - 1);
+        if !self.divisible {
+            start = *self.pieces.range(start..).next()?.0;
+            let (&last, piece) = self.pieces.range(..end).next_back()?;
+            end = if last + piece.bytes <= end {
+                last + piece.bytes
+            } else {
+                last
+            };
+        }
+        (start < end).then(|| Range {
+            start,
+            bytes: end - start,
+        })
+    }
+
+    /// The least part of a movable range, from its start, that has at least `bytes` bytes.
+    pub(crate) fn head(&self, movable: Range, bytes: usize) -> Range {
+        let wanted = bytes.next_multiple_of(self.granularity).min(movable.bytes);
+        let mut end = movable.start + wanted;
+        if !self.divisible
+            && let Some((&last, piece)) = self.pieces.range(..end).next_back()
+        {
+            end = last + piece.bytes;
+        }
+        Range {
+            start: movable.start,
+            bytes: end - movable.start,
+        }
+    }
+
+    /// Forgets a movable range, or a part that [`head`](Self::head) gave; returns its pieces in order.
+    pub(crate) fn remove(&mut self, range: Range) -> Vec<Piece> {
+        self.split(range.start);
+        self.split(range.end());
+        let starts: Vec<usize> = self
+            .pieces
+            .range(range.start..range.end())
+            .map(|(&start, _)| start)
+            .collect();
+        let removed = starts.iter().filter_map(|start| self.pieces.remove(start));
+        removed.collect()
+    }
+
+    /// The pieces of a range that is mapped throughout, in order.
+    #[cfg(test)]
+    pub(crate) fn pieces(&self) -> Vec<(usize, Piece)> {
+        let all = self.pieces.iter();
+        all.map(|(&start, &piece)| (start, piece)).collect()
+    }
+
+    fn split(&mut self, position: usize) {
+        if let Some((&start, piece)) = self.pieces.range_mut(..position).next_back()
+            && start + piece.bytes > position
+        {
+            debug_assert!(self.divisible, "a piece is moved whole");
+            let head = position - start;
+            let tail = Piece {
+                physical: piece.physical.offset(head),
+                bytes: piece.bytes - head,
+            };
+            piece.bytes = head;
+            self.pieces.insert(position, tail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn range(start: usize, bytes: usize) -> Range {
+        Range { start, bytes }
+    }
+
+    const fn piece(number: u64, bytes: usize) -> Piece {
+        Piece {
+            physical: Physical::new(number),
+            bytes,
+        }
+    }
+
+    #[test]
+    fn divisible_pieces_are_split_and_joined() {
+        let mut mappings = Mappings::new(4096, true);
+        mappings.insert(0x10000, piece(0, 0x4000));
+        mappings.insert(0x14000, piece(0x4000, 0x4000));
+        assert_eq!(mappings.len(), 1, "neighbours in both numberings are one");
+        let movable = mappings.movable(range(0x10100, 0x6000)).unwrap();
+        assert_eq!(movable, range(0x11000, 0x5000));
+        let head = mappings.head(movable, 0x1800);
+        assert_eq!(head, range(0x11000, 0x2000));
+        assert_eq!(mappings.remove(head), [piece(0x1000, 0x2000)]);
+        assert_eq!(
+            mappings.pieces(),
+            [
+                (0x10000, piece(0, 0x1000)),
+                (0x13000, piece(0x3000, 0x5000))
+            ]
+        );
+        assert_eq!(mappings.movable(range(0x13001, 0xfff)), None);
+    }
+
+    #[test]
+    fn indivisible_pieces_move_whole() {
+        let mut mappings = Mappings::new(0x1000, false);
+        for (position, number, bytes) in [(0, 7, 0x2000), (0x2000, 8, 0x1000), (0x3000, 9, 0x4000)]
+        {
+            mappings.insert(position, piece(number, bytes));
+        }
+        assert_eq!(
+            mappings.movable(range(0x1000, 0x5fff)),
+            Some(range(0x2000, 0x1000))
+        );
+        assert_eq!(
+            mappings.movable(range(0x1000, 0x6000)),
+            Some(range(0x2000, 0x5000))
+        );
+        assert_eq!(mappings.movable(range(0x3100, 0x3000)), None);
+        let all = mappings.movable(range(0, 0x7000)).unwrap();
+        assert_eq!(mappings.head(all, 0x2001), range(0, 0x3000));
+        assert_eq!(mappings.head(all, 0x3001), range(0, 0x7000));
+        let head = mappings.head(all, 0x2001);
+        assert_eq!(mappings.remove(head), [piece(7, 0x2000), piece(8, 0x1000)]);
+    }
+}

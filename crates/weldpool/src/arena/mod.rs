@@ -1,0 +1,165 @@
+//! Arenas: memory obtained from the device, cut into blocks, joined again, remapped and given back.
+
+mod grow;
+mod mappings;
+mod region;
+mod remap;
+mod reserve;
+mod room;
+mod small;
+mod trim;
+
+use std::collections::BTreeMap;
+
+pub(crate) use self::grow::Source;
+use self::mappings::{Mappings, Piece};
+use self::region::Region;
+pub(crate) use self::reserve::Reserve;
+pub(crate) use self::room::Free;
+use self::room::Room;
+pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
+use crate::block::{ArenaKind, Block, CacheKey, ListId, Point, Sight};
+use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
+use crate::space::{Range, Space};
+use crate::sync::{Arc, Mutex};
+
+/// The memory of one storage mode.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    storage: StorageMode,
+    /// The pool whose blocks these are.
+    key: CacheKey,
+    device: Arc<Metered>,
+    /// What all arenas of the allocator share: the limit and how much of it is used.
+    reserve: Arc<Reserve>,
+    virtual_memory: Option<VirtualMemoryProperties>,
+    state: Mutex<Room>,
+    /// Held by whoever obtains, remaps or returns memory, so that two threads do not both grow for
+    /// what one growth serves. Driver calls are made under it and never under `state`.
+    growth: Mutex<Growth>,
+}
+
+/// What growth and trimming need, besides the room.
+#[derive(Debug)]
+struct Growth {
+    /// By the position of their first byte.
+    regions: BTreeMap<usize, Region>,
+    /// Address space that nothing is mapped to.
+    addresses: Space<()>,
+    mappings: Mappings,
+    /// Addresses whose memory is mapped elsewhere too by now; unmapped once their points have passed.
+    stale: Vec<(Range, Option<Point>)>,
+    /// Physical memory that is mapped nowhere, because a call failed.
+    spare: Vec<Piece>,
+    /// Next position for a region without addresses.
+    unaddressed: usize,
+}
+
+/// What is asked of an arena.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    pub(crate) bytes: usize,
+    pub(crate) alignment: usize,
+    pub(crate) list: ListId,
+    /// Most blocks of the list that a thread keeps in one place.
+    pub(crate) thread_max: u8,
+    /// The queue that will use the memory first.
+    pub(crate) queue: Option<u32>,
+    /// Whether other queues, or the host, allocate too: then a queue is served from its own pending
+    /// memory before memory that everybody could use.
+    pub(crate) contended: bool,
+}
+
+impl Arena {
+    pub(crate) fn new(
+        storage: StorageMode,
+        key: CacheKey,
+        device: Arc<Metered>,
+        reserve: Arc<Reserve>,
+    ) -> Self {
+        let virtual_memory = device.virtual_memory(storage);
+        let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
+        let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
+        Self {
+            storage,
+            device,
+            reserve,
+            virtual_memory,
+            key,
+            state: Mutex::new(Room::new(key, storage, ArenaKind::Large)),
+            growth: Mutex::new(Growth {
+                regions: BTreeMap::new(),
+                addresses: Space::default(),
+                mappings: Mappings::new(granularity, divisible),
+                stale: Vec::new(),
+                spare: Vec::new(),
+                unaddressed: 1 << 40,
+            }),
+        }
+    }
+
+    fn empty_room(&self) -> Room {
+        Room::new(self.key, self.storage, ArenaKind::Large)
+    }
+
+    /// A block from memory already held.
+    pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
+        if let Some(queue) = want.queue.filter(|_| want.contended) {
+            let mut room = self.state.lock();
+            if let Some(block) = room.allocate_own(want, queue) {
+                return Some(block);
+            }
+            let own = room.space.pending_bytes_of(queue);
+            drop(room);
+            if let Some(properties) = self.virtual_memory
+                && properties.divisible
+                && own >= want.bytes
+                && want.bytes >= remap::OWN_REMAP_BYTES_MIN
+                && let Some(block) = self.remap_own(want, properties, passed)
+            {
+                return Some(block);
+            }
+        }
+        self.state.lock().allocate(want)
+    }
+
+    /// Takes a block back. Returns the clean range it is part of now, if it is clean.
+    pub(crate) fn release(
+        &self,
+        block: Block,
+        point: Option<Point>,
+        contended: bool,
+    ) -> Option<Range> {
+        self.state.lock().release(block, point, contended)
+    }
+
+    /// Makes pending memory clean whose point on `queue` has passed.
+    pub(crate) fn pass(&self, queue: u32, completed: u64) -> bool {
+        self.state.lock().space.pass(queue, completed)
+    }
+
+    /// Adds the queues with pending memory, and the greatest value each waits for.
+    pub(crate) fn pending_queues(&self, queues: &mut Vec<(u32, u64)>) {
+        queues.extend(self.state.lock().space.pending_queues());
+    }
+
+    /// The live block that contains a host address.
+    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
+        self.state.lock().find(address)
+    }
+
+    /// Free memory.
+    pub(crate) fn free(&self) -> Free {
+        self.state.lock().free()
+    }
+
+    /// Segments held, or pieces of physical memory mapped.
+    pub(crate) fn pieces(&self) -> usize {
+        let growth = self.growth.lock();
+        if self.virtual_memory.is_some() {
+            growth.mappings.len()
+        } else {
+            growth.regions.len()
+        }
+    }
+}

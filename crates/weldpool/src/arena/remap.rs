@@ -1,0 +1,315 @@
+//! Mapping memory where it is wanted: the free granules of holes, or new memory, as one window.
+
+#![allow(unsafe_code)]
+
+use super::grow::Window;
+use super::mappings::Piece;
+use super::{Arena, Growth, Want};
+use crate::block::{Block, Point};
+use crate::device::{AddressRange, VirtualMemoryProperties};
+use crate::error::{Error, ErrorKind, Result};
+use crate::space::{Free, Range};
+
+/// Holes looked at for one remap, and pieces moved by it.
+const DONORS_MAX: usize = 4096;
+/// Requests from which a contended queue rather remaps its own pending memory than takes what
+/// everybody could use.
+pub(super) const OWN_REMAP_BYTES_MIN: usize = 1 << 20;
+
+/// Free memory taken out of the space, to be mapped elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Donors {
+    parts: Vec<Donor>,
+}
+
+/// One of them: where it is now, and what lies behind it.
+#[derive(Debug)]
+pub(super) struct Donor {
+    free: Free,
+    pieces: Vec<Piece>,
+}
+
+impl Donors {
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.free.range.bytes).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(super) fn into_parts(self) -> Vec<Donor> {
+        self.parts
+    }
+}
+
+impl Arena {
+    /// Takes granules out of holes until there are `need` bytes, the queue's own pending memory first,
+    /// few large pieces rather than many small ones. May take less.
+    pub(super) fn take_donors(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+        need: usize,
+        own_only: bool,
+    ) -> Donors {
+        let mut room = self.state.lock();
+        let mut own = Vec::new();
+        let mut clean = Vec::new();
+        let mut found = 0;
+        for free in room.space.largest_free_for(want.queue).take(DONORS_MAX) {
+            if found >= need || (own_only && free.point.is_none()) {
+                break;
+            }
+            if let Some(movable) = growth.mappings.movable(free.range) {
+                found += movable.bytes;
+                let list = if free.point.is_some() {
+                    &mut own
+                } else {
+                    &mut clean
+                };
+                list.push((movable, free));
+            }
+        }
+        if own_only && found < need {
+            return Donors::default();
+        }
+        // The last one: the smallest that holds the rest, so that large holes stay whole.
+        for list in [&mut own, &mut clean] {
+            list.sort_by_key(|(movable, _)| std::cmp::Reverse(movable.bytes));
+        }
+        let mut donors = Donors::default();
+        let mut missing = need;
+        for (movable, free) in own.into_iter().chain(clean) {
+            if missing == 0 {
+                break;
+            }
+            let head = growth.mappings.head(movable, missing);
+            // An interval is cut once, so it still starts where it did.
+            let point = room.space.cut(free.range.start, head);
+            missing = missing.saturating_sub(head.bytes);
+            donors.parts.push(Donor {
+                free: Free { range: head, point },
+                pieces: growth.mappings.remove(head),
+            });
+        }
+        donors
+    }
+
+    pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {
+        for donor in &donors.parts {
+            restore(growth, donor);
+        }
+        self.put_back(donors.parts.iter().map(|donor| donor.free));
+    }
+
+    /// Returns free memory that was taken out of the space.
+    pub(super) fn put_back(&self, free: impl Iterator<Item = Free>) {
+        let mut room = self.state.lock();
+        for free in free {
+            room.space.add_pending(free.range, free.point);
+        }
+    }
+
+    /// A block from the queue's own pending memory, mapped together.
+    pub(super) fn remap_own(
+        &self,
+        want: &Want,
+        properties: VirtualMemoryProperties,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Option<Block> {
+        let mut growth = self.growth.lock();
+        if self.too_many_mappings(&growth, properties) {
+            return None;
+        }
+        let window = self.window(&mut growth, want, None).ok()?;
+        let need = window.bytes_to_map(properties);
+        let donors = self.take_donors(&mut growth, want, need, true);
+        if donors.is_empty() {
+            return None;
+        }
+        self.reserve.count_remap();
+        let parts = donors.into_parts();
+        let created = Vec::new();
+        self.map_window(
+            &mut growth,
+            properties,
+            want,
+            window,
+            parts,
+            created,
+            passed,
+        )
+        .ok()
+    }
+
+    pub(super) fn too_many_mappings(
+        &self,
+        growth: &Growth,
+        properties: VirtualMemoryProperties,
+    ) -> bool {
+        let most = properties.mappings_max.unwrap_or(usize::MAX);
+        // Between two mappings the system counts the gap as another.
+        2 * (growth.mappings.len() + growth.stale.len()) >= most
+    }
+
+    /// Maps the donors and then the new pieces at the window's top, and cuts the block from its tail and
+    /// them. On failure everything is free again, or spare.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one window, used once"
+    )]
+    pub(super) fn map_window(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        window: Window,
+        donors: Vec<Donor>,
+        created: Vec<Piece>,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Result<Block> {
+        let pieces: Vec<Piece> = donors
+            .iter()
+            .flat_map(|donor| donor.pieces.iter().copied())
+            .chain(created.iter().copied())
+            .collect();
+        let mapped = Range {
+            start: window.top,
+            bytes: pieces.iter().map(|piece| piece.bytes).sum(),
+        };
+        let fits = growth.top().is_some_and(|(_, bytes)| mapped.bytes <= bytes);
+        let done = if fits {
+            self.map_pieces(growth, properties, mapped, &pieces)
+        } else {
+            Err(Error::new(
+                ErrorKind::OutOfMemory,
+                "no address space is left",
+            ))
+        };
+        if let Err(error) = done {
+            growth.spare.extend(created);
+            for donor in &donors {
+                restore(growth, donor);
+            }
+            let free = donors.iter().map(|donor| donor.free);
+            self.put_back(free.chain(window.tail));
+            return Err(error);
+        }
+        let mut point: Option<Point> = window.tail.and_then(|tail| tail.point);
+        for donor in &donors {
+            point = match (point, donor.free.point) {
+                (Some(one), Some(other)) => Some(Point {
+                    queue: one.queue,
+                    value: one.value.max(other.value),
+                }),
+                (one, other) => one.or(other),
+            };
+            growth.stale.push((donor.free.range, donor.free.point));
+        }
+        let start = window.tail.map_or(window.top, |tail| tail.range.start);
+        let whole = Range {
+            start,
+            bytes: mapped.end() - start,
+        };
+        let block = {
+            let mut room = self.state.lock();
+            let free = room.space.add_pending(whole, point);
+            room.cut_block(free, window.position, want)
+        };
+        self.unmap_stale(growth, passed);
+        Ok(block)
+    }
+
+    /// Maps pieces one after the other over `at`, which is unused; all or none.
+    fn map_pieces(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        at: Range,
+        pieces: &[Piece],
+    ) -> Result<()> {
+        let mut position = at.start;
+        let mut result = Ok(());
+        let (start, range) = growth.addresses_at(at.start)?;
+        for piece in pieces {
+            let offset = position - start;
+            // SAFETY: the addresses are unused, or they would not be in `growth.addresses`. Memory that
+            // is mapped elsewhere too is free there and out of the space, so nobody gets it twice.
+            result = unsafe { self.device.map(range, offset, piece.physical, piece.bytes) };
+            if result.is_err() {
+                break;
+            }
+            position += piece.bytes;
+        }
+        if result.is_ok() && properties.needs_access {
+            result = self.device.allow_access(range, at.start - start, at.bytes);
+        }
+        let used = Range {
+            start: at.start,
+            bytes: position - at.start,
+        };
+        if used.bytes > 0 {
+            growth.addresses.cut(at.start, used);
+        }
+        if result.is_err() {
+            if used.bytes > 0 {
+                growth.stale.push((used, None));
+            }
+            return result;
+        }
+        let mut position = at.start;
+        for piece in pieces {
+            growth.mappings.insert(position, *piece);
+            position += piece.bytes;
+        }
+        Ok(())
+    }
+
+    /// Unmaps the addresses whose memory is mapped elsewhere by now, as far as no work can still use
+    /// them; what the driver refuses is tried again next time.
+    pub(super) fn unmap_stale(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
+        let stale = std::mem::take(&mut growth.stale);
+        for (range, point) in stale {
+            let unmapped = point.is_none_or(passed) && self.unmap(growth, range).is_ok();
+            if unmapped {
+                growth.addresses.add(range);
+            } else {
+                growth.stale.push((range, point));
+            }
+        }
+    }
+
+    /// Unmaps addresses that nothing uses.
+    pub(super) fn unmap(&self, growth: &Growth, range: Range) -> Result<()> {
+        let (start, addresses) = growth.addresses_at(range.start)?;
+        // SAFETY: the caller took the range out of the space, or never put it in.
+        unsafe {
+            self.device
+                .unmap(addresses, range.start - start, range.bytes)
+        }
+    }
+}
+
+impl Growth {
+    /// The reserved addresses around a position, and where they start.
+    fn addresses_at(&self, position: usize) -> Result<(usize, &dyn AddressRange)> {
+        let region = self.regions.range(..=position).next_back();
+        let addresses = region.and_then(|(&start, region)| Some((start, region.addresses()?)));
+        addresses.ok_or_else(|| {
+            Error::new(
+                ErrorKind::System,
+                "a position lies in no reserved addresses; please report it",
+            )
+        })
+    }
+}
+
+/// Takes note again of the pieces behind a donor, which stays where it is.
+fn restore(growth: &mut Growth, donor: &Donor) {
+    let mut position = donor.free.range.start;
+    for piece in &donor.pieces {
+        growth.mappings.insert(position, *piece);
+        position += piece.bytes;
+    }
+}

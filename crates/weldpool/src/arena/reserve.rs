@@ -1,0 +1,123 @@
+//! What all arenas of an allocator may hold together.
+
+#![forbid(unsafe_code)]
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{AtomicU64, Ordering};
+
+/// No limit.
+const UNLIMITED: u64 = u64::MAX;
+
+/// The limit on reserved memory, and how much is committed.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    /// Bytes held or about to be asked of the driver; never above the limit.
+    committed: AtomicU64,
+    limit: AtomicU64,
+    /// The greatest sum of requested bytes seen when memory was short.
+    peak_live: AtomicU64,
+    /// Memory held may exceed the greatest sum of requested bytes by this part in 1024, and by
+    /// `slack_bytes`, before holes are remapped instead.
+    slack_per_1024: u64,
+    /// Segments, or additions to virtual memory, that were obtained.
+    growths: AtomicU64,
+    /// Times that memory was mapped at a second place instead of growing.
+    remaps: AtomicU64,
+    segment_bytes_min: usize,
+    segment_bytes_max: usize,
+}
+
+/// Memory that may always be held beyond what is needed.
+const SLACK_BYTES: u64 = 512 << 10;
+
+impl Reserve {
+    pub(crate) fn new(
+        limit: Option<u64>,
+        slack_per_1024: u64,
+        segment_bytes: (usize, usize),
+    ) -> Self {
+        Self {
+            committed: AtomicU64::new(0),
+            limit: AtomicU64::new(limit.unwrap_or(UNLIMITED)),
+            peak_live: AtomicU64::new(0),
+            slack_per_1024,
+            growths: AtomicU64::new(0),
+            remaps: AtomicU64::new(0),
+            segment_bytes_min: segment_bytes.0,
+            segment_bytes_max: segment_bytes.1,
+        }
+    }
+
+    pub(crate) fn limit(&self) -> Option<u64> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|&limit| limit != UNLIMITED)
+    }
+
+    /// Returns what it was. Memory already held beyond a lower limit stays until it is freed.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) -> Option<u64> {
+        let before = self
+            .limit
+            .swap(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        Some(before).filter(|&limit| limit != UNLIMITED)
+    }
+
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Claims `bytes` of what the limit allows.
+    pub(crate) fn commit(&self, bytes: usize) -> Result<()> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let added = bytes as u64;
+        self.committed
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |committed| {
+                committed.checked_add(added).filter(|&sum| sum <= limit)
+            })
+            .map(|_| ())
+            .map_err(|_| {
+                Error::new(
+                    ErrorKind::LimitExceeded,
+                    "the limit on reserved memory is reached",
+                )
+            })
+    }
+
+    pub(crate) fn uncommit(&self, bytes: usize) {
+        self.committed.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes note of the requested bytes that are live now.
+    pub(crate) fn note_live(&self, live: u64) {
+        self.peak_live.fetch_max(live, Ordering::Relaxed);
+    }
+
+    /// Bytes that may be added before holes are to be used instead.
+    pub(crate) fn slack(&self) -> u64 {
+        let peak = self.peak_live.load(Ordering::Relaxed);
+        let allowed = peak + peak / 1024 * self.slack_per_1024 + SLACK_BYTES;
+        allowed.saturating_sub(self.committed())
+    }
+
+    pub(crate) fn segment_bytes_min(&self) -> usize {
+        self.segment_bytes_min
+    }
+
+    pub(crate) fn segment_bytes_max(&self) -> usize {
+        self.segment_bytes_max
+    }
+
+    pub(crate) fn count_growth(&self) {
+        self.growths.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_remap(&self) {
+        self.remaps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn growths(&self) -> u64 {
+        self.growths.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn remaps(&self) -> u64 {
+        self.remaps.load(Ordering::Relaxed)
+    }
+}

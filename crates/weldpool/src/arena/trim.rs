@@ -1,0 +1,193 @@
+//! Giving memory back to the device: whole segments, or granules of virtual memory.
+
+#![allow(unsafe_code)]
+
+use super::mappings::Piece;
+use super::region::Backing;
+use super::{Arena, Growth};
+use crate::block::Point;
+use crate::device::{Device as _, ReleaseError};
+use crate::space::{Free, Range};
+
+impl Arena {
+    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many;
+    /// largest ranges first, without touching the memory. Says how many it were.
+    pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        let mut growth = self.growth.lock();
+        if self.virtual_memory.is_none() {
+            return self.return_segments(&mut growth, bytes);
+        }
+        self.unmap_stale(&mut growth, passed);
+        let mut returned = self.release_spare(&mut growth);
+        while returned < bytes {
+            let Some((free, pieces)) = self.take_largest(&mut growth) else {
+                break;
+            };
+            match self.return_pieces(&mut growth, free, &pieces) {
+                0 => break,
+                more => returned += more,
+            }
+        }
+        returned
+    }
+
+    /// Returns everything to the device, in use or not: no buffer of the allocator is left, and what
+    /// threads still cache stands for nothing.
+    pub(crate) fn close(&self, passed: &dyn Fn(Point) -> bool) {
+        let mut growth = self.growth.lock();
+        growth.stale.retain(|(_, point)| !point.is_none_or(passed));
+        *self.state.lock() = self.empty_room();
+        let everything = Range {
+            start: 0,
+            bytes: usize::MAX,
+        };
+        let pieces = growth.mappings.remove(everything);
+        growth.spare.extend(pieces);
+        for region in std::mem::take(&mut growth.regions).into_values() {
+            match region.backing {
+                Backing::Segment(segment) => {
+                    let bytes = segment.bytes();
+                    match self.device.release_segment(segment) {
+                        Ok(()) => self.reserve.uncommit(bytes),
+                        Err(ReleaseError { error, .. }) => {
+                            tracing::error!(bytes, %error, "a segment could not be returned at the end");
+                        }
+                    }
+                }
+                // Dropping it unmaps everything in it.
+                Backing::Addresses(range) => drop(range),
+            }
+        }
+        self.release_spare(&mut growth);
+    }
+
+    /// Gives up everything without returning it, because work in flight may still use it.
+    pub(crate) fn leak(&self) {
+        let regions = std::mem::take(&mut self.growth.lock().regions);
+        std::mem::forget(regions);
+    }
+
+    /// Returns what can be returned of a clean free range.
+    pub(crate) fn trim_range(&self, range: Range) -> usize {
+        let mut growth = self.growth.lock();
+        if self.virtual_memory.is_none() {
+            return self
+                .return_segment_at(&mut growth, range.start)
+                .unwrap_or(0);
+        }
+        let taken = {
+            let mut room = self.state.lock();
+            // Somebody may have taken it, or a part of it, meanwhile.
+            let free = room.space.free_before(range.end());
+            let free = free.filter(|free| free.point.is_none());
+            let movable = free.and_then(|free| growth.mappings.movable(free.range));
+            free.zip(movable).map(|(free, movable)| {
+                room.space.cut(free.range.start, movable);
+                let pieces = growth.mappings.remove(movable);
+                (movable, pieces)
+            })
+        };
+        taken.map_or(0, |(movable, pieces)| {
+            self.return_pieces(&mut growth, movable, &pieces)
+        })
+    }
+
+    /// Returns empty segments, largest first, until `bytes` are given back.
+    pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
+        let regions = &growth.regions;
+        let mut empty: Vec<Range> = {
+            let room = self.state.lock();
+            let whole = |free: &Range| {
+                let region = regions.get(&free.start);
+                region.is_some_and(|region| region.bytes == free.bytes)
+            };
+            room.space.clean_intervals().filter(whole).collect()
+        };
+        empty.sort_by_key(|range| range.bytes);
+        let mut returned = 0;
+        while returned < bytes
+            && let Some(range) = empty.pop()
+        {
+            returned += self.return_segment_at(growth, range.start).unwrap_or(0);
+        }
+        returned
+    }
+
+    /// Returns the segment around a position, if it is empty.
+    fn return_segment_at(&self, growth: &mut Growth, position: usize) -> Option<usize> {
+        let (&start, region) = growth.regions.range(..=position).next_back()?;
+        let whole = region.range();
+        {
+            let mut room = self.state.lock();
+            let free = room.space.free_before(whole.end());
+            free.filter(|free| free.range == whole && free.point.is_none())?;
+            room.space.cut(start, whole);
+            room.remove_region(whole);
+        }
+        let Backing::Segment(segment) = growth.regions.remove(&start)?.backing else {
+            return None;
+        };
+        match self.device.release_segment(segment) {
+            Ok(()) => {
+                self.reserve.uncommit(whole.bytes);
+                Some(whole.bytes)
+            }
+            Err(ReleaseError { segment, error }) => {
+                tracing::warn!(bytes = whole.bytes, %error, "a segment could not be returned; it is kept");
+                let range = self.add_segment(growth, segment);
+                self.state.lock().space.add(range);
+                Some(0)
+            }
+        }
+    }
+
+    fn take_largest(&self, growth: &mut Growth) -> Option<(Range, Vec<Piece>)> {
+        let mut room = self.state.lock();
+        let (free, movable) = room.space.largest_free_for(None).find_map(|free: Free| {
+            let movable = growth.mappings.movable(free.range)?;
+            Some((free, movable))
+        })?;
+        room.space.cut(free.range.start, movable);
+        Some((movable, growth.mappings.remove(movable)))
+    }
+
+    /// Unmaps a range that was taken out of the space and returns its memory.
+    fn return_pieces(&self, growth: &mut Growth, range: Range, pieces: &[Piece]) -> usize {
+        if let Err(error) = self.unmap(growth, range) {
+            tracing::warn!(bytes = range.bytes, %error, "memory could not be unmapped; it is kept");
+            let mut position = range.start;
+            for piece in pieces {
+                growth.mappings.insert(position, *piece);
+                position += piece.bytes;
+            }
+            self.state.lock().space.add(range);
+            return 0;
+        }
+        growth.addresses.add(range);
+        growth.spare.extend_from_slice(pieces);
+        self.release_spare(growth)
+    }
+
+    /// Returns memory that is mapped nowhere; what the driver refuses stays spare.
+    fn release_spare(&self, growth: &mut Growth) -> usize {
+        let mut returned = 0;
+        for piece in std::mem::take(&mut growth.spare) {
+            // SAFETY: the piece is mapped nowhere, so nothing can use it.
+            let released = unsafe {
+                let (physical, bytes) = (piece.physical, piece.bytes);
+                self.device.release_physical(physical, bytes, self.storage)
+            };
+            match released {
+                Ok(()) => {
+                    self.reserve.uncommit(piece.bytes);
+                    returned += piece.bytes;
+                }
+                Err(error) => {
+                    tracing::warn!(bytes = piece.bytes, %error, "memory could not be returned; it is kept");
+                    growth.spare.push(piece);
+                }
+            }
+        }
+        returned
+    }
+}

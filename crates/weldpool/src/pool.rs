@@ -1,0 +1,928 @@
+//! The pool of one device, composed: thread caches over class pools over arenas over the device.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::arena::{Arena, Reserve, SMALL_BYTES_MAX, SmallArena, Source, Want};
+use crate::block::{self, ArenaKind, Block, CacheKey, ListId, Point, Sight};
+use crate::buffer::Buffer;
+use crate::class_pool::ClassPools;
+use crate::config::{Config, LeakHandler};
+use crate::device::{Device, Metered, StorageMode};
+use crate::error::{Error, ErrorKind, PoolState, Result};
+use crate::in_flight::{InFlight, Use};
+use crate::order::{Deferred, Orders};
+use crate::report::LeakReport;
+use crate::request::{DEFAULT_ALIGNMENT, Request};
+use crate::shard::{ListTotals, Shard, Totals};
+use crate::stats::{Counter, Stats};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
+use crate::thread_cache::{self, Pushed};
+
+/// Bytes that one refill of a thread's list aims at, and most blocks of it.
+const REFILL_BYTES: usize = 64 << 10;
+const REFILL_BLOCKS_MAX: usize = 32;
+/// Stands for the host among the domains whose requests compete.
+const HOST_DOMAIN: u64 = 1 << 32;
+
+/// Pools by their number, for buffers that are freed by a thread that has no cache yet. A pool is here
+/// as long as a handle or a buffer of it exists.
+static POOLS: RwLock<Option<HashMap<u64, Arc<Pool>>>> = RwLock::new(None);
+
+/// The pool that a block belongs to.
+pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
+    let pools = POOLS.read();
+    pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
+}
+
+/// The state of an allocator, kept alive by its handles, its buffers and the threads' caches.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    key: CacheKey,
+    name: String,
+    device: Arc<Metered>,
+    arenas: [(Arena, SmallArena); StorageMode::ALL.len()],
+    classes: ClassPools,
+    orders: Orders,
+    deferred: Deferred,
+    reserve: Arc<Reserve>,
+    pooling: AtomicBool,
+    alignment: usize,
+    cached_bytes_max: AtomicU64,
+    wait_max: Duration,
+    on_leak: Option<LeakHandler>,
+    shards: Mutex<Vec<Arc<Shard>>>,
+    /// Counts for threads that are ending, and keeps what ended ones counted.
+    shared: Arc<Shard>,
+    /// What one thread's shelf may hold.
+    shelf_bytes_max: AtomicUsize,
+    misses: AtomicU64,
+    failures: AtomicU64,
+    /// The domain that was last served past the caches, and whether there was ever another.
+    last_domain: AtomicU64,
+    contended: AtomicBool,
+    /// No handle is left.
+    closing: AtomicBool,
+    /// Everything was given back; blocks that threads still cache stand for nothing.
+    closed: AtomicBool,
+    /// Uses of buffers whose owners keep only the address.
+    detached: Mutex<HashMap<usize, Detached>>,
+}
+
+#[derive(Debug)]
+struct Detached {
+    block: Block,
+    in_flight: InFlight,
+}
+
+/// Where a request is served.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    storage: StorageMode,
+    list: ListId,
+    thread_max: u8,
+    bytes: usize,
+    alignment: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(name: String, device: Arc<dyn Device>, config: Config) -> Result<Arc<Self>> {
+        let device = Arc::new(Metered::new(device));
+        let cached_bytes_max = match config.cached_bytes_max {
+            Some(bytes) => bytes,
+            None => device.budget()?.ceiling() / 4,
+        };
+        let reserve = Arc::new(Reserve::new(
+            config.reserved_bytes_max,
+            u64::from(config.slack_per_1024),
+            (config.segment_bytes_min, config.segment_bytes_max),
+        ));
+        let key = CacheKey::new();
+        let arena = |storage| {
+            let arena = Arena::new(storage, key, Arc::clone(&device), Arc::clone(&reserve));
+            (arena, SmallArena::new(storage, key))
+        };
+        let arenas = StorageMode::ALL.map(arena);
+        let classes = ClassPools::new(config.classes);
+        let shared = Arc::new(Shard::new(classes.list_count(), true));
+        let pool = Arc::new(Self {
+            key,
+            name,
+            device,
+            arenas,
+            classes,
+            orders: Orders::default(),
+            deferred: Deferred::default(),
+            reserve,
+            pooling: AtomicBool::new(config.pooling),
+            alignment: config.alignment,
+            cached_bytes_max: AtomicU64::new(cached_bytes_max),
+            wait_max: config.wait_max,
+            on_leak: config.on_leak,
+            shards: Mutex::new(Vec::new()),
+            shared,
+            shelf_bytes_max: AtomicUsize::new(
+                usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
+            ),
+            misses: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            last_domain: AtomicU64::new(0),
+            contended: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            detached: Mutex::new(HashMap::new()),
+        });
+        let mut pools = POOLS.write();
+        pools
+            .get_or_insert_default()
+            .insert(key.id, Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn key(&self) -> CacheKey {
+        self.key
+    }
+
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        self.device.device()
+    }
+
+    pub(crate) fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    pub(crate) fn on_leak(&self) -> Option<&LeakHandler> {
+        self.on_leak.as_ref()
+    }
+
+    pub(crate) fn classes(&self) -> &ClassPools {
+        &self.classes
+    }
+
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.reserve
+    }
+
+    pub(crate) fn is_contended(&self) -> bool {
+        self.contended.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn shelf_bytes_max(&self) -> usize {
+        self.shelf_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn shared_shard(&self) -> &Shard {
+        &self.shared
+    }
+
+    pub(crate) fn new_shard(&self) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(self.classes.list_count(), false));
+        shard.set_bypass(
+            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
+        );
+        let mut shards = self.shards.lock();
+        shards.push(Arc::clone(&shard));
+        self.share_out(shards.len());
+        shard
+    }
+
+    fn share_out(&self, shards: usize) {
+        let all = self.cached_bytes_max.load(Ordering::Relaxed);
+        let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
+        self.shelf_bytes_max.store(share, Ordering::Relaxed);
+    }
+
+    /// A buffer from this thread's cache, when the request needs nothing else.
+    #[inline]
+    pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
+        if request.zeroed
+            || request.alignment > DEFAULT_ALIGNMENT
+            || self.alignment > DEFAULT_ALIGNMENT
+        {
+            return None;
+        }
+        let class = self.classes.classes().index_of(request.bytes)?;
+        if request.bytes == 0 {
+            return None;
+        }
+        let list = self.classes.list(request.storage, class);
+        let key = match request.queue {
+            None => self.key,
+            Some(queue) => queue.core().key_in(self.key)?,
+        };
+        let block = thread_cache::pop(key, list, request.bytes)?;
+        block.hand_out(request.bytes, DEFAULT_ALIGNMENT, request.name);
+        Some(Buffer::new(block, InFlight::default()))
+    }
+
+    /// A buffer, from wherever there is memory.
+    pub(crate) fn allocate(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let allocated = self.allocate_cold(request).and_then(|mut buffer| {
+            if request.zeroed {
+                match request.queue {
+                    Some(queue) => drop(queue.fill(&mut buffer, 0)?),
+                    None => buffer.write::<u8>()?.fill(0),
+                }
+            }
+            Ok(buffer)
+        });
+        allocated.map_err(|error| {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            let error = error.for_request(request.bytes, request.name);
+            match error.kind() {
+                ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
+                _ => error,
+            }
+        })
+    }
+
+    fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let place = self.place(request)?;
+        let queue = request.queue.map(|queue| queue.core());
+        let key = match queue {
+            None => self.key,
+            Some(queue) => queue.key_in(self.key).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidRequest,
+                    "the queue belongs to another allocator",
+                )
+            })?,
+        };
+        let (block, source) = if self.pooling.load(Ordering::Relaxed) {
+            self.obtain(place, key, queue.map(|queue| queue.number()))?
+        } else {
+            let arena = &self.arenas[place.storage.index()].0;
+            let want = place.want(ListId::DIRECT, None, false);
+            (
+                arena.direct(&want, &|point| self.orders.passed(point))?,
+                Source::Driver,
+            )
+        };
+        if source == Source::Driver {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        let (list, bytes) = (block.list(), block.bytes());
+        thread_cache::count(self, key, |shard| {
+            shard.count_allocation(list, request.bytes, bytes);
+        });
+        block.hand_out(request.bytes, place.alignment, request.name);
+        Ok(Buffer::new(block, InFlight::default()))
+    }
+
+    fn place(&self, request: &Request<'_>) -> Result<Place> {
+        let properties = self.device.properties();
+        request.validate(properties.segment_bytes_max)?;
+        if !properties.storage_modes.contains(&request.storage) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the device has no such storage mode; see DeviceProperties::storage_modes",
+            ));
+        }
+        if request.zeroed && request.queue.is_none() && request.storage == StorageMode::Private {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "zeroed private storage needs a queue to zero it on; see Request::queue",
+            ));
+        }
+        let alignment = request
+            .alignment
+            .max(self.alignment)
+            .max(properties.alignment_min);
+        let classes = self.classes.classes();
+        // Blocks of a class are aligned to 256 bytes, no more.
+        let class = classes
+            .index_of(request.bytes)
+            .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        Ok(match class {
+            Some(class) => Place {
+                storage: request.storage,
+                list: self.classes.list(request.storage, class),
+                thread_max: classes.as_slice()[class].thread_max,
+                bytes: classes.as_slice()[class].bytes,
+                alignment,
+            },
+            None => Place {
+                storage: request.storage,
+                list: ListId::NONE,
+                thread_max: 0,
+                // Cannot overflow: the request is at most a segment's length.
+                bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
+                alignment,
+            },
+        })
+    }
+
+    /// A block past this thread's cache.
+    fn obtain(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+    ) -> Result<(Block, Source)> {
+        // A thread's first request makes its cache, so that a refill has where to go.
+        thread_cache::count(self, key, |_| ());
+        let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
+        let last = self.last_domain.swap(domain, Ordering::Relaxed);
+        if last != 0 && last != domain {
+            self.contended.store(true, Ordering::Relaxed);
+        }
+        if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
+            let mut blocks = self.classes.take(place.list, place.refill_blocks());
+            if let Some(block) = blocks.pop() {
+                self.keep(key, blocks);
+                return Ok((block, Source::Held));
+            }
+        }
+        self.classes.count_miss(place.list);
+        let contended = self.is_contended();
+        if contended {
+            self.collect(false);
+        }
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
+        if let Some(block) = held(self) {
+            return Ok((block, Source::Held));
+        }
+        self.reserve
+            .note_live(self.totals().live + place.bytes as u64);
+        if self.collect(false)
+            && let Some(block) = held(self)
+        {
+            return Ok((block, Source::Held));
+        }
+        if self.reserve.slack() < place.bytes as u64 {
+            self.collect(true);
+            self.drain_caches(false);
+            if let Some(block) = held(self) {
+                return Ok((block, Source::Held));
+            }
+        }
+        match self.grow(place, key, queue, contended) {
+            Ok(grown) => Ok(grown),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
+                ) =>
+            {
+                self.obtain_last(place, key, queue, error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A block from memory that is free in an arena.
+    fn obtain_held(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Option<Block> {
+        let (arena, small) = &self.arenas[place.storage.index()];
+        let want = place.want(place.list, queue, contended);
+        if !place.is_small() {
+            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
+            self.classes.count_cut(place.list, place.bytes);
+            return Some(block);
+        }
+        let mut more = Vec::new();
+        let count = place.refill_blocks();
+        let first = small.allocate(&want, count, &mut more).or_else(|| {
+            let span = place.span(small, queue, contended);
+            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
+            small.add_span(span);
+            small.allocate(&want, count, &mut more)
+        })?;
+        self.classes
+            .count_cut(place.list, place.bytes * (more.len() + 1));
+        self.keep(key, more);
+        Some(first)
+    }
+
+    /// A block from more memory, or from holes mapped together.
+    fn grow(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Result<(Block, Source)> {
+        let (arena, small) = &self.arenas[place.storage.index()];
+        let passed = |point| self.orders.passed(point);
+        if !place.is_small() {
+            let want = place.want(place.list, queue, contended);
+            let grown = arena.grow(&want, &passed)?;
+            self.classes.count_cut(place.list, place.bytes);
+            return Ok(grown);
+        }
+        loop {
+            let span = place.span(small, queue, contended);
+            let (span, source) = arena.grow(&span, &passed)?;
+            small.add_span(span);
+            // Another thread may have used up the span already.
+            if let Some(block) = self.obtain_held(place, key, queue, contended) {
+                return Ok((block, source));
+            }
+        }
+    }
+
+    /// What is left to try when the device has no more memory, in this order: return all that is idle;
+    /// wait for work in flight.
+    fn obtain_last(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        error: Error,
+    ) -> Result<(Block, Source)> {
+        for wait in [Duration::ZERO, self.wait_max] {
+            if !wait.is_zero() {
+                if self.deferred_bytes() == 0 {
+                    break;
+                }
+                self.wait(wait);
+            }
+            let returned = self.clear();
+            tracing::debug!(pool = %self.name, bytes = place.bytes, returned, "out of memory; idle memory returned");
+            if let Some(block) = self.obtain_held(place, key, queue, true) {
+                return Ok((block, Source::Held));
+            }
+            if let Ok(grown) = self.grow(place, key, queue, true) {
+                return Ok(grown);
+            }
+        }
+        Err(error)
+    }
+
+    /// Puts a batch into this thread's list; what has no room goes back.
+    fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
+        for block in thread_cache::refill(key, blocks) {
+            self.release(block);
+        }
+    }
+
+    /// Takes a block back from a buffer; `uses` are those that may not be over.
+    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
+        block.take_back();
+        if !uses.is_empty() {
+            let (list, requested, bytes) = (block.list(), block.requested(), block.bytes());
+            thread_cache::count(self, self.key, |shard| {
+                shard.count_free(list, requested, bytes)
+            });
+            match self.orders.single_point(self.key, &uses) {
+                Some(point) => {
+                    block.set_point(Some(point));
+                    self.release(block);
+                }
+                None => self.deferred.put(block, uses),
+            }
+            self.close_if_idle();
+            return;
+        }
+        if let Err(pushed) = thread_cache::push(self.key, block) {
+            self.free_cold(self.key, pushed);
+        }
+    }
+
+    /// Takes a block back for which a cache had no room.
+    pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
+        let Pushed { block, counted } = pushed;
+        let list = block.list();
+        if !counted {
+            let (requested, bytes) = (block.requested(), block.bytes());
+            thread_cache::count(self, key, |shard| shard.count_free(list, requested, bytes));
+        }
+        if list.is_some()
+            && self.pooling.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Relaxed)
+        {
+            // The first block of a thread makes its cache; a full list makes room by half.
+            let mut batch = thread_cache::take_half(key, list);
+            if counted || block.point().is_some() {
+                batch.push(block);
+            } else {
+                batch.extend(thread_cache::refill(key, vec![block]));
+            }
+            let ordered = batch.iter().any(|block| block.point().is_some());
+            let rest = if ordered {
+                batch
+            } else {
+                self.classes.put(list, batch)
+            };
+            for block in rest {
+                self.release(block);
+            }
+        } else {
+            self.release(block);
+        }
+        self.close_if_idle();
+    }
+
+    /// Gives a block back to its arena, and memory beyond the limit on idle memory back to the device.
+    fn release(&self, block: Block) {
+        if self.closed.load(Ordering::Relaxed) {
+            block.retire();
+            return;
+        }
+        let contended = self.is_contended();
+        let (arena, small) = &self.arenas[block.storage().index()];
+        let point = block.point().filter(|&point| !self.orders.passed(point));
+        self.classes.count_returned(block.list(), block.bytes());
+        let direct = block.list() == ListId::DIRECT;
+        let freed = match block.arena() {
+            ArenaKind::Small => match small.release(block, point, contended) {
+                Some(span) => arena.release(span, None, contended),
+                None => None,
+            },
+            ArenaKind::Large => arena.release(block, point, contended),
+        };
+        let Some(freed) = freed else {
+            return;
+        };
+        if direct || !self.pooling.load(Ordering::Relaxed) {
+            arena.trim_range(freed);
+            return;
+        }
+        let idle = self.idle_bytes();
+        let most = self.cached_bytes_max.load(Ordering::Relaxed);
+        if idle > most && freed.bytes as u64 > (idle - most) / 8 {
+            let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
+            arena.trim(excess, &|point| self.orders.passed(point));
+        }
+    }
+
+    /// What a thread leaves behind when it ends. No driver is called.
+    pub(crate) fn take_back_from_thread(&self, blocks: Vec<Block>, shard: &Arc<Shard>) {
+        {
+            let mut shards = self.shards.lock();
+            shards.retain(|one| !Arc::ptr_eq(one, shard));
+            self.shared.absorb(shard);
+            self.share_out(shards.len());
+        }
+        self.give_back(blocks);
+    }
+
+    /// Gives blocks back to their arenas without calling a driver.
+    fn give_back(&self, blocks: Vec<Block>) {
+        let closed = self.closed.load(Ordering::Relaxed);
+        let contended = self.is_contended();
+        for block in blocks {
+            if closed {
+                block.retire();
+                continue;
+            }
+            let (arena, small) = &self.arenas[block.storage().index()];
+            let point = block.point().filter(|&point| !self.orders.passed(point));
+            self.classes.count_returned(block.list(), block.bytes());
+            match block.arena() {
+                ArenaKind::Small => {
+                    if let Some(span) = small.release(block, point, contended) {
+                        arena.release(span, None, contended);
+                    }
+                }
+                ArenaKind::Large => {
+                    arena.release(block, point, contended);
+                }
+            }
+        }
+    }
+
+    /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
+    /// arenas; unless `all`, each class keeps as many blocks as it started with.
+    fn drain_caches(&self, all: bool) {
+        let mut drained = Vec::new();
+        thread_cache::drain_own(self, &mut drained);
+        let shards = self.shards.lock().clone();
+        for shard in shards {
+            shard.drain_shelf(&mut drained);
+        }
+        self.classes.drain(&mut drained);
+        if !all {
+            drained = self.classes.keep_initial(drained);
+        }
+        self.give_back(drained);
+        for (arena, small) in &self.arenas {
+            for span in small.take_empty() {
+                arena.release(span, None, self.is_contended());
+            }
+        }
+    }
+
+    /// Makes memory free whose work is over; with `signal`, marks the queues that have pending memory
+    /// which no signal covers yet. True if there was any.
+    fn collect(&self, signal: bool) -> bool {
+        let mut any = false;
+        if !self.deferred.is_empty() {
+            for block in self.deferred.collect() {
+                any = true;
+                self.release(block);
+            }
+        }
+        if self.orders.is_empty() {
+            return any;
+        }
+        let mut queues = Vec::new();
+        for (arena, small) in &self.arenas {
+            arena.pending_queues(&mut queues);
+            small.pending_queues(&mut queues);
+        }
+        queues.sort_unstable();
+        queues.reverse();
+        queues.dedup_by_key(|(queue, _)| *queue);
+        self.orders.forget_ended();
+        for (queue, value) in queues {
+            if signal {
+                self.orders.cover(Point { queue, value });
+            }
+            let completed = self.orders.completed(queue);
+            for (arena, small) in &self.arenas {
+                any |= arena.pass(queue, completed);
+                any |= small.pass(queue, completed);
+            }
+        }
+        any
+    }
+
+    /// Waits for the work that pending memory waits for.
+    fn wait(&self, timeout: Duration) {
+        self.deferred.wait(timeout);
+        let mut queues = Vec::new();
+        for (arena, small) in &self.arenas {
+            arena.pending_queues(&mut queues);
+            small.pending_queues(&mut queues);
+        }
+        for (queue, value) in queues {
+            self.orders.wait(Point { queue, value }, timeout);
+        }
+        self.collect(true);
+    }
+
+    /// Returns all idle memory to the device; says how many bytes.
+    pub(crate) fn clear(&self) -> usize {
+        self.collect(true);
+        self.drain_caches(true);
+        let passed = |point| self.orders.passed(point);
+        let arenas = self.arenas.iter();
+        arenas
+            .map(|(arena, _)| arena.trim(usize::MAX, &passed))
+            .sum()
+    }
+
+    /// Switches pooling; returns what it was.
+    pub(crate) fn set_pooling(&self, on: bool) -> bool {
+        let before = self.pooling.swap(on, Ordering::Relaxed);
+        self.set_bypass(!on);
+        if before && !on {
+            let _bytes = self.clear();
+        }
+        before
+    }
+
+    fn set_bypass(&self, on: bool) {
+        for shard in self.shards.lock().iter() {
+            shard.set_bypass(on);
+        }
+    }
+
+    /// Sets the limit on idle memory; returns what it was.
+    pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
+        let before = self.cached_bytes_max.swap(bytes, Ordering::Relaxed);
+        self.share_out(self.shards.lock().len());
+        let idle = self.idle_bytes();
+        if idle > bytes {
+            self.drain_caches(true);
+            let excess = usize::try_from(idle - bytes).unwrap_or(usize::MAX);
+            let passed = |point| self.orders.passed(point);
+            let mut returned = 0;
+            for (arena, _) in &self.arenas {
+                if returned < excess {
+                    returned += arena.trim(excess - returned, &passed);
+                }
+            }
+        }
+        before
+    }
+
+    /// Keeps a buffer's block while its owner has only the address.
+    pub(crate) fn detach(&self, block: Block, in_flight: InFlight) {
+        block.set_detached(true);
+        if let Some(address) = block.host() {
+            let detached = Detached { block, in_flight };
+            self.detached
+                .lock()
+                .insert(address.as_ptr().addr(), detached);
+        }
+    }
+
+    /// The buffer that was given up at an address.
+    pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
+        let Detached { block, in_flight } = self.detached.lock().remove(&address)?;
+        block.set_detached(false);
+        Some(Buffer::new(block, in_flight))
+    }
+
+    /// The live buffer that contains an address.
+    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
+        let mut arenas = self.arenas.iter();
+        arenas.find_map(|(arena, small)| small.find(address).or_else(|| arena.find(address)))
+    }
+
+    /// Called when the last handle goes.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.pooling.store(false, Ordering::Relaxed);
+        self.set_bypass(true);
+        let _bytes = self.clear();
+        self.close_if_idle();
+    }
+
+    /// Gives everything back once no handle and no buffer is left.
+    fn close_if_idle(&self) {
+        if !self.closing.load(Ordering::SeqCst) || self.totals().live_buffers() != 0 {
+            return;
+        }
+        if self.deferred_bytes() > 0 {
+            // Blocks that work in flight still uses: their memory must outlive that work.
+            self.wait(self.wait_max);
+        }
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let passed = |point| self.orders.passed(point);
+        if self.deferred_bytes() == 0 {
+            for (arena, _) in &self.arenas {
+                arena.close(&passed);
+            }
+        } else {
+            tracing::error!(
+                pool = %self.name,
+                bytes = self.deferred_bytes(),
+                "work in flight never ended; its memory is kept for the life of the process"
+            );
+            for (arena, _) in &self.arenas {
+                arena.leak();
+            }
+            self.deferred.leak();
+        }
+        thread_cache::forget(self);
+        let removed = POOLS
+            .write()
+            .as_mut()
+            .and_then(|pools| pools.remove(&self.key.id));
+        self.key.retire();
+        drop(removed);
+    }
+
+    /// Forgets what building the allocator counted; nothing is live then.
+    pub(crate) fn reset_counters(&self) {
+        for shard in self.shards.lock().iter() {
+            shard.reset();
+        }
+        self.classes.reset();
+        self.misses.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in self.shards.lock().iter() {
+            shard.add_to(&mut totals);
+        }
+        self.shared.add_to(&mut totals);
+        totals
+    }
+
+    fn idle_bytes(&self) -> u64 {
+        let used = self.totals().block_bytes + self.deferred_bytes();
+        self.device.reserved().value.saturating_sub(used)
+    }
+
+    fn deferred_bytes(&self) -> u64 {
+        let pending =
+            |(arena, small): &(Arena, SmallArena)| arena.free().pending + small.free().pending;
+        let arenas: usize = self.arenas.iter().map(pending).sum();
+        self.deferred.bytes() + arenas as u64
+    }
+
+    fn state(&self) -> PoolState {
+        PoolState {
+            live: self.totals().live,
+            cached: self.idle_bytes(),
+            reserved: self.device.reserved().value,
+            limit: self.reserve.limit(),
+            largest_free: self.largest_free() as u64,
+        }
+    }
+
+    fn largest_free(&self) -> usize {
+        let arenas = self.arenas.iter();
+        arenas
+            .map(|(arena, _)| arena.free().largest)
+            .max()
+            .unwrap_or(0)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let totals = self.totals();
+        let mut lists = vec![ListTotals::default(); self.classes.list_count()];
+        for shard in self.shards.lock().iter() {
+            shard.add_lists_to(&mut lists);
+        }
+        self.shared.add_lists_to(&mut lists);
+        let (driver_calls, driver_failures, driver_ns) = self.device.calls();
+        let reserved = self.device.reserved();
+        let misses = self.misses.load(Ordering::Relaxed);
+        let free: usize = self
+            .arenas
+            .iter()
+            .map(|(arena, small)| arena.free().bytes + small.free().bytes)
+            .sum();
+        let deferred_bytes = self.deferred_bytes();
+        Stats {
+            live: Counter {
+                value: totals.live,
+                peak: totals.live_peak.max(totals.live),
+                total: totals.live_total,
+            },
+            reserved,
+            block_bytes: totals.block_bytes,
+            cached_bytes: reserved
+                .value
+                .saturating_sub(totals.block_bytes + deferred_bytes),
+            deferred_bytes,
+            allocations: totals.allocations,
+            frees: totals.frees,
+            hits: totals.allocations.saturating_sub(misses),
+            misses,
+            growths: self.reserve.growths(),
+            remaps: self.reserve.remaps(),
+            failures: self.failures.load(Ordering::Relaxed),
+            driver_calls,
+            driver_failures,
+            driver_ns,
+            segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
+            free_bytes: free as u64,
+            largest_free: self.largest_free(),
+            classes: self.classes.stats(&lists),
+        }
+    }
+
+    pub(crate) fn live_report(&self) -> LeakReport {
+        let mut report = LeakReport::new(&self.name);
+        block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
+        report.sorted()
+    }
+}
+
+impl Place {
+    fn is_small(&self) -> bool {
+        self.bytes <= SMALL_BYTES_MAX && self.alignment <= SMALL_BYTES_MAX / 16
+    }
+
+    fn refill_blocks(&self) -> usize {
+        if self.list.is_some() {
+            (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
+        } else {
+            1
+        }
+    }
+
+    fn want(&self, list: ListId, queue: Option<u32>, contended: bool) -> Want {
+        Want {
+            bytes: self.bytes,
+            alignment: self.alignment,
+            list,
+            thread_max: self.thread_max,
+            queue,
+            contended,
+        }
+    }
+
+    /// The span to cut small blocks from.
+    fn span(&self, small: &SmallArena, queue: Option<u32>, contended: bool) -> Want {
+        Want {
+            bytes: small.next_span_bytes().max(self.bytes + self.alignment),
+            alignment: DEFAULT_ALIGNMENT,
+            list: ListId::NONE,
+            thread_max: 0,
+            queue,
+            contended,
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut drained = Vec::new();
+        self.classes.drain(&mut drained);
+        for block in drained {
+            block.retire();
+        }
+    }
+}

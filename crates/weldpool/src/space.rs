@@ -1,0 +1,650 @@
+//! The space of an arena: which intervals of its numbering are free, since when, and for whom.
+//!
+//! Intervals in use and free ones are kept by position, free ones also by size, so taking, releasing
+//! and joining are O(log n). A free interval is *clean*, free for everybody, or *pending*: work on one
+//! queue may still use it, so only that queue may have it before the [`Point`] has passed. Nothing here
+//! knows a device or touches memory; positions are numbers.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::block::Point;
+
+/// Free intervals tried at their exact size before the search asks for room to align.
+const ALIGNED_CANDIDATES: usize = 16;
+/// Pending intervals from which a longer run is looked for.
+const RUN_CANDIDATES: usize = 64;
+
+/// A part of the space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) start: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Range {
+    pub(crate) const fn end(self) -> usize {
+        self.start + self.bytes
+    }
+}
+
+/// A free interval and the point before which it belongs to one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Free {
+    pub(crate) range: Range,
+    pub(crate) point: Option<Point>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Interval<T> {
+    bytes: usize,
+    state: State<T>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State<T> {
+    Used(T),
+    Free(Option<Point>),
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    by_size: BTreeSet<(usize, usize)>,
+    /// Pending intervals by the value that frees them.
+    by_value: BTreeSet<(u64, usize)>,
+    bytes: usize,
+}
+
+/// The intervals of one arena; `T` is what the owner wants to know of an interval in use.
+#[derive(Debug)]
+pub(crate) struct Space<T> {
+    intervals: BTreeMap<usize, Interval<T>>,
+    /// Positions across which nothing is joined: the starts of regions.
+    borders: BTreeSet<usize>,
+    clean: Index,
+    pending: BTreeMap<u32, Index>,
+    pending_bytes: usize,
+}
+
+impl<T> Default for Space<T> {
+    fn default() -> Self {
+        Self {
+            intervals: BTreeMap::new(),
+            borders: BTreeSet::new(),
+            clean: Index::default(),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+        }
+    }
+}
+
+impl<T: Copy> Space<T> {
+    /// Declares a position that no interval spans.
+    pub(crate) fn add_border(&mut self, position: usize) {
+        self.borders.insert(position);
+    }
+
+    pub(crate) fn remove_border(&mut self, position: usize) {
+        self.borders.remove(&position);
+    }
+
+    /// Adds free space, joined with clean neighbours; returns the free interval it is part of.
+    pub(crate) fn add(&mut self, range: Range) -> Range {
+        self.insert_free(range, None, true)
+    }
+
+    /// Adds free space that only one queue may use before `point`; without one it is clean. Returns the
+    /// free interval it is part of.
+    pub(crate) fn add_pending(&mut self, range: Range, point: Option<Point>) -> Range {
+        self.insert_free(range, point, point.is_none())
+    }
+
+    /// The best clean interval for `bytes` at `alignment`, a power of two: the smallest, the lowest
+    /// among equals. Returns it with the aligned position inside.
+    pub(crate) fn find_clean(&self, bytes: usize, alignment: usize) -> Option<(Range, usize)> {
+        find(&self.clean.by_size, bytes, alignment)
+    }
+
+    /// The best interval that is pending on `queue`.
+    pub(crate) fn find_pending(
+        &self,
+        queue: u32,
+        bytes: usize,
+        alignment: usize,
+    ) -> Option<(Range, usize)> {
+        find(&self.pending.get(&queue)?.by_size, bytes, alignment)
+    }
+
+    /// Joins neighbouring intervals that `queue` may use, its own pending ones with each other and,
+    /// if asked, with clean ones, until one holds `bytes` at `alignment`.
+    pub(crate) fn join_for(
+        &mut self,
+        queue: u32,
+        bytes: usize,
+        alignment: usize,
+        with_clean: bool,
+    ) -> Option<(Range, usize)> {
+        let candidates: Vec<usize> = self
+            .pending
+            .get(&queue)?
+            .by_size
+            .iter()
+            .rev()
+            .take(RUN_CANDIDATES)
+            .map(|&(_, start)| start)
+            .collect();
+        let fits = |point: Option<Point>| match point {
+            Some(point) => point.queue == queue,
+            None => with_clean,
+        };
+        for start in candidates {
+            let run = self.run_around(start, fits);
+            let aligned = run.start.checked_next_multiple_of(alignment)?;
+            if run.bytes < bytes || aligned + bytes > run.end() {
+                continue;
+            }
+            let mut value = 0;
+            let mut position = run.start;
+            while position < run.end() {
+                let part = self.remove_free(position);
+                value = value.max(part.point.map_or(0, |point| point.value));
+                position = part.range.end();
+            }
+            self.insert_exact(run, Some(Point { queue, value }));
+            return Some((run, aligned));
+        }
+        None
+    }
+
+    /// Marks `bytes` from `position` inside the free interval at `free` as used. Returns the point
+    /// before which only its queue may use them.
+    pub(crate) fn take(
+        &mut self,
+        free: usize,
+        position: usize,
+        bytes: usize,
+        owner: T,
+    ) -> Option<Point> {
+        let point = self.cut(
+            free,
+            Range {
+                start: position,
+                bytes,
+            },
+        );
+        let state = State::Used(owner);
+        self.intervals.insert(position, Interval { bytes, state });
+        point
+    }
+
+    /// Removes a part of the free interval at `free` from the space; the rest stays.
+    pub(crate) fn cut(&mut self, free: usize, part: Range) -> Option<Point> {
+        let Free { range, point } = self.remove_free(free);
+        debug_assert!(part.start >= range.start && part.end() <= range.end());
+        if part.start > range.start {
+            let before = Range {
+                start: range.start,
+                bytes: part.start - range.start,
+            };
+            self.insert_exact(before, point);
+        }
+        if part.end() < range.end() {
+            let after = Range {
+                start: part.end(),
+                bytes: range.end() - part.end(),
+            };
+            self.insert_exact(after, point);
+        }
+        point
+    }
+
+    /// Frees the interval in use at `position`; returns the free interval it is part of now. Pending
+    /// intervals of one queue are joined only if `join_pending`, because the whole then waits for the
+    /// latest of their points.
+    pub(crate) fn release(
+        &mut self,
+        position: usize,
+        point: Option<Point>,
+        join_pending: bool,
+    ) -> Option<Range> {
+        let interval = self.intervals.remove(&position)?;
+        debug_assert!(matches!(interval.state, State::Used(_)), "{position:#x}");
+        let range = Range {
+            start: position,
+            bytes: interval.bytes,
+        };
+        Some(self.insert_free(range, point, point.is_none() || join_pending))
+    }
+
+    /// Makes everything clean whose point on `queue` has passed; true if there was anything.
+    pub(crate) fn pass(&mut self, queue: u32, completed: u64) -> bool {
+        let mut any = false;
+        while let Some(start) = self
+            .pending
+            .get(&queue)
+            .and_then(|index| index.by_value.first())
+            .filter(|&&(value, _)| value <= completed)
+            .map(|&(_, start)| start)
+        {
+            let free = self.remove_free(start);
+            self.insert_free(free.range, None, true);
+            any = true;
+        }
+        any
+    }
+
+    /// Queues with pending intervals, and the greatest value each waits for.
+    pub(crate) fn pending_queues(&self) -> impl Iterator<Item = (u32, u64)> {
+        let values = |index: &Index| index.by_value.last().map_or(0, |&(value, _)| value);
+        let waiting = self.pending.iter().filter(|(_, index)| index.bytes > 0);
+        waiting.map(move |(&queue, index)| (queue, values(index)))
+    }
+
+    /// Free intervals that `queue` (or nobody in particular) may use, largest first: its own pending
+    /// ones, then clean ones.
+    pub(crate) fn largest_free_for(&self, queue: Option<u32>) -> impl Iterator<Item = Free> {
+        let own = queue.and_then(|queue| self.pending.get(&queue));
+        let free = |&(bytes, start): &(usize, usize)| self.free_at(Range { start, bytes });
+        own.into_iter()
+            .chain([&self.clean])
+            .flat_map(move |index| index.by_size.iter().rev().map(free))
+    }
+
+    /// The clean intervals by position.
+    pub(crate) fn clean_intervals(&self) -> impl Iterator<Item = Range> {
+        self.intervals.iter().filter_map(|(&start, interval)| {
+            let bytes = interval.bytes;
+            matches!(interval.state, State::Free(None)).then_some(Range { start, bytes })
+        })
+    }
+
+    /// The free interval that ends at `end`, if there is one.
+    pub(crate) fn free_before(&self, end: usize) -> Option<Free> {
+        let (&start, interval) = self.intervals.range(..end).next_back()?;
+        let range = Range {
+            start,
+            bytes: interval.bytes,
+        };
+        match interval.state {
+            State::Free(point) if range.end() == end => Some(Free { range, point }),
+            _ => None,
+        }
+    }
+
+    /// The interval in use that contains `position`.
+    pub(crate) fn used_at(&self, position: usize) -> Option<(Range, T)> {
+        let (&start, interval) = self.intervals.range(..=position).next_back()?;
+        match interval.state {
+            State::Used(owner) if position - start < interval.bytes => Some((
+                Range {
+                    start,
+                    bytes: interval.bytes,
+                },
+                owner,
+            )),
+            _ => None,
+        }
+    }
+
+    /// Bytes free for everybody.
+    pub(crate) fn clean_bytes(&self) -> usize {
+        self.clean.bytes
+    }
+
+    /// Bytes that wait for points.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Bytes pending on `queue`.
+    pub(crate) fn pending_bytes_of(&self, queue: u32) -> usize {
+        self.pending.get(&queue).map_or(0, |index| index.bytes)
+    }
+
+    /// The largest clean interval in bytes.
+    pub(crate) fn largest_clean(&self) -> usize {
+        self.clean.by_size.last().map_or(0, |&(bytes, _)| bytes)
+    }
+
+    fn free_at(&self, range: Range) -> Free {
+        let point = match self.intervals.get(&range.start).map(|one| one.state) {
+            Some(State::Free(point)) => point,
+            _ => None,
+        };
+        Free { range, point }
+    }
+
+    /// The longest run of neighbouring free intervals around the one at `start` that all suit.
+    fn run_around(&self, start: usize, suits: impl Fn(Option<Point>) -> bool) -> Range {
+        let free = |interval: &Interval<T>| match interval.state {
+            State::Free(point) => suits(point),
+            State::Used(_) => false,
+        };
+        let mut first = start;
+        while !self.borders.contains(&first)
+            && let Some((&before, interval)) = self.intervals.range(..first).next_back()
+            && before + interval.bytes == first
+            && free(interval)
+        {
+            first = before;
+        }
+        let mut end = start;
+        while let Some(interval) = self.intervals.get(&end).filter(|interval| free(interval)) {
+            end += interval.bytes;
+            if self.borders.contains(&end) {
+                break;
+            }
+        }
+        Range {
+            start: first,
+            bytes: end - first,
+        }
+    }
+
+    fn insert_free(&mut self, mut range: Range, point: Option<Point>, join: bool) -> Range {
+        let mut point = point;
+        if join {
+            let alike = |other: Option<Point>| {
+                other.map(|other| other.queue) == point.map(|point| point.queue)
+            };
+            let mut joined = [None; 2];
+            if !self.borders.contains(&range.start)
+                && let Some(before) = self.free_before(range.start)
+                && alike(before.point)
+            {
+                joined[0] = Some(before);
+            }
+            if !self.borders.contains(&range.end())
+                && let Some(after) = self.intervals.get(&range.end())
+                && let State::Free(other) = after.state
+                && alike(other)
+            {
+                let range = Range {
+                    start: range.end(),
+                    bytes: after.bytes,
+                };
+                joined[1] = Some(Free {
+                    range,
+                    point: other,
+                });
+            }
+            for other in joined.into_iter().flatten() {
+                self.remove_free(other.range.start);
+                range.start = range.start.min(other.range.start);
+                range.bytes += other.range.bytes;
+                if let (Some(point), Some(other)) = (&mut point, other.point) {
+                    point.value = point.value.max(other.value);
+                }
+            }
+        }
+        self.insert_exact(range, point);
+        range
+    }
+
+    fn insert_exact(&mut self, range: Range, point: Option<Point>) {
+        let Range { start, bytes } = range;
+        let state = State::Free(point);
+        let replaced = self.intervals.insert(start, Interval { bytes, state });
+        debug_assert!(replaced.is_none(), "{start:#x} was known already");
+        let index = match point {
+            Some(point) => {
+                self.pending_bytes += bytes;
+                let index = self.pending.entry(point.queue).or_default();
+                index.by_value.insert((point.value, start));
+                index
+            }
+            None => &mut self.clean,
+        };
+        index.by_size.insert((bytes, start));
+        index.bytes += bytes;
+    }
+
+    fn remove_free(&mut self, start: usize) -> Free {
+        let interval = self.intervals.remove(&start);
+        let Some(Interval {
+            bytes,
+            state: State::Free(point),
+        }) = interval
+        else {
+            unreachable!("{start:#x} is not the start of a free interval");
+        };
+        let index = match point {
+            Some(point) => {
+                self.pending_bytes -= bytes;
+                let index = self.pending.entry(point.queue).or_default();
+                index.by_value.remove(&(point.value, start));
+                index
+            }
+            None => &mut self.clean,
+        };
+        index.by_size.remove(&(bytes, start));
+        index.bytes -= bytes;
+        Free {
+            range: Range { start, bytes },
+            point,
+        }
+    }
+}
+
+fn find(
+    by_size: &BTreeSet<(usize, usize)>,
+    bytes: usize,
+    alignment: usize,
+) -> Option<(Range, usize)> {
+    let fits = |&(length, start): &(usize, usize)| {
+        let aligned = start.checked_next_multiple_of(alignment)?;
+        let end = aligned.checked_add(bytes)?;
+        (end <= start + length).then_some((
+            Range {
+                start,
+                bytes: length,
+            },
+            aligned,
+        ))
+    };
+    let mut candidates = by_size.range((bytes, 0)..);
+    if let Some(found) = candidates.by_ref().take(ALIGNED_CANDIDATES).find_map(fits) {
+        return Some(found);
+    }
+    // An interval this long holds an aligned start wherever it begins.
+    let sure = bytes.checked_add(alignment - 1)?;
+    by_size.range((sure, 0)..).next().and_then(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn range(start: usize, bytes: usize) -> Range {
+        Range { start, bytes }
+    }
+
+    const fn at(queue: u32, value: u64) -> Option<Point> {
+        Some(Point { queue, value })
+    }
+
+    fn allocate(space: &mut Space<u32>, bytes: usize, alignment: usize) -> Option<usize> {
+        let (free, position) = space.find_clean(bytes, alignment)?;
+        space.take(free.start, position, bytes, 0);
+        Some(position)
+    }
+
+    #[test]
+    fn takes_the_smallest_interval_that_fits_and_joins_neighbours() {
+        let mut space = Space::default();
+        space.add(range(0, 4096));
+        let a = allocate(&mut space, 1024, 256).unwrap();
+        let b = allocate(&mut space, 512, 256).unwrap();
+        let c = allocate(&mut space, 256, 256).unwrap();
+        assert_eq!((a, b, c), (0, 1024, 1536));
+        assert_eq!(space.release(b, None, false), Some(range(1024, 512)));
+        assert_eq!(allocate(&mut space, 300, 4), Some(b), "the hole fits best");
+        assert_eq!(space.used_at(1100), Some((range(1024, 300), 0)));
+        assert_eq!(space.used_at(1400), None);
+        space.release(b, None, false);
+        space.release(a, None, false);
+        assert_eq!(space.largest_clean(), 4096 - 1792);
+        assert_eq!(space.release(c, None, false), Some(range(0, 4096)));
+        assert_eq!(space.free_before(4096).unwrap().range, range(0, 4096));
+    }
+
+    #[test]
+    fn alignment_is_kept_and_the_gap_stays_free() {
+        let mut space = Space::<u32>::default();
+        space.add(range(0x3000, 1 << 16));
+        assert_eq!(allocate(&mut space, 256, 256), Some(0x3000));
+        assert_eq!(allocate(&mut space, 256, 0x4000), Some(0x4000));
+        assert_eq!(allocate(&mut space, 0xf00, 256), Some(0x3100));
+        assert_eq!(allocate(&mut space, usize::MAX, 256), None);
+        assert_eq!(allocate(&mut space, usize::MAX - 255, 1 << 30), None);
+    }
+
+    #[test]
+    fn nothing_is_joined_across_a_border() {
+        let mut space = Space::<u32>::default();
+        space.add_border(0);
+        space.add_border(1024);
+        space.add(range(1024, 1024));
+        assert_eq!(space.add(range(0, 1024)), range(0, 1024));
+        assert_eq!(allocate(&mut space, 1025, 1), None);
+    }
+
+    #[test]
+    fn pending_memory_is_its_queues_alone_until_the_point_has_passed() {
+        let mut space = Space::<u32>::default();
+        space.add(range(0, 1024));
+        let a = allocate(&mut space, 512, 256).unwrap();
+        let b = allocate(&mut space, 512, 256).unwrap();
+        space.release(a, at(1, 5), false);
+        space.release(b, at(1, 7), false);
+        assert_eq!(space.find_clean(256, 256), None);
+        assert_eq!(space.find_pending(2, 256, 256), None);
+        assert_eq!(space.find_pending(1, 512, 256), Some((range(0, 512), 0)));
+        assert_eq!(space.find_pending(1, 1024, 256), None, "not joined yet");
+        assert!(space.pass(1, 5));
+        assert_eq!(space.find_clean(512, 256), Some((range(0, 512), 0)));
+        assert_eq!(space.pending_bytes(), 512);
+        assert_eq!(space.join_for(1, 1024, 256, false), None);
+        let (run, position) = space.join_for(1, 1024, 256, true).unwrap();
+        assert_eq!((run, position), (range(0, 1024), 0));
+        assert_eq!(space.take(run.start, 0, 1000, 0), at(1, 7));
+        assert!(space.pass(1, 7));
+        assert_eq!(space.largest_clean(), 24);
+    }
+
+    #[test]
+    fn joined_pending_memory_waits_for_the_latest_point() {
+        let mut space = Space::<u32>::default();
+        space.add(range(0, 1024));
+        let a = allocate(&mut space, 512, 256).unwrap();
+        let b = allocate(&mut space, 512, 256).unwrap();
+        space.release(a, at(1, 5), true);
+        assert_eq!(space.release(b, at(1, 3), true), Some(range(0, 1024)));
+        assert!(!space.pass(1, 4));
+        assert!(space.pass(1, 5));
+        assert_eq!(space.largest_clean(), 1024);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Take {
+            bytes: usize,
+            power: u32,
+            queue: Option<u32>,
+        },
+        Release {
+            which: usize,
+            point: Option<(u32, u64)>,
+            join: bool,
+        },
+        Join {
+            queue: u32,
+            bytes: usize,
+        },
+        Pass {
+            queue: u32,
+            completed: u64,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let queue = || proptest::option::of(0u32..3);
+        prop_oneof![
+            4 => (1usize..5000, 0u32..13, queue())
+                .prop_map(|(bytes, power, queue)| Step::Take { bytes, power, queue }),
+            4 => (any::<usize>(), proptest::option::of((0u32..3, 1u64..50)), any::<bool>())
+                .prop_map(|(which, point, join)| Step::Release { which, point, join }),
+            1 => (0u32..3, 1usize..20_000).prop_map(|(queue, bytes)| Step::Join { queue, bytes }),
+            1 => (0u32..3, 0u64..50).prop_map(|(queue, completed)| Step::Pass { queue, completed }),
+        ]
+    }
+
+    proptest! {
+        /// Against a plain list of intervals: nothing overlaps, all is aligned, pending memory goes only
+        /// to its queue, and everything comes back.
+        #[test]
+        fn agrees_with_a_list_of_intervals(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut space = Space::<usize>::default();
+            let regions = [range(0, 1 << 15), range(1 << 15, 1 << 14)];
+            for region in regions {
+                space.add_border(region.start);
+                space.add(region);
+            }
+            let total: usize = regions.iter().map(|region| region.bytes).sum();
+            let mut live: Vec<Range> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Take { bytes, power, queue } => {
+                        let alignment = 1usize << power;
+                        let own = queue.and_then(|queue| space.find_pending(queue, bytes, alignment));
+                        let Some((free, position)) = own.or_else(|| space.find_clean(bytes, alignment))
+                        else {
+                            continue;
+                        };
+                        let point = space.take(free.start, position, bytes, live.len());
+                        prop_assert!(point.is_none_or(|point| Some(point.queue) == queue));
+                        prop_assert_eq!(position % alignment, 0);
+                        let taken = range(position, bytes);
+                        for other in &live {
+                            prop_assert!(other.end() <= taken.start || taken.end() <= other.start);
+                        }
+                        let inside = |region: &Range| {
+                            region.start <= taken.start && taken.end() <= region.end()
+                        };
+                        prop_assert!(regions.iter().any(inside));
+                        live.push(taken);
+                    }
+                    Step::Release { which, point, join } if !live.is_empty() => {
+                        let taken = live.swap_remove(which % live.len());
+                        let point = point.map(|(queue, value)| Point { queue, value });
+                        let free = space.release(taken.start, point, join).unwrap();
+                        prop_assert!(free.start <= taken.start && taken.end() <= free.end());
+                    }
+                    Step::Release { .. } => {}
+                    Step::Join { queue, bytes } => {
+                        if let Some((run, _)) = space.join_for(queue, bytes, 256, true) {
+                            prop_assert!(run.bytes >= bytes);
+                        }
+                    }
+                    Step::Pass { queue, completed } => {
+                        space.pass(queue, completed);
+                        prop_assert!(space
+                            .pending_queues()
+                            .all(|(other, value)| other != queue || value > completed));
+                    }
+                }
+                let used: usize = live.iter().map(|taken| taken.bytes).sum();
+                prop_assert_eq!(space.clean_bytes() + space.pending_bytes() + used, total);
+            }
+            for taken in live {
+                space.release(taken.start, None, false);
+            }
+            for queue in 0..3 {
+                space.pass(queue, 50);
+            }
+            prop_assert_eq!(space.clean_intervals().collect::<Vec<_>>(), regions);
+        }
+    }
+}
