@@ -16,6 +16,7 @@ pub mod model;
 pub mod ours;
 pub mod peers;
 pub mod placement;
+pub mod pressure;
 pub mod process;
 pub mod report;
 pub mod request;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use weldpool_bench::{Error, Result, echo, ours, serve, soak};
+use weldpool_bench::{Error, Result, echo, ours, pressure, serve, soak};
 
 /// Times a disturbed measurement is made, at most.
 const ATTEMPTS: usize = 4;
@@ -24,6 +24,11 @@ enum Suite {
     Serve(ServeArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
     Soak(SoakArgs),
+    /// Fill memory up to a limit with the pressure monitor on, and without it
+    Pressure(PressureArgs),
+    /// The process that fills its memory up for the pressure suite
+    #[command(hide = true)]
+    PressureChild(PressureChildArgs),
     /// Serve the ceiling of the serving suite: prepared answers, nothing parsed
     #[command(hide = true)]
     Echo {
@@ -73,6 +78,35 @@ struct SoakArgs {
     /// Start of the random choices
     #[arg(long, value_name = "N", default_value_t = soak::Options::default().seed)]
     seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct PressureArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The limit in MiB
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=65536))]
+    limit_mib: u32,
+    /// Make a control group with the limit in this one, whose children have a memory controller; without
+    /// it the limit is one on address space, which nobody is killed for
+    #[arg(long, value_name = "DIRECTORY")]
+    group: Option<PathBuf>,
+    /// Ten times as fast, with an interval of 100 ms: for a look, not for a record
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Debug, Args)]
+struct PressureChildArgs {
+    #[arg(long)]
+    limit_bytes: u64,
+    #[arg(long)]
+    group: Option<PathBuf>,
+    #[arg(long)]
+    monitor: bool,
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Reads a number of seconds that a measurement can last.
@@ -130,6 +164,19 @@ fn endure(args: &SoakArgs) -> Result<()> {
     )))
 }
 
+fn press(args: &PressureArgs) -> Result<()> {
+    let report = pressure::run(&pressure::Options {
+        command: command_line(),
+        limit_bytes: u64::from(args.limit_mib) << 20,
+        group: args.group.clone(),
+        quick: args.quick,
+    })?;
+    print!("{}", report.table());
+    args.json
+        .as_deref()
+        .map_or(Ok(()), |path| report.write(path))
+}
+
 /// The command as it is to be typed, with `FILE` for files, which name nobody's folders then.
 fn command_line() -> String {
     let arguments = std::env::args().skip(1).map(|argument| {
@@ -151,6 +198,13 @@ fn main() -> ExitCode {
     let result = match Cli::parse().suite {
         Suite::Serve(args) => serve(&args),
         Suite::Soak(args) => endure(&args),
+        Suite::Pressure(args) => press(&args),
+        Suite::PressureChild(args) => pressure::child(&pressure::Child {
+            limit_bytes: args.limit_bytes,
+            group: args.group,
+            monitor: args.monitor,
+            quick: args.quick,
+        }),
         Suite::Echo { port } => echo::serve(port),
     };
     match result {

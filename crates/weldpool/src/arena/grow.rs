@@ -147,6 +147,7 @@ impl Arena {
     ) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut missing = bytes;
+        let mut grown = false;
         while missing > 0 {
             if let Some(piece) = growth.spare.pop() {
                 missing = missing.saturating_sub(piece.bytes);
@@ -161,6 +162,7 @@ impl Arena {
             });
             match created {
                 Ok(physical) => {
+                    grown = true;
                     pieces.push(Piece { physical, bytes });
                     missing -= bytes;
                 }
@@ -170,7 +172,9 @@ impl Arena {
                 }
             }
         }
-        self.reserve.count_growth();
+        if grown {
+            self.reserve.count_growth();
+        }
         Ok(pieces)
     }
 

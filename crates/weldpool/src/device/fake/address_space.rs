@@ -62,18 +62,20 @@ impl AddressSpace {
 
     /// Reserves addresses; `alignment` is a power of two.
     pub(super) fn reserve(&self, bytes: usize, alignment: usize) -> Result<u64> {
-        let mut state = self.state.lock();
-        let found = bytes
-            .checked_add(self.guard_bytes)
-            .and_then(|bytes| Some((bytes, state.free.find_clean(bytes, alignment)?)));
-        let Some((bytes, (free, start))) = found else {
-            return Err(Error::with_message(
-                ErrorKind::OutOfMemory,
-                format!("the fake device has no {bytes} bytes of address space left"),
-            ));
-        };
-        state.free.cut(free.start, Range { start, bytes });
-        Ok(self.base + start as u64)
+        let guarded = bytes.checked_add(self.guard_bytes);
+        guarded
+            .and_then(|bytes| {
+                let mut state = self.state.lock();
+                let (free, start) = state.free.find_clean(bytes, alignment)?;
+                state.free.cut(free.start, Range { start, bytes });
+                Some(self.base + start as u64)
+            })
+            .ok_or_else(|| {
+                Error::with_message(
+                    ErrorKind::OutOfMemory,
+                    format!("the fake device has no {bytes} bytes of address space left"),
+                )
+            })
     }
 
     /// Removes what is still mapped in a reserved range and gives the addresses back; the lengths of

@@ -5,10 +5,15 @@
 //! Either way a segment is page-aligned, its pages are committed when first touched, and a released
 //! segment's memory goes back to the system at once.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod control_group;
 mod queue;
+#[cfg(target_os = "linux")]
+pub(crate) mod stall;
 mod system;
 #[cfg(target_os = "linux")]
 mod virtual_memory;
+pub(crate) mod wait;
 
 use std::ptr::NonNull;
 

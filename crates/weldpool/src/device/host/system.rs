@@ -8,9 +8,9 @@ pub(super) use other::{budget, numa_nodes, processor_name};
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs;
-    use std::path::{Path, PathBuf};
 
     use crate::device::Budget;
+    use crate::device::host::control_group::MemoryGroup;
     use crate::error::{Error, ErrorKind, Result};
 
     /// Memory by `/proc/meminfo`, and the smallest limit of the process's control groups.
@@ -39,39 +39,12 @@ mod linux {
             .checked_mul(1024)
     }
 
-    /// The smallest limit on the way from the process's group to the root: `memory.max` in version 2
-    /// of control groups, `memory.limit_in_bytes` in version 1.
+    /// The smallest hard limit on the way from the process's control group to the root.
     fn group_limit() -> Option<u64> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let groups = MemoryGroup::of_this_process().ok()?;
         groups
-            .lines()
-            .filter_map(|line| limit_of(line, Path::new("/sys/fs/cgroup")))
-            .min()
-    }
-
-    fn limit_of(line: &str, root: &Path) -> Option<u64> {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let (root, file): (PathBuf, _) = match controllers {
-            "" => (root.into(), "memory.max"),
-            list if list.split(',').any(|name| name == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
-        let group = root.join(path.trim_start_matches('/'));
-        group
-            .ancestors()
-            .take_while(|group| group.starts_with(&root))
-            .filter_map(|group| {
-                fs::read_to_string(group.join(file))
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
-            // Version 1 writes "no limit" as the largest multiple of a page.
-            .filter(|&limit: &u64| limit < 1 << 62)
+            .iter()
+            .filter_map(|group| group.limit().ok().flatten())
             .min()
     }
 
@@ -132,20 +105,6 @@ mod linux {
             for wrong in ["", "a", "3-1", "0-4294967295"] {
                 assert_eq!(list(wrong), None, "{wrong:?}");
             }
-        }
-
-        #[test]
-        fn the_smallest_limit_of_the_ancestors_counts() {
-            let root = std::env::temp_dir().join(format!("weldpool-cgroup-{}", std::process::id()));
-            let group = root.join("a/b");
-            fs::create_dir_all(&group).unwrap();
-            fs::write(root.join("a/memory.max"), "4096\n").unwrap();
-            fs::write(group.join("memory.max"), "max\n").unwrap();
-            let limit = limit_of("0::/a/b", &root);
-            fs::remove_dir_all(&root).unwrap();
-            assert_eq!(limit, Some(4096));
-            assert_eq!(limit_of("5:cpu:/a", &root), None);
-            assert_eq!(limit_of("nonsense", &root), None);
         }
     }
 }

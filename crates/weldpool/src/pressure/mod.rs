@@ -1,0 +1,58 @@
+//! Notices that memory runs short, and has something done about it.
+//!
+//! A [`PressureMonitor`] reads [sources](Source), turns what they say into one of five
+//! [levels](Level), has a [`Responder`], the allocator, take the [steps](Step) of that level, and
+//! tells whoever wants to know. The pressure is the greatest used / limit of the sources; an event
+//! of the operating system raises the level at once, whatever the pressure.
+//!
+//! ```
+//! use weldpool::pressure::{Gauge, Level, PressureConfig, PressureMonitor, Usage};
+//!
+//! # fn main() -> weldpool::Result<()> {
+//! let monitor = PressureMonitor::builder()
+//!     .config(PressureConfig { enabled: false, ..PressureConfig::default() })
+//!     .source(Gauge::new("reserved", || Some(Usage { used: 85, limit: 100 })))
+//!     .start()?;
+//! assert_eq!(monitor.check(), Level::Warning);
+//! assert_eq!(monitor.stats().source.as_deref(), Some("reserved"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Files
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `level.rs`, `hysteresis.rs` | levels, thresholds and the state between them; pure |
+//! | `source.rs`, `gauge.rs` | what a source is; a device's budget and any pair of numbers |
+//! | `linux.rs` | control groups and stalls (PSI), over the files that `device/host/` reads |
+//! | `watch.rs` | all sources together: one assessment |
+//! | `action.rs` | steps, the table of them, and the responder |
+//! | `ledger.rs` | statistics |
+//! | `monitor.rs` | the thread, and the only file here that knows of others |
+//!
+//! A further system adds one file beside `linux.rs` that gives sources, and a line in
+//! [`system_sources`](PressureMonitorBuilder::system_sources). On macOS that will be the dispatch
+//! source of memory pressure, whose three levels are events like those of Linux.
+
+mod action;
+mod config;
+mod gauge;
+mod hysteresis;
+mod ledger;
+mod level;
+#[cfg(target_os = "linux")]
+mod linux;
+mod monitor;
+mod source;
+mod watch;
+
+pub use action::{ActionTable, Actions, Responder, Step};
+pub use config::PressureConfig;
+pub use gauge::{DeviceBudget, Gauge};
+pub use hysteresis::Hysteresis;
+pub use ledger::{LevelStats, PressureStats, Resolutions};
+pub use level::{Level, Thresholds};
+pub use monitor::{PressureEvent, PressureMonitor, PressureMonitorBuilder};
+pub use source::{Notice, Reading, Source, SourceMode, SourceReport, Usage};
+pub use watch::Assessment;
