@@ -14,7 +14,7 @@ pub(in crate::device) use memory_file::{Mapper, Mapping};
 use crate::error::{Error, ErrorKind};
 
 /// An error of a system call for memory.
-pub(super) fn failed(call: &'static str, error: rustix::io::Errno) -> Error {
+pub(in crate::device) fn failed(call: &'static str, error: rustix::io::Errno) -> Error {
     let kind = match error {
         rustix::io::Errno::NOMEM | rustix::io::Errno::NOSPC => ErrorKind::OutOfMemory,
         _ => ErrorKind::System,

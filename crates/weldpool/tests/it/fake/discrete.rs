@@ -168,6 +168,7 @@ fn work_touches_only_mapped_and_accessible_memory() {
     let device = FakeDiscrete::new().unwrap();
     let queue = device.create_queue().unwrap();
     let range = private(&device).reserve(4 * G).unwrap();
+    assert!(range.host_address().is_none());
     let start = range.device_address().unwrap();
     let refused = |address: u64, bytes: usize, rule: Rule| {
         let error = fill(queue.as_ref(), address, bytes, 1).unwrap_err();

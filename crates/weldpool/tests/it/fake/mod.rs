@@ -7,6 +7,7 @@
 
 mod apple;
 mod discrete;
+mod pool;
 mod queues;
 
 use std::sync::Arc;
