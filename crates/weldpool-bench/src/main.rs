@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use weldpool_bench::report::Report;
-use weldpool_bench::{
-    Error, Result, alloc, echo, instructions, ours, pressure, serve, soak,
-};
+use weldpool_bench::{Error, Result, alloc, echo, instructions, ours, pressure, serve, soak};
 
 /// Times a disturbed measurement is made, at most.
 const ATTEMPTS: usize = 4;

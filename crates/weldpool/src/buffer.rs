@@ -130,7 +130,6 @@ impl Buffer {
     /// # Errors
     ///
     /// The buffer itself, when it has no address for the host.
-    #[expect(clippy::result_large_err, reason = "the buffer comes back unharmed")]
     pub fn into_raw(mut self) -> std::result::Result<NonNull<u8>, Self> {
         let Ok(address) = self.host_address() else {
             return Err(self);

@@ -50,7 +50,7 @@ pub struct Error {
     kind: ErrorKind,
     message: Message,
     requested: Option<(usize, Name)>,
-    pool: Option<PoolState>,
+    pool: Option<Box<PoolState>>,
     source: Option<std::io::ErrorKind>,
     os_error: Option<i32>,
 }
@@ -118,7 +118,7 @@ impl Error {
     }
 
     pub(crate) fn with_pool(mut self, pool: PoolState) -> Self {
-        self.pool.get_or_insert(pool);
+        self.pool.get_or_insert_with(|| Box::new(pool));
         self
     }
 }
@@ -136,7 +136,7 @@ impl fmt::Display for Error {
         }
         if let Some((bytes, name)) = self.requested {
             write!(f, " (asked for {bytes} bytes for {:?}", name.as_str())?;
-            if let Some(pool) = self.pool {
+            if let Some(pool) = &self.pool {
                 write!(
                     f,
                     "; live {}, cached {}, reserved {}, largest free range {}",

@@ -63,7 +63,7 @@ impl Room {
             self.space.remove_border(region.end());
         }
         let before = self.regions.range(..region.start).next_back();
-        if !before.is_some_and(|(&start, (bytes, _))| start + bytes == region.start) {
+        if before.is_none_or(|(&start, (bytes, _))| start + bytes != region.start) {
             self.space.remove_border(region.start);
         }
     }
