@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
@@ -14,21 +15,53 @@ use weldpool::device::{
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
 #[derive(Debug, Default)]
-struct Faults(Mutex<HashMap<Call, (ErrorKind, usize)>>);
+struct Faults {
+    state: Mutex<State>,
+    held_bytes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By kind of call, how many of the next ones fail, and how.
+    planned: HashMap<Call, (ErrorKind, usize)>,
+    /// The number, among all calls, of one that fails, and how.
+    nth: Option<(u64, ErrorKind)>,
+    calls: u64,
+    failed: Option<Call>,
+}
 
 impl Faults {
-    fn plan(&self) -> MutexGuard<'_, HashMap<Call, (ErrorKind, usize)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self, call: Call) -> Result<()> {
-        match self.plan().get_mut(&call) {
+        let mut state = self.state();
+        state.calls += 1;
+        let planned = match state.planned.get_mut(&call) {
             Some((kind, left)) if *left > 0 => {
                 *left -= 1;
-                Err(Error::new(*kind, "a fault was injected"))
+                Some(*kind)
             }
-            _ => Ok(()),
+            _ => None,
+        };
+        let number = state.calls;
+        let nth = state.nth.filter(|(nth, _)| *nth == number);
+        match planned.or(nth.map(|(_, kind)| kind)) {
+            Some(kind) => {
+                state.failed = Some(call);
+                Err(Error::new(kind, "a fault was injected"))
+            }
+            None => Ok(()),
         }
+    }
+
+    fn obtained(&self, bytes: usize) {
+        self.held_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn returned(&self, bytes: usize) {
+        self.held_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -38,6 +71,7 @@ pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Arc<Faults>,
     memories: [FaultyMemory; StorageMode::ALL.len()],
+    virtual_memory: bool,
 }
 
 impl FaultyDevice {
@@ -54,12 +88,44 @@ impl FaultyDevice {
             inner,
             faults,
             memories,
+            virtual_memory: true,
         }
+    }
+
+    /// Hides the virtual memory of the device below.
+    #[must_use]
+    pub fn without_virtual_memory(mut self) -> Self {
+        self.virtual_memory = false;
+        self
     }
 
     /// Makes the next `times` calls of this kind fail with `kind`; zero ends it.
     pub fn fail(&self, call: Call, kind: ErrorKind, times: usize) {
-        self.faults.plan().insert(call, (kind, times));
+        self.faults.state().planned.insert(call, (kind, times));
+    }
+
+    /// Makes the call of this number fail, counted from 1 over all kinds of calls from the making of this
+    /// device.
+    pub fn fail_nth(&self, number: u64, kind: ErrorKind) {
+        self.faults.state().nth = Some((number, kind));
+    }
+
+    /// Calls so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.faults.state().calls
+    }
+
+    /// The kind of the last call that was made to fail, if any was.
+    #[must_use]
+    pub fn failed(&self) -> Option<Call> {
+        self.faults.state().failed
+    }
+
+    /// Bytes of segments and physical memory obtained and not returned.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.faults.held_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -75,12 +141,19 @@ impl Device for FaultyDevice {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
-        self.inner.create_segment(bytes, storage)
+        let segment = self.inner.create_segment(bytes, storage)?;
+        self.faults.obtained(segment.bytes());
+        Ok(segment)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
         match self.faults.check(Call::ReleaseSegment) {
-            Ok(()) => self.inner.release_segment(segment),
+            Ok(()) => {
+                let bytes = segment.bytes();
+                self.inner.release_segment(segment)?;
+                self.faults.returned(bytes);
+                Ok(())
+            }
             Err(error) => Err(ReleaseError { segment, error }),
         }
     }
@@ -95,7 +168,9 @@ impl Device for FaultyDevice {
     }
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
-        self.inner.virtual_memory(storage)?;
+        self.inner
+            .virtual_memory(storage)
+            .filter(|_| self.virtual_memory)?;
         let memory = self.memories.iter().find(|one| one.storage == storage)?;
         Some(memory)
     }
@@ -138,14 +213,18 @@ impl VirtualMemory for FaultyMemory {
 
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
         self.faults.check(Call::CreatePhysical)?;
-        self.inner()?.create(bytes, storage)
+        let physical = self.inner()?.create(bytes, storage)?;
+        self.faults.obtained(bytes);
+        Ok(physical)
     }
 
     unsafe fn release(&self, physical: Physical, bytes: usize) -> Result<()> {
         self.faults.check(Call::ReleasePhysical)?;
         let inner = self.inner()?;
         // SAFETY: the caller's promise is the same.
-        unsafe { inner.release(physical, bytes) }
+        unsafe { inner.release(physical, bytes) }?;
+        self.faults.returned(bytes);
+        Ok(())
     }
 }
 

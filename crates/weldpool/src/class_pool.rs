@@ -52,6 +52,11 @@ impl ClassPools {
         ListId::new(storage.index() * self.classes.as_slice().len() + class)
     }
 
+    /// The list of a number.
+    pub(crate) fn list_at(&self, index: usize) -> ListId {
+        ListId::new(index)
+    }
+
     /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
     pub(crate) fn take(&self, list: ListId, count: usize) -> Vec<Block> {
         let Some(pool) = self.lists.get(list.index()) else {
@@ -83,6 +88,13 @@ impl ClassPools {
     /// Takes every idle block out.
     pub(crate) fn drain(&self, drained: &mut Vec<Block>) {
         for (_, pool) in self.lists.iter() {
+            drained.append(&mut pool.idle.lock());
+        }
+    }
+
+    /// Takes every idle block of one list out.
+    pub(crate) fn drain_list(&self, list: usize, drained: &mut Vec<Block>) {
+        if let Some(pool) = self.lists.get(list) {
             drained.append(&mut pool.idle.lock());
         }
     }

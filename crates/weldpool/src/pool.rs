@@ -2,8 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod cache_limit;
+mod recovery;
+mod upkeep;
+
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use self::cache_limit::CacheLimit;
+use self::recovery::{Shortage, is_shortage};
 
 use crate::arena::{Arena, Reserve, SMALL_BYTES_MAX, SmallArena, Source, Want};
 use crate::block::{self, ArenaKind, Block, CacheKey, ListId, Point, Sight};
@@ -14,11 +22,14 @@ use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::{InFlight, Use};
 use crate::order::{Deferred, Orders};
+use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::shard::{Shard, Totals};
 use crate::stats::{Counter, Stats};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
+use crate::strategy::{Asked, Choice, Strategy, Surroundings};
+use crate::supervisor::Supervisor;
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::tally::TallySum;
 use crate::thread_cache::{self, Count, Pushed};
 
@@ -51,7 +62,15 @@ pub(crate) struct Pool {
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
-    cached_bytes_max: AtomicU64,
+    /// Neither a strategy nor a greater alignment concerns each request.
+    plain: bool,
+    strategy: Option<Arc<dyn Strategy>>,
+    cache_limit: CacheLimit,
+    out_of_memory: Ledger,
+    callbacks: Arc<Callbacks>,
+    /// Keeps the configured callback registered.
+    _on_out_of_memory: Option<OutOfMemoryCallback>,
+    supervisor: OnceLock<Weak<Supervisor>>,
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
@@ -108,6 +127,12 @@ impl Pool {
         let arenas = StorageMode::ALL.map(arena);
         let classes = ClassPools::new(config.classes);
         let shared = Shard::default();
+        let callbacks = Arc::<Callbacks>::default();
+        let on_out_of_memory = match config.on_out_of_memory {
+            Some(handler) => Some(callbacks.add(handler)?),
+            None => None,
+        };
+        let strategic = config.strategy.as_ref().is_some_and(|one| one.chooses());
         let pool = Arc::new(Self {
             key,
             name,
@@ -119,7 +144,13 @@ impl Pool {
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
-            cached_bytes_max: AtomicU64::new(cached_bytes_max),
+            plain: config.alignment <= DEFAULT_ALIGNMENT && !strategic,
+            strategy: config.strategy,
+            cache_limit: CacheLimit::new(cached_bytes_max),
+            out_of_memory: Ledger::default(),
+            callbacks,
+            _on_out_of_memory: on_out_of_memory,
+            supervisor: OnceLock::new(),
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
@@ -170,6 +201,10 @@ impl Pool {
         &self.reserve
     }
 
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.device.reserved().value
+    }
+
     pub(crate) fn is_contended(&self) -> bool {
         self.contended.load(Ordering::Relaxed)
     }
@@ -191,7 +226,7 @@ impl Pool {
     }
 
     fn share_out(&self, shards: usize) {
-        let all = self.cached_bytes_max.load(Ordering::Relaxed);
+        let all = self.cache_limit.bytes();
         let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
         self.shelf_bytes_max.store(share, Ordering::Relaxed);
     }
@@ -199,12 +234,15 @@ impl Pool {
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed
-            || request.alignment > DEFAULT_ALIGNMENT
-            || self.alignment > DEFAULT_ALIGNMENT
-        {
+        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT || !self.plain {
             return None;
         }
+        self.pop(request)
+    }
+
+    /// A buffer from this thread's cache.
+    #[inline]
+    fn pop(&self, request: &Request<'_>) -> Option<Buffer> {
         let class = self.classes.classes().index_of(request.bytes)?;
         if request.bytes == 0 {
             return None;
@@ -241,7 +279,27 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let place = self.place(request)?;
+        let mut request = *request;
+        let mut pooled = self.pooling.load(Ordering::Relaxed);
+        if !self.plain
+            && let Some(strategy) = &self.strategy
+        {
+            let Choice {
+                pool,
+                storage,
+                alignment,
+            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            pooled &= pool;
+            request = request.storage(storage).alignment(alignment);
+        }
+        let place = self.place(&request)?;
+        if !self.plain
+            && pooled
+            && place.list.is_some()
+            && let Some(buffer) = self.pop(&request)
+        {
+            return Ok(buffer);
+        }
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
             None => self.key,
@@ -252,15 +310,24 @@ impl Pool {
                 )
             })?,
         };
-        let (block, source) = if self.pooling.load(Ordering::Relaxed) {
-            self.obtain(place, key, queue.map(|queue| queue.number()))?
+        let queue = queue.map(|queue| queue.number());
+        let obtained = if pooled {
+            self.obtain(place, key, queue)
         } else {
-            let arena = &self.arenas[place.storage.index()].0;
-            let want = place.want(ListId::DIRECT, None, false);
-            (
-                arena.direct(&want, &|point| self.orders.passed(point))?,
-                Source::Driver,
-            )
+            self.obtain_direct(place)
+        };
+        let (block, source) = match obtained {
+            Err(error) if is_shortage(&error) => {
+                let shortage = Shortage {
+                    request: &request,
+                    place,
+                    key,
+                    queue,
+                    direct: !pooled,
+                };
+                self.recover(&shortage, error)?
+            }
+            obtained => obtained?,
         };
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
@@ -273,6 +340,14 @@ impl Pool {
         thread_cache::count(self, key, list, count);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block, InFlight::default()))
+    }
+
+    /// A block of new memory that nothing else shares.
+    fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
+        let arena = &self.arenas[place.storage.index()].0;
+        let want = place.want(ListId::DIRECT, None, false);
+        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        Ok((block, Source::Driver))
     }
 
     fn place(&self, request: &Request<'_>) -> Result<Place> {
@@ -362,18 +437,7 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        match self.grow(place, key, queue, contended) {
-            Ok(grown) => Ok(grown),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
-                ) =>
-            {
-                self.obtain_last(place, key, queue, error)
-            }
-            Err(error) => Err(error),
-        }
+        self.grow(place, key, queue, contended)
     }
 
     /// A block from memory that is free in an arena.
@@ -430,34 +494,6 @@ impl Pool {
                 return Ok((block, source));
             }
         }
-    }
-
-    /// What is left to try when the device has no more memory, in this order: return all that is idle;
-    /// wait for work in flight.
-    fn obtain_last(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        error: Error,
-    ) -> Result<(Block, Source)> {
-        for wait in [Duration::ZERO, self.wait_max] {
-            if !wait.is_zero() {
-                if self.deferred_bytes() == 0 {
-                    break;
-                }
-                self.wait(wait);
-            }
-            let returned = self.clear();
-            tracing::debug!(pool = %self.name, bytes = place.bytes, returned, "out of memory; idle memory returned");
-            if let Some(block) = self.obtain_held(place, key, queue, true) {
-                return Ok((block, Source::Held));
-            }
-            if let Ok(grown) = self.grow(place, key, queue, true) {
-                return Ok(grown);
-            }
-        }
-        Err(error)
     }
 
     /// Puts a batch into this thread's list; what has no room goes back.
@@ -554,7 +590,7 @@ impl Pool {
             return;
         }
         let idle = self.idle_bytes();
-        let most = self.cached_bytes_max.load(Ordering::Relaxed);
+        let most = self.cache_limit.bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
             let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
             arena.trim(excess, &|point| self.orders.passed(point));
@@ -611,6 +647,11 @@ impl Pool {
             drained = self.classes.keep_initial(drained);
         }
         self.give_back(drained);
+        self.release_empty_spans();
+    }
+
+    /// Gives spans without a small block back to their arenas.
+    fn release_empty_spans(&self) {
         for (arena, small) in &self.arenas {
             for span in small.take_empty() {
                 arena.release(span, None, self.is_contended());
@@ -653,8 +694,9 @@ impl Pool {
         any
     }
 
-    /// Waits for the work that pending memory waits for.
+    /// Waits up to `timeout` in all for the work that pending memory waits for.
     fn wait(&self, timeout: Duration) {
+        let start = Instant::now();
         self.deferred.wait(timeout);
         let mut queues = Vec::new();
         for (arena, small) in &self.arenas {
@@ -662,7 +704,8 @@ impl Pool {
             small.pending_queues(&mut queues);
         }
         for (queue, value) in queues {
-            self.orders.wait(Point { queue, value }, timeout);
+            let left = timeout.saturating_sub(start.elapsed());
+            self.orders.wait(Point { queue, value }, left);
         }
         self.collect(true);
     }
@@ -671,11 +714,7 @@ impl Pool {
     pub(crate) fn clear(&self) -> usize {
         self.collect(true);
         self.drain_caches(true);
-        let passed = |point| self.orders.passed(point);
-        let arenas = self.arenas.iter();
-        arenas
-            .map(|(arena, _)| arena.trim(usize::MAX, &passed))
-            .sum()
+        self.trim(usize::MAX)
     }
 
     /// Switches pooling; returns what it was.
@@ -696,21 +735,25 @@ impl Pool {
 
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
-        let before = self.cached_bytes_max.swap(bytes, Ordering::Relaxed);
+        let before = self.cache_limit.set(bytes);
         self.share_out(self.shards.lock().len());
-        let idle = self.idle_bytes();
-        if idle > bytes {
-            self.drain_caches(true);
-            let excess = usize::try_from(idle - bytes).unwrap_or(usize::MAX);
-            let passed = |point| self.orders.passed(point);
-            let mut returned = 0;
-            for (arena, _) in &self.arenas {
-                if returned < excess {
-                    returned += arena.trim(excess - returned, &passed);
-                }
-            }
-        }
+        self.shed_idle();
         before
+    }
+
+    /// Those asked when memory is out.
+    pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
+        &self.callbacks
+    }
+
+    /// Makes known who watches over the pool.
+    pub(crate) fn supervise(&self, supervisor: &Arc<Supervisor>) {
+        // A pool has one for its life.
+        let _second = self.supervisor.set(Arc::downgrade(supervisor));
+    }
+
+    fn supervisor(&self) -> Option<Arc<Supervisor>> {
+        self.supervisor.get()?.upgrade()
     }
 
     /// Keeps a buffer's block while its owner has only the address.
@@ -890,6 +933,9 @@ impl Pool {
             free_bytes: free as u64,
             largest_free: self.largest_free(),
             classes: self.classes.stats(&lists),
+            out_of_memory: self.out_of_memory.read(),
+            pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
+            ..Stats::default()
         }
     }
 
