@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +25,8 @@ struct Faults {
 struct State {
     /// By kind of call, how many of the next ones fail, and how.
     planned: HashMap<Call, (ErrorKind, usize)>,
-    /// The number, among all calls, of one that fails, and how.
-    nth: Option<(u64, ErrorKind)>,
+    /// Numbers, among all calls, of those that fail, and how.
+    numbered: Option<(Range<u64>, ErrorKind)>,
     calls: u64,
     failed: Option<Call>,
 }
@@ -46,8 +47,9 @@ impl Faults {
             _ => None,
         };
         let number = state.calls;
-        let nth = state.nth.filter(|(nth, _)| *nth == number);
-        match planned.or(nth.map(|(_, kind)| kind)) {
+        let numbered = state.numbered.as_ref();
+        let numbered = numbered.filter(|(numbers, _)| numbers.contains(&number));
+        match planned.or(numbered.map(|(_, kind)| *kind)) {
             Some(kind) => {
                 state.failed = Some(call);
                 Err(Error::new(kind, "a fault was injected"))
@@ -104,10 +106,10 @@ impl FaultyDevice {
         self.faults.state().planned.insert(call, (kind, times));
     }
 
-    /// Makes the call of this number fail, counted from 1 over all kinds of calls from the making of this
-    /// device.
-    pub fn fail_nth(&self, number: u64, kind: ErrorKind) {
-        self.faults.state().nth = Some((number, kind));
+    /// Makes the calls of these numbers fail, counted from 1 over all kinds of calls from the making of
+    /// this device.
+    pub fn fail_numbered(&self, numbers: Range<u64>, kind: ErrorKind) {
+        self.faults.state().numbered = Some((numbers, kind));
     }
 
     /// Calls so far.

@@ -47,7 +47,8 @@ pub struct Config {
     pub alignment: usize,
     /// Hard limit on the bytes held from the driver. Default: none but the device's own.
     pub reserved_bytes_max: Option<u64>,
-    /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed.
+    /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed past
+    /// the threads' caches, which together may hold as much besides.
     /// Default: a quarter of the device's memory or of its outside limit.
     pub cached_bytes_max: Option<u64>,
     /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.

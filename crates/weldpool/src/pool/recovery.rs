@@ -131,9 +131,15 @@ impl Pool {
             }
             RecoveryStep::CollectFences => self.collect(true),
             RecoveryStep::ReturnIdle => self.trim(usize::MAX) > 0,
-            RecoveryStep::AssessPressure => self
-                .supervisor()
-                .is_some_and(|supervisor| supervisor.assess()),
+            RecoveryStep::AssessPressure => {
+                let assessed = self
+                    .supervisor()
+                    .is_some_and(|supervisor| supervisor.assess());
+                if assessed {
+                    let _bytes = self.clear();
+                }
+                assessed
+            }
             RecoveryStep::AwaitWork => {
                 if self.deferred_bytes() == 0 {
                     return false;
@@ -144,7 +150,14 @@ impl Pool {
                 self.trim(usize::MAX);
                 true
             }
-            RecoveryStep::AskCallbacks => self.ask(shortage, round, first),
+            RecoveryStep::AskCallbacks => {
+                let retry = self.ask(shortage, round, first);
+                if retry {
+                    // What was freed lies in caches.
+                    let _bytes = self.clear();
+                }
+                retry
+            }
         }
     }
 

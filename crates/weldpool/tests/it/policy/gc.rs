@@ -41,7 +41,9 @@ fn idle_memory_that_grew_old_goes_back() {
             ..GcPolicy::default()
         }));
         let live = allocator.allocate(8 * MIB).unwrap();
-        let idle: Vec<_> = (0..4).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+        let idle: Vec<_> = (0..4)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
         drop(idle);
         assert!(allocator.stats().cached_bytes >= 32 << 20);
         until(&allocator, |stats| stats.cached_bytes == 0);
@@ -79,11 +81,16 @@ fn above_the_high_watermark_it_trims_to_the_low_one() {
         })
     });
     let live = allocator.allocate(8 * MIB).unwrap();
-    let idle: Vec<_> = (0..11).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+    let idle: Vec<_> = (0..11)
+        .map(|_| allocator.allocate(8 * MIB).unwrap())
+        .collect();
     drop(idle);
     until(&allocator, |stats| stats.reserved.value <= 70 << 20);
     let stats = allocator.stats();
-    assert!(stats.reserved.value > 60 << 20, "no more than asked: {stats}");
+    assert!(
+        stats.reserved.value > 60 << 20,
+        "no more than asked: {stats}"
+    );
     drop(live);
 }
 
@@ -94,11 +101,15 @@ fn fragmented_memory_is_drained_and_trimmed() {
         ..GcPolicy::default()
     }));
     let live = allocator.allocate(8 * MIB).unwrap();
-    let idle: Vec<_> = (0..8).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+    let idle: Vec<_> = (0..8)
+        .map(|_| allocator.allocate(8 * MIB).unwrap())
+        .collect();
     drop(idle);
     let _joined = allocator.set_cached_bytes_max(1 << 40);
     // Free ranges of several segments: none of them is most of what is free.
-    until(&allocator, |stats| stats.reserved.value <= 16 << 20 || stats.free_bytes == 0);
+    until(&allocator, |stats| {
+        stats.reserved.value <= 16 << 20 || stats.free_bytes == 0
+    });
     drop(live);
 }
 

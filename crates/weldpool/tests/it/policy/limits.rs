@@ -40,17 +40,22 @@ fn the_limit_on_idle_memory_acts_at_once() {
             cached_bytes_max: Some(64 << 20),
             ..Config::default()
         });
-        let buffers: Vec<_> = (0..6).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+        let buffers: Vec<_> = (0..6)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
         drop(buffers);
         assert!(allocator.stats().cached_bytes >= 48 << 20);
         assert_eq!(allocator.set_cached_bytes_max(16 << 20), 64 << 20);
         let stats = allocator.stats();
         assert!(stats.cached_bytes <= 16 << 20, "{stats}");
         // And at each free.
-        let buffers: Vec<_> = (0..6).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+        let buffers: Vec<_> = (0..6)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
         drop(buffers);
+        // What threads cache may come on top until the next such free.
         let stats = allocator.stats();
-        assert!(stats.cached_bytes <= 20 << 20, "{stats}");
+        assert!(stats.cached_bytes <= 32 << 20, "{stats}");
         assert_eq!(allocator.set_cached_bytes_max(0), 16 << 20);
         assert_eq!(allocator.stats().cached_bytes, 0);
     }

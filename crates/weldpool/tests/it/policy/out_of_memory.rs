@@ -25,7 +25,9 @@ fn limited(bytes: u64) -> Config {
 fn idle_memory_of_another_form_is_returned() {
     // Four buffers that stay idle in the cache, in segments of their own.
     let allocator = on_apple(limited(64 << 20));
-    let buffers: Vec<_> = (0..4).map(|_| allocator.allocate(12 * MIB).unwrap()).collect();
+    let buffers: Vec<_> = (0..4)
+        .map(|_| allocator.allocate(12 * MIB).unwrap())
+        .collect();
     drop(buffers);
     let _large = allocator.allocate(40 * MIB).unwrap();
     let stats = allocator.stats().out_of_memory;
@@ -80,7 +82,10 @@ fn callbacks_free_something_and_are_told_how_things_stand() {
     let allocator = on_host(limited(16 << 20));
     let hoard: Arc<Mutex<Vec<Buffer>>> = Arc::default();
     for _ in 0..3 {
-        hoard.lock().unwrap().push(allocator.allocate(4 * MIB).unwrap());
+        hoard
+            .lock()
+            .unwrap()
+            .push(allocator.allocate(4 * MIB).unwrap());
     }
     let seen = Arc::new(Mutex::new(Vec::new()));
     let callback = {
@@ -106,7 +111,14 @@ fn callbacks_free_something_and_are_told_how_things_stand() {
     let mib = 1 << 20;
     let told = |round, live| {
         let limit = Some(16 * mib);
-        (9 * MIB, "weights", round, limit, live, ErrorKind::LimitExceeded)
+        (
+            9 * MIB,
+            "weights",
+            round,
+            limit,
+            live,
+            ErrorKind::LimitExceeded,
+        )
     };
     assert_eq!(
         *seen.lock().unwrap(),
@@ -114,7 +126,11 @@ fn callbacks_free_something_and_are_told_how_things_stand() {
         "two buffers of four make room"
     );
     let stats = allocator.stats().out_of_memory;
-    assert_eq!(stats.resolved_by(RecoveryStep::AskCallbacks) + stats.resolved.iter().sum::<u64>(), 2);
+    assert_eq!(
+        stats.resolved_by(RecoveryStep::AskCallbacks),
+        1,
+        "{stats:?}"
+    );
     assert_eq!((stats.events, stats.failed), (1, 0));
     // Without the callback nobody is asked.
     drop(callback);
@@ -153,7 +169,10 @@ fn a_failure_is_one_error_after_a_bounded_number_of_rounds() {
     assert!((2..=8).contains(&asked.load(Ordering::Relaxed)));
     let stats = allocator.stats();
     assert_eq!(stats.failures, 1);
-    assert_eq!((stats.out_of_memory.events, stats.out_of_memory.failed), (1, 1));
+    assert_eq!(
+        (stats.out_of_memory.events, stats.out_of_memory.failed),
+        (1, 1)
+    );
     assert_eq!(stats.out_of_memory.resolved, [0; RecoveryStep::ALL.len()]);
 }
 
@@ -198,7 +217,9 @@ fn callbacks_of_pressure_are_a_step_of_recovery() {
     let _large = allocator.allocate(12 * MIB).unwrap();
     let stats = allocator.stats();
     assert_eq!(
-        stats.out_of_memory.resolved_by(RecoveryStep::AssessPressure),
+        stats
+            .out_of_memory
+            .resolved_by(RecoveryStep::AssessPressure),
         1,
         "{:?}",
         stats.out_of_memory

@@ -38,7 +38,9 @@ fn each_step_does_what_it_says() {
     for make in [on_host, on_apple] {
         let idle_after = |steps: &[Step]| {
             let allocator = make(config(steps));
-            let buffers: Vec<_> = (0..5).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+            let buffers: Vec<_> = (0..5)
+                .map(|_| allocator.allocate(8 * MIB).unwrap())
+                .collect();
             drop(buffers);
             let before = allocator.stats();
             assert_eq!(before.cached_bytes, 40 << 20, "{before}");
@@ -76,7 +78,9 @@ fn limits_on_caches_hold_while_the_level_does() {
     ] {
         let allocator = on_apple(config(&[step]));
         let fill = || {
-            let buffers: Vec<_> = (0..6).map(|_| allocator.allocate(8 * MIB).unwrap()).collect();
+            let buffers: Vec<_> = (0..6)
+                .map(|_| allocator.allocate(8 * MIB).unwrap())
+                .collect();
             drop(buffers);
             allocator.stats().cached_bytes
         };
@@ -111,7 +115,10 @@ fn reserved_against_the_limit_is_pressure() {
     assert!(monitor.check() >= Level::Critical);
     let names: Vec<String> = monitor.sources().into_iter().map(|one| one.name).collect();
     assert!(names.iter().any(|name| name == "reserved"), "{names:?}");
-    assert!(names.iter().any(|name| name == "budget host:0"), "{names:?}");
+    assert!(
+        names.iter().any(|name| name == "budget host:0"),
+        "{names:?}"
+    );
     assert!(!monitor.is_running());
 }
 
@@ -181,6 +188,10 @@ fn allocation_goes_on_while_pressure_is_answered() {
     });
     let stats = allocator.stats();
     assert_eq!((stats.live.value, stats.failures), (0, 0));
-    let _bytes = allocator.clear();
-    assert_eq!(allocator.stats().reserved.value, 0);
+    // A scope ends before its threads have given back what they cached.
+    let start = Instant::now();
+    while allocator.stats().reserved.value > 0 {
+        let _bytes = allocator.clear();
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
 }

@@ -82,8 +82,16 @@ fn a_strategy_of_ones_own_is_asked_for_each_request() {
         ..with(ByName(Arc::clone(&asked)))
     });
     for _ in 0..10 {
-        drop(allocator.allocate_with(&Request::new(MIB).name("pooled")).unwrap());
-        drop(allocator.allocate_with(&Request::new(MIB).name("direct")).unwrap());
+        drop(
+            allocator
+                .allocate_with(&Request::new(MIB).name("pooled"))
+                .unwrap(),
+        );
+        drop(
+            allocator
+                .allocate_with(&Request::new(MIB).name("direct"))
+                .unwrap(),
+        );
     }
     assert_eq!(asked.load(Ordering::Relaxed), 20);
     let stats = allocator.stats();
