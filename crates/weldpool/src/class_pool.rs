@@ -6,15 +6,19 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
+use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::SizeClasses;
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::tally::TallySum;
+use crate::thread_cache::TallySum;
 
 /// The pools of one allocator.
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
+    /// Whether requests without wishes of their own are served by class: blocks of a class are aligned to
+    /// 256 bytes, no more.
+    warm: bool,
     lists: Grouped<ClassPool>,
 }
 
@@ -29,10 +33,11 @@ struct ClassPool {
 }
 
 impl ClassPools {
-    pub(crate) fn new(classes: SizeClasses) -> Self {
+    pub(crate) fn new(classes: SizeClasses, alignment: usize) -> Self {
         let lists = classes.as_slice().len() * StorageMode::ALL.len();
         Self {
             classes,
+            warm: alignment <= DEFAULT_ALIGNMENT,
             lists: Grouped::new(lists),
         }
     }
@@ -44,6 +49,18 @@ impl ClassPools {
     /// Number of lists there are.
     pub(crate) fn list_count(&self) -> usize {
         self.classes.as_slice().len() * StorageMode::ALL.len()
+    }
+
+    /// The list that serves a request without wishes of its own.
+    #[inline]
+    pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
+        if !self.warm {
+            return None;
+        }
+        // Zero bytes wrap to more than any class holds.
+        self.classes
+            .index_of_last(bytes.wrapping_sub(1))
+            .map(|class| self.list(storage, class))
     }
 
     /// The list of a class.

@@ -38,12 +38,10 @@ struct Uses {
 }
 
 impl InFlight {
-    /// Whether no work ever used the buffer, or all of it is known to be over.
+    /// Whether no work ever used the buffer.
     #[inline]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.0
-            .get()
-            .is_none_or(|uses| !uses.any.load(Ordering::Relaxed))
+    pub(crate) fn is_unused(&self) -> bool {
+        self.0.get().is_none()
     }
 
     /// Whether the host may access the contents now.

@@ -13,14 +13,13 @@ use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::{InFlight, Use};
+use crate::name::Name;
 use crate::order::{Deferred, Orders};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::shard::{Shard, Totals};
 use crate::stats::{Counter, Stats};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
-use crate::tally::TallySum;
-use crate::thread_cache::{self, Count, Pushed};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
+use crate::thread_cache::{self, Count, Pushed, Shard, TallySum, ThreadTotals, Totals};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -57,8 +56,6 @@ pub(crate) struct Pool {
     shards: Mutex<Vec<Arc<Shard>>>,
     /// Keeps what ended threads counted.
     shared: Shard,
-    /// What one thread's shelf may hold.
-    shelf_bytes_max: AtomicUsize,
     misses: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
@@ -106,8 +103,8 @@ impl Pool {
             (arena, SmallArena::new(storage, key))
         };
         let arenas = StorageMode::ALL.map(arena);
-        let classes = ClassPools::new(config.classes);
-        let shared = Shard::default();
+        let classes = ClassPools::new(config.classes, config.alignment);
+        let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
             key,
             name,
@@ -124,9 +121,6 @@ impl Pool {
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
             shared,
-            shelf_bytes_max: AtomicUsize::new(
-                usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
-            ),
             misses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -174,49 +168,61 @@ impl Pool {
         self.contended.load(Ordering::Relaxed)
     }
 
-    #[inline]
-    pub(crate) fn shelf_bytes_max(&self) -> usize {
-        self.shelf_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn new_shard(&self) -> Arc<Shard> {
-        let shard = Arc::<Shard>::default();
-        shard.set_bypass(
-            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
-        );
+    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
+    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let totals = totals.unwrap_or_default();
+        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
+        let closed = !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
+        shard.set_bypass(closed);
         let mut shards = self.shards.lock();
         shards.push(Arc::clone(&shard));
-        self.share_out(shards.len());
+        self.share_out(&shards);
         shard
     }
 
-    fn share_out(&self, shards: usize) {
+    /// Divides what may lie idle among the threads' caches.
+    fn share_out(&self, shards: &[Arc<Shard>]) {
         let all = self.cached_bytes_max.load(Ordering::Relaxed);
-        let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
-        self.shelf_bytes_max.store(share, Ordering::Relaxed);
+        let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        for shard in shards {
+            shard.totals.set_lent_bytes_max(share);
+        }
+    }
+
+    /// A block from this thread's cache, handed out, if there is one for such a request.
+    #[inline]
+    pub(crate) fn take_warm(
+        &self,
+        key: CacheKey,
+        storage: StorageMode,
+        bytes: usize,
+        name: Name,
+    ) -> Option<Block> {
+        let list = self.classes.warm_list(storage, bytes)?;
+        let block = thread_cache::pop(key, list, bytes)?;
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        Some(block)
+    }
+
+    /// A buffer of shared storage without a name from this thread's cache.
+    #[inline]
+    pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
+        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+            .map(Buffer::new)
     }
 
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed
-            || request.alignment > DEFAULT_ALIGNMENT
-            || self.alignment > DEFAULT_ALIGNMENT
-        {
+        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT {
             return None;
         }
-        let class = self.classes.classes().index_of(request.bytes)?;
-        if request.bytes == 0 {
-            return None;
-        }
-        let list = self.classes.list(request.storage, class);
         let key = match request.queue {
             None => self.key,
             Some(queue) => queue.core().key_in(self.key)?,
         };
-        let block = thread_cache::pop(key, list, request.bytes)?;
-        block.hand_out(request.bytes, DEFAULT_ALIGNMENT, request.name);
-        Some(Buffer::new(block, InFlight::default()))
+        self.take_warm(key, request.storage, request.bytes, request.name)
+            .map(Buffer::new)
     }
 
     /// A buffer, from wherever there is memory.
@@ -272,7 +278,7 @@ impl Pool {
         };
         thread_cache::count(self, key, list, count);
         block.hand_out(request.bytes, place.alignment, request.name);
-        Ok(Buffer::new(block, InFlight::default()))
+        Ok(Buffer::new(block))
     }
 
     fn place(&self, request: &Request<'_>) -> Result<Place> {
@@ -566,8 +572,12 @@ impl Pool {
         {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb(shard);
-            self.share_out(shards.len());
+            self.shared.absorb_lists(shard);
+            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+            if !shards.iter().any(same) {
+                self.shared.totals.absorb(&shard.totals);
+            }
+            self.share_out(&shards);
         }
         self.give_back(blocks);
     }
@@ -604,7 +614,7 @@ impl Pool {
         thread_cache::drain_own(self, &mut drained);
         let shards = self.shards.lock().clone();
         for shard in shards {
-            shard.drain_shelf(&mut drained);
+            shard.drain_lent(&mut drained);
         }
         self.classes.drain(&mut drained);
         if !all {
@@ -697,7 +707,7 @@ impl Pool {
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         let before = self.cached_bytes_max.swap(bytes, Ordering::Relaxed);
-        self.share_out(self.shards.lock().len());
+        self.share_out(&self.shards.lock());
         let idle = self.idle_bytes();
         if idle > bytes {
             self.drain_caches(true);
@@ -728,7 +738,7 @@ impl Pool {
     pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
         let Detached { block, in_flight } = self.detached.lock().remove(&address)?;
         block.set_detached(false);
-        Some(Buffer::new(block, in_flight))
+        Some(Buffer::with_uses(block, in_flight))
     }
 
     /// The live buffer that contains an address.
@@ -813,10 +823,15 @@ impl Pool {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for shard in self.shards.lock().iter() {
-            shard.add_to(&mut totals);
+        let shards = self.shards.lock();
+        for (index, shard) in shards.iter().enumerate() {
+            // Caches of one thread share their counters.
+            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+            if !shards[..index].iter().any(same) {
+                shard.totals.add_to(&mut totals);
+            }
         }
-        self.shared.add_to(&mut totals);
+        self.shared.totals.add_to(&mut totals);
         totals
     }
 

@@ -31,6 +31,8 @@ pub struct SizeClasses {
     classes: Box<[SizeClass]>,
     /// By leading bits of a size, the first class that may hold it.
     index: Box<[u16]>,
+    /// Whether that class always does.
+    exact: bool,
 }
 
 impl SizeClasses {
@@ -110,7 +112,7 @@ impl SizeClasses {
     fn indexed(classes: Vec<SizeClass>) -> Self {
         let last = classes.last().map_or(0, |class| code(class.bytes - 1) + 1);
         let mut first = 0;
-        let index = (0..last)
+        let index: Box<[u16]> = (0..last)
             .map(|wanted| {
                 while code(classes[first].bytes - 1) < wanted {
                     first += 1;
@@ -119,7 +121,11 @@ impl SizeClasses {
                 u16::try_from(first).unwrap_or(u16::MAX)
             })
             .collect();
+        // Then no two classes share a code, and a class ends where its code does.
+        let ends = |class: &SizeClass| code(class.bytes) != code(class.bytes - 1);
+        let codes = classes.windows(2).all(|pair| code(pair[0].bytes - 1) != code(pair[1].bytes - 1));
         Self {
+            exact: codes && classes.iter().all(ends),
             classes: classes.into_boxed_slice(),
             index,
         }
@@ -136,11 +142,25 @@ impl SizeClasses {
     #[must_use]
     #[inline]
     pub fn index_of(&self, bytes: usize) -> Option<usize> {
-        let mut class = usize::from(*self.index.get(code(bytes.saturating_sub(1)))?);
-        while self.classes.get(class)?.bytes < bytes {
-            class += 1;
+        self.index_of_last(bytes.saturating_sub(1))
+    }
+
+    /// The smallest class whose blocks have a byte of this number, counted from zero.
+    #[inline]
+    pub(crate) fn index_of_last(&self, last: usize) -> Option<usize> {
+        let class = usize::from(*self.index.get(code(last))?);
+        if self.exact {
+            Some(class)
+        } else {
+            self.search(class, last)
         }
-        Some(class)
+    }
+
+    #[cold]
+    fn search(&self, first: usize, last: usize) -> Option<usize> {
+        let classes = self.classes.get(first..)?;
+        let further = classes.iter().position(|class| class.bytes > last)?;
+        Some(first + further)
     }
 
     /// Size of the largest class in bytes; zero when there is none.
@@ -206,6 +226,22 @@ mod tests {
             }
             assert_eq!(table.index_of(table.largest() + 1), None);
         }
+    }
+
+    #[test]
+    fn the_presets_are_found_by_one_look() {
+        assert!(SizeClasses::fine().exact);
+        assert!(SizeClasses::seed().exact);
+        let class = |bytes| SizeClass {
+            bytes,
+            initial: 0,
+            cached_max: 0,
+            thread_max: 0,
+        };
+        let near = SizeClasses::new(vec![class(1 << 20), class((1 << 20) + 256)]).unwrap();
+        assert!(!near.exact);
+        assert_eq!(near.index_of((1 << 20) + 1), Some(1));
+        assert_eq!(near.index_of((1 << 20) + 257), None);
     }
 
     #[test]
