@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 
 use crate::binding::Place;
 use crate::device::StorageMode;
+use crate::in_flight::InFlight;
 use crate::name::Name;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 
@@ -90,22 +91,23 @@ const NAME_SHIFT: u32 = 32;
 
 /// What is known of one block. Only the block's owner writes; reports read whatever is there.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Record {
-    // Written on each allocation.
+    // The line that the warm path touches.
     requested: AtomicUsize,
-    point_value: AtomicU64,
-    point_queue: AtomicU32,
     /// The number of the name, the power of the alignment and the state, in one word.
     holder: AtomicU64,
-    // Written when the block is cut.
+    point_value: AtomicU64,
+    bytes: AtomicUsize,
+    pool_id: AtomicU64,
+    pool_slot: AtomicU32,
+    list: AtomicU32,
+    point_queue: AtomicU32,
+    thread_max: AtomicU8,
     storage: AtomicU8,
     arena: AtomicU8,
-    list: AtomicU32,
-    thread_max: AtomicU8,
-    pool_slot: AtomicU32,
-    pool_id: AtomicU64,
-    bytes: AtomicUsize,
+    in_flight: InFlight,
+    // What driver calls, arenas and reports need.
     position: AtomicUsize,
     host: AtomicPtr<u8>,
     device: AtomicU64,
@@ -245,6 +247,12 @@ impl Block {
         let number = self.0.holder.load(Ordering::Relaxed) >> NAME_SHIFT;
         // The shift leaves 32 bits.
         Name::of_number(u32::try_from(number).unwrap_or(0))
+    }
+
+    /// The work that still uses the memory.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.0.in_flight
     }
 
     /// Where its first byte is.

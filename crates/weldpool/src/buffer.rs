@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -25,22 +24,12 @@ use crate::view::BufferView;
 /// but initialised (they are what the block held before) unless the request asked for zeroes.
 pub struct Buffer {
     block: Block,
-    /// Dropped only if it was ever used, which most are not.
-    in_flight: ManuallyDrop<InFlight>,
 }
 
 impl Buffer {
     #[inline]
     pub(crate) fn new(block: Block) -> Self {
-        Self::with_uses(block, InFlight::default())
-    }
-
-    #[inline]
-    pub(crate) fn with_uses(block: Block, in_flight: InFlight) -> Self {
-        Self {
-            block,
-            in_flight: ManuallyDrop::new(in_flight),
-        }
+        Self { block }
     }
 
     /// Length in bytes, as requested; never zero.
@@ -129,15 +118,14 @@ impl Buffer {
     /// # Errors
     ///
     /// The buffer itself, when it has no address for the host.
-    pub fn into_raw(mut self) -> std::result::Result<NonNull<u8>, Self> {
+    pub fn into_raw(self) -> std::result::Result<NonNull<u8>, Self> {
         let Ok(address) = self.host_address() else {
             return Err(self);
         };
         let Some(pool) = pool_of(&self.block) else {
             return Err(self);
         };
-        let in_flight = std::mem::take(&mut *self.in_flight);
-        pool.detach(self.block.last(), in_flight);
+        pool.detach(self.block.last());
         std::mem::forget(self);
         Ok(address)
     }
@@ -146,10 +134,10 @@ impl Buffer {
     /// use the memory. The same queue may have the memory again at once, everybody else after the queue
     /// has passed this point. Uses by other queues are waited for besides.
     pub fn free_on(self, queue: &Queue) {
-        if !self.in_flight.is_unused() {
+        if !self.block.in_flight().is_unused() {
             // Recorded by `submit`, so dropping takes them into account.
             if let Ok(fence) = queue.fence() {
-                self.in_flight.add(Use {
+                self.block.in_flight().add(Use {
                     fence,
                     access: Access::Write,
                 });
@@ -162,7 +150,7 @@ impl Buffer {
 
     pub(crate) fn in_flight(&self) -> &InFlight {
         self.settle();
-        &self.in_flight
+        self.block.in_flight()
     }
 
     /// Turns the point that came along with the block into a use of the buffer.
@@ -178,7 +166,7 @@ impl Buffer {
             && let Some(queue) = pool.orders().get(point.queue)
         {
             pool.orders().cover(point);
-            self.in_flight.add(Use {
+            block.in_flight().add(Use {
                 fence: queue.fence_at(point.value),
                 access: Access::Write,
             });
@@ -234,7 +222,7 @@ impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
         let block = self.block.last();
-        if self.in_flight.is_unused() && block.point().is_none() {
+        if block.in_flight().is_unused() && block.point().is_none() {
             block.take_back();
             if let Err(pushed) = thread_cache::push(block.pool(), block) {
                 free_pushed(pushed);
@@ -247,11 +235,11 @@ impl Drop for Buffer {
 
 impl Buffer {
     #[cold]
-    fn drop_used(&mut self, block: Block) {
+    fn drop_used(&self, block: Block) {
         self.settle();
-        let mut in_flight = std::mem::take(&mut *self.in_flight);
+        let uses = block.in_flight().take();
         if let Some(pool) = pool_of(&block) {
-            pool.free(block, in_flight.take());
+            pool.free(block, uses);
         }
     }
 }

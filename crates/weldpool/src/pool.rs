@@ -12,7 +12,7 @@ use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
-use crate::in_flight::{InFlight, Use};
+use crate::in_flight::Use;
 use crate::name::Name;
 use crate::order::{Deferred, Orders};
 use crate::report::LeakReport;
@@ -65,14 +65,8 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
-    /// Uses of buffers whose owners keep only the address.
-    detached: Mutex<HashMap<usize, Detached>>,
-}
-
-#[derive(Debug)]
-struct Detached {
-    block: Block,
-    in_flight: InFlight,
+    /// Blocks of buffers whose owners keep only the address.
+    detached: Mutex<HashMap<usize, Block>>,
 }
 
 /// Where a request is served.
@@ -724,21 +718,18 @@ impl Pool {
     }
 
     /// Keeps a buffer's block while its owner has only the address.
-    pub(crate) fn detach(&self, block: Block, in_flight: InFlight) {
+    pub(crate) fn detach(&self, block: Block) {
         block.set_detached(true);
         if let Some(address) = block.host() {
-            let detached = Detached { block, in_flight };
-            self.detached
-                .lock()
-                .insert(address.as_ptr().addr(), detached);
+            self.detached.lock().insert(address.as_ptr().addr(), block);
         }
     }
 
     /// The buffer that was given up at an address.
     pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
-        let Detached { block, in_flight } = self.detached.lock().remove(&address)?;
+        let block = self.detached.lock().remove(&address)?;
         block.set_detached(false);
-        Some(Buffer::with_uses(block, in_flight))
+        Some(Buffer::new(block))
     }
 
     /// The live buffer that contains an address.
