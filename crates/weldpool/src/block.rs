@@ -158,7 +158,9 @@ impl Block {
         record.storage.store(cut.storage as u8, relaxed);
         record.arena.store(cut.arena as u8, relaxed);
         record.list.store(cut.list.0, relaxed);
-        record.thread_max.store(cut.thread_max.min(THREAD_MAX), relaxed);
+        record
+            .thread_max
+            .store(cut.thread_max.min(THREAD_MAX), relaxed);
         record.pool_slot.store(cut.pool.slot, relaxed);
         record.pool_id.store(cut.pool.id, relaxed);
         record.bytes.store(cut.bytes, relaxed);

@@ -7,7 +7,7 @@ use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
 use crate::request::DEFAULT_ALIGNMENT;
-use crate::size_class::SizeClasses;
+use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::thread_cache::TallySum;
@@ -16,9 +16,9 @@ use crate::thread_cache::TallySum;
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
-    /// Whether requests without wishes of their own are served by class: blocks of a class are aligned to
-    /// 256 bytes, no more.
-    warm: bool,
+    /// The classes of requests without wishes of their own; none if all blocks are to be aligned to more
+    /// than the 256 bytes that blocks of a class are.
+    warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
 
@@ -35,9 +35,14 @@ struct ClassPool {
 impl ClassPools {
     pub(crate) fn new(classes: SizeClasses, alignment: usize) -> Self {
         let lists = classes.as_slice().len() * StorageMode::ALL.len();
+        let warm = if alignment <= DEFAULT_ALIGNMENT {
+            classes.index().clone()
+        } else {
+            ClassIndex::default()
+        };
         Self {
             classes,
-            warm: alignment <= DEFAULT_ALIGNMENT,
+            warm,
             lists: Grouped::new(lists),
         }
     }
@@ -54,13 +59,9 @@ impl ClassPools {
     /// The list that serves a request without wishes of its own.
     #[inline]
     pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
-        if !self.warm {
-            return None;
-        }
         // Zero bytes wrap to more than any class holds.
-        self.classes
-            .index_of_last(bytes.wrapping_sub(1))
-            .map(|class| self.list(storage, class))
+        let class = self.warm.index_of_last(bytes.wrapping_sub(1))?;
+        Some(self.list(storage, class))
     }
 
     /// The list of a class.

@@ -41,16 +41,23 @@ impl Bin {
     /// The caller is the thread that owns the bin.
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<Block> {
-        match self.kind.load(Ordering::Relaxed) {
+        if self.kind.load(Ordering::Relaxed) == OWN {
             // SAFETY: the owner comes alone to such a bin.
-            OWN => unsafe { self.pop_here() },
-            SHARED => {
-                let _held = self.lock();
-                // SAFETY: the lock is held.
-                unsafe { self.pop_here() }
-            }
-            _ => None,
+            unsafe { self.pop_here() }
+        } else {
+            self.pop_shared()
         }
+    }
+
+    /// The same where others may come; nothing if the bin is the owner's own.
+    #[inline(never)]
+    fn pop_shared(&self) -> Option<Block> {
+        if self.kind.load(Ordering::Relaxed) != SHARED {
+            return None;
+        }
+        let _held = self.lock();
+        // SAFETY: the lock is held.
+        unsafe { self.pop_here() }
     }
 
     /// Whether blocks may be put here.
@@ -73,16 +80,23 @@ impl Bin {
     /// The caller is the thread that owns the bin.
     #[inline]
     pub(crate) unsafe fn push(&self, block: Block, most: usize) -> Result<(), Block> {
-        match self.kind.load(Ordering::Relaxed) {
+        if self.kind.load(Ordering::Relaxed) == OWN {
             // SAFETY: the owner comes alone to such a bin.
-            OWN => unsafe { self.push_here(block, most) },
-            SHARED => {
-                let _held = self.lock();
-                // SAFETY: the lock is held.
-                unsafe { self.push_here(block, most) }
-            }
-            _ => Err(block),
+            unsafe { self.push_here(block, most) }
+        } else {
+            self.push_shared(block, most)
         }
+    }
+
+    /// The same where others may come; the block comes back if the bin is the owner's own or closed.
+    #[inline(never)]
+    fn push_shared(&self, block: Block, most: usize) -> Result<(), Block> {
+        if self.kind.load(Ordering::Relaxed) != SHARED {
+            return Err(block);
+        }
+        let _held = self.lock();
+        // SAFETY: the lock is held.
+        unsafe { self.push_here(block, most) }
     }
 
     /// Takes everything out for the owner, or for anybody of a bin that others may come to. Others get
@@ -131,8 +145,10 @@ impl Bin {
         let last = count.checked_sub(1)?;
         self.count.store(last, Ordering::Relaxed);
         // SAFETY: nobody else touches the blocks now; see above.
-        let blocks = unsafe { &mut *self.blocks.get() };
-        blocks.as_mut()?[last as usize % BIN_BLOCKS_MAX].take()
+        let blocks = unsafe { &*self.blocks.get() };
+        // What stays behind stands for nothing: the count says so.
+        let block = blocks.as_ref()?[last as usize % BIN_BLOCKS_MAX].as_ref();
+        block.map(Block::last)
     }
 
     /// # Safety
@@ -210,7 +226,11 @@ struct Group {
 
 impl Bins {
     pub(crate) fn new(lists: usize) -> Self {
-        Self((0..lists.div_ceil(GROUP)).map(|_| OnceLock::new()).collect())
+        Self(
+            (0..lists.div_ceil(GROUP))
+                .map(|_| OnceLock::new())
+                .collect(),
+        )
     }
 
     /// The bin of a list, if its group was made.
@@ -238,7 +258,9 @@ impl Bins {
         groups.flat_map(|(number, group)| {
             let group = group.get();
             let used = group.map_or(0, |group| group.used.load(Ordering::Relaxed));
-            let bins = group.into_iter().flat_map(|group| group.bins.iter().enumerate());
+            let bins = group
+                .into_iter()
+                .flat_map(|group| group.bins.iter().enumerate());
             bins.filter(move |(index, _)| used >> index & 1 == 1)
                 .map(move |(index, bin)| (number * GROUP + index, bin))
         })

@@ -138,7 +138,10 @@ pub(crate) fn push(key: CacheKey, block: Block) -> Result<(), Pushed> {
     let mut counted = false;
     warm(key, |shard| {
         let block = left.as_ref()?;
-        let bin = shard.bins.get(block.list().index()).filter(|bin| bin.is_open())?;
+        let bin = shard
+            .bins
+            .get(block.list().index())
+            .filter(|bin| bin.is_open())?;
         let (bytes, requested) = (block.bytes(), block.requested() as u64);
         bin.tally.count_free(requested);
         shard.totals.count_free(requested, bytes);
@@ -262,8 +265,14 @@ pub(crate) fn refill(key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Count {
     Nothing,
-    Allocation { requested: usize, block_bytes: usize },
-    Free { requested: usize, block_bytes: usize },
+    Allocation {
+        requested: usize,
+        block_bytes: usize,
+    },
+    Free {
+        requested: usize,
+        block_bytes: usize,
+    },
 }
 
 impl ThreadCache {
