@@ -508,7 +508,7 @@ impl Pool {
         {
             // The first block of a thread makes its cache; a full list makes room by half.
             let mut batch = thread_cache::take_half(key, list);
-            if counted || block.point().is_some() {
+            if counted {
                 batch.push(block);
             } else {
                 batch.extend(thread_cache::refill(key, vec![block]));
