@@ -119,7 +119,10 @@ impl Allocator {
     /// As for [`allocate_with`](Self::allocate_with).
     #[inline]
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        self.allocate_with(&Request::new(bytes))
+        match self.handle.pool.allocate_plain(bytes) {
+            Some(buffer) => Ok(buffer),
+            None => self.handle.pool.allocate(&Request::new(bytes)),
+        }
     }
 
     /// A buffer as requested.

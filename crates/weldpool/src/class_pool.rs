@@ -6,15 +6,17 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
-use crate::size_class::SizeClasses;
+use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::tally::TallySum;
+use crate::thread_cache::TallySum;
 
 /// The pools of one allocator.
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
+    /// The classes of requests without wishes of their own; none if all of them have some.
+    warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
 
@@ -29,10 +31,17 @@ struct ClassPool {
 }
 
 impl ClassPools {
-    pub(crate) fn new(classes: SizeClasses) -> Self {
+    /// `warm` says whether requests without wishes of their own can be served as they come.
+    pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
         let lists = classes.as_slice().len() * StorageMode::ALL.len();
+        let warm = if warm {
+            classes.index().clone()
+        } else {
+            ClassIndex::default()
+        };
         Self {
             classes,
+            warm,
             lists: Grouped::new(lists),
         }
     }
@@ -46,15 +55,18 @@ impl ClassPools {
         self.classes.as_slice().len() * StorageMode::ALL.len()
     }
 
+    /// The list that serves a request without wishes of its own.
+    #[inline]
+    pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
+        // Zero bytes wrap to more than any class holds.
+        let class = self.warm.index_of_last(bytes.wrapping_sub(1))?;
+        Some(self.list(storage, class))
+    }
+
     /// The list of a class.
     #[inline]
     pub(crate) fn list(&self, storage: StorageMode, class: usize) -> ListId {
         ListId::new(storage.index() * self.classes.as_slice().len() + class)
-    }
-
-    /// The list of a number.
-    pub(crate) fn list_at(&self, index: usize) -> ListId {
-        ListId::new(index)
     }
 
     /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.

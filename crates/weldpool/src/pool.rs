@@ -20,18 +20,17 @@ use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
-use crate::in_flight::{InFlight, Use};
+use crate::in_flight::Use;
+use crate::name::Name;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::shard::{Shard, Totals};
 use crate::stats::{Counter, Stats};
 use crate::strategy::{Asked, Choice, Strategy, Surroundings};
 use crate::supervisor::Supervisor;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
-use crate::tally::TallySum;
-use crate::thread_cache::{self, Count, Pushed};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
+use crate::thread_cache::{self, Count, Pushed, Shard, TallySum, ThreadTotals, Totals};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -62,8 +61,8 @@ pub(crate) struct Pool {
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
-    /// Neither a strategy nor a greater alignment concerns each request.
-    plain: bool,
+    /// Asked about each request where `chooses`.
+    chooses: bool,
     strategy: Option<Arc<dyn Strategy>>,
     cache_limit: CacheLimit,
     out_of_memory: Ledger,
@@ -76,8 +75,6 @@ pub(crate) struct Pool {
     shards: Mutex<Vec<Arc<Shard>>>,
     /// Keeps what ended threads counted.
     shared: Shard,
-    /// What one thread's shelf may hold.
-    shelf_bytes_max: AtomicUsize,
     misses: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
@@ -87,14 +84,8 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
-    /// Uses of buffers whose owners keep only the address.
-    detached: Mutex<HashMap<usize, Detached>>,
-}
-
-#[derive(Debug)]
-struct Detached {
-    block: Block,
-    in_flight: InFlight,
+    /// Blocks of buffers whose owners keep only the address.
+    detached: Mutex<HashMap<usize, Block>>,
 }
 
 /// Where a request is served.
@@ -125,14 +116,16 @@ impl Pool {
             (arena, SmallArena::new(storage, key))
         };
         let arenas = StorageMode::ALL.map(arena);
-        let classes = ClassPools::new(config.classes);
-        let shared = Shard::default();
         let callbacks = Arc::<Callbacks>::default();
         let on_out_of_memory = match config.on_out_of_memory {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
-        let strategic = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        // Blocks of a class are aligned to 256 bytes, no more.
+        let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
+        let classes = ClassPools::new(config.classes, warm);
+        let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
             key,
             name,
@@ -144,7 +137,7 @@ impl Pool {
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
-            plain: config.alignment <= DEFAULT_ALIGNMENT && !strategic,
+            chooses,
             strategy: config.strategy,
             cache_limit: CacheLimit::new(cached_bytes_max),
             out_of_memory: Ledger::default(),
@@ -155,9 +148,6 @@ impl Pool {
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
             shared,
-            shelf_bytes_max: AtomicUsize::new(
-                usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
-            ),
             misses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -209,52 +199,61 @@ impl Pool {
         self.contended.load(Ordering::Relaxed)
     }
 
-    #[inline]
-    pub(crate) fn shelf_bytes_max(&self) -> usize {
-        self.shelf_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn new_shard(&self) -> Arc<Shard> {
-        let shard = Arc::<Shard>::default();
-        shard.set_bypass(
-            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
-        );
+    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
+    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let totals = totals.unwrap_or_default();
+        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
+        let closed = !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
+        shard.set_bypass(closed);
         let mut shards = self.shards.lock();
         shards.push(Arc::clone(&shard));
-        self.share_out(shards.len());
+        self.share_out(&shards);
         shard
     }
 
-    fn share_out(&self, shards: usize) {
+    /// Divides what may lie idle among the threads' caches.
+    fn share_out(&self, shards: &[Arc<Shard>]) {
         let all = self.cache_limit.bytes();
-        let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
-        self.shelf_bytes_max.store(share, Ordering::Relaxed);
+        let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        for shard in shards {
+            shard.totals.set_lent_bytes_max(share);
+        }
+    }
+
+    /// A block from this thread's cache, handed out, if there is one for such a request.
+    #[inline]
+    pub(crate) fn take_warm(
+        &self,
+        key: CacheKey,
+        storage: StorageMode,
+        bytes: usize,
+        name: Name,
+    ) -> Option<Block> {
+        let list = self.classes.warm_list(storage, bytes)?;
+        let block = thread_cache::pop(key, list, bytes)?;
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        Some(block)
+    }
+
+    /// A buffer of shared storage without a name from this thread's cache.
+    #[inline]
+    pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
+        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+            .map(Buffer::new)
     }
 
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT || !self.plain {
+        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT {
             return None;
         }
-        self.pop(request)
-    }
-
-    /// A buffer from this thread's cache.
-    #[inline]
-    fn pop(&self, request: &Request<'_>) -> Option<Buffer> {
-        let class = self.classes.classes().index_of(request.bytes)?;
-        if request.bytes == 0 {
-            return None;
-        }
-        let list = self.classes.list(request.storage, class);
         let key = match request.queue {
             None => self.key,
             Some(queue) => queue.core().key_in(self.key)?,
         };
-        let block = thread_cache::pop(key, list, request.bytes)?;
-        block.hand_out(request.bytes, DEFAULT_ALIGNMENT, request.name);
-        Some(Buffer::new(block, InFlight::default()))
+        self.take_warm(key, request.storage, request.bytes, request.name)
+            .map(Buffer::new)
     }
 
     /// A buffer, from wherever there is memory.
@@ -281,7 +280,7 @@ impl Pool {
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
-        if !self.plain
+        if self.chooses
             && let Some(strategy) = &self.strategy
         {
             let Choice {
@@ -293,13 +292,6 @@ impl Pool {
             request = request.storage(storage).alignment(alignment);
         }
         let place = self.place(&request)?;
-        if !self.plain
-            && pooled
-            && place.list.is_some()
-            && let Some(buffer) = self.pop(&request)
-        {
-            return Ok(buffer);
-        }
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
             None => self.key,
@@ -311,6 +303,13 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
+        if self.chooses
+            && pooled
+            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
+        {
+            block.hand_out(request.bytes, place.alignment, request.name);
+            return Ok(Buffer::new(block));
+        }
         let obtained = if pooled {
             self.obtain(place, key, queue)
         } else {
@@ -339,7 +338,7 @@ impl Pool {
         };
         thread_cache::count(self, key, list, count);
         block.hand_out(request.bytes, place.alignment, request.name);
-        Ok(Buffer::new(block, InFlight::default()))
+        Ok(Buffer::new(block))
     }
 
     /// A block of new memory that nothing else shares.
@@ -544,7 +543,7 @@ impl Pool {
         {
             // The first block of a thread makes its cache; a full list makes room by half.
             let mut batch = thread_cache::take_half(key, list);
-            if counted || block.point().is_some() {
+            if counted {
                 batch.push(block);
             } else {
                 batch.extend(thread_cache::refill(key, vec![block]));
@@ -602,8 +601,12 @@ impl Pool {
         {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb(shard);
-            self.share_out(shards.len());
+            self.shared.absorb_lists(shard);
+            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+            if !shards.iter().any(same) {
+                self.shared.totals.absorb(&shard.totals);
+            }
+            self.share_out(&shards);
         }
         self.give_back(blocks);
     }
@@ -640,7 +643,7 @@ impl Pool {
         thread_cache::drain_own(self, &mut drained);
         let shards = self.shards.lock().clone();
         for shard in shards {
-            shard.drain_shelf(&mut drained);
+            shard.drain_lent(|_| true, &mut drained);
         }
         self.classes.drain(&mut drained);
         if !all {
@@ -736,7 +739,7 @@ impl Pool {
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         let before = self.cache_limit.set(bytes);
-        self.share_out(self.shards.lock().len());
+        self.share_out(&self.shards.lock());
         self.shed_idle();
         before
     }
@@ -757,21 +760,18 @@ impl Pool {
     }
 
     /// Keeps a buffer's block while its owner has only the address.
-    pub(crate) fn detach(&self, block: Block, in_flight: InFlight) {
+    pub(crate) fn detach(&self, block: Block) {
         block.set_detached(true);
         if let Some(address) = block.host() {
-            let detached = Detached { block, in_flight };
-            self.detached
-                .lock()
-                .insert(address.as_ptr().addr(), detached);
+            self.detached.lock().insert(address.as_ptr().addr(), block);
         }
     }
 
     /// The buffer that was given up at an address.
     pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
-        let Detached { block, in_flight } = self.detached.lock().remove(&address)?;
+        let block = self.detached.lock().remove(&address)?;
         block.set_detached(false);
-        Some(Buffer::new(block, in_flight))
+        Some(Buffer::new(block))
     }
 
     /// The live buffer that contains an address.
@@ -856,10 +856,15 @@ impl Pool {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for shard in self.shards.lock().iter() {
-            shard.add_to(&mut totals);
+        let shards = self.shards.lock();
+        for (index, shard) in shards.iter().enumerate() {
+            // Caches of one thread share their counters.
+            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+            if !shards[..index].iter().any(same) {
+                shard.totals.add_to(&mut totals);
+            }
         }
-        self.shared.add_to(&mut totals);
+        self.shared.totals.add_to(&mut totals);
         totals
     }
 

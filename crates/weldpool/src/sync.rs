@@ -1,15 +1,11 @@
 //! The only place that names locks and atomics, so that a model checker can replace them.
 
-mod private_lock;
-
 use std::sync::PoisonError;
 
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 pub(crate) use std::sync::{Arc, Condvar, OnceLock};
-
-pub(crate) use private_lock::{PrivateGuard, PrivateLock};
 
 /// A mutex without poisoning: every critical section of this crate leaves its data valid at each
 /// point where it could unwind.

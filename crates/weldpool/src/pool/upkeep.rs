@@ -43,7 +43,7 @@ impl Pool {
             actions.contains(Step::RefuseCacheGrowth),
             self.idle_bytes(),
         );
-        self.share_out(self.shards.lock().len());
+        self.share_out(&self.shards.lock());
         let mut returned = 0;
         for step in actions.iter() {
             match step {
@@ -127,25 +127,13 @@ impl Pool {
     /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from
     /// threads; what a thread keeps for itself alone stays.
     fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
-        let unused: Vec<usize> = (0..self.classes.list_count())
-            .filter(|&list| ages.is_unused(list, now, age))
-            .collect();
+        let unused = |list| ages.is_unused(list, now, age);
         let mut drained = Vec::new();
         let shards = self.shards.lock().clone();
         for shard in shards {
-            let mut shelf = shard.shelf();
-            let before = drained.len();
-            for &list in &unused {
-                if let Some(blocks) = shelf.lists.get_mut(self.classes.list_at(list)) {
-                    drained.append(blocks);
-                }
-            }
-            shelf.bytes -= drained[before..]
-                .iter()
-                .map(crate::block::Block::bytes)
-                .sum::<usize>();
+            shard.drain_lent(unused, &mut drained);
         }
-        for &list in &unused {
+        for list in (0..self.classes.list_count()).filter(|&list| unused(list)) {
             self.classes.drain_list(list, &mut drained);
         }
         let drained = self.classes.keep_initial(drained);
