@@ -92,6 +92,11 @@ pub use stats::{ClassStats, Counter, Stats};
 pub use strategy::Strategy;
 pub use view::BufferView;
 
+/// Compiles and runs the examples of the page on policies.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/policies.md")]
+struct Policies;
+
 /// Compiles and runs the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use weldpool::device::host::HostDevice;
+use weldpool::gc::GcConfig;
+use weldpool::pressure::PressureConfig;
 use weldpool::{Allocator, Config, Device, SizeClasses};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
@@ -141,6 +143,8 @@ impl Options {
                 Preset::Seed => SizeClasses::seed(),
             },
             reserved_bytes_max: Some(reserved_bytes_max),
+            pressure: PressureConfig::default(),
+            gc: GcConfig::default(),
             ..Config::default()
         };
         let allocator = Allocator::builder(Arc::new(HostDevice::new()?))

@@ -6,17 +6,17 @@ use super::{Asked, Choice, Driven, Strategy, Surroundings, Tuning};
 use crate::sync::Mutex;
 
 /// While the driver is called, larger blocks than this are not kept.
-const LEAST: usize = 1 << 20;
+const LEAST: usize = 512 << 10;
 /// Beyond this there is no class.
 const MOST: usize = 256 << 20;
 /// Requests without a driver call after which blocks of twice the size are kept.
-const QUIET_REQUESTS: u64 = 1024;
+const QUIET_REQUESTS: u64 = 4096;
 
 /// Sizes the threads' caches, and what they retain, by what the workload costs.
 ///
 /// A large block that waits in a cache for a request of its very size makes the next request of another
-/// size a driver call. So while the driver is called, blocks above 1 MiB return to their arena, where
-/// they join their neighbours; each 1024 requests without a driver call, blocks of twice the size are
+/// size a driver call. So while the driver is called, blocks above 512 KiB return to their arena, where
+/// they join their neighbours; each 4096 requests without a driver call, blocks of twice the size are
 /// kept again, so that a workload in its steady state runs out of the caches. Where several queues
 /// allocate, memory that one of them still uses could not be joined with that of another, and every block
 /// is kept as configured.
@@ -86,16 +86,16 @@ mod tests {
             strategy.tune(&driven).unwrap().cached_block_bytes_max
         };
         assert_eq!(next(1, 0), None);
-        assert_eq!(next(1, 3), Some(1 << 20));
-        assert_eq!(next(1000, 0), Some(1 << 20));
-        assert_eq!(next(24, 0), Some(2 << 20));
-        assert_eq!(next(1024, 0), Some(4 << 20));
-        assert_eq!(next(100, 1), Some(1 << 20));
-        for _ in 0..7 {
-            assert!(next(1024, 0).is_some());
+        assert_eq!(next(1, 3), Some(1 << 19));
+        assert_eq!(next(4000, 0), Some(1 << 19));
+        assert_eq!(next(96, 0), Some(1 << 20));
+        assert_eq!(next(4096, 0), Some(2 << 20));
+        assert_eq!(next(100, 1), Some(1 << 19));
+        for _ in 0..8 {
+            assert!(next(4096, 0).is_some());
         }
-        assert_eq!(next(1024, 0), None, "as configured again");
-        assert_eq!(next(1024, 0), None);
+        assert_eq!(next(4096, 0), None, "as configured again");
+        assert_eq!(next(4096, 0), None);
     }
 
     #[test]
