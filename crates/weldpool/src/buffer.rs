@@ -15,7 +15,7 @@ use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::pool_of;
 use crate::queue::{Part, Queue, sealed};
-use crate::thread_cache::{self, Pushed};
+use crate::thread_cache;
 use crate::view::BufferView;
 
 /// A piece of device memory with one owner; dropping it returns the memory to its pool.
@@ -224,9 +224,7 @@ impl Drop for Buffer {
         let block = self.block.last();
         if block.in_flight().is_unused() && block.point().is_none() {
             block.take_back();
-            if let Err(pushed) = thread_cache::push(block.pool(), block) {
-                free_pushed(pushed);
-            }
+            thread_cache::push(block.pool(), block);
         } else {
             self.drop_used(block);
         }
@@ -241,13 +239,6 @@ impl Buffer {
         if let Some(pool) = pool_of(&block) {
             pool.free(block, uses);
         }
-    }
-}
-
-#[cold]
-fn free_pushed(pushed: Pushed) {
-    if let Some(pool) = pool_of(&pushed.block) {
-        pool.free_cold(pool.key(), pushed);
     }
 }
 

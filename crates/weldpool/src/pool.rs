@@ -19,7 +19,7 @@ use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
-use crate::thread_cache::{self, Count, Pushed, Shard, TallySum, ThreadTotals, Totals};
+use crate::thread_cache::{self, Count, Shard, TallySum, ThreadTotals, Totals};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -35,6 +35,15 @@ static POOLS: RwLock<Option<HashMap<u64, Arc<Pool>>>> = RwLock::new(None);
 pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
     let pools = POOLS.read();
     pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
+}
+
+/// Takes a block back for which this thread's cache has no room; `counted` says whether the free was
+/// counted.
+#[cold]
+pub(crate) fn free_past_cache(key: CacheKey, block: Block, counted: bool) {
+    if let Some(pool) = pool_of(&block) {
+        pool.free_cold(key, block, counted);
+    }
 }
 
 /// The state of an allocator, kept alive by its handles, its buffers and the threads' caches.
@@ -482,9 +491,7 @@ impl Pool {
             self.close_if_idle();
             return;
         }
-        if let Err(pushed) = thread_cache::push(self.key, block) {
-            self.free_cold(self.key, pushed);
-        }
+        thread_cache::push(self.key, block);
     }
 
     fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
@@ -496,8 +503,7 @@ impl Pool {
     }
 
     /// Takes a block back for which a cache had no room.
-    pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
-        let Pushed { block, counted } = pushed;
+    fn free_cold(self: &Arc<Self>, key: CacheKey, block: Block, counted: bool) {
         let list = block.list();
         if !counted {
             self.count_free(key, &block);

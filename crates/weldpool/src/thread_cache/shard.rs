@@ -121,6 +121,10 @@ impl Shard {
         }
     }
 
+    pub(super) fn key(&self) -> CacheKey {
+        self.key
+    }
+
     /// Asks the thread to go past its cache from its next call on, or no longer.
     pub(crate) fn set_bypass(&self, on: bool) {
         let open = if on { 0 } else { self.key.id };
