@@ -261,6 +261,11 @@ impl Pool {
                 )
             })?,
         };
+        if thread_cache::reopen(key)
+            && let Some(buffer) = self.allocate_warm(request)
+        {
+            return Ok(buffer);
+        }
         let (block, source) = if self.pooling.load(Ordering::Relaxed) {
             self.obtain(place, key, queue.map(|queue| queue.number()))?
         } else {

@@ -109,6 +109,13 @@ fn with<T>(key: CacheKey, visit: impl FnOnce(&ThreadCache) -> T) -> Option<T> {
     visited.ok().flatten()
 }
 
+/// Opens the warm path to this thread's cache for `key`, if another key had its place; true if so.
+pub(crate) fn reopen(key: CacheKey) -> bool {
+    let gate = || SHARDS.with(|shards| shards[key.slot as usize % HOT].get());
+    let before = gate();
+    with(key, |_| gate() != before).unwrap_or(false)
+}
+
 #[inline]
 fn add(counter: &AtomicUsize, amount: usize) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
@@ -439,5 +446,37 @@ impl Drop for ThreadCache {
         let mut blocks = Vec::new();
         self.shard.drain_all(&mut blocks);
         self.pool.take_back_from_thread(blocks, &self.shard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Allocator, Request};
+
+    /// More keys than a thread finds at once: each still serves from its own cache.
+    #[test]
+    fn keys_that_share_a_place_keep_their_caches() {
+        let allocator = Allocator::host().unwrap();
+        let queues: Vec<_> = (0..3 * super::HOT)
+            .map(|_| allocator.create_queue().unwrap())
+            .collect();
+        let request = |queue| allocator.allocate_with(&Request::new(1 << 20).queue(queue));
+        let first: Vec<_> = queues.iter().map(|queue| request(queue).unwrap()).collect();
+        let addresses: Vec<_> = first
+            .iter()
+            .map(|buffer| buffer.binding().host.unwrap())
+            .collect();
+        for (buffer, queue) in first.into_iter().zip(&queues) {
+            buffer.free_on(queue);
+        }
+        let calls = allocator.stats().driver_calls;
+        for _ in 0..3 {
+            for (queue, address) in queues.iter().zip(&addresses) {
+                let buffer = request(queue).unwrap();
+                assert_eq!(buffer.binding().host.unwrap(), *address);
+                buffer.free_on(queue);
+            }
+        }
+        assert_eq!(allocator.stats().driver_calls, calls);
     }
 }
