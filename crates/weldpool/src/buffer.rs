@@ -147,14 +147,17 @@ impl Buffer {
     /// use the memory. The same queue may have the memory again at once, everybody else after the queue
     /// has passed this point. Uses by other queues are waited for besides.
     pub fn free_on(mut self, queue: &Queue) {
+        let point = self.block().point();
+        if point.is_some_and(|point| point.queue != queue.core().number()) {
+            // The memory came from another queue, which may still use it.
+            self.settle();
+        }
         if !self.in_flight.is_idle() {
             // Recorded by `submit`, so dropping takes them into account.
-            if let Ok(fence) = queue.fence() {
-                self.in_flight.add(Use {
-                    fence,
-                    access: Access::Write,
-                });
-            }
+            self.in_flight.add(Use {
+                fence: queue.fence_or_next(),
+                access: Access::Write,
+            });
             return;
         }
         if let Some(block) = self.block.take() {

@@ -79,10 +79,16 @@ impl InFlight {
     pub(crate) fn add(&self, one: Use) {
         let uses = self.0.get_or_init(Box::default);
         let mut list = uses.list.lock();
-        // A later use of the same kind on the same queue covers the earlier one.
+        // A later use of the same kind on the same queue covers the earlier one, whichever is added first.
         let queue: QueueId = one.fence.queue();
-        list.retain(|old| !(old.fence.queue() == queue && old.access == one.access));
-        list.push(one);
+        let same = list
+            .iter_mut()
+            .find(|old| old.fence.queue() == queue && old.access == one.access);
+        match same {
+            Some(old) if old.fence.value() < one.fence.value() => *old = one,
+            Some(_) => {}
+            None => list.push(one),
+        }
         uses.any.store(true, Ordering::Release);
     }
 

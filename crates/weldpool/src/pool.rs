@@ -570,6 +570,8 @@ impl Pool {
             self.share_out(shards.len());
         }
         self.give_back(blocks);
+        // Its last free may have gone unseen by whoever closed the pool.
+        self.close_if_idle();
     }
 
     /// Gives blocks back to their arenas without calling a driver.
@@ -748,7 +750,10 @@ impl Pool {
 
     /// Gives everything back once no handle and no buffer is left.
     fn close_if_idle(&self) {
-        if !self.closing.load(Ordering::SeqCst) || self.live_buffers() != 0 {
+        if !self.closing.load(Ordering::SeqCst)
+            || self.closed.load(Ordering::SeqCst)
+            || self.live_buffers() != 0
+        {
             return;
         }
         if self.deferred_bytes() > 0 {
@@ -795,7 +800,9 @@ impl Pool {
     /// What was counted per list, and last for blocks without one.
     fn list_totals(&self) -> Vec<TallySum> {
         let mut lists = vec![TallySum::default(); self.classes.list_count() + 1];
-        for shard in self.shards.lock().iter() {
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        for shard in shards.iter() {
             shard.add_lists_to(&mut lists);
         }
         self.shared.add_lists_to(&mut lists);
@@ -813,7 +820,9 @@ impl Pool {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for shard in self.shards.lock().iter() {
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        for shard in shards.iter() {
             shard.add_to(&mut totals);
         }
         self.shared.add_to(&mut totals);
