@@ -17,6 +17,7 @@ use crate::pool::pool_of;
 use crate::queue::{Part, Queue, sealed};
 use crate::thread_cache::{self, Pushed};
 use crate::view::BufferView;
+use crate::wait::{Wait, left_out};
 
 /// A piece of device memory with one owner; dropping it returns the memory to its pool.
 ///
@@ -148,7 +149,9 @@ impl Buffer {
     /// has passed this point. Uses by other queues are waited for besides.
     pub fn free_on(mut self, queue: &Queue) {
         let point = self.block().point();
-        if point.is_some_and(|point| point.queue != queue.core().number()) {
+        if point.is_some_and(|point| point.queue != queue.core().number())
+            && !left_out(Wait::FreeElsewhere)
+        {
             // The memory came from another queue, which may still use it.
             self.settle();
         }
@@ -173,7 +176,9 @@ impl Buffer {
     /// Turns the point that came along with the block into a use of the buffer.
     fn settle(&self) {
         let block = self.block();
-        if let Some(point) = block.point() {
+        if let Some(point) = block.point()
+            && !left_out(Wait::Settle)
+        {
             self.settle_at(block, point);
         }
     }
@@ -261,7 +266,9 @@ impl Buffer {
         if let Some(block) = self.block.take()
             && let Some(pool) = pool_of(&block)
         {
-            pool.free(block, self.in_flight.take());
+            let uses = self.in_flight.take();
+            let waits = !left_out(Wait::Drop);
+            pool.free(block, if waits { uses } else { Vec::new() });
         }
     }
 }

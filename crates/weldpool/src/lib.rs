@@ -69,6 +69,7 @@ mod tally;
 mod thread_cache;
 pub mod trace;
 mod view;
+mod wait;
 
 pub use address::BlockInfo;
 pub use allocator::{Allocator, AllocatorBuilder};

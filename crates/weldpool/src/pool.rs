@@ -21,6 +21,7 @@ use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::tally::TallySum;
 use crate::thread_cache::{self, Count, Pushed};
+use crate::wait::{Wait, left_out};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -536,7 +537,7 @@ impl Pool {
         }
         let contended = self.is_contended();
         let (arena, small) = &self.arenas[block.storage().index()];
-        let point = block.point().filter(|&point| !self.orders.passed(point));
+        let point = self.orders.pending_point(&block);
         self.classes.count_returned(block.list(), block.bytes());
         let direct = block.list() == ListId::DIRECT;
         let freed = match block.arena() {
@@ -584,7 +585,7 @@ impl Pool {
                 continue;
             }
             let (arena, small) = &self.arenas[block.storage().index()];
-            let point = block.point().filter(|&point| !self.orders.passed(point));
+            let point = self.orders.pending_point(&block);
             self.classes.count_returned(block.list(), block.bytes());
             match block.arena() {
                 ArenaKind::Small => {
@@ -646,7 +647,10 @@ impl Pool {
             if signal {
                 self.orders.cover(Point { queue, value });
             }
-            let completed = self.orders.completed(queue);
+            let completed = match self.orders.completed(queue) {
+                _ if left_out(Wait::Collect) => u64::MAX,
+                completed => completed,
+            };
             for (arena, small) in &self.arenas {
                 any |= arena.pass(queue, completed);
                 any |= small.pass(queue, completed);
@@ -764,7 +768,7 @@ impl Pool {
             return;
         }
         let passed = |point| self.orders.passed(point);
-        if self.deferred_bytes() == 0 {
+        if self.deferred_bytes() == 0 || left_out(Wait::Close) {
             for (arena, _) in &self.arenas {
                 arena.close(&passed);
             }

@@ -14,6 +14,7 @@ use crate::pool::Pool;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache;
 use crate::view::BufferView;
+use crate::wait::{Wait, left_out};
 
 /// Identity of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +101,7 @@ impl QueueCore {
     pub(crate) fn here(&self) -> Point {
         Point {
             queue: self.number,
-            value: self.signalled() + 1,
+            value: self.signalled() + u64::from(!left_out(Wait::Here)),
         }
     }
 
@@ -167,7 +168,7 @@ impl QueueCore {
         // The last signal covers everything, unless the driver refused it so far.
         let covered = self.covered.load(Ordering::Relaxed) || self.signal().is_ok();
         self.covered.store(covered, Ordering::Relaxed);
-        covered && self.completed() >= self.signalled()
+        covered && (self.completed() >= self.signalled() || left_out(Wait::Ended))
     }
 }
 
@@ -352,7 +353,7 @@ impl Queue {
         let mut signalled = core.signalled.lock();
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
-                if fence.queue != core.id() {
+                if fence.queue != core.id() && !left_out(Wait::OtherQueue) {
                     core.device.wait_for(&fence.timeline, fence.value)?;
                 }
             }
