@@ -13,6 +13,8 @@ use weldpool::device::{
 };
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
+use crate::held::Held;
+
 #[derive(Debug, Default)]
 struct Faults(Mutex<HashMap<Call, (ErrorKind, usize)>>);
 
@@ -32,11 +34,14 @@ impl Faults {
     }
 }
 
-/// A device that passes calls on to another one, except those told to fail.
+/// A device that passes calls on to another one, except those told to fail, and keeps account of the
+/// memory that was given out.
 #[derive(Debug)]
 pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Arc<Faults>,
+    held: Arc<Held>,
+    virtual_memory: bool,
     memories: [FaultyMemory; StorageMode::ALL.len()],
 }
 
@@ -45,16 +50,38 @@ impl FaultyDevice {
     #[must_use]
     pub fn new(inner: Arc<dyn Device>) -> Self {
         let faults = Arc::<Faults>::default();
+        let held = Arc::<Held>::default();
         let memories = StorageMode::ALL.map(|storage| FaultyMemory {
             inner: Arc::clone(&inner),
             storage,
             faults: Arc::clone(&faults),
+            held: Arc::clone(&held),
         });
         Self {
             inner,
             faults,
+            held,
+            virtual_memory: true,
             memories,
         }
+    }
+
+    /// The same without virtual memory, whatever the device below has.
+    #[must_use]
+    pub fn without_virtual_memory(mut self) -> Self {
+        self.virtual_memory = false;
+        self
+    }
+
+    /// What was given out and not taken back.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Lets every call through again.
+    pub fn clear_faults(&self) {
+        self.faults.plan().clear();
     }
 
     /// Makes the next `times` calls of this kind fail with `kind`; zero ends it.
@@ -75,12 +102,25 @@ impl Device for FaultyDevice {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
-        self.inner.create_segment(bytes, storage)
+        let segment = self.inner.create_segment(bytes, storage)?;
+        self.held.obtained(segment.bytes());
+        if let Some(start) = start_of(segment.as_ref()) {
+            self.held.mapped(start, segment.bytes());
+        }
+        Ok(segment)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
         match self.faults.check(Call::ReleaseSegment) {
-            Ok(()) => self.inner.release_segment(segment),
+            Ok(()) => {
+                let (start, bytes) = (start_of(segment.as_ref()), segment.bytes());
+                self.inner.release_segment(segment)?;
+                self.held.returned(bytes);
+                if let Some(start) = start {
+                    self.held.unmapped(start, bytes);
+                }
+                Ok(())
+            }
             Err(error) => Err(ReleaseError { segment, error }),
         }
     }
@@ -95,7 +135,9 @@ impl Device for FaultyDevice {
     }
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
-        self.inner.virtual_memory(storage)?;
+        self.inner
+            .virtual_memory(storage)
+            .filter(|_| self.virtual_memory)?;
         let memory = self.memories.iter().find(|one| one.storage == storage)?;
         Some(memory)
     }
@@ -105,12 +147,21 @@ impl Device for FaultyDevice {
     }
 }
 
+/// The address by which a buffer in the segment can be found, if it has one.
+fn start_of(segment: &dyn Segment) -> Option<u64> {
+    let host = segment
+        .host_address()
+        .map(|host| host.as_ptr().addr() as u64);
+    host.or_else(|| segment.device_address())
+}
+
 /// The virtual memory of a device for one storage mode.
 #[derive(Debug)]
 struct FaultyMemory {
     inner: Arc<dyn Device>,
     storage: StorageMode,
     faults: Arc<Faults>,
+    held: Arc<Held>,
 }
 
 impl FaultyMemory {
@@ -133,19 +184,24 @@ impl VirtualMemory for FaultyMemory {
         Ok(Box::new(FaultyRange {
             inner: self.inner()?.reserve(bytes)?,
             faults: Arc::clone(&self.faults),
+            held: Arc::clone(&self.held),
         }))
     }
 
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
         self.faults.check(Call::CreatePhysical)?;
-        self.inner()?.create(bytes, storage)
+        let physical = self.inner()?.create(bytes, storage)?;
+        self.held.obtained(bytes);
+        Ok(physical)
     }
 
     unsafe fn release(&self, physical: Physical, bytes: usize) -> Result<()> {
         self.faults.check(Call::ReleasePhysical)?;
         let inner = self.inner()?;
         // SAFETY: the caller's promise is the same.
-        unsafe { inner.release(physical, bytes) }
+        unsafe { inner.release(physical, bytes) }?;
+        self.held.returned(bytes);
+        Ok(())
     }
 }
 
@@ -153,6 +209,22 @@ impl VirtualMemory for FaultyMemory {
 struct FaultyRange {
     inner: Box<dyn AddressRange>,
     faults: Arc<Faults>,
+    held: Arc<Held>,
+}
+
+impl FaultyRange {
+    fn start(&self) -> u64 {
+        let host = self.inner.host_address();
+        host.map(|host| host.as_ptr().addr() as u64)
+            .or_else(|| self.inner.device_address())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for FaultyRange {
+    fn drop(&mut self) {
+        self.held.unmapped(self.start(), self.inner.bytes());
+    }
 }
 
 // SAFETY: addresses and lengths are those of the range below, and every call is either refused before
@@ -173,7 +245,9 @@ unsafe impl AddressRange for FaultyRange {
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
         self.faults.check(Call::Map)?;
         // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.map(at, physical, bytes) }
+        unsafe { self.inner.map(at, physical, bytes) }?;
+        self.held.mapped(self.start() + at as u64, bytes);
+        Ok(())
     }
 
     fn allow_access(&self, at: usize, bytes: usize) -> Result<()> {
@@ -184,7 +258,9 @@ unsafe impl AddressRange for FaultyRange {
     unsafe fn unmap(&self, at: usize, bytes: usize) -> Result<()> {
         self.faults.check(Call::Unmap)?;
         // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.unmap(at, bytes) }
+        unsafe { self.inner.unmap(at, bytes) }?;
+        self.held.unmapped(self.start() + at as u64, bytes);
+        Ok(())
     }
 }
 

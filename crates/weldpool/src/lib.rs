@@ -67,6 +67,7 @@ mod sync;
 mod thread_cache;
 pub mod trace;
 mod view;
+mod wait;
 
 pub use address::BlockInfo;
 pub use allocator::{Allocator, AllocatorBuilder};

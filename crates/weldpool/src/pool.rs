@@ -20,6 +20,7 @@ use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
 use crate::thread_cache::{self, Count, Shard, TallySum, ThreadTotals, Totals};
+use crate::wait::{Wait, left_out};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -173,8 +174,10 @@ impl Pool {
 
     /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
     pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let speaks = totals.is_none();
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
+        shard.set_speaks(speaks);
         let closed = !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
         shard.set_bypass(closed);
         let mut shards = self.shards.lock();
@@ -547,7 +550,7 @@ impl Pool {
         }
         let contended = self.is_contended();
         let (arena, small) = &self.arenas[block.storage().index()];
-        let point = block.point().filter(|&point| !self.orders.passed(point));
+        let point = self.orders.pending_point(&block);
         self.classes.count_returned(block.list(), block.bytes());
         let direct = block.list() == ListId::DIRECT;
         let freed = match block.arena() {
@@ -578,13 +581,18 @@ impl Pool {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
             self.shared.absorb_lists(shard);
-            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-            if !shards.iter().any(same) {
-                self.shared.totals.absorb(&shard.totals);
+            if shard.speaks() {
+                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+                match shards.iter().find(heir) {
+                    Some(heir) => heir.set_speaks(true),
+                    None => self.shared.totals.absorb(&shard.totals),
+                }
             }
             self.share_out(&shards);
         }
         self.give_back(blocks);
+        // Its last free may have gone unseen by whoever closed the pool.
+        self.close_if_idle();
     }
 
     /// Gives blocks back to their arenas without calling a driver.
@@ -597,7 +605,7 @@ impl Pool {
                 continue;
             }
             let (arena, small) = &self.arenas[block.storage().index()];
-            let point = block.point().filter(|&point| !self.orders.passed(point));
+            let point = self.orders.pending_point(&block);
             self.classes.count_returned(block.list(), block.bytes());
             match block.arena() {
                 ArenaKind::Small => {
@@ -659,7 +667,10 @@ impl Pool {
             if signal {
                 self.orders.cover(Point { queue, value });
             }
-            let completed = self.orders.completed(queue);
+            let completed = match self.orders.completed(queue) {
+                _ if left_out(Wait::Collect) => u64::MAX,
+                completed => completed,
+            };
             for (arena, small) in &self.arenas {
                 any |= arena.pass(queue, completed);
                 any |= small.pass(queue, completed);
@@ -760,7 +771,10 @@ impl Pool {
 
     /// Gives everything back once no handle and no buffer is left.
     fn close_if_idle(&self) {
-        if !self.closing.load(Ordering::SeqCst) || self.live_buffers() != 0 {
+        if !self.closing.load(Ordering::SeqCst)
+            || self.closed.load(Ordering::SeqCst)
+            || self.live_buffers() != 0
+        {
             return;
         }
         if self.deferred_bytes() > 0 {
@@ -771,7 +785,7 @@ impl Pool {
             return;
         }
         let passed = |point| self.orders.passed(point);
-        if self.deferred_bytes() == 0 {
+        if self.deferred_bytes() == 0 || left_out(Wait::Close) {
             for (arena, _) in &self.arenas {
                 arena.close(&passed);
             }
@@ -807,7 +821,9 @@ impl Pool {
     /// What was counted per list, and last for blocks without one.
     fn list_totals(&self) -> Vec<TallySum> {
         let mut lists = vec![TallySum::default(); self.classes.list_count() + 1];
-        for shard in self.shards.lock().iter() {
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        for shard in shards.iter() {
             shard.add_lists_to(&mut lists);
         }
         self.shared.add_lists_to(&mut lists);
@@ -825,13 +841,10 @@ impl Pool {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
+        // Until all is added, so that no thread that ends is counted twice.
         let shards = self.shards.lock();
-        for (index, shard) in shards.iter().enumerate() {
-            // Caches of one thread share their counters.
-            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-            if !shards[..index].iter().any(same) {
-                shard.totals.add_to(&mut totals);
-            }
+        for shard in shards.iter().filter(|shard| shard.speaks()) {
+            shard.totals.add_to(&mut totals);
         }
         self.shared.totals.add_to(&mut totals);
         totals

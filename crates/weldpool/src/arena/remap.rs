@@ -9,6 +9,7 @@ use crate::block::{Block, Point};
 use crate::device::{AddressRange, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
+use crate::wait::{Wait, left_out};
 
 /// Holes looked at for one remap, and pieces moved by it.
 const DONORS_MAX: usize = 4096;
@@ -214,6 +215,7 @@ impl Arena {
         };
         let block = {
             let mut room = self.state.lock();
+            let point = point.filter(|_| !left_out(Wait::Remap));
             let free = room.space.add_pending(whole, point);
             room.cut_block(free, window.position, want)
         };
@@ -271,7 +273,8 @@ impl Arena {
     pub(super) fn unmap_stale(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
         let stale = std::mem::take(&mut growth.stale);
         for (range, point) in stale {
-            let unmapped = point.is_none_or(passed) && self.unmap(growth, range).is_ok();
+            let over = point.is_none_or(passed) || left_out(Wait::Unmap);
+            let unmapped = over && self.unmap(growth, range).is_ok();
             if unmapped {
                 growth.addresses.add(range);
             } else {

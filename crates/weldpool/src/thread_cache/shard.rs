@@ -5,7 +5,7 @@
 use super::bin::Bins;
 use super::tally::{self, Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -30,6 +30,8 @@ pub(crate) struct Shard {
     /// Of blocks that have no list.
     unlisted: Tally,
     key: CacheKey,
+    /// Whether the thread's totals are taken from this one of its shards.
+    speaks: AtomicBool,
 }
 
 /// Counters of one thread for one pool, over its queues. They have one writer, the thread, so counting
@@ -118,7 +120,17 @@ impl Shard {
             bins: Bins::new(lists),
             unlisted: Tally::default(),
             key,
+            speaks: AtomicBool::new(true),
         }
+    }
+
+    /// Whether the thread's totals are taken from this one of its shards.
+    pub(crate) fn speaks(&self) -> bool {
+        self.speaks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_speaks(&self, speaks: bool) {
+        self.speaks.store(speaks, Ordering::Relaxed);
     }
 
     pub(super) fn key(&self) -> CacheKey {
