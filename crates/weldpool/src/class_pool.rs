@@ -6,7 +6,6 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
-use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -16,8 +15,7 @@ use crate::thread_cache::TallySum;
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
-    /// The classes of requests without wishes of their own; none if all blocks are to be aligned to more
-    /// than the 256 bytes that blocks of a class are.
+    /// The classes of requests without wishes of their own; none if all of them have some.
     warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
@@ -33,9 +31,10 @@ struct ClassPool {
 }
 
 impl ClassPools {
-    pub(crate) fn new(classes: SizeClasses, alignment: usize) -> Self {
+    /// `warm` says whether requests without wishes of their own can be served as they come.
+    pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
         let lists = classes.as_slice().len() * StorageMode::ALL.len();
-        let warm = if alignment <= DEFAULT_ALIGNMENT {
+        let warm = if warm {
             classes.index().clone()
         } else {
             ClassIndex::default()
@@ -101,6 +100,13 @@ impl ClassPools {
     /// Takes every idle block out.
     pub(crate) fn drain(&self, drained: &mut Vec<Block>) {
         for (_, pool) in self.lists.iter() {
+            drained.append(&mut pool.idle.lock());
+        }
+    }
+
+    /// Takes every idle block of one list out.
+    pub(crate) fn drain_list(&self, list: usize, drained: &mut Vec<Block>) {
+        if let Some(pool) = self.lists.get(list) {
             drained.append(&mut pool.idle.lock());
         }
     }

@@ -54,6 +54,7 @@ mod guard;
 mod in_flight;
 mod name;
 mod order;
+mod out_of_memory;
 mod pool;
 pub mod pressure;
 mod queue;
@@ -63,6 +64,8 @@ mod runtime;
 mod size_class;
 mod space;
 mod stats;
+pub mod strategy;
+mod supervisor;
 mod sync;
 mod thread_cache;
 pub mod trace;
@@ -78,12 +81,16 @@ pub use device::{Device, StorageMode};
 pub use error::{Error, ErrorKind, Result};
 pub use guard::{Element, ReadGuard, WriteGuard};
 pub use name::Name;
+pub use out_of_memory::{
+    OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, OutOfMemoryStats, Recourse, RecoveryStep,
+};
 pub use queue::{Fence, Operand, Queue};
 pub use report::{LeakReport, LeakedBuffer};
 pub use request::Request;
 pub use runtime::Runtime;
 pub use size_class::{SizeClass, SizeClasses};
 pub use stats::{ClassStats, Counter, Stats};
+pub use strategy::Strategy;
 pub use view::BufferView;
 
 /// Compiles and runs the README's example.

@@ -2,8 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod cache_limit;
+mod recovery;
+mod upkeep;
+
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use self::cache_limit::CacheLimit;
+use self::recovery::{Shortage, is_shortage};
 
 use crate::arena::{Arena, Reserve, SMALL_BYTES_MAX, SmallArena, Source, Want};
 use crate::block::{self, ArenaKind, Block, CacheKey, ListId, Point, Sight};
@@ -15,10 +23,13 @@ use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::Use;
 use crate::name::Name;
 use crate::order::{Deferred, Orders};
+use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::stats::{Counter, Stats};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
+use crate::strategy::{Asked, Choice, Strategy, Surroundings};
+use crate::supervisor::Supervisor;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
 use crate::thread_cache::{self, Count, Shard, TallySum, ThreadTotals, Totals};
 use crate::wait::{Wait, left_out};
 
@@ -60,7 +71,15 @@ pub(crate) struct Pool {
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
-    cached_bytes_max: AtomicU64,
+    /// Asked about each request where `chooses`.
+    chooses: bool,
+    strategy: Option<Arc<dyn Strategy>>,
+    cache_limit: CacheLimit,
+    out_of_memory: Ledger,
+    callbacks: Arc<Callbacks>,
+    /// Keeps the configured callback registered.
+    _on_out_of_memory: Option<OutOfMemoryCallback>,
+    supervisor: OnceLock<Weak<Supervisor>>,
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
@@ -107,7 +126,15 @@ impl Pool {
             (arena, SmallArena::new(storage, key))
         };
         let arenas = StorageMode::ALL.map(arena);
-        let classes = ClassPools::new(config.classes, config.alignment);
+        let callbacks = Arc::<Callbacks>::default();
+        let on_out_of_memory = match config.on_out_of_memory {
+            Some(handler) => Some(callbacks.add(handler)?),
+            None => None,
+        };
+        let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        // Blocks of a class are aligned to 256 bytes, no more.
+        let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
+        let classes = ClassPools::new(config.classes, warm);
         let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
             key,
@@ -120,7 +147,13 @@ impl Pool {
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
-            cached_bytes_max: AtomicU64::new(cached_bytes_max),
+            chooses,
+            strategy: config.strategy,
+            cache_limit: CacheLimit::new(cached_bytes_max),
+            out_of_memory: Ledger::default(),
+            callbacks,
+            _on_out_of_memory: on_out_of_memory,
+            supervisor: OnceLock::new(),
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
@@ -168,6 +201,10 @@ impl Pool {
         &self.reserve
     }
 
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.device.reserved().value
+    }
+
     pub(crate) fn is_contended(&self) -> bool {
         self.contended.load(Ordering::Relaxed)
     }
@@ -188,7 +225,7 @@ impl Pool {
 
     /// Divides what may lie idle among the threads' caches.
     fn share_out(&self, shards: &[Arc<Shard>]) {
-        let all = self.cached_bytes_max.load(Ordering::Relaxed);
+        let all = self.cache_limit.bytes();
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
         for shard in shards {
             shard.totals.set_lent_bytes_max(share);
@@ -253,7 +290,20 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let place = self.place(request)?;
+        let mut request = *request;
+        let mut pooled = self.pooling.load(Ordering::Relaxed);
+        if self.chooses
+            && let Some(strategy) = &self.strategy
+        {
+            let Choice {
+                pool,
+                storage,
+                alignment,
+            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            pooled &= pool;
+            request = request.storage(storage).alignment(alignment);
+        }
+        let place = self.place(&request)?;
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
             None => self.key,
@@ -264,20 +314,32 @@ impl Pool {
                 )
             })?,
         };
-        if thread_cache::reopen(key)
-            && let Some(buffer) = self.allocate_warm(request)
+        let queue = queue.map(|queue| queue.number());
+        // The strategy chose after the warm path was tried, or another key had the cache's place.
+        if pooled
+            && (thread_cache::reopen(key) || self.chooses)
+            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
         {
-            return Ok(buffer);
+            block.hand_out(request.bytes, place.alignment, request.name);
+            return Ok(Buffer::new(block));
         }
-        let (block, source) = if self.pooling.load(Ordering::Relaxed) {
-            self.obtain(place, key, queue.map(|queue| queue.number()))?
+        let obtained = if pooled {
+            self.obtain(place, key, queue)
         } else {
-            let arena = &self.arenas[place.storage.index()].0;
-            let want = place.want(ListId::DIRECT, None, false);
-            (
-                arena.direct(&want, &|point| self.orders.passed(point))?,
-                Source::Driver,
-            )
+            self.obtain_direct(place)
+        };
+        let (block, source) = match obtained {
+            Err(error) if is_shortage(&error) => {
+                let shortage = Shortage {
+                    request: &request,
+                    place,
+                    key,
+                    queue,
+                    direct: !pooled,
+                };
+                self.recover(&shortage, error)?
+            }
+            obtained => obtained?,
         };
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +352,14 @@ impl Pool {
         thread_cache::count(self, key, list, count);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
+    }
+
+    /// A block of new memory that nothing else shares.
+    fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
+        let arena = &self.arenas[place.storage.index()].0;
+        let want = place.want(ListId::DIRECT, None, false);
+        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        Ok((block, Source::Driver))
     }
 
     fn place(&self, request: &Request<'_>) -> Result<Place> {
@@ -379,18 +449,7 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        match self.grow(place, key, queue, contended) {
-            Ok(grown) => Ok(grown),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
-                ) =>
-            {
-                self.obtain_last(place, key, queue, error)
-            }
-            Err(error) => Err(error),
-        }
+        self.grow(place, key, queue, contended)
     }
 
     /// A block from memory that is free in an arena.
@@ -447,34 +506,6 @@ impl Pool {
                 return Ok((block, source));
             }
         }
-    }
-
-    /// What is left to try when the device has no more memory, in this order: return all that is idle;
-    /// wait for work in flight.
-    fn obtain_last(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        error: Error,
-    ) -> Result<(Block, Source)> {
-        for wait in [Duration::ZERO, self.wait_max] {
-            if !wait.is_zero() {
-                if self.deferred_bytes() == 0 {
-                    break;
-                }
-                self.wait(wait);
-            }
-            let returned = self.clear();
-            tracing::debug!(pool = %self.name, bytes = place.bytes, returned, "out of memory; idle memory returned");
-            if let Some(block) = self.obtain_held(place, key, queue, true) {
-                return Ok((block, Source::Held));
-            }
-            if let Ok(grown) = self.grow(place, key, queue, true) {
-                return Ok(grown);
-            }
-        }
-        Err(error)
     }
 
     /// Puts a batch into this thread's list; what has no room goes back.
@@ -568,7 +599,7 @@ impl Pool {
             return;
         }
         let idle = self.idle_bytes();
-        let most = self.cached_bytes_max.load(Ordering::Relaxed);
+        let most = self.cache_limit.bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
             let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
             arena.trim(excess, &|point| self.orders.passed(point));
@@ -627,13 +658,18 @@ impl Pool {
         thread_cache::drain_own(self, &mut drained);
         let shards = self.shards.lock().clone();
         for shard in shards {
-            shard.drain_lent(&mut drained);
+            shard.drain_lent(|_| true, &mut drained);
         }
         self.classes.drain(&mut drained);
         if !all {
             drained = self.classes.keep_initial(drained);
         }
         self.give_back(drained);
+        self.release_empty_spans();
+    }
+
+    /// Gives spans without a small block back to their arenas.
+    fn release_empty_spans(&self) {
         for (arena, small) in &self.arenas {
             for span in small.take_empty() {
                 arena.release(span, None, self.is_contended());
@@ -679,8 +715,9 @@ impl Pool {
         any
     }
 
-    /// Waits for the work that pending memory waits for.
+    /// Waits up to `timeout` in all for the work that pending memory waits for.
     fn wait(&self, timeout: Duration) {
+        let start = Instant::now();
         self.deferred.wait(timeout);
         let mut queues = Vec::new();
         for (arena, small) in &self.arenas {
@@ -688,7 +725,8 @@ impl Pool {
             small.pending_queues(&mut queues);
         }
         for (queue, value) in queues {
-            self.orders.wait(Point { queue, value }, timeout);
+            let left = timeout.saturating_sub(start.elapsed());
+            self.orders.wait(Point { queue, value }, left);
         }
         self.collect(true);
     }
@@ -697,11 +735,7 @@ impl Pool {
     pub(crate) fn clear(&self) -> usize {
         self.collect(true);
         self.drain_caches(true);
-        let passed = |point| self.orders.passed(point);
-        let arenas = self.arenas.iter();
-        arenas
-            .map(|(arena, _)| arena.trim(usize::MAX, &passed))
-            .sum()
+        self.trim(usize::MAX)
     }
 
     /// Switches pooling; returns what it was.
@@ -722,21 +756,25 @@ impl Pool {
 
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
-        let before = self.cached_bytes_max.swap(bytes, Ordering::Relaxed);
+        let before = self.cache_limit.set(bytes);
         self.share_out(&self.shards.lock());
-        let idle = self.idle_bytes();
-        if idle > bytes {
-            self.drain_caches(true);
-            let excess = usize::try_from(idle - bytes).unwrap_or(usize::MAX);
-            let passed = |point| self.orders.passed(point);
-            let mut returned = 0;
-            for (arena, _) in &self.arenas {
-                if returned < excess {
-                    returned += arena.trim(excess - returned, &passed);
-                }
-            }
-        }
+        self.shed_idle();
         before
+    }
+
+    /// Those asked when memory is out.
+    pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
+        &self.callbacks
+    }
+
+    /// Makes known who watches over the pool.
+    pub(crate) fn supervise(&self, supervisor: &Arc<Supervisor>) {
+        // A pool has one for its life.
+        let _second = self.supervisor.set(Arc::downgrade(supervisor));
+    }
+
+    fn supervisor(&self) -> Option<Arc<Supervisor>> {
+        self.supervisor.get()?.upgrade()
     }
 
     /// Keeps a buffer's block while its owner has only the address.
@@ -920,6 +958,9 @@ impl Pool {
             free_bytes: free as u64,
             largest_free: self.largest_free(),
             classes: self.classes.stats(&lists),
+            out_of_memory: self.out_of_memory.read(),
+            pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
+            ..Stats::default()
         }
     }
 

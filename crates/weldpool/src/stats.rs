@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::gc::GcStats;
+use crate::out_of_memory::OutOfMemoryStats;
+use crate::pressure::Level;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A level with its history.
@@ -83,7 +86,7 @@ impl ClassStats {
 }
 
 /// Statistics of an allocator: exact when no call is under way, O(classes) to read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes requested by users and not yet freed.
@@ -124,6 +127,18 @@ pub struct Stats {
     pub largest_free: usize,
     /// The size classes, smallest first.
     pub classes: Vec<ClassStats>,
+    /// Times that memory was out, and what helped.
+    pub out_of_memory: OutOfMemoryStats,
+    /// Memory pressure from 0 to 1: the greatest of reserved / limit and what the monitor last read.
+    pub pressure: f64,
+    /// The level at the monitor's last assessment.
+    pub pressure_level: Level,
+    /// Changes of that level.
+    pub pressure_events: u64,
+    /// Bytes that went back to the device in answer to pressure.
+    pub pressure_returned_bytes: u64,
+    /// What the collecting thread did.
+    pub gc: GcStats,
 }
 
 impl Stats {

@@ -242,10 +242,10 @@ impl Shard {
         add(counter, bytes.wrapping_neg());
     }
 
-    /// Takes what others may take.
-    pub(crate) fn drain_lent(&self, drained: &mut Vec<Block>) {
+    /// Takes what others may take of the lists that are `wanted`.
+    pub(crate) fn drain_lent(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
         let before = drained.len();
-        for (_, bin) in self.bins.used() {
+        for (_, bin) in self.bins.used().filter(|(list, _)| wanted(*list)) {
             // SAFETY: not the owner.
             unsafe { bin.drain(false, drained) };
         }

@@ -9,6 +9,7 @@ mod config;
 mod fake;
 mod host;
 mod ordered_reuse;
+mod policy;
 mod trace;
 
 use self::fake::Checked;
