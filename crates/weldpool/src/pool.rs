@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod observe;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::{InFlight, Use};
+use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
@@ -70,6 +73,7 @@ pub(crate) struct Pool {
     closed: AtomicBool,
     /// Uses of buffers whose owners keep only the address.
     detached: Mutex<HashMap<usize, Detached>>,
+    observer: Observer,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,8 @@ struct Place {
     thread_max: u8,
     bytes: usize,
     alignment: usize,
+    /// Whether what is cut along with the block finds room in the thread's cache.
+    refill: bool,
 }
 
 impl Pool {
@@ -106,6 +112,7 @@ impl Pool {
             (arena, SmallArena::new(storage, key))
         };
         let arenas = StorageMode::ALL.map(arena);
+        let observer = Observer::new(&config);
         let classes = ClassPools::new(config.classes);
         let shared = Shard::default();
         let pool = Arc::new(Self {
@@ -134,6 +141,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             detached: Mutex::new(HashMap::new()),
+            observer,
         });
         let mut pools = POOLS.write();
         pools
@@ -181,10 +189,9 @@ impl Pool {
 
     pub(crate) fn new_shard(&self) -> Arc<Shard> {
         let shard = Arc::<Shard>::default();
-        shard.set_bypass(
-            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
-        );
+        // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
+        shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(shards.len());
         shard
@@ -232,6 +239,7 @@ impl Pool {
         });
         allocated.map_err(|error| {
             self.failures.fetch_add(1, Ordering::Relaxed);
+            self.observe_failure(error.kind());
             let error = error.for_request(request.bytes, request.name);
             match error.kind() {
                 ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
@@ -241,6 +249,7 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let sampled = self.begin_sample(request.bytes);
         let place = self.place(request)?;
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
@@ -252,7 +261,7 @@ impl Pool {
                 )
             })?,
         };
-        let (block, source) = if self.pooling.load(Ordering::Relaxed) {
+        let (mut block, source) = if self.pooling.load(Ordering::Relaxed) {
             self.obtain(place, key, queue.map(|queue| queue.number()))?
         } else {
             let arena = &self.arenas[place.storage.index()].0;
@@ -271,6 +280,9 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
+        let stream = queue.map_or(0, |queue| u64::from(queue.number()) + 1);
+        let what = (request.bytes, request.name);
+        self.observe_allocation(&mut block, what, stream, sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block, InFlight::default()))
     }
@@ -299,6 +311,7 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {
                 storage: request.storage,
@@ -306,6 +319,7 @@ impl Pool {
                 thread_max: classes.as_slice()[class].thread_max,
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
+                refill,
             },
             None => Place {
                 storage: request.storage,
@@ -314,6 +328,7 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
+                refill,
             },
         })
     }
@@ -468,9 +483,11 @@ impl Pool {
     }
 
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
+            let last = uses.last().map(|last| last.fence.queue().number);
+            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
             self.count_free(self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
@@ -497,12 +514,18 @@ impl Pool {
 
     /// Takes a block back for which a cache had no room.
     pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
-        let Pushed { block, counted } = pushed;
+        let Pushed { mut block, counted } = pushed;
         let list = block.list();
         if !counted {
             self.count_free(key, &block);
         }
-        if list.is_some()
+        let sampled = self.observe_free(&mut block, None);
+        if sampled && !self.bypass() {
+            // But for being a sample, it would lie in the thread's cache.
+            for block in thread_cache::refill(key, vec![block]) {
+                self.release(block);
+            }
+        } else if list.is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed)
         {
@@ -681,15 +704,24 @@ impl Pool {
     /// Switches pooling; returns what it was.
     pub(crate) fn set_pooling(&self, on: bool) -> bool {
         let before = self.pooling.swap(on, Ordering::Relaxed);
-        self.set_bypass(!on);
+        self.update_bypass();
         if before && !on {
             let _bytes = self.clear();
         }
         before
     }
 
-    fn set_bypass(&self, on: bool) {
-        for shard in self.shards.lock().iter() {
+    /// Whether threads must go past their caches.
+    fn bypass(&self) -> bool {
+        !self.pooling.load(Ordering::Relaxed)
+            || self.closing.load(Ordering::Relaxed)
+            || self.observer.recording()
+    }
+
+    fn update_bypass(&self) {
+        let shards = self.shards.lock();
+        let on = self.bypass();
+        for shard in shards.iter() {
             shard.set_bypass(on);
         }
     }
@@ -741,7 +773,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.pooling.store(false, Ordering::Relaxed);
-        self.set_bypass(true);
+        self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
     }
@@ -871,6 +903,7 @@ impl Pool {
                 total: sum(|list| list.allocated_bytes),
             },
             reserved,
+            limit: self.reserve.limit(),
             block_bytes: totals.block_bytes,
             cached_bytes: reserved
                 .value
@@ -883,6 +916,7 @@ impl Pool {
             growths: self.reserve.growths(),
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
+            memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
             driver_ns,
@@ -896,7 +930,7 @@ impl Pool {
     pub(crate) fn live_report(&self) -> LeakReport {
         let mut report = LeakReport::new(&self.name);
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
-        report.sorted()
+        report.sorted(&self.observer.sampler.live())
     }
 }
 
@@ -906,7 +940,7 @@ impl Place {
     }
 
     fn refill_blocks(&self) -> usize {
-        if self.list.is_some() {
+        if self.refill {
             (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
         } else {
             1
