@@ -8,6 +8,7 @@ use weldpool::device::host::HostDevice;
 mod config;
 mod fake;
 mod host;
+mod observe;
 mod trace;
 
 use self::fake::Checked;
