@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cache_limit;
+mod observe;
 mod recovery;
 mod upkeep;
 
@@ -22,6 +23,7 @@ use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::Use;
 use crate::name::Name;
+use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
@@ -96,6 +98,7 @@ pub(crate) struct Pool {
     closed: AtomicBool,
     /// Blocks of buffers whose owners keep only the address.
     detached: Mutex<HashMap<usize, Block>>,
+    observer: Observer,
 }
 
 /// Where a request is served.
@@ -106,6 +109,8 @@ struct Place {
     thread_max: u8,
     bytes: usize,
     alignment: usize,
+    /// Whether what is cut along with the block finds room in the thread's cache.
+    refill: bool,
 }
 
 impl Pool {
@@ -127,11 +132,12 @@ impl Pool {
         };
         let arenas = StorageMode::ALL.map(arena);
         let callbacks = Arc::<Callbacks>::default();
-        let on_out_of_memory = match config.on_out_of_memory {
+        let on_out_of_memory = match config.on_out_of_memory.clone() {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
         let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
         let classes = ClassPools::new(config.classes, warm);
@@ -165,6 +171,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             detached: Mutex::new(HashMap::new()),
+            observer,
         });
         let mut pools = POOLS.write();
         pools
@@ -215,9 +222,9 @@ impl Pool {
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
         shard.set_speaks(speaks);
-        let closed = !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
-        shard.set_bypass(closed);
+        // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
+        shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(&shards);
         shard
@@ -281,6 +288,7 @@ impl Pool {
         });
         allocated.map_err(|error| {
             self.failures.fetch_add(1, Ordering::Relaxed);
+            self.observe_failure(error.kind());
             let error = error.for_request(request.bytes, request.name);
             match error.kind() {
                 ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
@@ -290,6 +298,7 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -317,6 +326,7 @@ impl Pool {
         let queue = queue.map(|queue| queue.number());
         // The strategy chose after the warm path was tried, or another key had the cache's place.
         if pooled
+            && sampled.is_none()
             && (thread_cache::reopen(key) || self.chooses)
             && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
         {
@@ -328,7 +338,7 @@ impl Pool {
         } else {
             self.obtain_direct(place)
         };
-        let (block, source) = match obtained {
+        let (mut block, source) = match obtained {
             Err(error) if is_shortage(&error) => {
                 let shortage = Shortage {
                     request: &request,
@@ -350,6 +360,9 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
+        let stream = queue.map_or(0, |queue| u64::from(queue) + 1);
+        let what = (request.bytes, request.name);
+        self.observe_allocation(&mut block, what, stream, sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
     }
@@ -386,6 +399,7 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {
                 storage: request.storage,
@@ -393,6 +407,7 @@ impl Pool {
                 thread_max: classes.as_slice()[class].thread_max,
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
+                refill,
             },
             None => Place {
                 storage: request.storage,
@@ -401,6 +416,7 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
+                refill,
             },
         })
     }
@@ -516,9 +532,11 @@ impl Pool {
     }
 
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
+            let last = uses.last().map(|last| last.fence.queue().number);
+            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
             self.count_free(self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
@@ -542,12 +560,18 @@ impl Pool {
     }
 
     /// Takes a block back for which a cache had no room.
-    fn free_cold(self: &Arc<Self>, key: CacheKey, block: Block, counted: bool) {
+    fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block, counted: bool) {
         let list = block.list();
         if !counted {
             self.count_free(key, &block);
         }
-        if list.is_some()
+        let sampled = self.observe_free(&mut block, None);
+        if sampled && !self.bypass() {
+            // But for being a sample, it would lie in the thread's cache.
+            for block in thread_cache::refill(key, vec![block]) {
+                self.release(block);
+            }
+        } else if list.is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed)
         {
@@ -741,15 +765,24 @@ impl Pool {
     /// Switches pooling; returns what it was.
     pub(crate) fn set_pooling(&self, on: bool) -> bool {
         let before = self.pooling.swap(on, Ordering::Relaxed);
-        self.set_bypass(!on);
+        self.update_bypass();
         if before && !on {
             let _bytes = self.clear();
         }
         before
     }
 
-    fn set_bypass(&self, on: bool) {
-        for shard in self.shards.lock().iter() {
+    /// Whether threads must go past their caches.
+    fn bypass(&self) -> bool {
+        !self.pooling.load(Ordering::Relaxed)
+            || self.closing.load(Ordering::Relaxed)
+            || self.observer.recording()
+    }
+
+    fn update_bypass(&self) {
+        let shards = self.shards.lock();
+        let on = self.bypass();
+        for shard in shards.iter() {
             shard.set_bypass(on);
         }
     }
@@ -802,7 +835,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.pooling.store(false, Ordering::Relaxed);
-        self.set_bypass(true);
+        self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
     }
@@ -939,6 +972,7 @@ impl Pool {
                 total: sum(|list| list.allocated_bytes),
             },
             reserved,
+            limit: self.reserve.limit(),
             block_bytes: totals.block_bytes,
             cached_bytes: reserved
                 .value
@@ -951,6 +985,7 @@ impl Pool {
             growths: self.reserve.growths(),
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
+            memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
             driver_ns,
@@ -967,7 +1002,7 @@ impl Pool {
     pub(crate) fn live_report(&self) -> LeakReport {
         let mut report = LeakReport::new(&self.name);
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
-        report.sorted()
+        report.sorted(&self.observer.sampler.live())
     }
 }
 
@@ -977,7 +1012,7 @@ impl Place {
     }
 
     fn refill_blocks(&self) -> usize {
-        if self.list.is_some() {
+        if self.refill {
             (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
         } else {
             1
