@@ -222,12 +222,21 @@ impl Pool {
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
         shard.set_speaks(speaks);
+        if speaks {
+            self.grant_credit(&shard.totals);
+        }
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(&shards);
         shard
+    }
+
+    /// Lets a thread's caches serve until the next sample.
+    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
+        let sampler = &self.observer.sampler;
+        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
     }
 
     /// Divides what may lie idle among the threads' caches.
@@ -298,7 +307,7 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let sampled = self.begin_sample(request.bytes);
+        let mut sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -324,12 +333,19 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        // The strategy chose after the warm path was tried, or another key had the cache's place.
+        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
+        // cache let the request past to be a sample.
+        let reopened = thread_cache::reopen(key);
+        let due = thread_cache::take_due(key, request.bytes, self);
+        if due {
+            sampled.get_or_insert_with(Instant::now);
+        }
         if pooled
-            && sampled.is_none()
-            && (thread_cache::reopen(key) || self.chooses)
-            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
+            && (reopened || due || self.chooses)
+            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
         {
+            let what = (request.bytes, request.name);
+            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
         }
@@ -360,9 +376,8 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
-        let stream = queue.map_or(0, |queue| u64::from(queue) + 1);
         let what = (request.bytes, request.name);
-        self.observe_allocation(&mut block, what, stream, sampled);
+        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
     }
@@ -1004,6 +1019,11 @@ impl Pool {
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
         report.sorted(&self.observer.sampler.live())
     }
+}
+
+/// The number of a queue's stream in records; zero is the host's.
+fn stream_of(queue: Option<u32>) -> u64 {
+    queue.map_or(0, |queue| u64::from(queue) + 1)
 }
 
 impl Place {
