@@ -855,7 +855,8 @@ impl Pool {
         let lists = self.list_totals();
         let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
         let allocations = sum(|list| list.allocations);
-        let (driver_calls, driver_failures, driver_ns) = self.device.calls();
+        let (driver_calls, driver_failures) = self.device.calls();
+        let (driver_real_ns, driver_charged_ns) = self.device.times_ns();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
         let free: usize = self
@@ -885,7 +886,8 @@ impl Pool {
             failures: self.failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
-            driver_ns,
+            driver_ns: driver_real_ns + driver_charged_ns,
+            driver_charged_ns,
             segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
