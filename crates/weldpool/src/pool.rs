@@ -25,6 +25,8 @@ use crate::thread_cache::{self, Count, Pushed};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches between two counts of all that was served.
+const OPERATIONS_EVERY: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -60,6 +62,8 @@ pub(crate) struct Pool {
     /// What one thread's shelf may hold.
     shelf_bytes_max: AtomicUsize,
     misses: AtomicU64,
+    /// Requests served past the caches.
+    obtained: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -98,6 +102,7 @@ impl Pool {
         let reserve = Arc::new(Reserve::new(
             config.reserved_bytes_max,
             u64::from(config.slack_per_1024),
+            u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
         let key = CacheKey::new();
@@ -128,6 +133,7 @@ impl Pool {
                 usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
             ),
             misses: AtomicU64::new(0),
+            obtained: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
@@ -340,6 +346,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
+        self.note_operations();
         let contended = self.is_contended();
         if contended {
             self.collect(false);
@@ -373,6 +380,16 @@ impl Pool {
                 self.obtain_last(place, key, queue, error)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// From time to time, tells the arenas how much was served, for which they may spend driver time.
+    fn note_operations(&self) {
+        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+            let lists = self.list_totals();
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
+            let all = lists.iter().map(served).fold(0, u64::wrapping_add);
+            self.reserve.note_operations(all);
         }
     }
 

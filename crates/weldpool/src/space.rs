@@ -199,6 +199,12 @@ impl<T: Copy> Space<T> {
         point
     }
 
+    /// Removes a part of a free interval, wherever that begins; the rest stays.
+    pub(crate) fn cut_within(&mut self, part: Range) -> Option<Point> {
+        let (&free, _) = self.intervals.range(..=part.start).next_back()?;
+        self.cut(free, part)
+    }
+
     /// Frees the interval in use at `position`; returns the free interval it is part of now. Pending
     /// intervals of one queue are joined only if `join_pending`, because the whole then waits for the
     /// latest of their points.

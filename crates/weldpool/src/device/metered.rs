@@ -54,6 +54,16 @@ impl Metered {
         )
     }
 
+    /// What the calls cost so far: of a simulated device what it charged, not what it took.
+    pub(crate) fn spent_ns(&self) -> u64 {
+        let (real, charged) = self.times_ns();
+        if self.device.properties().kind.is_fake() {
+            charged
+        } else {
+            real
+        }
+    }
+
     /// Nanoseconds in those calls, and nanoseconds charged for them by a simulated device.
     pub(crate) fn times_ns(&self) -> (u64, u64) {
         (
