@@ -198,7 +198,8 @@ impl Arena {
 
     /// Largest new handle at present.
     fn handle_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
-        let rich = self.reserve.affords(self.device.spent_ns());
+        // Half is left for mapping them together.
+        let rich = self.reserve.affords(2 * self.device.spent_ns());
         let (fine, coarse) = HANDLE_DIVISORS;
         let bytes = self.reserve.peak_live() / if rich { fine } else { coarse };
         usize::try_from(bytes)

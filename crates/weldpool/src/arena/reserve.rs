@@ -31,8 +31,9 @@ pub(crate) struct Reserve {
     segment_bytes_max: usize,
 }
 
-/// Driver time that may be spent before anything was served for it.
-const DRIVER_NS_AT_FIRST: u64 = 5_000_000;
+/// Bytes of the greatest sum of requested ones that earn as much driver time as an operation: memory
+/// must be obtained before anything is served from it.
+const MEMORY_PER_OPERATION: u64 = 100 << 10;
 /// Memory that may always be held beyond what is needed.
 const SLACK_BYTES: u64 = 512 << 10;
 
@@ -112,8 +113,9 @@ impl Reserve {
     /// Whether `driver_ns` of driver time in all is in proportion to what was served.
     pub(crate) fn affords(&self, driver_ns: u64) -> bool {
         let operations = self.operations.load(Ordering::Relaxed);
-        let earned = operations.saturating_mul(self.driver_ns_per_operation);
-        driver_ns <= earned.saturating_add(DRIVER_NS_AT_FIRST)
+        let memory = self.peak_live() / MEMORY_PER_OPERATION;
+        let earned = operations.saturating_add(memory);
+        driver_ns <= earned.saturating_mul(self.driver_ns_per_operation)
     }
 
     /// Bytes that may be added before holes are to be used instead.
