@@ -38,6 +38,8 @@ use crate::wait::{Wait, left_out};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches between two counts of all that was served.
+const OPERATIONS_EVERY: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -88,6 +90,8 @@ pub(crate) struct Pool {
     /// Keeps what ended threads counted.
     shared: Shard,
     misses: AtomicU64,
+    /// Requests served past the caches.
+    obtained: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -123,6 +127,7 @@ impl Pool {
         let reserve = Arc::new(Reserve::new(
             config.reserved_bytes_max,
             u64::from(config.slack_per_1024),
+            u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
         let key = CacheKey::new();
@@ -165,6 +170,7 @@ impl Pool {
             shards: Mutex::new(Vec::new()),
             shared,
             misses: AtomicU64::new(0),
+            obtained: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
@@ -458,6 +464,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
+        self.note_operations();
         let contended = self.is_contended();
         if contended {
             self.collect(false);
@@ -481,6 +488,16 @@ impl Pool {
             }
         }
         self.grow(place, key, queue, contended)
+    }
+
+    /// From time to time, tells the arenas how much was served, for which they may spend driver time.
+    fn note_operations(&self) {
+        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+            let lists = self.list_totals();
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
+            let all = lists.iter().map(served).fold(0, u64::wrapping_add);
+            self.reserve.note_operations(all);
+        }
     }
 
     /// A block from memory that is free in an arena.
@@ -971,7 +988,8 @@ impl Pool {
         let lists = self.list_totals();
         let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
         let allocations = sum(|list| list.allocations);
-        let (driver_calls, driver_failures, driver_ns) = self.device.calls();
+        let (driver_calls, driver_failures) = self.device.calls();
+        let (driver_real_ns, driver_charged_ns) = self.device.times_ns();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
         let free: usize = self
@@ -1003,7 +1021,8 @@ impl Pool {
             memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
-            driver_ns,
+            driver_ns: driver_real_ns + driver_charged_ns,
+            driver_charged_ns,
             segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
