@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
@@ -15,10 +14,11 @@ use weldpool::device::{
 };
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
+use crate::held::Held;
+
 #[derive(Debug, Default)]
 struct Faults {
     state: Mutex<State>,
-    held_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -57,23 +57,17 @@ impl Faults {
             None => Ok(()),
         }
     }
-
-    fn obtained(&self, bytes: usize) {
-        self.held_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn returned(&self, bytes: usize) {
-        self.held_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
 }
 
-/// A device that passes calls on to another one, except those told to fail.
+/// A device that passes calls on to another one, except those told to fail, and keeps account of the
+/// memory that was given out.
 #[derive(Debug)]
 pub struct FaultyDevice {
     inner: Arc<dyn Device>,
     faults: Arc<Faults>,
-    memories: [FaultyMemory; StorageMode::ALL.len()],
+    held: Arc<Held>,
     virtual_memory: bool,
+    memories: [FaultyMemory; StorageMode::ALL.len()],
 }
 
 impl FaultyDevice {
@@ -81,16 +75,19 @@ impl FaultyDevice {
     #[must_use]
     pub fn new(inner: Arc<dyn Device>) -> Self {
         let faults = Arc::<Faults>::default();
+        let held = Arc::<Held>::default();
         let memories = StorageMode::ALL.map(|storage| FaultyMemory {
             inner: Arc::clone(&inner),
             storage,
             faults: Arc::clone(&faults),
+            held: Arc::clone(&held),
         });
         Self {
             inner,
             faults,
-            memories,
+            held,
             virtual_memory: true,
+            memories,
         }
     }
 
@@ -99,6 +96,19 @@ impl FaultyDevice {
     pub fn without_virtual_memory(mut self) -> Self {
         self.virtual_memory = false;
         self
+    }
+
+    /// What was given out and not taken back.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Lets every call through again.
+    pub fn clear_faults(&self) {
+        let mut state = self.faults.state();
+        state.planned.clear();
+        state.numbered = None;
     }
 
     /// Makes the next `times` calls of this kind fail with `kind`; zero ends it.
@@ -123,12 +133,6 @@ impl FaultyDevice {
     pub fn failed(&self) -> Option<Call> {
         self.faults.state().failed
     }
-
-    /// Bytes of segments and physical memory obtained and not returned.
-    #[must_use]
-    pub fn held_bytes(&self) -> u64 {
-        self.faults.held_bytes.load(Ordering::Relaxed)
-    }
 }
 
 impl Device for FaultyDevice {
@@ -144,16 +148,22 @@ impl Device for FaultyDevice {
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
         let segment = self.inner.create_segment(bytes, storage)?;
-        self.faults.obtained(segment.bytes());
+        self.held.obtained(segment.bytes());
+        if let Some(start) = start_of(segment.as_ref()) {
+            self.held.mapped(start, segment.bytes());
+        }
         Ok(segment)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
         match self.faults.check(Call::ReleaseSegment) {
             Ok(()) => {
-                let bytes = segment.bytes();
+                let (start, bytes) = (start_of(segment.as_ref()), segment.bytes());
                 self.inner.release_segment(segment)?;
-                self.faults.returned(bytes);
+                self.held.returned(bytes);
+                if let Some(start) = start {
+                    self.held.unmapped(start, bytes);
+                }
                 Ok(())
             }
             Err(error) => Err(ReleaseError { segment, error }),
@@ -182,12 +192,21 @@ impl Device for FaultyDevice {
     }
 }
 
+/// The address by which a buffer in the segment can be found, if it has one.
+fn start_of(segment: &dyn Segment) -> Option<u64> {
+    let host = segment
+        .host_address()
+        .map(|host| host.as_ptr().addr() as u64);
+    host.or_else(|| segment.device_address())
+}
+
 /// The virtual memory of a device for one storage mode.
 #[derive(Debug)]
 struct FaultyMemory {
     inner: Arc<dyn Device>,
     storage: StorageMode,
     faults: Arc<Faults>,
+    held: Arc<Held>,
 }
 
 impl FaultyMemory {
@@ -210,13 +229,14 @@ impl VirtualMemory for FaultyMemory {
         Ok(Box::new(FaultyRange {
             inner: self.inner()?.reserve(bytes)?,
             faults: Arc::clone(&self.faults),
+            held: Arc::clone(&self.held),
         }))
     }
 
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
         self.faults.check(Call::CreatePhysical)?;
         let physical = self.inner()?.create(bytes, storage)?;
-        self.faults.obtained(bytes);
+        self.held.obtained(bytes);
         Ok(physical)
     }
 
@@ -225,7 +245,7 @@ impl VirtualMemory for FaultyMemory {
         let inner = self.inner()?;
         // SAFETY: the caller's promise is the same.
         unsafe { inner.release(physical, bytes) }?;
-        self.faults.returned(bytes);
+        self.held.returned(bytes);
         Ok(())
     }
 }
@@ -234,6 +254,22 @@ impl VirtualMemory for FaultyMemory {
 struct FaultyRange {
     inner: Box<dyn AddressRange>,
     faults: Arc<Faults>,
+    held: Arc<Held>,
+}
+
+impl FaultyRange {
+    fn start(&self) -> u64 {
+        let host = self.inner.host_address();
+        host.map(|host| host.as_ptr().addr() as u64)
+            .or_else(|| self.inner.device_address())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for FaultyRange {
+    fn drop(&mut self) {
+        self.held.unmapped(self.start(), self.inner.bytes());
+    }
 }
 
 // SAFETY: addresses and lengths are those of the range below, and every call is either refused before
@@ -254,7 +290,9 @@ unsafe impl AddressRange for FaultyRange {
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
         self.faults.check(Call::Map)?;
         // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.map(at, physical, bytes) }
+        unsafe { self.inner.map(at, physical, bytes) }?;
+        self.held.mapped(self.start() + at as u64, bytes);
+        Ok(())
     }
 
     fn allow_access(&self, at: usize, bytes: usize) -> Result<()> {
@@ -265,7 +303,9 @@ unsafe impl AddressRange for FaultyRange {
     unsafe fn unmap(&self, at: usize, bytes: usize) -> Result<()> {
         self.faults.check(Call::Unmap)?;
         // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.unmap(at, bytes) }
+        unsafe { self.inner.unmap(at, bytes) }?;
+        self.held.unmapped(self.start() + at as u64, bytes);
+        Ok(())
     }
 }
 

@@ -1,8 +1,11 @@
-//! What the tests of several crates share: a suite that every device runs, and a device whose calls
-//! can be made to fail.
+//! What the tests of several crates share: a suite that every device runs, a device whose calls can be
+//! made to fail, and a machine that turns any bytes into operations on an allocator.
 
+pub mod alloc_ops;
 pub mod device_suite;
 mod faulty;
+mod held;
 
 pub use faulty::FaultyDevice;
+pub use held::Held;
 pub use weldpool::device::fake::Call;

@@ -282,7 +282,11 @@ impl Allocator {
         stats
     }
 
-    /// The live buffers by name; walks all of them.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.handle.pool
+    }
+
+    /// The live buffers by name, and where some of them were allocated; walks all of them.
     #[must_use]
     pub fn live_report(&self) -> LeakReport {
         self.handle.pool.live_report()
@@ -312,6 +316,7 @@ impl Drop for Handle {
                 }
             }
         }
+        self.pool.finish_watching();
         self.pool.close();
     }
 }

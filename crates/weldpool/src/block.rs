@@ -279,7 +279,8 @@ impl Block {
     /// The point of a queue before which nobody but that queue may use the memory.
     #[inline]
     pub(crate) fn point(&self) -> Option<Point> {
-        let value = self.0.point_value.load(Ordering::Relaxed);
+        // Whoever sees that another thread took the point away sees what it made of it.
+        let value = self.0.point_value.load(Ordering::Acquire);
         (value != 0).then(|| Point {
             queue: self.0.point_queue.load(Ordering::Relaxed),
             value,
@@ -294,7 +295,7 @@ impl Block {
                 record.point_queue.store(point.queue, Ordering::Relaxed);
                 record.point_value.store(point.value, Ordering::Relaxed);
             }
-            None => record.point_value.store(0, Ordering::Relaxed),
+            None => record.point_value.store(0, Ordering::Release),
         }
     }
 

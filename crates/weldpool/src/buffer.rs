@@ -15,8 +15,9 @@ use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::pool_of;
 use crate::queue::{Part, Queue, sealed};
-use crate::thread_cache::{self, Pushed};
+use crate::thread_cache;
 use crate::view::BufferView;
+use crate::wait::{Wait, left_out};
 
 /// A piece of device memory with one owner; dropping it returns the memory to its pool.
 ///
@@ -134,14 +135,19 @@ impl Buffer {
     /// use the memory. The same queue may have the memory again at once, everybody else after the queue
     /// has passed this point. Uses by other queues are waited for besides.
     pub fn free_on(self, queue: &Queue) {
+        let point = self.block.point();
+        if point.is_some_and(|point| point.queue != queue.core().number())
+            && !left_out(Wait::FreeElsewhere)
+        {
+            // The memory came from another queue, which may still use it.
+            self.settle();
+        }
         if !self.block.in_flight().is_unused() {
             // Recorded by `submit`, so dropping takes them into account.
-            if let Ok(fence) = queue.fence() {
-                self.block.in_flight().add(Use {
-                    fence,
-                    access: Access::Write,
-                });
-            }
+            self.block.in_flight().add(Use {
+                fence: queue.fence_or_next(),
+                access: Access::Write,
+            });
             return;
         }
         queue.free(self.block.last());
@@ -155,7 +161,9 @@ impl Buffer {
 
     /// Turns the point that came along with the block into a use of the buffer.
     fn settle(&self) {
-        if let Some(point) = self.block.point() {
+        if let Some(point) = self.block.point()
+            && !left_out(Wait::Settle)
+        {
             self.settle_at(&self.block, point);
         }
     }
@@ -224,9 +232,7 @@ impl Drop for Buffer {
         let block = self.block.last();
         if block.in_flight().is_unused() && block.point().is_none() {
             block.take_back();
-            if let Err(pushed) = thread_cache::push(block.pool(), block) {
-                free_pushed(pushed);
-            }
+            thread_cache::push(block.pool(), block);
         } else {
             self.drop_used(block);
         }
@@ -239,15 +245,9 @@ impl Buffer {
         self.settle();
         let uses = block.in_flight().take();
         if let Some(pool) = pool_of(&block) {
-            pool.free(block, uses);
+            let waits = !left_out(Wait::Drop);
+            pool.free(block, if waits { uses } else { Vec::new() });
         }
-    }
-}
-
-#[cold]
-fn free_pushed(pushed: Pushed) {
-    if let Some(pool) = pool_of(&pushed.block) {
-        pool.free_cold(pool.key(), pushed);
     }
 }
 

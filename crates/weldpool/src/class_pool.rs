@@ -50,6 +50,15 @@ impl ClassPools {
         &self.classes
     }
 
+    /// Most blocks of a list that a thread keeps.
+    pub(crate) fn thread_max(&self, list: ListId) -> u8 {
+        let classes = self.classes.as_slice();
+        let class = classes.get(list.index() % classes.len().max(1));
+        class
+            .filter(|_| list.is_some())
+            .map_or(0, |class| class.thread_max)
+    }
+
     /// Number of lists there are.
     pub(crate) fn list_count(&self) -> usize {
         self.classes.as_slice().len() * StorageMode::ALL.len()
@@ -171,6 +180,7 @@ impl ClassPools {
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
                 if let Some(totals) = totals.get(list) {
                     stats.allocations += totals.allocations;
+                    stats.frees += totals.frees;
                     stats.live_bytes += totals.live();
                     stats.live_bytes_peak += totals.live_peak;
                 }

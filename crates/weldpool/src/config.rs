@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::env::StatsOnExit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gc::GcConfig;
 use crate::out_of_memory::OutOfMemoryHandler;
@@ -12,6 +13,10 @@ use crate::request::{ALIGNMENT_MAX, DEFAULT_ALIGNMENT};
 use crate::size_class::SizeClasses;
 use crate::strategy::Strategy;
 use crate::sync::Arc;
+
+/// Range of the sampling interval in bytes.
+const SAMPLE_INTERVAL_MIN: usize = 4 << 10;
+const SAMPLE_INTERVAL_MAX: usize = 1 << 40;
 
 /// Called with the buffers that are still alive when the last handle of an allocator is dropped.
 #[derive(Clone)]
@@ -60,6 +65,11 @@ pub struct Config {
     /// before holes are mapped together, or empty segments returned, rather than more obtained.
     /// Less is tighter and costs driver calls. Default: 10.
     pub slack_per_1024: u32,
+    /// Driver time in nanoseconds that each request and free may cost on average where memory comes in
+    /// handles that cannot be divided (CUDA): while less was spent, handles are small and mapped
+    /// together out of free parts, beyond it they are large and memory grows instead. More is tighter.
+    /// 100 costs less than growing by handles of 20 MiB does. Default: 1000.
+    pub driver_ns_per_operation: u32,
     /// How long an allocation that found no memory waits for work in flight to give some back.
     /// Default: one second.
     pub wait_max: Duration,
@@ -78,6 +88,17 @@ pub struct Config {
     /// Decides, for each request, whether it is pooled, in which storage mode and at which alignment.
     /// Default: none, which is what the request and this configuration say.
     pub strategy: Option<Arc<dyn Strategy>>,
+    /// Bytes that a thread allocates, on average, for each allocation of which size, lifetime and
+    /// latency are sampled; see [`Samples`](crate::Samples). 0 samples nothing. Default: 512 KiB.
+    pub sample_interval_bytes: usize,
+    /// Whether samples keep a backtrace of their allocation, for reports of live buffers and leaks.
+    /// Default: off.
+    pub backtraces: bool,
+    /// Whether the counters are compared with a walk over all live buffers when the last handle is
+    /// dropped; a difference is logged as an error. Default: off.
+    pub debug_checks: bool,
+    /// What is printed to standard error when the last handle is dropped. Default: nothing.
+    pub stats_on_exit: Option<StatsOnExit>,
 }
 
 impl Default for Config {
@@ -91,6 +112,7 @@ impl Default for Config {
             segment_bytes_min: 2 << 20,
             segment_bytes_max: 64 << 20,
             slack_per_1024: 10,
+            driver_ns_per_operation: 1000,
             wait_max: Duration::from_secs(1),
             on_leak: None,
             pressure: PressureConfig {
@@ -103,6 +125,10 @@ impl Default for Config {
             },
             on_out_of_memory: None,
             strategy: None,
+            sample_interval_bytes: 512 << 10,
+            backtraces: false,
+            debug_checks: false,
+            stats_on_exit: None,
         }
     }
 }
@@ -129,6 +155,18 @@ impl Config {
                 "Config::segment_bytes_max is {}; it must be at most 1 TiB",
                 self.segment_bytes_max
             ));
+        }
+        if self.sample_interval_bytes != 0
+            && !(SAMPLE_INTERVAL_MIN..=SAMPLE_INTERVAL_MAX).contains(&self.sample_interval_bytes)
+        {
+            return fail(format!(
+                "Config::sample_interval_bytes is {}; it must be from 4 KiB to 1 TiB, or 0 for none",
+                self.sample_interval_bytes
+            ));
+        }
+        #[cfg(not(feature = "serde"))]
+        if self.stats_on_exit == Some(StatsOnExit::Json) {
+            return fail("Config::stats_on_exit: JSON needs the crate's feature \"serde\"".into());
         }
         if self.reserved_bytes_max == Some(0) {
             return fail("Config::reserved_bytes_max is 0; leave it out for no limit".into());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Fence, QueueId};
 use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::wait::{Wait, left_out};
 
 /// What work does with a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl InFlight {
 
     /// Whether the host may access the contents now.
     pub(crate) fn check(&self, access: Access) -> Result<()> {
-        if self.conflicts(access).is_empty() {
+        if self.conflicts(access).is_empty() || left_out(Wait::HostAccess) {
             return Ok(());
         }
         Err(Error::new(
@@ -74,10 +75,16 @@ impl InFlight {
 
     pub(crate) fn add(&self, one: Use) {
         let mut uses = self.uses.lock();
-        // A later use of the same kind on the same queue covers the earlier one.
+        // A later use of the same kind on the same queue covers the earlier one, whichever is added first.
         let queue: QueueId = one.fence.queue();
-        uses.retain(|old| !(old.fence.queue() == queue && old.access == one.access));
-        uses.push(one);
+        let same = uses
+            .iter_mut()
+            .find(|old| old.fence.queue() == queue && old.access == one.access);
+        match same {
+            Some(old) if old.fence.value() < one.fence.value() => *old = one,
+            Some(_) => {}
+            None => uses.push(one),
+        }
         self.any.store(true, Ordering::Release);
     }
 

@@ -15,6 +15,7 @@ use crate::block::{Block, CacheKey, Point};
 use crate::in_flight::Use;
 use crate::queue::QueueCore;
 use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
+use crate::wait::{Wait, left_out};
 
 /// The queues of one pool, by number. Numbers are not used again, so a point of a queue that is no
 /// longer here has passed.
@@ -58,6 +59,12 @@ impl Orders {
     /// more, so it counts as over.
     pub(crate) fn passed(&self, point: Point) -> bool {
         self.completed(point.queue) >= point.value
+    }
+
+    /// The point that a block given back has to wait for.
+    pub(crate) fn pending_point(&self, block: &Block) -> Option<Point> {
+        let point = block.point()?;
+        (!self.passed(point) && !left_out(Wait::Free)).then_some(point)
     }
 
     /// The greatest value that a queue has passed.
@@ -136,7 +143,7 @@ impl Deferred {
         let mut over = Vec::new();
         let mut index = 0;
         while index < waiting.len() {
-            if waiting[index].uses.iter().all(Use::is_over) {
+            if waiting[index].uses.iter().all(Use::is_over) || left_out(Wait::SeveralQueues) {
                 over.push(waiting.swap_remove(index).block);
             } else {
                 index += 1;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cache_limit;
+mod observe;
 mod recovery;
 mod tuned;
 mod upkeep;
@@ -24,6 +25,7 @@ use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
 use crate::in_flight::Use;
 use crate::name::Name;
+use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
@@ -32,11 +34,14 @@ use crate::stats::{Counter, Stats};
 use crate::strategy::{Asked, Choice, Strategy, Surroundings};
 use crate::supervisor::Supervisor;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
-use crate::thread_cache::{self, Count, Pushed, Shard, TallySum, ThreadTotals, Totals};
+use crate::thread_cache::{self, Count, Shard, TallySum, ThreadTotals, Totals};
+use crate::wait::{Wait, left_out};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches between two counts of all that was served.
+const OPERATIONS_EVERY: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -48,6 +53,15 @@ static POOLS: RwLock<Option<HashMap<u64, Arc<Pool>>>> = RwLock::new(None);
 pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
     let pools = POOLS.read();
     pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
+}
+
+/// Takes a block back for which this thread's cache has no room; `counted` says whether the free was
+/// counted.
+#[cold]
+pub(crate) fn free_past_cache(key: CacheKey, block: Block, counted: bool) {
+    if let Some(pool) = pool_of(&block) {
+        pool.free_cold(key, block, counted);
+    }
 }
 
 /// The state of an allocator, kept alive by its handles, its buffers and the threads' caches.
@@ -79,6 +93,8 @@ pub(crate) struct Pool {
     /// Keeps what ended threads counted.
     shared: Shard,
     misses: AtomicU64,
+    /// Requests served past the caches.
+    obtained: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -89,6 +105,7 @@ pub(crate) struct Pool {
     closed: AtomicBool,
     /// Blocks of buffers whose owners keep only the address.
     detached: Mutex<HashMap<usize, Block>>,
+    observer: Observer,
 }
 
 /// Where a request is served.
@@ -99,6 +116,8 @@ struct Place {
     thread_max: u8,
     bytes: usize,
     alignment: usize,
+    /// Whether what is cut along with the block finds room in the thread's cache.
+    refill: bool,
 }
 
 impl Pool {
@@ -111,6 +130,7 @@ impl Pool {
         let reserve = Arc::new(Reserve::new(
             config.reserved_bytes_max,
             u64::from(config.slack_per_1024),
+            u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
         let key = CacheKey::new();
@@ -120,11 +140,12 @@ impl Pool {
         };
         let arenas = StorageMode::ALL.map(arena);
         let callbacks = Arc::<Callbacks>::default();
-        let on_out_of_memory = match config.on_out_of_memory {
+        let on_out_of_memory = match config.on_out_of_memory.clone() {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
         let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
         let classes = ClassPools::new(config.classes, warm);
@@ -153,12 +174,14 @@ impl Pool {
             shards: Mutex::new(Vec::new()),
             shared,
             misses: AtomicU64::new(0),
+            obtained: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             detached: Mutex::new(HashMap::new()),
+            observer,
         });
         let mut pools = POOLS.write();
         pools
@@ -205,14 +228,25 @@ impl Pool {
 
     /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
     pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let speaks = totals.is_none();
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
-        let closed = !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
-        shard.set_bypass(closed);
+        shard.set_speaks(speaks);
+        if speaks {
+            self.grant_credit(&shard.totals);
+        }
+        // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
+        shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(&shards);
         shard
+    }
+
+    /// Lets a thread's caches serve until the next sample.
+    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
+        let sampler = &self.observer.sampler;
+        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
     }
 
     /// Divides what may lie idle among the threads' caches.
@@ -273,6 +307,7 @@ impl Pool {
         });
         allocated.map_err(|error| {
             self.failures.fetch_add(1, Ordering::Relaxed);
+            self.observe_failure(error.kind());
             let error = error.for_request(request.bytes, request.name);
             match error.kind() {
                 ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
@@ -282,6 +317,7 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let mut sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -307,10 +343,19 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        if self.chooses
-            && pooled
-            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
+        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
+        // cache let the request past to be a sample.
+        let reopened = thread_cache::reopen(key);
+        let due = thread_cache::take_due(key, request.bytes, self);
+        if due {
+            sampled.get_or_insert_with(Instant::now);
+        }
+        if pooled
+            && (reopened || due || self.chooses)
+            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
         {
+            let what = (request.bytes, request.name);
+            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
         }
@@ -319,7 +364,7 @@ impl Pool {
         } else {
             self.obtain_direct(place)
         };
-        let (block, source) = match obtained {
+        let (mut block, source) = match obtained {
             Err(error) if is_shortage(&error) => {
                 let shortage = Shortage {
                     request: &request,
@@ -344,6 +389,8 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
+        let what = (request.bytes, request.name);
+        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
     }
@@ -380,6 +427,7 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {
                 storage: request.storage,
@@ -387,6 +435,7 @@ impl Pool {
                 thread_max: self.tuned.thread_max(&classes.as_slice()[class]),
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
+                refill,
             },
             None => Place {
                 storage: request.storage,
@@ -395,6 +444,7 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
+                refill,
             },
         })
     }
@@ -421,6 +471,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
+        self.note_operations();
         let contended = self.is_contended();
         if contended {
             self.collect(false);
@@ -444,6 +495,16 @@ impl Pool {
             }
         }
         self.grow(place, key, queue, contended)
+    }
+
+    /// From time to time, tells the arenas how much was served, for which they may spend driver time.
+    fn note_operations(&self) {
+        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+            let lists = self.list_totals();
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
+            let all = lists.iter().map(served).fold(0, u64::wrapping_add);
+            self.reserve.note_operations(all);
+        }
     }
 
     /// A block from memory that is free in an arena.
@@ -510,9 +571,11 @@ impl Pool {
     }
 
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
+            let last = uses.last().map(|last| last.fence.queue().number);
+            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
             self.count_free(self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
@@ -524,9 +587,7 @@ impl Pool {
             self.close_if_idle();
             return;
         }
-        if let Err(pushed) = thread_cache::push(self.key, block) {
-            self.free_cold(self.key, pushed);
-        }
+        thread_cache::push(self.key, block);
     }
 
     fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
@@ -538,13 +599,18 @@ impl Pool {
     }
 
     /// Takes a block back for which a cache had no room.
-    pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
-        let Pushed { block, counted } = pushed;
+    fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block, counted: bool) {
         let list = block.list();
         if !counted {
             self.count_free(key, &block);
         }
-        if list.is_some()
+        let sampled = self.observe_free(&mut block, None);
+        if sampled && !self.bypass() {
+            // But for being a sample, it would lie in the thread's cache.
+            for block in thread_cache::refill(key, vec![block]) {
+                self.release(block);
+            }
+        } else if list.is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed)
         {
@@ -578,7 +644,7 @@ impl Pool {
         }
         let contended = self.is_contended();
         let (arena, small) = &self.arenas[block.storage().index()];
-        let point = block.point().filter(|&point| !self.orders.passed(point));
+        let point = self.orders.pending_point(&block);
         self.classes.count_returned(block.list(), block.bytes());
         let direct = block.list() == ListId::DIRECT;
         let freed = match block.arena() {
@@ -609,13 +675,18 @@ impl Pool {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
             self.shared.absorb_lists(shard);
-            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-            if !shards.iter().any(same) {
-                self.shared.totals.absorb(&shard.totals);
+            if shard.speaks() {
+                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+                match shards.iter().find(heir) {
+                    Some(heir) => heir.set_speaks(true),
+                    None => self.shared.totals.absorb(&shard.totals),
+                }
             }
             self.share_out(&shards);
         }
         self.give_back(blocks);
+        // Its last free may have gone unseen by whoever closed the pool.
+        self.close_if_idle();
     }
 
     /// Gives blocks back to their arenas without calling a driver.
@@ -628,7 +699,7 @@ impl Pool {
                 continue;
             }
             let (arena, small) = &self.arenas[block.storage().index()];
-            let point = block.point().filter(|&point| !self.orders.passed(point));
+            let point = self.orders.pending_point(&block);
             self.classes.count_returned(block.list(), block.bytes());
             match block.arena() {
                 ArenaKind::Small => {
@@ -695,7 +766,10 @@ impl Pool {
             if signal {
                 self.orders.cover(Point { queue, value });
             }
-            let completed = self.orders.completed(queue);
+            let completed = match self.orders.completed(queue) {
+                _ if left_out(Wait::Collect) => u64::MAX,
+                completed => completed,
+            };
             for (arena, small) in &self.arenas {
                 any |= arena.pass(queue, completed);
                 any |= small.pass(queue, completed);
@@ -730,15 +804,24 @@ impl Pool {
     /// Switches pooling; returns what it was.
     pub(crate) fn set_pooling(&self, on: bool) -> bool {
         let before = self.pooling.swap(on, Ordering::Relaxed);
-        self.set_bypass(!on);
+        self.update_bypass();
         if before && !on {
             let _bytes = self.clear();
         }
         before
     }
 
-    fn set_bypass(&self, on: bool) {
-        for shard in self.shards.lock().iter() {
+    /// Whether threads must go past their caches.
+    fn bypass(&self) -> bool {
+        !self.pooling.load(Ordering::Relaxed)
+            || self.closing.load(Ordering::Relaxed)
+            || self.observer.recording()
+    }
+
+    fn update_bypass(&self) {
+        let shards = self.shards.lock();
+        let on = self.bypass();
+        for shard in shards.iter() {
             shard.set_bypass(on);
         }
     }
@@ -791,14 +874,17 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.pooling.store(false, Ordering::Relaxed);
-        self.set_bypass(true);
+        self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
     }
 
     /// Gives everything back once no handle and no buffer is left.
     fn close_if_idle(&self) {
-        if !self.closing.load(Ordering::SeqCst) || self.live_buffers() != 0 {
+        if !self.closing.load(Ordering::SeqCst)
+            || self.closed.load(Ordering::SeqCst)
+            || self.live_buffers() != 0
+        {
             return;
         }
         if self.deferred_bytes() > 0 {
@@ -809,7 +895,7 @@ impl Pool {
             return;
         }
         let passed = |point| self.orders.passed(point);
-        if self.deferred_bytes() == 0 {
+        if self.deferred_bytes() == 0 || left_out(Wait::Close) {
             for (arena, _) in &self.arenas {
                 arena.close(&passed);
             }
@@ -845,7 +931,9 @@ impl Pool {
     /// What was counted per list, and last for blocks without one.
     fn list_totals(&self) -> Vec<TallySum> {
         let mut lists = vec![TallySum::default(); self.classes.list_count() + 1];
-        for shard in self.shards.lock().iter() {
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        for shard in shards.iter() {
             shard.add_lists_to(&mut lists);
         }
         self.shared.add_lists_to(&mut lists);
@@ -863,13 +951,10 @@ impl Pool {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
+        // Until all is added, so that no thread that ends is counted twice.
         let shards = self.shards.lock();
-        for (index, shard) in shards.iter().enumerate() {
-            // Caches of one thread share their counters.
-            let same = |one: &Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-            if !shards[..index].iter().any(same) {
-                shard.totals.add_to(&mut totals);
-            }
+        for shard in shards.iter().filter(|shard| shard.speaks()) {
+            shard.totals.add_to(&mut totals);
         }
         self.shared.totals.add_to(&mut totals);
         totals
@@ -910,7 +995,8 @@ impl Pool {
         let lists = self.list_totals();
         let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
         let allocations = sum(|list| list.allocations);
-        let (driver_calls, driver_failures, driver_ns) = self.device.calls();
+        let (driver_calls, driver_failures) = self.device.calls();
+        let (driver_real_ns, driver_charged_ns) = self.device.times_ns();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
         let free: usize = self
@@ -926,6 +1012,7 @@ impl Pool {
                 total: sum(|list| list.allocated_bytes),
             },
             reserved,
+            limit: self.reserve.limit(),
             block_bytes: totals.block_bytes,
             cached_bytes: reserved
                 .value
@@ -938,9 +1025,11 @@ impl Pool {
             growths: self.reserve.growths(),
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
+            memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
-            driver_ns,
+            driver_ns: driver_real_ns + driver_charged_ns,
+            driver_charged_ns,
             segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
@@ -954,8 +1043,13 @@ impl Pool {
     pub(crate) fn live_report(&self) -> LeakReport {
         let mut report = LeakReport::new(&self.name);
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
-        report.sorted()
+        report.sorted(&self.observer.sampler.live())
     }
+}
+
+/// The number of a queue's stream in records; zero is the host's.
+fn stream_of(queue: Option<u32>) -> u64 {
+    queue.map_or(0, |queue| u64::from(queue) + 1)
 }
 
 impl Place {
@@ -964,7 +1058,7 @@ impl Place {
     }
 
     fn refill_blocks(&self) -> usize {
-        if self.list.is_some() {
+        if self.refill {
             (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
         } else {
             1

@@ -14,6 +14,7 @@ use crate::pool::Pool;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache;
 use crate::view::BufferView;
+use crate::wait::{Wait, left_out};
 
 /// Identity of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +33,9 @@ const SIGNAL_FREES: u32 = 8;
 /// Bytes likewise.
 const SIGNAL_BYTES: usize = 1 << 20;
 
+/// Stands for the last value signalled while the device marks the queue's end.
+const SIGNALLING: u64 = u64::MAX;
+
 /// What a queue and its pool know of it.
 #[derive(Debug)]
 pub(crate) struct QueueCore {
@@ -42,7 +46,8 @@ pub(crate) struct QueueCore {
     /// The greatest value signalled. The lock spans submission and signal, so that a fence covers
     /// exactly what was submitted before it.
     signalled: Mutex<u64>,
-    /// The same value, for those who only look.
+    /// The same value, for those who only look, or [`SIGNALLING`]: what somebody else submitted after the
+    /// mark that is being made must not be taken for covered by it.
     signalled_now: AtomicU64,
     /// Frees and bytes since the last signal.
     freed: AtomicU32,
@@ -96,13 +101,17 @@ impl QueueCore {
     pub(crate) fn here(&self) -> Point {
         Point {
             queue: self.number,
-            value: self.signalled() + 1,
+            value: self.signalled() + u64::from(!left_out(Wait::Here)),
         }
     }
 
+    /// The greatest value signalled.
     #[inline]
     pub(crate) fn signalled(&self) -> u64 {
-        self.signalled_now.load(Ordering::Relaxed)
+        match self.signalled_now.load(Ordering::Acquire) {
+            SIGNALLING => *self.signalled.lock(),
+            value => value,
+        }
     }
 
     pub(crate) fn completed(&self) -> u64 {
@@ -116,9 +125,13 @@ impl QueueCore {
     }
 
     fn signal_under(&self, signalled: &mut u64) -> Result<u64> {
-        let value = self.device.signal()?;
-        *signalled = value;
-        self.signalled_now.store(value, Ordering::Release);
+        self.signalled_now.store(SIGNALLING, Ordering::Relaxed);
+        let value = self.device.signal();
+        if let Ok(value) = value {
+            *signalled = value;
+        }
+        self.signalled_now.store(*signalled, Ordering::Release);
+        let value = value?;
         self.freed.store(0, Ordering::Relaxed);
         self.freed_bytes.store(0, Ordering::Relaxed);
         Ok(value)
@@ -155,7 +168,7 @@ impl QueueCore {
         // The last signal covers everything, unless the driver refused it so far.
         let covered = self.covered.load(Ordering::Relaxed) || self.signal().is_ok();
         self.covered.store(covered, Ordering::Relaxed);
-        covered && self.completed() >= self.signalled()
+        covered && (self.completed() >= self.signalled() || left_out(Wait::Ended))
     }
 }
 
@@ -208,26 +221,15 @@ impl Queue {
         if block.pool() != self.core.pool {
             // Another pool's memory: it waits for a fence like any other use.
             if let Some(pool) = crate::pool::pool_of(&block) {
-                let uses = self.fence().map(|fence| {
-                    vec![Use {
-                        fence,
-                        access: Access::Write,
-                    }]
-                });
-                match uses {
-                    Ok(uses) => pool.free(block, uses),
-                    Err(error) => {
-                        tracing::error!(%error, "memory freed on a queue that cannot be signalled is lost");
-                    }
-                }
+                let fence = self.fence_or_next();
+                let access = Access::Write;
+                pool.free(block, vec![Use { fence, access }]);
             }
             return;
         }
         let bytes = block.bytes();
         block.set_point(Some(self.core.here()));
-        if let Err(pushed) = thread_cache::push(self.core.key, block) {
-            self.pool.free_cold(self.core.key, pushed);
-        }
+        thread_cache::push(self.core.key, block);
         if self.pool.is_contended() {
             self.core.note_freed(bytes);
         }
@@ -313,16 +315,43 @@ impl Queue {
         self.submit(&[], |_| Ok(()))
     }
 
+    /// A fence at the present end, or, if the driver refuses, at the next that it makes.
+    pub(crate) fn fence_or_next(&self) -> Fence {
+        self.fence().unwrap_or_else(|error| {
+            tracing::warn!(%error, "a queue could not be signalled");
+            self.core.fence_at(self.core.here().value)
+        })
+    }
+
+    /// Sees to it that other queues will reach the fences that work waits for.
+    fn cover_conflicts(&self, operands: &[(&InFlight, Access)]) -> Result<()> {
+        for (in_flight, access) in operands {
+            for fence in in_flight.conflicts(*access) {
+                let QueueId { pool, number, .. } = fence.queue;
+                if pool == self.core.pool.id
+                    && number != self.core.number
+                    && let Some(other) = self.pool.orders().get(number)
+                    && other.signalled() < fence.value
+                {
+                    other.signal()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn submit(
         &self,
         operands: &[(&InFlight, Access)],
         work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
     ) -> Result<Fence> {
+        // Before the lock, since it may take another queue's.
+        self.cover_conflicts(operands)?;
         let core = &self.core;
         let mut signalled = core.signalled.lock();
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
-                if fence.queue != core.id() {
+                if fence.queue != core.id() && !left_out(Wait::OtherQueue) {
                     core.device.wait_for(&fence.timeline, fence.value)?;
                 }
             }

@@ -38,8 +38,15 @@ pub(crate) struct ClassIndex {
     /// By leading bits of a size, the first class that may hold it. Empty if that class need not be the
     /// one.
     exact: Box<[u16]>,
-    /// The same where classes are finer than the leading bits tell, with the size of each class.
-    near: Option<Box<(Box<[u16]>, Box<[usize]>)>>,
+    /// What to search where classes are finer than the leading bits tell.
+    near: Option<Box<Near>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Near {
+    index: Box<[u16]>,
+    /// Of each class.
+    sizes: Box<[usize]>,
 }
 
 impl ClassIndex {
@@ -55,7 +62,7 @@ impl ClassIndex {
     #[cold]
     #[inline(never)]
     fn search(&self, last: usize) -> Option<usize> {
-        let (index, sizes) = self.near.as_deref()?;
+        let Near { index, sizes } = self.near.as_deref()?;
         let first = usize::from(*index.get(code(last))?);
         let further = sizes.get(first..)?.iter().position(|&bytes| bytes > last)?;
         Some(first + further)
@@ -162,7 +169,7 @@ impl SizeClasses {
             let sizes = classes.iter().map(|class| class.bytes).collect();
             ClassIndex {
                 exact: Box::default(),
-                near: Some(Box::new((index, sizes))),
+                near: Some(Box::new(Near { index, sizes })),
             }
         };
         Self {

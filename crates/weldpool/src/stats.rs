@@ -60,6 +60,8 @@ pub struct ClassStats {
     pub hits: u64,
     /// Requests that needed a new block.
     pub misses: u64,
+    /// Buffers of the class given back.
+    pub frees: u64,
     /// Bytes requested by users and not yet freed.
     pub live_bytes: u64,
     /// Greatest sum of those: exact for one thread, an upper bound for several.
@@ -83,6 +85,28 @@ impl ClassStats {
         let used = ratio(self.live_bytes_peak, self.held_bytes_peak).min(1.0);
         100.0 * self.hit_rate() * used
     }
+
+    /// Buffers of the class that users hold.
+    #[must_use]
+    pub fn live_buffers(&self) -> u64 {
+        self.allocations.saturating_sub(self.frees)
+    }
+
+    /// Bytes of the blocks that users hold beyond what they requested.
+    #[must_use]
+    pub fn internal_waste(&self) -> u64 {
+        self.block_bytes().saturating_sub(self.live_bytes)
+    }
+
+    /// Bytes of the blocks cut for the class that no user holds.
+    #[must_use]
+    pub fn external_waste(&self) -> u64 {
+        self.held_bytes.saturating_sub(self.block_bytes())
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.live_buffers().saturating_mul(self.bytes as u64)
+    }
 }
 
 /// Statistics of an allocator: exact when no call is under way, O(classes) to read.
@@ -93,6 +117,8 @@ pub struct Stats {
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
+    /// The limit on those, if one is set.
+    pub limit: Option<u64>,
     /// Bytes of the blocks that users hold, rounding included.
     pub block_bytes: u64,
     /// Bytes held from the driver and idle.
@@ -113,12 +139,16 @@ pub struct Stats {
     pub remaps: u64,
     /// Allocations that failed.
     pub failures: u64,
+    /// Those of them that failed because there was no memory, or because of a limit.
+    pub memory_failures: u64,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
     /// Driver calls that failed.
     pub driver_failures: u64,
-    /// Nanoseconds spent in driver calls.
+    /// Nanoseconds spent in driver calls, those included that a simulated device charged.
     pub driver_ns: u64,
+    /// Nanoseconds that a simulated device charged for driver calls; zero for real devices.
+    pub driver_charged_ns: u64,
     /// Segments held now, or pieces of physical memory where there is virtual memory.
     pub segments: usize,
     /// Bytes free in arenas.

@@ -9,6 +9,7 @@ use crate::block::{Block, Point};
 use crate::device::{AddressRange, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
+use crate::wait::{Wait, left_out};
 
 /// Holes looked at for one remap, and pieces moved by it.
 const DONORS_MAX: usize = 4096;
@@ -196,6 +197,11 @@ impl Arena {
             self.put_back(free.chain(window.tail));
             return Err(error);
         }
+        let mut position = mapped.start;
+        for piece in &pieces {
+            growth.mappings.insert(position, *piece);
+            position += piece.bytes;
+        }
         let mut point: Option<Point> = window.tail.and_then(|tail| tail.point);
         for donor in &donors {
             point = match (point, donor.free.point) {
@@ -214,6 +220,7 @@ impl Arena {
         };
         let block = {
             let mut room = self.state.lock();
+            let point = point.filter(|_| !left_out(Wait::Remap));
             let free = room.space.add_pending(whole, point);
             room.cut_block(free, window.position, want)
         };
@@ -222,7 +229,7 @@ impl Arena {
     }
 
     /// Maps pieces one after the other over `at`, which is unused; all or none.
-    fn map_pieces(
+    pub(super) fn map_pieces(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
@@ -256,14 +263,8 @@ impl Arena {
             if used.bytes > 0 {
                 growth.stale.push((used, None));
             }
-            return result;
         }
-        let mut position = at.start;
-        for piece in pieces {
-            growth.mappings.insert(position, *piece);
-            position += piece.bytes;
-        }
-        Ok(())
+        result
     }
 
     /// Unmaps the addresses whose memory is mapped elsewhere by now, as far as no work can still use
@@ -271,7 +272,8 @@ impl Arena {
     pub(super) fn unmap_stale(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
         let stale = std::mem::take(&mut growth.stale);
         for (range, point) in stale {
-            let unmapped = point.is_none_or(passed) && self.unmap(growth, range).is_ok();
+            let over = point.is_none_or(passed) || left_out(Wait::Unmap);
+            let unmapped = over && self.unmap(growth, range).is_ok();
             if unmapped {
                 growth.addresses.add(range);
             } else {

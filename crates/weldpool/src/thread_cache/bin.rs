@@ -30,29 +30,63 @@ pub(crate) struct Bin {
 }
 
 // SAFETY: `blocks` is only touched by the owner while the kind is `OWN`, and only under the lock
-// while it is `SHARED`; see `Bin::pop` and the others, whose callers promise who they are.
+// while it is `SHARED`; see the methods, whose callers promise who they are.
 unsafe impl Sync for Bin {}
 
 impl Bin {
-    /// Takes the block that was put here last.
+    /// Whether the thread alone comes here, and blocks may be put here.
+    #[inline]
+    pub(crate) fn is_own(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == OWN
+    }
+
+    /// Whether others come here too, and blocks may be put here.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.kind.load(Ordering::Relaxed) == SHARED
+    }
+
+    /// Lets blocks be put here; `shared` says whether others may take them, and is the same each time.
     ///
     /// # Safety
     ///
     /// The caller is the thread that owns the bin.
-    #[inline]
-    pub(crate) unsafe fn pop(&self) -> Option<Block> {
-        if self.kind.load(Ordering::Relaxed) == OWN {
-            // SAFETY: the owner comes alone to such a bin.
-            unsafe { self.pop_here() }
-        } else {
-            self.pop_shared()
+    pub(crate) unsafe fn open(&self, shared: bool) {
+        if self.kind.load(Ordering::Relaxed) == CLOSED {
+            // SAFETY: nobody but the owner touches the blocks of a closed bin.
+            let blocks = unsafe { &mut *self.blocks.get() };
+            *blocks = Some(Box::new([const { None }; BIN_BLOCKS_MAX]));
+            let kind = if shared { SHARED } else { OWN };
+            self.kind.store(kind, Ordering::Release);
         }
     }
 
-    /// The same where others may come; nothing if the bin is the owner's own.
-    #[inline(never)]
-    fn pop_shared(&self) -> Option<Block> {
-        if self.kind.load(Ordering::Relaxed) != SHARED {
+    /// Takes the block that was put here last.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the bin, which is its own.
+    #[inline]
+    pub(crate) unsafe fn pop_own(&self) -> Option<Block> {
+        // SAFETY: the owner comes alone to such a bin.
+        unsafe { self.pop_here() }
+    }
+
+    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`pop_own`](Self::pop_own).
+    #[inline]
+    pub(crate) unsafe fn push_own(&self, block: Block, most: usize) -> Result<(), Block> {
+        // SAFETY: the owner comes alone to such a bin.
+        unsafe { self.push_here(block, most) }
+    }
+
+    /// Takes the block that was put here last; nothing if the bin is not shared.
+    #[inline]
+    pub(crate) fn pop_shared(&self) -> Option<Block> {
+        if !self.is_shared() {
             return None;
         }
         let _held = self.lock();
@@ -60,38 +94,11 @@ impl Bin {
         unsafe { self.pop_here() }
     }
 
-    /// Whether blocks may be put here.
+    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`], and the bin is
+    /// shared.
     #[inline]
-    pub(crate) fn is_open(&self) -> bool {
-        self.kind.load(Ordering::Relaxed) != CLOSED
-    }
-
-    /// Lets blocks be put here; `shared` says whether others may take them, and is the same each time.
-    pub(crate) fn open(&self, shared: bool) {
-        let kind = if shared { SHARED } else { OWN };
-        self.kind.store(kind, Ordering::Release);
-    }
-
-    /// Puts a block here, if the bin is open and there are fewer than `most`, which is at most
-    /// [`THREAD_MAX`].
-    ///
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the bin.
-    #[inline]
-    pub(crate) unsafe fn push(&self, block: Block, most: usize) -> Result<(), Block> {
-        if self.kind.load(Ordering::Relaxed) == OWN {
-            // SAFETY: the owner comes alone to such a bin.
-            unsafe { self.push_here(block, most) }
-        } else {
-            self.push_shared(block, most)
-        }
-    }
-
-    /// The same where others may come; the block comes back if the bin is the owner's own or closed.
-    #[inline(never)]
-    fn push_shared(&self, block: Block, most: usize) -> Result<(), Block> {
-        if self.kind.load(Ordering::Relaxed) != SHARED {
+    pub(crate) fn push_shared(&self, block: Block, most: usize) -> Result<(), Block> {
+        if !self.is_shared() {
             return Err(block);
         }
         let _held = self.lock();
@@ -129,8 +136,12 @@ impl Bin {
         let recent = all.len() - all.len() / 2;
         let half = all.split_off(recent);
         for block in all.into_iter().rev() {
-            // SAFETY: the caller is the owner. There was room for more, and the kind is settled.
-            let put = unsafe { self.push(block, BIN_BLOCKS_MAX) };
+            let put = if self.is_own() {
+                // SAFETY: the caller is the owner.
+                unsafe { self.push_own(block, BIN_BLOCKS_MAX) }
+            } else {
+                self.push_shared(block, BIN_BLOCKS_MAX)
+            };
             debug_assert!(put.is_ok(), "there was room for twice as many");
         }
         half
@@ -161,10 +172,8 @@ impl Bin {
             return Err(block);
         }
         // SAFETY: nobody else touches the blocks now; see above.
-        let blocks = unsafe { &mut *self.blocks.get() };
-        let blocks = match blocks {
-            Some(blocks) => blocks,
-            None => make(blocks),
+        let Some(blocks) = (unsafe { &mut *self.blocks.get() }) else {
+            return Err(block);
         };
         blocks[count as usize % BIN_BLOCKS_MAX] = Some(block);
         self.count.store(count + 1, Ordering::Relaxed);
@@ -178,13 +187,6 @@ impl Bin {
         }
         Held(&self.locked)
     }
-}
-
-#[cold]
-fn make(
-    blocks: &mut Option<Box<[Option<Block>; BIN_BLOCKS_MAX]>>,
-) -> &mut [Option<Block>; BIN_BLOCKS_MAX] {
-    blocks.get_or_insert_with(|| Box::new([const { None }; BIN_BLOCKS_MAX]))
 }
 
 /// Waits until the lock looks free. Whoever holds it takes a few dozen instructions, unless it was

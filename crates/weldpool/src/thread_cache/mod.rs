@@ -17,7 +17,7 @@ use self::shard::Gate;
 pub(crate) use self::shard::{Shard, ThreadTotals, Totals};
 pub(crate) use self::tally::TallySum;
 use crate::block::{Block, CacheKey, ListId};
-use crate::pool::Pool;
+use crate::pool::{Pool, free_past_cache};
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
@@ -109,6 +109,27 @@ fn with<T>(key: CacheKey, visit: impl FnOnce(&ThreadCache) -> T) -> Option<T> {
     visited.ok().flatten()
 }
 
+/// Opens the warm path to this thread's cache for `key`, if another key had its place; true if so.
+pub(crate) fn reopen(key: CacheKey) -> bool {
+    let gate = || SHARDS.with(|shards| shards[key.slot as usize % HOT].get());
+    let before = gate();
+    with(key, |_| gate() != before).unwrap_or(false)
+}
+
+/// Whether this thread's cache for `key` let an allocation past because it is to be a sample; then the
+/// credit is renewed.
+pub(crate) fn take_due(key: CacheKey, requested: usize, pool: &Pool) -> bool {
+    let due = with(key, |cache| {
+        let totals = &cache.shard.totals;
+        let due = totals.credit_after(requested as u64).is_none();
+        if due {
+            pool.grant_credit(totals);
+        }
+        due
+    });
+    due.unwrap_or(false)
+}
+
 #[inline]
 fn add(counter: &AtomicUsize, amount: usize) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
@@ -120,43 +141,115 @@ fn add(counter: &AtomicUsize, amount: usize) {
 pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
     warm(key, |shard| {
         let bin = shard.bins.get(list.index())?;
-        // SAFETY: the shard is this thread's.
-        let block = unsafe { bin.pop() }?;
-        let bytes = block.bytes();
-        shard.count_out(bytes);
-        bin.tally.count_allocation(requested as u64);
-        shard.totals.count_allocation(requested as u64, bytes);
-        Some(block)
+        let credit = shard.totals.credit_after(requested as u64)?;
+        if bin.is_own() {
+            // SAFETY: the shard is this thread's.
+            let block = unsafe { bin.pop_own() }?;
+            let bytes = block.bytes();
+            add(&shard.own_bytes, bytes.wrapping_neg());
+            shard.totals.leave_credit(credit);
+            shard.count_allocation(bin, requested, bytes);
+            Some(block)
+        } else {
+            shard.pop_shared(bin, requested, credit)
+        }
     })?
 }
 
 /// Puts a block into this thread's cache, counted as given back. Where there is no cache, or no room,
-/// the block comes back.
+/// the pool takes it.
 #[inline(always)]
-pub(crate) fn push(key: CacheKey, block: Block) -> Result<(), Pushed> {
+pub(crate) fn push(key: CacheKey, block: Block) {
     let mut left = Some(block);
-    let mut counted = false;
     warm(key, |shard| {
-        let block = left.as_ref()?;
-        let bin = shard
-            .bins
-            .get(block.list().index())
-            .filter(|bin| bin.is_open())?;
-        let (bytes, requested) = (block.bytes(), block.requested() as u64);
-        bin.tally.count_free(requested);
-        shard.totals.count_free(requested, bytes);
-        counted = true;
-        left = shard.put(bin, left.take()?, bytes).err();
+        let block = left.take()?;
+        match shard.bins.get(block.list().index()) {
+            Some(bin) if bin.is_own() => {
+                let bytes = block.bytes();
+                shard.count_free(bin, &block, bytes);
+                if let Err(block) = shard.put_own(bin, block, bytes) {
+                    free_past_cache(key, block, true);
+                }
+            }
+            Some(bin) => shard.push_shared(bin, block),
+            None => free_past_cache(key, block, false),
+        }
         Some(())
     });
-    match left {
-        None => Ok(()),
-        Some(block) => Err(Pushed { block, counted }),
+    if let Some(block) = left {
+        free_past_cache(key, block, false);
     }
 }
 
 impl Shard {
     #[inline]
+    fn count_allocation(&self, bin: &Bin, requested: usize, bytes: usize) {
+        bin.tally.count_allocation(requested as u64);
+        self.totals.count_allocation(requested as u64, bytes);
+    }
+
+    #[inline]
+    fn count_free(&self, bin: &Bin, block: &Block, bytes: usize) {
+        let requested = block.requested() as u64;
+        bin.tally.count_free(requested);
+        self.totals.count_free(requested, bytes);
+    }
+
+    // The paths of shared bins are functions of their own, so that the others have no calls to make
+    // room for.
+
+    #[inline(never)]
+    fn pop_shared(&self, bin: &Bin, requested: usize, credit: u64) -> Option<Block> {
+        let block = bin.pop_shared()?;
+        let bytes = block.bytes();
+        self.totals.leave_credit(credit);
+        add(&self.lent_bytes, bytes.wrapping_neg());
+        self.count_allocation(bin, requested, bytes);
+        Some(block)
+    }
+
+    #[inline(never)]
+    fn push_shared(&self, bin: &Bin, block: Block) {
+        if !bin.is_shared() {
+            free_past_cache(self.key(), block, false);
+            return;
+        }
+        let bytes = block.bytes();
+        self.count_free(bin, &block, bytes);
+        if let Err(block) = self.put_shared(bin, block, bytes) {
+            free_past_cache(self.key(), block, true);
+        }
+    }
+
+    /// Puts a block into its bin, if there is room. Only for the thread that owns the shard.
+    #[inline]
+    fn put_own(&self, bin: &Bin, block: Block, bytes: usize) -> Result<(), Block> {
+        let own = self.own_bytes.load(Ordering::Relaxed) + bytes;
+        if own > OWN_BYTES_MAX {
+            return Err(block);
+        }
+        let most = block.thread_max();
+        // SAFETY: the caller is this thread.
+        unsafe { bin.push_own(block, most) }?;
+        self.own_bytes.store(own, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[inline]
+    fn put_shared(&self, bin: &Bin, block: Block, bytes: usize) -> Result<(), Block> {
+        let lent = self.lent_bytes.load(Ordering::Relaxed);
+        let there = lent.wrapping_sub(self.drained_bytes.load(Ordering::Relaxed));
+        if there + bytes > self.totals.lent_bytes_max() {
+            return Err(block);
+        }
+        let most = block.thread_max();
+        bin.push_shared(block, most)?;
+        self.lent_bytes
+            .store(lent.wrapping_add(bytes), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a block out of the account of what lies here.
     fn count_out(&self, bytes: usize) {
         let counter = if bytes <= OWN_BLOCK_BYTES_MAX {
             &self.own_bytes
@@ -164,32 +257,6 @@ impl Shard {
             &self.lent_bytes
         };
         add(counter, bytes.wrapping_neg());
-    }
-
-    /// Puts a block into its bin, if there is room. Only for the thread that owns the shard.
-    #[inline]
-    fn put(&self, bin: &Bin, block: Block, bytes: usize) -> Result<(), Block> {
-        let most = block.thread_max();
-        if bytes <= OWN_BLOCK_BYTES_MAX {
-            let own = self.own_bytes.load(Ordering::Relaxed) + bytes;
-            if own > OWN_BYTES_MAX {
-                return Err(block);
-            }
-            // SAFETY: the caller is this thread.
-            unsafe { bin.push(block, most) }?;
-            self.own_bytes.store(own, Ordering::Relaxed);
-        } else {
-            let lent = self.lent_bytes.load(Ordering::Relaxed);
-            let there = lent.wrapping_sub(self.drained_bytes.load(Ordering::Relaxed));
-            if there + bytes > self.totals.lent_bytes_max() {
-                return Err(block);
-            }
-            // SAFETY: the caller is this thread.
-            unsafe { bin.push(block, most) }?;
-            self.lent_bytes
-                .store(lent.wrapping_add(bytes), Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// Takes what others may take of the lists that are `wanted`.
@@ -214,14 +281,6 @@ impl Shard {
             self.count_out(block.bytes());
         }
     }
-}
-
-/// A block for which a cache had no room.
-#[derive(Debug)]
-pub(crate) struct Pushed {
-    pub(crate) block: Block,
-    /// Whether the free was counted already.
-    pub(crate) counted: bool,
 }
 
 /// Takes half of a full list, the blocks that lay longest, to move them on in one batch.
@@ -251,8 +310,15 @@ pub(crate) fn refill(key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
                 break;
             };
             let bytes = block.bytes();
-            bin.open(bytes > OWN_BLOCK_BYTES_MAX);
-            if let Err(block) = cache.shard.put(bin, block, bytes) {
+            let shared = bytes > OWN_BLOCK_BYTES_MAX;
+            // SAFETY: the cache is this thread's.
+            unsafe { bin.open(shared) };
+            let put = if shared {
+                cache.shard.put_shared(bin, block, bytes)
+            } else {
+                cache.shard.put_own(bin, block, bytes)
+            };
+            if let Err(block) = put {
                 blocks.push(block);
                 break;
             }
@@ -397,5 +463,37 @@ impl Drop for ThreadCache {
         let mut blocks = Vec::new();
         self.shard.drain_all(&mut blocks);
         self.pool.take_back_from_thread(blocks, &self.shard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Allocator, Request};
+
+    /// More keys than a thread finds at once: each still serves from its own cache.
+    #[test]
+    fn keys_that_share_a_place_keep_their_caches() {
+        let allocator = Allocator::host().unwrap();
+        let queues: Vec<_> = (0..3 * super::HOT)
+            .map(|_| allocator.create_queue().unwrap())
+            .collect();
+        let request = |queue| allocator.allocate_with(&Request::new(1 << 20).queue(queue));
+        let first: Vec<_> = queues.iter().map(|queue| request(queue).unwrap()).collect();
+        let addresses: Vec<_> = first
+            .iter()
+            .map(|buffer| buffer.binding().host.unwrap())
+            .collect();
+        for (buffer, queue) in first.into_iter().zip(&queues) {
+            buffer.free_on(queue);
+        }
+        let calls = allocator.stats().driver_calls;
+        for _ in 0..3 {
+            for (queue, address) in queues.iter().zip(&addresses) {
+                let buffer = request(queue).unwrap();
+                assert_eq!(buffer.binding().host.unwrap(), *address);
+                buffer.free_on(queue);
+            }
+        }
+        assert_eq!(allocator.stats().driver_calls, calls);
     }
 }

@@ -5,7 +5,7 @@
 use super::bin::Bins;
 use super::tally::{self, Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -30,6 +30,8 @@ pub(crate) struct Shard {
     /// Of blocks that have no list.
     unlisted: Tally,
     key: CacheKey,
+    /// Whether the thread's totals are taken from this one of its shards.
+    speaks: AtomicBool,
 }
 
 /// Counters of one thread for one pool, over its queues. They have one writer, the thread, so counting
@@ -43,6 +45,10 @@ pub(crate) struct ThreadTotals {
     live_peak: AtomicU64,
     /// Bytes of blocks handed out less taken back; wraps.
     block_bytes: AtomicU64,
+    /// Counted bytes that may be served before an allocation is to be a sample.
+    credit: AtomicU64,
+    /// Most bytes that one allocation counts for.
+    counted_max: AtomicU64,
     /// What the thread may put, of each cache, where others may take it: the pool's say.
     lent_bytes_max: AtomicUsize,
 }
@@ -68,6 +74,24 @@ impl ThreadTotals {
     pub(crate) fn count_free(&self, requested: u64, block_bytes: usize) {
         tally::add(&self.live, requested.wrapping_neg());
         tally::add(&self.block_bytes, (block_bytes as u64).wrapping_neg());
+    }
+
+    /// What an allocation leaves of the credit; none if the credit does not suffice.
+    #[inline]
+    pub(crate) fn credit_after(&self, requested: u64) -> Option<u64> {
+        let counted = requested.min(self.counted_max.load(Ordering::Relaxed));
+        self.credit.load(Ordering::Relaxed).checked_sub(counted)
+    }
+
+    #[inline]
+    pub(crate) fn leave_credit(&self, credit: u64) {
+        self.credit.store(credit, Ordering::Relaxed);
+    }
+
+    /// Sets the credit, and what one allocation counts for at most.
+    pub(crate) fn set_credit(&self, credit: u64, counted_max: u64) {
+        self.counted_max.store(counted_max, Ordering::Relaxed);
+        self.credit.store(credit, Ordering::Relaxed);
     }
 
     #[inline]
@@ -118,7 +142,21 @@ impl Shard {
             bins: Bins::new(lists),
             unlisted: Tally::default(),
             key,
+            speaks: AtomicBool::new(true),
         }
+    }
+
+    /// Whether the thread's totals are taken from this one of its shards.
+    pub(crate) fn speaks(&self) -> bool {
+        self.speaks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_speaks(&self, speaks: bool) {
+        self.speaks.store(speaks, Ordering::Relaxed);
+    }
+
+    pub(super) fn key(&self) -> CacheKey {
+        self.key
     }
 
     /// Asks the thread to go past its cache from its next call on, or no longer.

@@ -8,6 +8,8 @@ use weldpool::device::host::HostDevice;
 mod config;
 mod fake;
 mod host;
+mod observe;
+mod ordered_reuse;
 mod policy;
 mod trace;
 

@@ -243,7 +243,7 @@ fn run(device: FaultyDevice, storage: StorageMode, fault: Fault) -> u64 {
         .config(config)
         .build();
     let Ok(allocator) = built else {
-        assert_eq!(device.held_bytes(), 0);
+        assert_eq!(device.held().bytes(), 0);
         return device.calls();
     };
     let errors = Workload::run(&allocator, storage);
@@ -258,7 +258,7 @@ fn run(device: FaultyDevice, storage: StorageMode, fault: Fault) -> u64 {
         let stats = allocator.stats();
         assert_eq!(stats.live.value, 0, "{}", what());
         assert_eq!(stats.allocations, stats.frees, "{}", what());
-        assert_eq!(stats.reserved.value, device.held_bytes(), "{}", what());
+        assert_eq!(stats.reserved.value, device.held().bytes(), "{}", what());
         if stats.reserved.value == 0 {
             assert_eq!(
                 (stats.cached_bytes, stats.block_bytes, stats.free_bytes),
@@ -279,7 +279,7 @@ fn run(device: FaultyDevice, storage: StorageMode, fault: Fault) -> u64 {
     drop(allocator);
     // At the end each piece is tried twice; a device that goes on refusing keeps it.
     if fault.count == 1 || before >= fault.number + fault.count {
-        assert_eq!(device.held_bytes(), 0, "{}", what());
+        assert_eq!(device.held().bytes(), 0, "{}", what());
     }
     device.calls()
 }

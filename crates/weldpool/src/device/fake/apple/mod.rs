@@ -13,6 +13,7 @@ use self::metal::Limits;
 use self::segment::AppleSegment;
 use super::call::Call;
 use super::control::{Control, Step};
+use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
@@ -187,5 +188,9 @@ impl Device for FakeApple {
 
     fn charged_ns(&self) -> u64 {
         self.control.ledger().charged_ns()
+    }
+
+    fn charged_to_thread_ns(&self) -> u64 {
+        thread_ns()
     }
 }

@@ -1,0 +1,35 @@
+//! What takes promises: work on a stream that the allocator did not submit, and bare addresses.
+
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+
+use weldpool::device::{DeviceQueue, Location};
+use weldpool::{Allocator, Binding, Buffer, Result};
+
+fn location(binding: &Binding<'_>) -> Location {
+    Location {
+        host: binding.host,
+        device: binding.device_address,
+        resource: binding.resource,
+    }
+}
+
+/// Sets all bytes of a buffer on a stream. Until that is done the caller neither touches the buffer nor
+/// frees it, unless in the order of that stream.
+pub(super) fn fill(stream: &dyn DeviceQueue, to: &Binding<'_>, value: u8) -> Result<()> {
+    // SAFETY: the buffer is live, and the machine keeps it as described above.
+    unsafe { stream.fill(location(to), to.bytes, value) }
+}
+
+/// Copies all bytes of a buffer to the start of another one; as for [`fill`], for both.
+pub(super) fn copy(stream: &dyn DeviceQueue, from: &Binding<'_>, to: &Binding<'_>) -> Result<()> {
+    // SAFETY: both are live, the destination is as long, and the machine keeps them as described above.
+    unsafe { stream.copy(location(from), location(to), from.bytes) }
+}
+
+/// Takes back a buffer by an address that nobody else uses.
+pub(super) fn reclaim(allocator: &Allocator, address: NonNull<u8>) -> Result<Buffer> {
+    // SAFETY: the machine has the address from `into_raw` and drops it here.
+    unsafe { allocator.reclaim(address) }
+}

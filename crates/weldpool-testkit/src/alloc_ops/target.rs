@@ -1,0 +1,108 @@
+//! The devices that operations run on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weldpool::device::DeviceQueue;
+use weldpool::device::fake::{Control, FakeApple, FakeDiscrete};
+use weldpool::device::host::HostDevice;
+use weldpool::{Device, StorageMode};
+
+use super::input::Input;
+use crate::FaultyDevice;
+
+/// A device, and how its queues go on.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) device: Arc<FaultyDevice>,
+    fake: Option<Fake>,
+    pub(super) storages: Vec<StorageMode>,
+    /// Whether it may run out of memory.
+    pub(super) scarce: bool,
+    pub(super) queues: u64,
+}
+
+#[derive(Debug)]
+enum Fake {
+    Discrete(Arc<FakeDiscrete>),
+    Apple(Arc<FakeApple>),
+}
+
+impl Target {
+    #[expect(
+        clippy::expect_used,
+        reason = "a machine without memory files tests nothing"
+    )]
+    pub(super) fn choose(input: &mut Input<'_>) -> Self {
+        let kind = input.below(4);
+        let scarce = input.flag();
+        let memory = if scarce { 64 << 20 } else { 16 << 30 };
+        let seed = u64::from(input.byte());
+        let host = || Arc::new(HostDevice::new().expect("a host device"));
+        let (inner, fake): (Arc<dyn Device>, _) = match kind {
+            0 | 1 => (host(), None),
+            2 => {
+                let builder = FakeDiscrete::builder().memory(memory).pinned_memory(memory);
+                let built = builder
+                    .seed(seed)
+                    .delays(Duration::ZERO)
+                    .manual(true)
+                    .build();
+                let device = Arc::new(built.expect("a discrete fake"));
+                (device.clone(), Some(Fake::Discrete(device)))
+            }
+            _ => {
+                let builder = FakeApple::builder().memory(memory);
+                let built = builder
+                    .seed(seed)
+                    .delays(Duration::ZERO)
+                    .manual(true)
+                    .build();
+                let device = Arc::new(built.expect("an Apple fake"));
+                (device.clone(), Some(Fake::Apple(device)))
+            }
+        };
+        let storages = inner.properties().storage_modes.clone();
+        let device = FaultyDevice::new(inner);
+        let device = if kind == 1 {
+            device.without_virtual_memory()
+        } else {
+            device
+        };
+        Self {
+            device: Arc::new(device),
+            scarce: scarce && fake.is_some(),
+            fake,
+            storages,
+            queues: 0,
+        }
+    }
+
+    /// The control of a fake, whose queues go on by hand.
+    pub(super) fn control(&self) -> Option<&Control> {
+        match self.fake.as_ref()? {
+            Fake::Discrete(device) => Some(device.control()),
+            Fake::Apple(device) => Some(device.control()),
+        }
+    }
+
+    /// A queue of the device and its number.
+    pub(super) fn create_queue(&mut self) -> Option<(Arc<dyn DeviceQueue>, u64)> {
+        let queue = self.device.create_queue().ok()?;
+        self.queues += 1;
+        Some((queue, self.queues - 1))
+    }
+
+    /// Asserts that nothing is held and no rule was broken.
+    pub(super) fn check_end(&self) {
+        assert_eq!(self.device.held().bytes(), 0, "memory was not returned");
+        if let Some(control) = self.control() {
+            assert_eq!(control.violations(), [], "rules were broken");
+        }
+        if self.fake.is_some()
+            && let Ok(budget) = self.device.budget()
+        {
+            assert_eq!(budget.available, Some(budget.total), "memory was lost");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Replays programs of operations on the allocator: those in the corpus, then random ones.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use weldpool_testkit::alloc_ops;
+
+/// Seconds of random programs, unless `WELDPOOL_ALLOC_OPS_SECONDS` says otherwise.
+const SECONDS: u64 = 10;
+/// The first of the random programs.
+const SEED: u64 = 1;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// The random program of a number.
+fn program(number: u64) -> Vec<u8> {
+    let mut random = Random(number);
+    let len = 16 + random.next() as usize % 3000;
+    (0..len).map(|_| (random.next() >> 32) as u8).collect()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(value) => value.parse().expect("a number"),
+        Err(_) => default,
+    }
+}
+
+#[test]
+fn the_corpus_runs() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/alloc_ops");
+    let mut files: Vec<_> = std::fs::read_dir(&corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", corpus.display());
+    for file in files {
+        eprintln!("{}", file.display());
+        alloc_ops::run(&std::fs::read(file).unwrap());
+    }
+}
+
+#[test]
+fn random_programs_run() {
+    let end = Instant::now() + Duration::from_secs(number("WELDPOOL_ALLOC_OPS_SECONDS", SECONDS));
+    let mut seed = number("WELDPOOL_ALLOC_OPS_SEED", SEED);
+    while Instant::now() < end {
+        // Shown when the test fails.
+        println!("WELDPOOL_ALLOC_OPS_SEED={seed}");
+        alloc_ops::run(&program(seed));
+        seed += 1;
+    }
+    println!("{seed} programs");
+}

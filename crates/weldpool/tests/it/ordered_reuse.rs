@@ -1,0 +1,333 @@
+//! The hard cases of reuse in the order of device work. Each fails when a wait is left out:
+//! `cargo xtask mutants` leaves out one after the other.
+
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weldpool::device::fake::{FakeDiscrete, Step};
+use weldpool::device::{DeviceQueue, Location};
+use weldpool::{Allocator, Buffer, Config, ErrorKind, Queue, Request, StorageMode};
+
+const MIB: usize = 1 << 20;
+
+/// An allocator over a device whose queues go on by hand.
+struct Bench {
+    device: Arc<FakeDiscrete>,
+    allocator: Allocator,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let built = FakeDiscrete::builder().manual(true).delays(Duration::ZERO);
+        let device = Arc::new(built.build().unwrap());
+        let config = Config {
+            wait_max: Duration::ZERO,
+            ..Config::default()
+        };
+        let builder = Allocator::builder(device.clone()).config(config);
+        let allocator = builder.build().unwrap();
+        Self { device, allocator }
+    }
+
+    fn queue(&self) -> Queue {
+        self.allocator.create_queue().unwrap()
+    }
+
+    /// A queue, and the stream under it.
+    fn adopted(&self) -> (Queue, Arc<dyn DeviceQueue>) {
+        use weldpool::Device as _;
+        let stream = self.device.create_queue().unwrap();
+        (self.allocator.adopt_queue(stream.clone()), stream)
+    }
+
+    fn shared(&self, value: u8) -> Buffer {
+        let mut buffer = self.allocator.allocate(MIB).unwrap();
+        buffer.write::<u8>().unwrap().fill(value);
+        buffer
+    }
+
+    fn private(&self, bytes: usize, queue: &Queue) -> Buffer {
+        let request = Request::new(bytes).storage(StorageMode::Private);
+        self.allocator.allocate_with(&request.queue(queue)).unwrap()
+    }
+
+    /// From here on nothing is reserved.
+    fn no_more(&self) {
+        let reserved = self.allocator.stats().reserved.value;
+        self.allocator.set_reserved_bytes_max(Some(reserved));
+    }
+
+    /// All that can be had, overwritten by the host.
+    fn take_all(&self) -> Vec<Buffer> {
+        let mut taken = Vec::new();
+        loop {
+            match self.allocator.allocate(MIB) {
+                Ok(mut buffer) => {
+                    buffer.write::<u8>().unwrap().fill(2);
+                    taken.push(buffer);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+                    return taken;
+                }
+            }
+        }
+    }
+
+    /// All that a queue can have, overwritten by it.
+    fn take_all_on(&self, queue: &Queue, number: u64) -> Vec<Buffer> {
+        let mut taken = Vec::new();
+        let request = Request::new(MIB).queue(queue);
+        while let Ok(mut buffer) = self.allocator.allocate_with(&request) {
+            queue.fill(&mut buffer, 2).unwrap();
+            taken.push(buffer);
+        }
+        while self.device.step(number) == Step::Ran {}
+        taken
+    }
+
+    /// Lets all work run, after which the buffer must have this contents and no rule be broken.
+    fn finish(self, target: &Buffer, value: u8) {
+        self.device.control().run_all();
+        let contents = target.read::<u8>().unwrap();
+        assert!(contents.iter().all(|&byte| byte == value), "reused early");
+        assert_eq!(self.device.violations(), []);
+    }
+}
+
+fn location(buffer: &Buffer) -> Location {
+    let binding = buffer.binding();
+    Location {
+        host: binding.host,
+        device: binding.device_address,
+        resource: binding.resource,
+    }
+}
+
+/// A copy that the allocator does not see.
+fn copy(stream: &dyn DeviceQueue, from: &Buffer, to: &Buffer) {
+    // SAFETY: both buffers are as long, and the tests free them in the order of the stream only.
+    unsafe { stream.copy(location(from), location(to), from.len()) }.unwrap();
+}
+
+#[test]
+fn the_host_does_not_reuse_what_a_queued_copy_has_yet_to_read() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    queue.copy(&source, &mut target).unwrap();
+    drop(source);
+    bench.no_more();
+    let _taken = bench.take_all();
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn the_host_is_refused_while_work_uses_a_buffer() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let mut buffer = bench.shared(0);
+    queue.fill(&mut buffer, 1).unwrap();
+    assert_eq!(
+        buffer.read::<u8>().map(drop).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    assert_eq!(
+        buffer.write::<u8>().map(drop).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    bench.finish(&buffer, 1);
+}
+
+#[test]
+fn another_queue_does_not_steal_what_a_queue_still_uses() {
+    let bench = Bench::new();
+    let (first, second) = (bench.queue(), bench.queue());
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    first.copy(&source, &mut target).unwrap();
+    drop(source);
+    bench.no_more();
+    let _taken = bench.take_all_on(&second, 1);
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn work_waits_for_the_work_of_another_queue() {
+    let bench = Bench::new();
+    let (first, second) = (bench.queue(), bench.queue());
+    let (mut middle, mut target) = (bench.shared(0), bench.shared(0));
+    first.fill(&mut middle, 1).unwrap();
+    second.copy(&middle, &mut target).unwrap();
+    while bench.device.step(1) == Step::Ran {}
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn memory_that_two_queues_use_waits_for_both() {
+    let bench = Bench::new();
+    let (first, second) = (bench.queue(), bench.queue());
+    let (source, mut one, mut other) = (bench.shared(1), bench.shared(0), bench.shared(0));
+    first.copy(&source, &mut one).unwrap();
+    second.copy(&source, &mut other).unwrap();
+    drop(source);
+    while bench.device.step(0) == Step::Ran {}
+    bench.no_more();
+    let _taken = bench.take_all();
+    bench.finish(&other, 1);
+}
+
+#[test]
+fn a_fence_that_never_passes_keeps_its_memory() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    let start = source.binding().host.unwrap().as_ptr().addr();
+    queue.copy(&source, &mut target).unwrap();
+    assert!(bench.device.control().hang(0));
+    drop(source);
+    bench.no_more();
+    let taken = bench.take_all();
+    let is_source = |buffer: &Buffer| buffer.binding().host.unwrap().as_ptr().addr() == start;
+    assert!(!taken.iter().any(is_source));
+    assert!(bench.device.control().resume(0));
+    bench.device.control().run_all();
+    let later = bench.take_all();
+    assert!(!later.is_empty(), "the memory came back with the queue");
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn a_queue_that_is_dropped_first_keeps_its_memory() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    queue.copy(&source, &mut target).unwrap();
+    drop(queue);
+    drop(source);
+    bench.no_more();
+    let _taken = bench.take_all();
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn memory_freed_on_a_queue_waits_for_work_since_its_last_signal() {
+    let bench = Bench::new();
+    let (queue, stream) = bench.adopted();
+    let (source, target) = (bench.shared(1), bench.shared(0));
+    queue.fence().unwrap();
+    while bench.device.step(0) == Step::Ran {}
+    copy(stream.as_ref(), &source, &target);
+    source.free_on(&queue);
+    bench.no_more();
+    let _taken = bench.take_all();
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn memory_freed_on_a_queue_by_another_thread_waits_too() {
+    let bench = Bench::new();
+    let (queue, stream) = bench.adopted();
+    let (source, target) = (bench.shared(1), bench.shared(0));
+    copy(stream.as_ref(), &source, &target);
+    std::thread::scope(|scope| {
+        scope.spawn(|| source.free_on(&queue));
+    });
+    bench.no_more();
+    let _taken = bench.take_all();
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn the_host_is_refused_memory_that_its_last_owner_still_uses() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    let start = source.binding().host;
+    queue.copy(&source, &mut target).unwrap();
+    drop(source);
+    bench.no_more();
+    let request = Request::new(MIB).queue(&queue);
+    let mut again = bench.allocator.allocate_with(&request).unwrap();
+    assert_eq!(again.binding().host, start, "at once on the same queue");
+    if let Ok(mut contents) = again.write::<u8>() {
+        contents.fill(2);
+    }
+    assert!(again.read::<u8>().is_err());
+    bench.finish(&target, 1);
+}
+
+#[test]
+fn memory_freed_on_one_queue_waits_for_another_that_it_came_from() {
+    let bench = Bench::new();
+    let (first, second) = (bench.queue(), bench.queue());
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    let start = source.binding().host;
+    first.copy(&source, &mut target).unwrap();
+    drop(source);
+    bench.no_more();
+    let request = Request::new(MIB).queue(&first);
+    let again = bench.allocator.allocate_with(&request).unwrap();
+    assert_eq!(again.binding().host, start);
+    again.free_on(&second);
+    let _taken = bench.take_all_on(&second, 1);
+    bench.finish(&target, 1);
+}
+
+/// Two pieces of private memory that a queue still copies from, taken together as one on that queue.
+fn remapped(bench: &Bench, queue: &Queue) -> (Buffer, [Buffer; 2]) {
+    const PIECE: usize = 2 * MIB;
+    let [one, between, other] = [0; 3].map(|_| bench.private(PIECE, queue));
+    let targets = [one, other].map(|mut piece| {
+        let mut target = bench.allocator.allocate(PIECE).unwrap();
+        target.write::<u8>().unwrap().fill(0);
+        queue.fill(&mut piece, 1).unwrap();
+        queue.copy(&piece, &mut target).unwrap();
+        target
+    });
+    bench.no_more();
+    let remaps = bench.allocator.stats().remaps;
+    let whole = bench.private(2 * PIECE, queue);
+    assert_eq!(bench.allocator.stats().remaps, remaps + 1);
+    drop(between);
+    (whole, targets)
+}
+
+#[test]
+fn addresses_stay_mapped_until_work_has_passed() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (whole, [one, other]) = remapped(&bench, &queue);
+    drop((whole, one));
+    bench.finish(&other, 1);
+}
+
+#[test]
+fn remapped_memory_waits_for_work_at_its_old_addresses() {
+    let bench = Bench::new();
+    let (first, second) = (bench.queue(), bench.queue());
+    let (mut whole, [one, other]) = remapped(&bench, &first);
+    while bench.device.step(0) == Step::Ran && bench.device.control().waiting(0) > 2 {}
+    second.fill(&mut whole, 2).unwrap();
+    while bench.device.step(1) == Step::Ran {}
+    drop(one);
+    bench.finish(&other, 1);
+}
+
+#[test]
+fn a_pool_that_is_closed_keeps_the_memory_of_work_in_flight() {
+    let bench = Bench::new();
+    let queue = bench.queue();
+    let (source, mut target) = (bench.shared(1), bench.shared(0));
+    queue.copy(&source, &mut target).unwrap();
+    drop((source, target, queue));
+    let Bench { device, allocator } = bench;
+    drop(allocator);
+    device.control().run_all();
+    assert_eq!(device.violations(), []);
+}
