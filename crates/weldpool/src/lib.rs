@@ -61,6 +61,7 @@ mod report;
 mod request;
 mod runtime;
 mod shard;
+mod signals;
 mod size_class;
 mod space;
 mod stats;

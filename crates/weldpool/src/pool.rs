@@ -16,7 +16,7 @@ use crate::in_flight::{InFlight, Use};
 use crate::order::{Deferred, Orders};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::shard::{Shard, Totals};
+use crate::shard::{self, Shard, Totals};
 use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::tally::TallySum;
@@ -564,12 +564,7 @@ impl Pool {
 
     /// What a thread leaves behind when it ends. No driver is called.
     pub(crate) fn take_back_from_thread(&self, blocks: Vec<Block>, shard: &Arc<Shard>) {
-        {
-            let mut shards = self.shards.lock();
-            shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb(shard);
-            self.share_out(shards.len());
-        }
+        self.share_out(shard::end(&self.shards, &self.shared, shard));
         self.give_back(blocks);
         // Its last free may have gone unseen by whoever closed the pool.
         self.close_if_idle();
@@ -823,14 +818,7 @@ impl Pool {
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        // Until all is added, so that no thread that ends is counted twice.
-        let shards = self.shards.lock();
-        for shard in shards.iter() {
-            shard.add_to(&mut totals);
-        }
-        self.shared.add_to(&mut totals);
-        totals
+        shard::totals(&self.shards, &self.shared)
     }
 
     fn idle_bytes(&self) -> u64 {

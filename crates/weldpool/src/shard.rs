@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::{Block, ListId};
-use crate::sync::{AtomicBool, AtomicU64, Ordering, PrivateGuard, PrivateLock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, PrivateGuard, PrivateLock};
 use crate::tally::{self, GROUP, Tallies, TallySum};
 
 /// The part of a thread's cache that other threads see.
@@ -126,6 +126,26 @@ impl Shard {
         }
         self.tallies.for_each(|_, tally| tally.reset());
     }
+}
+
+/// The sums over the threads of a pool and those that have ended.
+pub(crate) fn totals(shards: &Mutex<Vec<Arc<Shard>>>, ended: &Shard) -> Totals {
+    let mut totals = Totals::default();
+    // Held until all is added, so that no thread that ends meanwhile is counted twice, or not at all.
+    let shards = shards.lock();
+    for shard in shards.iter() {
+        shard.add_to(&mut totals);
+    }
+    ended.add_to(&mut totals);
+    totals
+}
+
+/// Moves what the shard of a thread counted to those that have ended. Returns how many are left.
+pub(crate) fn end(shards: &Mutex<Vec<Arc<Shard>>>, ended: &Shard, shard: &Arc<Shard>) -> usize {
+    let mut shards = shards.lock();
+    shards.retain(|one| !Arc::ptr_eq(one, shard));
+    ended.absorb(shard);
+    shards.len()
 }
 
 impl Lists {

@@ -11,6 +11,29 @@ pub(crate) use std::sync::{Arc, Condvar, OnceLock};
 
 pub(crate) use private_lock::{PrivateGuard, PrivateLock};
 
+/// Turns of waiting before the processor is given to somebody else: whoever is waited for may have been
+/// preempted.
+const SPINS: u32 = 64;
+
+/// Raises a flag; says whether it was up already.
+#[inline]
+pub(crate) fn raise(flag: &AtomicBool) -> bool {
+    flag.swap(true, Ordering::Acquire)
+}
+
+/// Waits while the flag is up, without writing to its line.
+pub(crate) fn spin_while(flag: &AtomicBool) {
+    let mut turns = 0_u32;
+    while flag.load(Ordering::Relaxed) {
+        turns += 1;
+        if turns.is_multiple_of(SPINS) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// A mutex without poisoning: every critical section of this crate leaves its data valid at each
 /// point where it could unwind.
 #[derive(Debug, Default)]

@@ -5,11 +5,8 @@
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Turns of waiting before the processor is given to somebody else: the holder may have been
-/// preempted.
-const SPINS: u32 = 64;
+use super::{AtomicBool, Ordering, raise, spin_while};
 
 /// A lock that costs its usual owner one exchange on a line of its own to take and a plain store to
 /// give back. Others wait by spinning, so critical sections are a few dozen instructions and never call
@@ -27,16 +24,8 @@ unsafe impl<T: Send> Sync for PrivateLock<T> {}
 impl<T> PrivateLock<T> {
     #[inline]
     pub(crate) fn lock(&self) -> PrivateGuard<'_, T> {
-        let mut spins = 0;
-        while self.held.swap(true, Ordering::Acquire) {
-            while self.held.load(Ordering::Relaxed) {
-                spins += 1;
-                if spins % SPINS == 0 {
-                    std::thread::yield_now();
-                } else {
-                    std::hint::spin_loop();
-                }
-            }
+        while raise(&self.held) {
+            spin_while(&self.held);
         }
         PrivateGuard { lock: self }
     }
@@ -76,7 +65,7 @@ impl<T> Drop for PrivateGuard<'_, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
