@@ -8,10 +8,7 @@ use crate::progress::Steps;
 
 /// A wait of `crates/weldpool/src/wait.rs`, and the test that fails without it.
 const MUTANTS: [(&str, &str); 13] = [
-    (
-        "HostAccess",
-        "the_host_is_refused_while_work_uses_a_buffer",
-    ),
+    ("HostAccess", "the_host_is_refused_while_work_uses_a_buffer"),
     (
         "Settle",
         "the_host_is_refused_memory_that_its_last_owner_still_uses",
@@ -33,10 +30,7 @@ const MUTANTS: [(&str, &str); 13] = [
         "another_queue_does_not_steal_what_a_queue_still_uses",
     ),
     ("Collect", "a_fence_that_never_passes_keeps_its_memory"),
-    (
-        "SeveralQueues",
-        "memory_that_two_queues_use_waits_for_both",
-    ),
+    ("SeveralQueues", "memory_that_two_queues_use_waits_for_both"),
     ("OtherQueue", "work_waits_for_the_work_of_another_queue"),
     ("Ended", "a_queue_that_is_dropped_first_keeps_its_memory"),
     ("Unmap", "addresses_stay_mapped_until_work_has_passed"),

@@ -149,7 +149,9 @@ impl Device for FaultyDevice {
 
 /// The address by which a buffer in the segment can be found, if it has one.
 fn start_of(segment: &dyn Segment) -> Option<u64> {
-    let host = segment.host_address().map(|host| host.as_ptr().addr() as u64);
+    let host = segment
+        .host_address()
+        .map(|host| host.as_ptr().addr() as u64);
     host.or_else(|| segment.device_address())
 }
 

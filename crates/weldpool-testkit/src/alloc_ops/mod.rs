@@ -226,7 +226,9 @@ impl Machine {
                 let permitted = match error.kind() {
                     ErrorKind::InvalidRequest | ErrorKind::Unsupported => wrong,
                     ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => {
-                        self.target.scarce || self.limit.is_some() || self.target.control().is_some() && zeroed
+                        self.target.scarce
+                            || self.limit.is_some()
+                            || self.target.control().is_some() && zeroed
                     }
                     _ => lost && zeroed,
                 };
@@ -509,7 +511,10 @@ impl Machine {
                 };
                 assert_eq!(self.allocator.set_reserved_bytes_max(self.limit), before);
             }
-            2 => drop(self.allocator.set_cached_bytes_max(u64::from(input.byte()) << 17)),
+            2 => drop(
+                self.allocator
+                    .set_cached_bytes_max(u64::from(input.byte()) << 17),
+            ),
             3 => drop(self.allocator.set_cached_bytes_max(u64::MAX)),
             4 => drop(self.allocator.set_pooling(input.flag())),
             _ => {
@@ -697,7 +702,15 @@ impl Machine {
             stats.block_bytes,
             stats.deferred_bytes
         );
-        assert_eq!(self.allocator.live_report().buffers.iter().map(|one| one.bytes as u64).sum::<u64>(), counts.live);
+        assert_eq!(
+            self.allocator
+                .live_report()
+                .buffers
+                .iter()
+                .map(|one| one.bytes as u64)
+                .sum::<u64>(),
+            counts.live
+        );
         for slot in &self.slots {
             self.check_found(slot);
         }

@@ -62,8 +62,8 @@ impl Slot {
 
     pub(super) fn write(&mut self, seed: u8) -> Result<()> {
         match &mut self.memory {
-            Memory::Own(buffer) => self.model.write(&mut *buffer.write()?, seed),
-            Memory::Shared(view, _) => self.model.write(&mut *view.write()?, seed),
+            Memory::Own(buffer) => self.model.write(&mut buffer.write()?, seed),
+            Memory::Shared(view, _) => self.model.write(&mut view.write()?, seed),
         }
         Ok(())
     }

@@ -29,7 +29,10 @@ enum Fake {
 }
 
 impl Target {
-    #[expect(clippy::expect_used, reason = "a machine without memory files tests nothing")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a machine without memory files tests nothing"
+    )]
     pub(super) fn choose(input: &mut Input<'_>) -> Self {
         let kind = input.below(4);
         let scarce = input.flag();
@@ -40,13 +43,21 @@ impl Target {
             0 | 1 => (host(), None),
             2 => {
                 let builder = FakeDiscrete::builder().memory(memory).pinned_memory(memory);
-                let built = builder.seed(seed).delays(Duration::ZERO).manual(true).build();
+                let built = builder
+                    .seed(seed)
+                    .delays(Duration::ZERO)
+                    .manual(true)
+                    .build();
                 let device = Arc::new(built.expect("a discrete fake"));
                 (device.clone(), Some(Fake::Discrete(device)))
             }
             _ => {
                 let builder = FakeApple::builder().memory(memory);
-                let built = builder.seed(seed).delays(Duration::ZERO).manual(true).build();
+                let built = builder
+                    .seed(seed)
+                    .delays(Duration::ZERO)
+                    .manual(true)
+                    .build();
                 let device = Arc::new(built.expect("an Apple fake"));
                 (device.clone(), Some(Fake::Apple(device)))
             }

@@ -126,7 +126,10 @@ fn counting_has_one_writer_and_any_readers() {
         owner.join().unwrap();
         let mut totals = shard::Totals::default();
         shard.add_to(&mut totals);
-        assert_eq!((totals.live, totals.live_peak, totals.block_bytes), (10, 20, 256));
+        assert_eq!(
+            (totals.live, totals.live_peak, totals.block_bytes),
+            (10, 20, 256)
+        );
     });
 }
 

@@ -6,9 +6,7 @@ mod private_lock;
 use std::sync::PoisonError;
 
 pub(crate) use loom::sync::Arc;
-pub(crate) use loom::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, Ordering,
-};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 pub(crate) use self::private_lock::{PrivateGuard, PrivateLock};
 
@@ -60,7 +58,9 @@ impl<T> OnceLock<T> {
     }
 
     pub(crate) fn get(&self) -> Option<&T> {
-        self.ready.load(Ordering::Acquire).then(|| self.value.get())?
+        self.ready
+            .load(Ordering::Acquire)
+            .then(|| self.value.get())?
     }
 
     pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
