@@ -9,6 +9,7 @@ mod config;
 mod fake;
 mod host;
 mod ordered_reuse;
+mod thread_caches;
 mod trace;
 
 use self::fake::Checked;
