@@ -11,8 +11,11 @@ use crate::progress::Steps;
 
 /// Suites that serve models with the program `weldpool`, and so need what it needs.
 const SERVING: [&str; 2] = ["serve", "soak"];
-/// Peers that only this suite builds.
-const FEATURES: [(&str, &str); 1] = [("alloc", "suballocators")];
+/// Peers that only these suites build.
+const FEATURES: [(&str, &str); 2] = [
+    ("alloc", "allocators,suballocators"),
+    ("instructions", "allocators"),
+];
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let suite = arguments.positional().ok_or_else(|| {

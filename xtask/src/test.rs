@@ -19,7 +19,12 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let environment = Environment::prepare(paths, &mut steps, Profile::Debug)?;
     let tests = Run::cargo()
         .directory(paths.root())
-        .args(["test", "--workspace"])
+        .args([
+            "test",
+            "--workspace",
+            "--features",
+            "weldpool-bench/allocators",
+        ])
         .args(filter)
         .arg("--")
         .args(harness_arguments);

@@ -3,15 +3,17 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use weldpool::env::DebugLevel;
 
-/// Sends log lines to standard error. `verbose` is 0 for information, 1 for debugging, 2 and above
-/// for everything; the variable `RUST_LOG` outranks it.
-pub(crate) fn start(verbose: u32) {
+/// Sends log lines to standard error. `verbose` is 1 for debugging, 2 and above for everything, 0 for
+/// what `asked` says, by default information; the variable `RUST_LOG` outranks both.
+pub(crate) fn start(verbose: u32, asked: Option<DebugLevel>) {
     let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
+        0 => asked.unwrap_or(DebugLevel::Info),
+        1 => DebugLevel::Debug,
+        _ => DebugLevel::Trace,
     };
+    let level = level.name();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,20 +17,44 @@ use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 use crate::held::Held;
 
 #[derive(Debug, Default)]
-struct Faults(Mutex<HashMap<Call, (ErrorKind, usize)>>);
+struct Faults {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By kind of call, how many of the next ones fail, and how.
+    planned: HashMap<Call, (ErrorKind, usize)>,
+    /// Numbers, among all calls, of those that fail, and how.
+    numbered: Option<(Range<u64>, ErrorKind)>,
+    calls: u64,
+    failed: Option<Call>,
+}
 
 impl Faults {
-    fn plan(&self) -> MutexGuard<'_, HashMap<Call, (ErrorKind, usize)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self, call: Call) -> Result<()> {
-        match self.plan().get_mut(&call) {
+        let mut state = self.state();
+        state.calls += 1;
+        let planned = match state.planned.get_mut(&call) {
             Some((kind, left)) if *left > 0 => {
                 *left -= 1;
-                Err(Error::new(*kind, "a fault was injected"))
+                Some(*kind)
             }
-            _ => Ok(()),
+            _ => None,
+        };
+        let number = state.calls;
+        let numbered = state.numbered.as_ref();
+        let numbered = numbered.filter(|(numbers, _)| numbers.contains(&number));
+        match planned.or(numbered.map(|(_, kind)| *kind)) {
+            Some(kind) => {
+                state.failed = Some(call);
+                Err(Error::new(kind, "a fault was injected"))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -66,7 +91,7 @@ impl FaultyDevice {
         }
     }
 
-    /// The same without virtual memory, whatever the device below has.
+    /// Hides the virtual memory of the device below.
     #[must_use]
     pub fn without_virtual_memory(mut self) -> Self {
         self.virtual_memory = false;
@@ -81,12 +106,32 @@ impl FaultyDevice {
 
     /// Lets every call through again.
     pub fn clear_faults(&self) {
-        self.faults.plan().clear();
+        let mut state = self.faults.state();
+        state.planned.clear();
+        state.numbered = None;
     }
 
     /// Makes the next `times` calls of this kind fail with `kind`; zero ends it.
     pub fn fail(&self, call: Call, kind: ErrorKind, times: usize) {
-        self.faults.plan().insert(call, (kind, times));
+        self.faults.state().planned.insert(call, (kind, times));
+    }
+
+    /// Makes the calls of these numbers fail, counted from 1 over all kinds of calls from the making of
+    /// this device.
+    pub fn fail_numbered(&self, numbers: Range<u64>, kind: ErrorKind) {
+        self.faults.state().numbered = Some((numbers, kind));
+    }
+
+    /// Calls so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.faults.state().calls
+    }
+
+    /// The kind of the last call that was made to fail, if any was.
+    #[must_use]
+    pub fn failed(&self) -> Option<Call> {
+        self.faults.state().failed
     }
 }
 

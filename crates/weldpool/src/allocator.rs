@@ -11,11 +11,14 @@ use crate::config::Config;
 use crate::device::host::HostDevice;
 use crate::device::{Device, DeviceQueue};
 use crate::error::{Error, ErrorKind, Result};
+use crate::out_of_memory::{OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, Recourse};
 use crate::pool::Pool;
+use crate::pressure::PressureMonitor;
 use crate::queue::Queue;
 use crate::report::LeakReport;
 use crate::request::Request;
 use crate::stats::Stats;
+use crate::supervisor::Supervisor;
 use crate::sync::Arc;
 
 /// A handle to the pool of one device. Cloning it shares the pool.
@@ -31,6 +34,8 @@ pub struct Allocator {
 #[derive(Debug)]
 struct Handle {
     pool: Arc<Pool>,
+    /// None only while the handle is being dropped.
+    supervisor: Option<Arc<Supervisor>>,
 }
 
 /// Builds an [`Allocator`].
@@ -62,10 +67,15 @@ impl AllocatorBuilder {
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) naming the field, or what the device says.
     pub fn build(self) -> Result<Allocator> {
         self.config.validate()?;
-        let pooling = self.config.pooling;
+        let (pooling, pressure, gc) = (self.config.pooling, self.config.pressure, self.config.gc);
         let pool = Pool::new(self.name, self.device, self.config)?;
+        let mut handle = Handle {
+            pool,
+            supervisor: None,
+        };
+        handle.supervisor = Some(Supervisor::start(&handle.pool, pressure, gc)?);
         let allocator = Allocator {
-            handle: Arc::new(Handle { pool }),
+            handle: Arc::new(handle),
         };
         if pooling {
             let mut made = Vec::new();
@@ -109,7 +119,10 @@ impl Allocator {
     /// As for [`allocate_with`](Self::allocate_with).
     #[inline]
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        self.allocate_with(&Request::new(bytes))
+        match self.handle.pool.allocate_plain(bytes) {
+            Some(buffer) => Ok(buffer),
+            None => self.handle.pool.allocate(&Request::new(bytes)),
+        }
     }
 
     /// A buffer as requested.
@@ -165,6 +178,40 @@ impl Allocator {
     /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now.
     pub fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         self.handle.pool.set_cached_bytes_max(bytes)
+    }
+
+    /// Has a function asked for help when memory is out and everything that the allocator can do by
+    /// itself was done, before the request fails; for as long as the returned value lives. See
+    /// [`OutOfMemoryHandler::new`] for what it may do. A function that owns a handle of this allocator
+    /// keeps it alive.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond 64 functions.
+    pub fn on_out_of_memory(
+        &self,
+        callback: impl Fn(&OutOfMemory<'_>) -> Recourse + Send + Sync + 'static,
+    ) -> Result<OutOfMemoryCallback> {
+        let handler = OutOfMemoryHandler::new(callback);
+        self.handle.pool.callbacks().add(handler)
+    }
+
+    /// The monitor of memory pressure: the level, statistics, a signal by hand, callbacks. Unless
+    /// [`Config::pressure`] is enabled it has no thread and assesses only in
+    /// [`check`](PressureMonitor::check). A callback that owns a handle of this allocator keeps it
+    /// alive.
+    ///
+    /// # Errors
+    ///
+    /// [`System`](ErrorKind::System) when the monitor cannot be made.
+    pub fn pressure(&self) -> Result<&PressureMonitor> {
+        self.handle.supervisor()?.pressure()
+    }
+
+    /// Has idle memory collected now rather than at the end of the interval; false when
+    /// [`Config::gc`] is off.
+    pub fn collect_soon(&self) -> bool {
+        self.handle.supervisor().is_ok_and(Supervisor::collect_soon)
     }
 
     /// A new queue of the device.
@@ -228,18 +275,36 @@ impl Allocator {
     /// Statistics: a few dozen loads, exact when no call is under way.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.pool.stats()
+        let mut stats = self.handle.pool.stats();
+        if let Some(supervisor) = &self.handle.supervisor {
+            supervisor.add_to(&mut stats);
+        }
+        stats
     }
 
-    /// The live buffers by name; walks all of them.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.handle.pool
+    }
+
+    /// The live buffers by name, and where some of them were allocated; walks all of them.
     #[must_use]
     pub fn live_report(&self) -> LeakReport {
         self.handle.pool.live_report()
     }
 }
 
+impl Handle {
+    fn supervisor(&self) -> Result<&Supervisor> {
+        self.supervisor
+            .as_deref()
+            .ok_or_else(|| Error::new(ErrorKind::System, "this allocator is closed"))
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
+        // Its threads end first: they work on the pool.
+        drop(self.supervisor.take());
         let report = self.pool.live_report();
         if !report.buffers.is_empty() {
             tracing::warn!(pool = self.pool.name(), "{report}");
@@ -251,6 +316,7 @@ impl Drop for Handle {
                 }
             }
         }
+        self.pool.finish_watching();
         self.pool.close();
     }
 }

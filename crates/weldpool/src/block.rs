@@ -11,11 +11,15 @@ use std::ptr::NonNull;
 
 use crate::binding::Place;
 use crate::device::StorageMode;
+use crate::in_flight::InFlight;
 use crate::name::Name;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// Records made at once.
 const RECORDS_PER_SLAB: usize = 64;
+
+/// Most blocks of one list that a thread keeps in one place.
+pub(crate) const THREAD_MAX: u8 = 64;
 
 /// Which idle records there are, and all slabs, for reports that walk.
 static RECORDS: Mutex<Records> = Mutex::new(Records {
@@ -78,29 +82,32 @@ pub(crate) struct Point {
     pub(crate) value: u64,
 }
 
-const IDLE: u8 = 0;
-const LIVE: u8 = 1;
-const DETACHED: u8 = 2;
+const IDLE: u64 = 0;
+const LIVE: u64 = 1;
+const DETACHED: u64 = 2;
+const STATE_MASK: u64 = 0xFF;
+const ALIGNMENT_SHIFT: u32 = 8;
+const NAME_SHIFT: u32 = 32;
 
 /// What is known of one block. Only the block's owner writes; reports read whatever is there.
 #[derive(Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Record {
-    // Written on each allocation.
+    // The line that the warm path touches.
     requested: AtomicUsize,
+    /// The number of the name, the power of the alignment and the state, in one word.
+    holder: AtomicU64,
     point_value: AtomicU64,
+    bytes: AtomicUsize,
+    pool_id: AtomicU64,
+    pool_slot: AtomicU32,
+    list: AtomicU32,
     point_queue: AtomicU32,
-    name: AtomicU32,
-    state: AtomicU8,
-    alignment_power: AtomicU8,
-    // Written when the block is cut.
+    thread_max: AtomicU8,
     storage: AtomicU8,
     arena: AtomicU8,
-    list: AtomicU32,
-    thread_max: AtomicU8,
-    pool_slot: AtomicU32,
-    pool_id: AtomicU64,
-    bytes: AtomicUsize,
+    in_flight: InFlight,
+    // What driver calls, arenas and reports need.
     position: AtomicUsize,
     host: AtomicPtr<u8>,
     device: AtomicU64,
@@ -151,7 +158,9 @@ impl Block {
         record.storage.store(cut.storage as u8, relaxed);
         record.arena.store(cut.arena as u8, relaxed);
         record.list.store(cut.list.0, relaxed);
-        record.thread_max.store(cut.thread_max, relaxed);
+        record
+            .thread_max
+            .store(cut.thread_max.min(THREAD_MAX), relaxed);
         record.pool_slot.store(cut.pool.slot, relaxed);
         record.pool_id.store(cut.pool.id, relaxed);
         record.bytes.store(cut.bytes, relaxed);
@@ -180,9 +189,16 @@ impl Block {
         }
     }
 
+    /// The block, for the last thing that its owner does with it: the owner keeps a value that stands for
+    /// nothing and must not use it.
+    #[inline]
+    pub(crate) fn last(&self) -> Self {
+        Self(self.0)
+    }
+
     /// Gives the record up; its memory has gone back to the arena.
     pub(crate) fn retire(self) {
-        debug_assert_eq!(self.0.state.load(Ordering::Relaxed), IDLE);
+        debug_assert_eq!(self.0.holder.load(Ordering::Relaxed), IDLE);
         RECORDS.lock().idle.push(self.0);
     }
 
@@ -225,11 +241,20 @@ impl Block {
     }
 
     pub(crate) fn alignment(&self) -> usize {
-        1 << (self.0.alignment_power.load(Ordering::Relaxed) % 64)
+        let power = self.0.holder.load(Ordering::Relaxed) >> ALIGNMENT_SHIFT;
+        1 << (power % 64)
     }
 
     pub(crate) fn name(&self) -> Name {
-        Name::of_number(self.0.name.load(Ordering::Relaxed))
+        let number = self.0.holder.load(Ordering::Relaxed) >> NAME_SHIFT;
+        // The shift leaves 32 bits.
+        Name::of_number(u32::try_from(number).unwrap_or(0))
+    }
+
+    /// The work that still uses the memory.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.0.in_flight
     }
 
     /// Where its first byte is.
@@ -279,24 +304,22 @@ impl Block {
     pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name) {
         let record = self.0;
         record.requested.store(requested, Ordering::Relaxed);
-        // A power is below 64.
-        #[expect(clippy::cast_possible_truncation, reason = "a power is below 64")]
-        let power = alignment.trailing_zeros() as u8;
-        record.alignment_power.store(power, Ordering::Relaxed);
-        record.name.store(name.to_number(), Ordering::Relaxed);
-        record.state.store(LIVE, Ordering::Relaxed);
+        let name = u64::from(name.to_number()) << NAME_SHIFT;
+        let power = u64::from(alignment.trailing_zeros()) << ALIGNMENT_SHIFT;
+        record.holder.store(name | power | LIVE, Ordering::Relaxed);
     }
 
     /// Marks the block as given back.
     #[inline]
     pub(crate) fn take_back(&self) {
-        self.0.state.store(IDLE, Ordering::Relaxed);
+        self.0.holder.store(IDLE, Ordering::Relaxed);
     }
 
     /// Marks the block as owned by a bare address.
     pub(crate) fn set_detached(&self, detached: bool) {
         let state = if detached { DETACHED } else { LIVE };
-        self.0.state.store(state, Ordering::Relaxed);
+        let holder = self.0.holder.load(Ordering::Relaxed) & !STATE_MASK;
+        self.0.holder.store(holder | state, Ordering::Relaxed);
     }
 
     /// The record, for maps that find blocks and do not own them.
@@ -329,7 +352,7 @@ impl Record {
     /// What a report may know, if a user holds the block.
     pub(crate) fn sight(&'static self) -> Option<Sight> {
         let block = Block(self);
-        (self.state.load(Ordering::Relaxed) != IDLE).then(|| Sight {
+        (self.holder.load(Ordering::Relaxed) & STATE_MASK != IDLE).then(|| Sight {
             name: block.name(),
             requested: block.requested(),
             bytes: block.bytes(),

@@ -15,7 +15,7 @@ use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::pool_of;
 use crate::queue::{Part, Queue, sealed};
-use crate::thread_cache::{self, Pushed};
+use crate::thread_cache;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -24,56 +24,44 @@ use crate::wait::{Wait, left_out};
 /// Moving a buffer moves a few words; the memory stays where it is. Contents start out undefined
 /// but initialised (they are what the block held before) unless the request asked for zeroes.
 pub struct Buffer {
-    /// None only while the buffer is being dropped or detached.
-    block: Option<Block>,
-    in_flight: InFlight,
+    block: Block,
 }
 
 impl Buffer {
     #[inline]
-    pub(crate) fn new(block: Block, in_flight: InFlight) -> Self {
-        Self {
-            block: Some(block),
-            in_flight,
-        }
-    }
-
-    fn block(&self) -> &Block {
-        match &self.block {
-            Some(block) => block,
-            None => unreachable!("a buffer without a block is being dropped"),
-        }
+    pub(crate) fn new(block: Block) -> Self {
+        Self { block }
     }
 
     /// Length in bytes, as requested; never zero.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
     pub fn len(&self) -> usize {
-        self.block().requested()
+        self.block.requested()
     }
 
     /// Bytes of the block behind it; the difference to [`len`](Self::len) is internal waste.
     #[must_use]
     pub fn block_bytes(&self) -> usize {
-        self.block().bytes()
+        self.block.bytes()
     }
 
     /// Alignment of its address that the request was given, in bytes.
     #[must_use]
     pub fn alignment(&self) -> usize {
-        self.block().alignment()
+        self.block.alignment()
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.block().name().as_str()
+        self.block.name().as_str()
     }
 
     /// Its storage mode.
     #[must_use]
     pub fn storage_mode(&self) -> StorageMode {
-        self.block().storage()
+        self.block.storage()
     }
 
     /// Where it is, for a driver call.
@@ -131,55 +119,52 @@ impl Buffer {
     /// # Errors
     ///
     /// The buffer itself, when it has no address for the host.
-    pub fn into_raw(mut self) -> std::result::Result<NonNull<u8>, Self> {
+    pub fn into_raw(self) -> std::result::Result<NonNull<u8>, Self> {
         let Ok(address) = self.host_address() else {
             return Err(self);
         };
-        let Some(pool) = pool_of(self.block()) else {
+        let Some(pool) = pool_of(&self.block) else {
             return Err(self);
         };
-        if let Some(block) = self.block.take() {
-            pool.detach(block, std::mem::take(&mut self.in_flight));
-        }
+        pool.detach(self.block.last());
+        std::mem::forget(self);
         Ok(address)
     }
 
     /// Frees the buffer in the order of `queue`: work submitted to it so far, by whomever, may still
     /// use the memory. The same queue may have the memory again at once, everybody else after the queue
     /// has passed this point. Uses by other queues are waited for besides.
-    pub fn free_on(mut self, queue: &Queue) {
-        let point = self.block().point();
+    pub fn free_on(self, queue: &Queue) {
+        let point = self.block.point();
         if point.is_some_and(|point| point.queue != queue.core().number())
             && !left_out(Wait::FreeElsewhere)
         {
             // The memory came from another queue, which may still use it.
             self.settle();
         }
-        if !self.in_flight.is_idle() {
+        if !self.block.in_flight().is_unused() {
             // Recorded by `submit`, so dropping takes them into account.
-            self.in_flight.add(Use {
+            self.block.in_flight().add(Use {
                 fence: queue.fence_or_next(),
                 access: Access::Write,
             });
             return;
         }
-        if let Some(block) = self.block.take() {
-            queue.free(block);
-        }
+        queue.free(self.block.last());
+        std::mem::forget(self);
     }
 
     pub(crate) fn in_flight(&self) -> &InFlight {
         self.settle();
-        &self.in_flight
+        self.block.in_flight()
     }
 
     /// Turns the point that came along with the block into a use of the buffer.
     fn settle(&self) {
-        let block = self.block();
-        if let Some(point) = block.point()
+        if let Some(point) = self.block.point()
             && !left_out(Wait::Settle)
         {
-            self.settle_at(block, point);
+            self.settle_at(&self.block, point);
         }
     }
 
@@ -189,7 +174,7 @@ impl Buffer {
             && let Some(queue) = pool.orders().get(point.queue)
         {
             pool.orders().cover(point);
-            self.in_flight.add(Use {
+            block.in_flight().add(Use {
                 fence: queue.fence_at(point.value),
                 access: Access::Write,
             });
@@ -211,14 +196,14 @@ impl Buffer {
     }
 
     pub(crate) fn binding_of(&self, range: Range<usize>) -> Binding<'_> {
-        let block = self.block();
+        let block = &self.block;
         let host_visible = block.storage() != StorageMode::Private;
         Binding::new(&block.place(), range, host_visible)
     }
 
     pub(crate) fn part_of(&self, range: Range<usize>) -> Part<'_> {
         Part {
-            location: self.block().place().location(range.start),
+            location: self.block.place().location(range.start),
             bytes: range.end - range.start,
             in_flight: self.in_flight(),
             offset: range.start,
@@ -244,39 +229,25 @@ impl sealed::Operand for Buffer {
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        let Some(block) = self.block.take() else {
-            return;
-        };
-        if self.in_flight.is_idle() && block.point().is_none() {
+        let block = self.block.last();
+        if block.in_flight().is_unused() && block.point().is_none() {
             block.take_back();
-            if let Err(pushed) = thread_cache::push(block.pool(), block) {
-                free_pushed(pushed);
-            }
+            thread_cache::push(block.pool(), block);
         } else {
-            self.block = Some(block);
-            self.drop_used();
+            self.drop_used(block);
         }
     }
 }
 
 impl Buffer {
     #[cold]
-    fn drop_used(&mut self) {
+    fn drop_used(&self, block: Block) {
         self.settle();
-        if let Some(block) = self.block.take()
-            && let Some(pool) = pool_of(&block)
-        {
-            let uses = self.in_flight.take();
+        let uses = block.in_flight().take();
+        if let Some(pool) = pool_of(&block) {
             let waits = !left_out(Wait::Drop);
             pool.free(block, if waits { uses } else { Vec::new() });
         }
-    }
-}
-
-#[cold]
-fn free_pushed(pushed: Pushed) {
-    if let Some(pool) = pool_of(&pushed.block) {
-        pool.free_cold(pool.key(), pushed);
     }
 }
 

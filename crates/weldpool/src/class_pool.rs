@@ -6,15 +6,17 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
-use crate::size_class::SizeClasses;
+use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::tally::TallySum;
+use crate::thread_cache::TallySum;
 
 /// The pools of one allocator.
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
+    /// The classes of requests without wishes of their own; none if all of them have some.
+    warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
 
@@ -29,10 +31,17 @@ struct ClassPool {
 }
 
 impl ClassPools {
-    pub(crate) fn new(classes: SizeClasses) -> Self {
+    /// `warm` says whether requests without wishes of their own can be served as they come.
+    pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
         let lists = classes.as_slice().len() * StorageMode::ALL.len();
+        let warm = if warm {
+            classes.index().clone()
+        } else {
+            ClassIndex::default()
+        };
         Self {
             classes,
+            warm,
             lists: Grouped::new(lists),
         }
     }
@@ -41,9 +50,26 @@ impl ClassPools {
         &self.classes
     }
 
+    /// Most blocks of a list that a thread keeps.
+    pub(crate) fn thread_max(&self, list: ListId) -> u8 {
+        let classes = self.classes.as_slice();
+        let class = classes.get(list.index() % classes.len().max(1));
+        class
+            .filter(|_| list.is_some())
+            .map_or(0, |class| class.thread_max)
+    }
+
     /// Number of lists there are.
     pub(crate) fn list_count(&self) -> usize {
         self.classes.as_slice().len() * StorageMode::ALL.len()
+    }
+
+    /// The list that serves a request without wishes of its own.
+    #[inline]
+    pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
+        // Zero bytes wrap to more than any class holds.
+        let class = self.warm.index_of_last(bytes.wrapping_sub(1))?;
+        Some(self.list(storage, class))
     }
 
     /// The list of a class.
@@ -83,6 +109,13 @@ impl ClassPools {
     /// Takes every idle block out.
     pub(crate) fn drain(&self, drained: &mut Vec<Block>) {
         for (_, pool) in self.lists.iter() {
+            drained.append(&mut pool.idle.lock());
+        }
+    }
+
+    /// Takes every idle block of one list out.
+    pub(crate) fn drain_list(&self, list: usize, drained: &mut Vec<Block>) {
+        if let Some(pool) = self.lists.get(list) {
             drained.append(&mut pool.idle.lock());
         }
     }
@@ -147,6 +180,7 @@ impl ClassPools {
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
                 if let Some(totals) = totals.get(list) {
                     stats.allocations += totals.allocations;
+                    stats.frees += totals.frees;
                     stats.live_bytes += totals.live();
                     stats.live_bytes_peak += totals.live_peak;
                 }

@@ -3,11 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::env::StatsOnExit;
 use crate::error::{Error, ErrorKind, Result};
+use crate::gc::GcConfig;
+use crate::out_of_memory::OutOfMemoryHandler;
+use crate::pressure::PressureConfig;
 use crate::report::LeakReport;
 use crate::request::{ALIGNMENT_MAX, DEFAULT_ALIGNMENT};
 use crate::size_class::SizeClasses;
+use crate::strategy::Strategy;
 use crate::sync::Arc;
+
+/// Range of the sampling interval in bytes.
+const SAMPLE_INTERVAL_MIN: usize = 4 << 10;
+const SAMPLE_INTERVAL_MAX: usize = 1 << 40;
 
 /// Called with the buffers that are still alive when the last handle of an allocator is dropped.
 #[derive(Clone)]
@@ -43,7 +52,8 @@ pub struct Config {
     pub alignment: usize,
     /// Hard limit on the bytes held from the driver. Default: none but the device's own.
     pub reserved_bytes_max: Option<u64>,
-    /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed.
+    /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed past
+    /// the threads' caches, which together may hold as much besides.
     /// Default: a quarter of the device's memory or of its outside limit.
     pub cached_bytes_max: Option<u64>,
     /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.
@@ -60,6 +70,30 @@ pub struct Config {
     pub wait_max: Duration,
     /// Receives the leak report, besides the log. Default: none.
     pub on_leak: Option<LeakHandler>,
+    /// Whether memory pressure is watched, and what is done about it. Default: not watched, because a
+    /// library starts no thread unasked; `PressureConfig::default()` watches. Without a thread
+    /// [`Allocator::pressure`](crate::Allocator::pressure) assesses when it is told to.
+    pub pressure: PressureConfig,
+    /// Whether idle memory goes back unasked, and when. Default: not, for the same reason;
+    /// `GcConfig::default()` collects every 30 seconds.
+    pub gc: GcConfig,
+    /// Asked for help when memory is out, before an allocation fails. Default: nobody. Others can be
+    /// added by [`Allocator::on_out_of_memory`](crate::Allocator::on_out_of_memory).
+    pub on_out_of_memory: Option<OutOfMemoryHandler>,
+    /// Decides, for each request, whether it is pooled, in which storage mode and at which alignment.
+    /// Default: none, which is what the request and this configuration say.
+    pub strategy: Option<Arc<dyn Strategy>>,
+    /// Bytes that a thread allocates, on average, for each allocation of which size, lifetime and
+    /// latency are sampled; see [`Samples`](crate::Samples). 0 samples nothing. Default: 512 KiB.
+    pub sample_interval_bytes: usize,
+    /// Whether samples keep a backtrace of their allocation, for reports of live buffers and leaks.
+    /// Default: off.
+    pub backtraces: bool,
+    /// Whether the counters are compared with a walk over all live buffers when the last handle is
+    /// dropped; a difference is logged as an error. Default: off.
+    pub debug_checks: bool,
+    /// What is printed to standard error when the last handle is dropped. Default: nothing.
+    pub stats_on_exit: Option<StatsOnExit>,
 }
 
 impl Default for Config {
@@ -75,6 +109,20 @@ impl Default for Config {
             slack_per_1024: 10,
             wait_max: Duration::from_secs(1),
             on_leak: None,
+            pressure: PressureConfig {
+                enabled: false,
+                ..PressureConfig::default()
+            },
+            gc: GcConfig {
+                enabled: false,
+                ..GcConfig::default()
+            },
+            on_out_of_memory: None,
+            strategy: None,
+            sample_interval_bytes: 512 << 10,
+            backtraces: false,
+            debug_checks: false,
+            stats_on_exit: None,
         }
     }
 }
@@ -102,9 +150,22 @@ impl Config {
                 self.segment_bytes_max
             ));
         }
+        if self.sample_interval_bytes != 0
+            && !(SAMPLE_INTERVAL_MIN..=SAMPLE_INTERVAL_MAX).contains(&self.sample_interval_bytes)
+        {
+            return fail(format!(
+                "Config::sample_interval_bytes is {}; it must be from 4 KiB to 1 TiB, or 0 for none",
+                self.sample_interval_bytes
+            ));
+        }
+        #[cfg(not(feature = "serde"))]
+        if self.stats_on_exit == Some(StatsOnExit::Json) {
+            return fail("Config::stats_on_exit: JSON needs the crate's feature \"serde\"".into());
+        }
         if self.reserved_bytes_max == Some(0) {
             return fail("Config::reserved_bytes_max is 0; leave it out for no limit".into());
         }
-        Ok(())
+        self.pressure.validate()?;
+        self.gc.validate()
     }
 }

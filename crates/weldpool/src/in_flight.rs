@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::{Fence, QueueId};
-use crate::sync::{AtomicBool, Mutex, OnceLock, Ordering};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::wait::{Wait, left_out};
 
 /// What work does with a buffer.
@@ -30,21 +30,17 @@ impl Use {
 
 /// The uses of one buffer. A buffer that no work ever used pays one load for it.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(OnceLock<Box<Uses>>);
-
-#[derive(Debug, Default)]
-struct Uses {
+#[repr(C)]
+pub(crate) struct InFlight {
     any: AtomicBool,
-    list: Mutex<Vec<Use>>,
+    uses: Mutex<Vec<Use>>,
 }
 
 impl InFlight {
     /// Whether no work ever used the buffer, or all of it is known to be over.
     #[inline]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.0
-            .get()
-            .is_none_or(|uses| !uses.any.load(Ordering::Relaxed))
+    pub(crate) fn is_unused(&self) -> bool {
+        !self.any.load(Ordering::Relaxed)
     }
 
     /// Whether the host may access the contents now.
@@ -63,34 +59,33 @@ impl InFlight {
 
     /// The fences that new work has to wait for before this access.
     pub(crate) fn conflicts(&self, access: Access) -> Vec<Fence> {
-        let Some(uses) = self.0.get().filter(|uses| uses.any.load(Ordering::Acquire)) else {
+        if !self.any.load(Ordering::Acquire) {
             return Vec::new();
-        };
-        let mut list = uses.list.lock();
-        list.retain(|one| !one.is_over());
-        if list.is_empty() {
-            uses.any.store(false, Ordering::Release);
         }
-        list.iter()
+        let mut uses = self.uses.lock();
+        uses.retain(|one| !one.is_over());
+        if uses.is_empty() {
+            self.any.store(false, Ordering::Release);
+        }
+        uses.iter()
             .filter(|one| access == Access::Write || one.access == Access::Write)
             .map(|one| one.fence.clone())
             .collect()
     }
 
     pub(crate) fn add(&self, one: Use) {
-        let uses = self.0.get_or_init(Box::default);
-        let mut list = uses.list.lock();
+        let mut uses = self.uses.lock();
         // A later use of the same kind on the same queue covers the earlier one, whichever is added first.
         let queue: QueueId = one.fence.queue();
-        let same = list
+        let same = uses
             .iter_mut()
             .find(|old| old.fence.queue() == queue && old.access == one.access);
         match same {
             Some(old) if old.fence.value() < one.fence.value() => *old = one,
             Some(_) => {}
-            None => list.push(one),
+            None => uses.push(one),
         }
-        uses.any.store(true, Ordering::Release);
+        self.any.store(true, Ordering::Release);
     }
 
     /// Waits until no work uses the buffer.
@@ -104,12 +99,11 @@ impl InFlight {
     }
 
     /// Takes the uses that are not over.
-    pub(crate) fn take(&mut self) -> Vec<Use> {
-        let Some(mut uses) = self.0.take() else {
-            return Vec::new();
-        };
-        let mut list = std::mem::take(uses.list.get_mut());
-        list.retain(|one| !one.is_over());
-        list
+    pub(crate) fn take(&self) -> Vec<Use> {
+        let mut uses = self.uses.lock();
+        self.any.store(false, Ordering::Relaxed);
+        let mut taken: Vec<Use> = uses.drain(..).collect();
+        taken.retain(|one| !one.is_over());
+        taken
     }
 }

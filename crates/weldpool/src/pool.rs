@@ -2,8 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+mod cache_limit;
+mod observe;
+mod recovery;
+mod upkeep;
+
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use self::cache_limit::CacheLimit;
+use self::recovery::{Shortage, is_shortage};
 
 use crate::arena::{Arena, Reserve, SMALL_BYTES_MAX, SmallArena, Source, Want};
 use crate::block::{self, ArenaKind, Block, CacheKey, ListId, Point, Sight};
@@ -12,15 +21,18 @@ use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::{Error, ErrorKind, PoolState, Result};
-use crate::in_flight::{InFlight, Use};
+use crate::in_flight::Use;
+use crate::name::Name;
+use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
+use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::report::LeakReport;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::shard::{self, Shard, Totals};
 use crate::stats::{Counter, Stats};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
-use crate::tally::TallySum;
-use crate::thread_cache::{self, Count, Pushed};
+use crate::strategy::{Asked, Choice, Strategy, Surroundings};
+use crate::supervisor::Supervisor;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
+use crate::thread_cache::{self, Count, Shard, TallySum, ThreadTotals, Totals};
 use crate::wait::{Wait, left_out};
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
@@ -39,6 +51,15 @@ pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
     pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
 }
 
+/// Takes a block back for which this thread's cache has no room; `counted` says whether the free was
+/// counted.
+#[cold]
+pub(crate) fn free_past_cache(key: CacheKey, block: Block, counted: bool) {
+    if let Some(pool) = pool_of(&block) {
+        pool.free_cold(key, block, counted);
+    }
+}
+
 /// The state of an allocator, kept alive by its handles, its buffers and the threads' caches.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -52,14 +73,20 @@ pub(crate) struct Pool {
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
-    cached_bytes_max: AtomicU64,
+    /// Asked about each request where `chooses`.
+    chooses: bool,
+    strategy: Option<Arc<dyn Strategy>>,
+    cache_limit: CacheLimit,
+    out_of_memory: Ledger,
+    callbacks: Arc<Callbacks>,
+    /// Keeps the configured callback registered.
+    _on_out_of_memory: Option<OutOfMemoryCallback>,
+    supervisor: OnceLock<Weak<Supervisor>>,
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
     /// Keeps what ended threads counted.
     shared: Shard,
-    /// What one thread's shelf may hold.
-    shelf_bytes_max: AtomicUsize,
     misses: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
@@ -69,14 +96,9 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
-    /// Uses of buffers whose owners keep only the address.
-    detached: Mutex<HashMap<usize, Detached>>,
-}
-
-#[derive(Debug)]
-struct Detached {
-    block: Block,
-    in_flight: InFlight,
+    /// Blocks of buffers whose owners keep only the address.
+    detached: Mutex<HashMap<usize, Block>>,
+    observer: Observer,
 }
 
 /// Where a request is served.
@@ -87,6 +109,8 @@ struct Place {
     thread_max: u8,
     bytes: usize,
     alignment: usize,
+    /// Whether what is cut along with the block finds room in the thread's cache.
+    refill: bool,
 }
 
 impl Pool {
@@ -107,8 +131,17 @@ impl Pool {
             (arena, SmallArena::new(storage, key))
         };
         let arenas = StorageMode::ALL.map(arena);
-        let classes = ClassPools::new(config.classes);
-        let shared = Shard::default();
+        let callbacks = Arc::<Callbacks>::default();
+        let on_out_of_memory = match config.on_out_of_memory.clone() {
+            Some(handler) => Some(callbacks.add(handler)?),
+            None => None,
+        };
+        let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let observer = Observer::new(&config);
+        // Blocks of a class are aligned to 256 bytes, no more.
+        let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
+        let classes = ClassPools::new(config.classes, warm);
+        let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
             key,
             name,
@@ -120,14 +153,17 @@ impl Pool {
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
-            cached_bytes_max: AtomicU64::new(cached_bytes_max),
+            chooses,
+            strategy: config.strategy,
+            cache_limit: CacheLimit::new(cached_bytes_max),
+            out_of_memory: Ledger::default(),
+            callbacks,
+            _on_out_of_memory: on_out_of_memory,
+            supervisor: OnceLock::new(),
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
             shared,
-            shelf_bytes_max: AtomicUsize::new(
-                usize::try_from(cached_bytes_max).unwrap_or(usize::MAX),
-            ),
             misses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -135,6 +171,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             detached: Mutex::new(HashMap::new()),
+            observer,
         });
         let mut pools = POOLS.write();
         pools
@@ -171,53 +208,80 @@ impl Pool {
         &self.reserve
     }
 
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.device.reserved().value
+    }
+
     pub(crate) fn is_contended(&self) -> bool {
         self.contended.load(Ordering::Relaxed)
     }
 
-    #[inline]
-    pub(crate) fn shelf_bytes_max(&self) -> usize {
-        self.shelf_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn new_shard(&self) -> Arc<Shard> {
-        let shard = Arc::<Shard>::default();
-        shard.set_bypass(
-            !self.pooling.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed),
-        );
+    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
+    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let speaks = totals.is_none();
+        let totals = totals.unwrap_or_default();
+        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
+        shard.set_speaks(speaks);
+        if speaks {
+            self.grant_credit(&shard.totals);
+        }
+        // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
+        shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
-        self.share_out(shards.len());
+        self.share_out(&shards);
         shard
     }
 
-    fn share_out(&self, shards: usize) {
-        let all = self.cached_bytes_max.load(Ordering::Relaxed);
-        let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
-        self.shelf_bytes_max.store(share, Ordering::Relaxed);
+    /// Lets a thread's caches serve until the next sample.
+    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
+        let sampler = &self.observer.sampler;
+        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+    }
+
+    /// Divides what may lie idle among the threads' caches.
+    fn share_out(&self, shards: &[Arc<Shard>]) {
+        let all = self.cache_limit.bytes();
+        let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        for shard in shards {
+            shard.totals.set_lent_bytes_max(share);
+        }
+    }
+
+    /// A block from this thread's cache, handed out, if there is one for such a request.
+    #[inline]
+    pub(crate) fn take_warm(
+        &self,
+        key: CacheKey,
+        storage: StorageMode,
+        bytes: usize,
+        name: Name,
+    ) -> Option<Block> {
+        let list = self.classes.warm_list(storage, bytes)?;
+        let block = thread_cache::pop(key, list, bytes)?;
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        Some(block)
+    }
+
+    /// A buffer of shared storage without a name from this thread's cache.
+    #[inline]
+    pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
+        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+            .map(Buffer::new)
     }
 
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed
-            || request.alignment > DEFAULT_ALIGNMENT
-            || self.alignment > DEFAULT_ALIGNMENT
-        {
+        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT {
             return None;
         }
-        let class = self.classes.classes().index_of(request.bytes)?;
-        if request.bytes == 0 {
-            return None;
-        }
-        let list = self.classes.list(request.storage, class);
         let key = match request.queue {
             None => self.key,
             Some(queue) => queue.core().key_in(self.key)?,
         };
-        let block = thread_cache::pop(key, list, request.bytes)?;
-        block.hand_out(request.bytes, DEFAULT_ALIGNMENT, request.name);
-        Some(Buffer::new(block, InFlight::default()))
+        self.take_warm(key, request.storage, request.bytes, request.name)
+            .map(Buffer::new)
     }
 
     /// A buffer, from wherever there is memory.
@@ -233,6 +297,7 @@ impl Pool {
         });
         allocated.map_err(|error| {
             self.failures.fetch_add(1, Ordering::Relaxed);
+            self.observe_failure(error.kind());
             let error = error.for_request(request.bytes, request.name);
             match error.kind() {
                 ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
@@ -242,7 +307,21 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let place = self.place(request)?;
+        let mut sampled = self.begin_sample(request.bytes);
+        let mut request = *request;
+        let mut pooled = self.pooling.load(Ordering::Relaxed);
+        if self.chooses
+            && let Some(strategy) = &self.strategy
+        {
+            let Choice {
+                pool,
+                storage,
+                alignment,
+            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            pooled &= pool;
+            request = request.storage(storage).alignment(alignment);
+        }
+        let place = self.place(&request)?;
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
             None => self.key,
@@ -253,15 +332,40 @@ impl Pool {
                 )
             })?,
         };
-        let (block, source) = if self.pooling.load(Ordering::Relaxed) {
-            self.obtain(place, key, queue.map(|queue| queue.number()))?
+        let queue = queue.map(|queue| queue.number());
+        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
+        // cache let the request past to be a sample.
+        let reopened = thread_cache::reopen(key);
+        let due = thread_cache::take_due(key, request.bytes, self);
+        if due {
+            sampled.get_or_insert_with(Instant::now);
+        }
+        if pooled
+            && (reopened || due || self.chooses)
+            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
+        {
+            let what = (request.bytes, request.name);
+            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
+            block.hand_out(request.bytes, place.alignment, request.name);
+            return Ok(Buffer::new(block));
+        }
+        let obtained = if pooled {
+            self.obtain(place, key, queue)
         } else {
-            let arena = &self.arenas[place.storage.index()].0;
-            let want = place.want(ListId::DIRECT, None, false);
-            (
-                arena.direct(&want, &|point| self.orders.passed(point))?,
-                Source::Driver,
-            )
+            self.obtain_direct(place)
+        };
+        let (mut block, source) = match obtained {
+            Err(error) if is_shortage(&error) => {
+                let shortage = Shortage {
+                    request: &request,
+                    place,
+                    key,
+                    queue,
+                    direct: !pooled,
+                };
+                self.recover(&shortage, error)?
+            }
+            obtained => obtained?,
         };
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
@@ -272,8 +376,18 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
+        let what = (request.bytes, request.name);
+        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
-        Ok(Buffer::new(block, InFlight::default()))
+        Ok(Buffer::new(block))
+    }
+
+    /// A block of new memory that nothing else shares.
+    fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
+        let arena = &self.arenas[place.storage.index()].0;
+        let want = place.want(ListId::DIRECT, None, false);
+        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        Ok((block, Source::Driver))
     }
 
     fn place(&self, request: &Request<'_>) -> Result<Place> {
@@ -300,6 +414,7 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {
                 storage: request.storage,
@@ -307,6 +422,7 @@ impl Pool {
                 thread_max: classes.as_slice()[class].thread_max,
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
+                refill,
             },
             None => Place {
                 storage: request.storage,
@@ -315,6 +431,7 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
+                refill,
             },
         })
     }
@@ -363,18 +480,7 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        match self.grow(place, key, queue, contended) {
-            Ok(grown) => Ok(grown),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
-                ) =>
-            {
-                self.obtain_last(place, key, queue, error)
-            }
-            Err(error) => Err(error),
-        }
+        self.grow(place, key, queue, contended)
     }
 
     /// A block from memory that is free in an arena.
@@ -433,34 +539,6 @@ impl Pool {
         }
     }
 
-    /// What is left to try when the device has no more memory, in this order: return all that is idle;
-    /// wait for work in flight.
-    fn obtain_last(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        error: Error,
-    ) -> Result<(Block, Source)> {
-        for wait in [Duration::ZERO, self.wait_max] {
-            if !wait.is_zero() {
-                if self.deferred_bytes() == 0 {
-                    break;
-                }
-                self.wait(wait);
-            }
-            let returned = self.clear();
-            tracing::debug!(pool = %self.name, bytes = place.bytes, returned, "out of memory; idle memory returned");
-            if let Some(block) = self.obtain_held(place, key, queue, true) {
-                return Ok((block, Source::Held));
-            }
-            if let Ok(grown) = self.grow(place, key, queue, true) {
-                return Ok(grown);
-            }
-        }
-        Err(error)
-    }
-
     /// Puts a batch into this thread's list; what has no room goes back.
     fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
         for block in thread_cache::refill(key, blocks) {
@@ -469,9 +547,11 @@ impl Pool {
     }
 
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
+            let last = uses.last().map(|last| last.fence.queue().number);
+            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
             self.count_free(self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
@@ -483,9 +563,7 @@ impl Pool {
             self.close_if_idle();
             return;
         }
-        if let Err(pushed) = thread_cache::push(self.key, block) {
-            self.free_cold(self.key, pushed);
-        }
+        thread_cache::push(self.key, block);
     }
 
     fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
@@ -497,19 +575,24 @@ impl Pool {
     }
 
     /// Takes a block back for which a cache had no room.
-    pub(crate) fn free_cold(self: &Arc<Self>, key: CacheKey, pushed: Pushed) {
-        let Pushed { block, counted } = pushed;
+    fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block, counted: bool) {
         let list = block.list();
         if !counted {
             self.count_free(key, &block);
         }
-        if list.is_some()
+        let sampled = self.observe_free(&mut block, None);
+        if sampled && !self.bypass() {
+            // But for being a sample, it would lie in the thread's cache.
+            for block in thread_cache::refill(key, vec![block]) {
+                self.release(block);
+            }
+        } else if list.is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed)
         {
             // The first block of a thread makes its cache; a full list makes room by half.
             let mut batch = thread_cache::take_half(key, list);
-            if counted || block.point().is_some() {
+            if counted {
                 batch.push(block);
             } else {
                 batch.extend(thread_cache::refill(key, vec![block]));
@@ -555,7 +638,7 @@ impl Pool {
             return;
         }
         let idle = self.idle_bytes();
-        let most = self.cached_bytes_max.load(Ordering::Relaxed);
+        let most = self.cache_limit.bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
             let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
             arena.trim(excess, &|point| self.orders.passed(point));
@@ -564,7 +647,19 @@ impl Pool {
 
     /// What a thread leaves behind when it ends. No driver is called.
     pub(crate) fn take_back_from_thread(&self, blocks: Vec<Block>, shard: &Arc<Shard>) {
-        self.share_out(shard::end(&self.shards, &self.shared, shard));
+        {
+            let mut shards = self.shards.lock();
+            shards.retain(|one| !Arc::ptr_eq(one, shard));
+            self.shared.absorb_lists(shard);
+            if shard.speaks() {
+                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+                match shards.iter().find(heir) {
+                    Some(heir) => heir.set_speaks(true),
+                    None => self.shared.totals.absorb(&shard.totals),
+                }
+            }
+            self.share_out(&shards);
+        }
         self.give_back(blocks);
         // Its last free may have gone unseen by whoever closed the pool.
         self.close_if_idle();
@@ -602,13 +697,18 @@ impl Pool {
         thread_cache::drain_own(self, &mut drained);
         let shards = self.shards.lock().clone();
         for shard in shards {
-            shard.drain_shelf(&mut drained);
+            shard.drain_lent(|_| true, &mut drained);
         }
         self.classes.drain(&mut drained);
         if !all {
             drained = self.classes.keep_initial(drained);
         }
         self.give_back(drained);
+        self.release_empty_spans();
+    }
+
+    /// Gives spans without a small block back to their arenas.
+    fn release_empty_spans(&self) {
         for (arena, small) in &self.arenas {
             for span in small.take_empty() {
                 arena.release(span, None, self.is_contended());
@@ -654,8 +754,9 @@ impl Pool {
         any
     }
 
-    /// Waits for the work that pending memory waits for.
+    /// Waits up to `timeout` in all for the work that pending memory waits for.
     fn wait(&self, timeout: Duration) {
+        let start = Instant::now();
         self.deferred.wait(timeout);
         let mut queues = Vec::new();
         for (arena, small) in &self.arenas {
@@ -663,7 +764,8 @@ impl Pool {
             small.pending_queues(&mut queues);
         }
         for (queue, value) in queues {
-            self.orders.wait(Point { queue, value }, timeout);
+            let left = timeout.saturating_sub(start.elapsed());
+            self.orders.wait(Point { queue, value }, left);
         }
         self.collect(true);
     }
@@ -672,64 +774,70 @@ impl Pool {
     pub(crate) fn clear(&self) -> usize {
         self.collect(true);
         self.drain_caches(true);
-        let passed = |point| self.orders.passed(point);
-        let arenas = self.arenas.iter();
-        arenas
-            .map(|(arena, _)| arena.trim(usize::MAX, &passed))
-            .sum()
+        self.trim(usize::MAX)
     }
 
     /// Switches pooling; returns what it was.
     pub(crate) fn set_pooling(&self, on: bool) -> bool {
         let before = self.pooling.swap(on, Ordering::Relaxed);
-        self.set_bypass(!on);
+        self.update_bypass();
         if before && !on {
             let _bytes = self.clear();
         }
         before
     }
 
-    fn set_bypass(&self, on: bool) {
-        for shard in self.shards.lock().iter() {
+    /// Whether threads must go past their caches.
+    fn bypass(&self) -> bool {
+        !self.pooling.load(Ordering::Relaxed)
+            || self.closing.load(Ordering::Relaxed)
+            || self.observer.recording()
+    }
+
+    fn update_bypass(&self) {
+        let shards = self.shards.lock();
+        let on = self.bypass();
+        for shard in shards.iter() {
             shard.set_bypass(on);
         }
     }
 
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
-        let before = self.cached_bytes_max.swap(bytes, Ordering::Relaxed);
-        self.share_out(self.shards.lock().len());
-        let idle = self.idle_bytes();
-        if idle > bytes {
-            self.drain_caches(true);
-            let excess = usize::try_from(idle - bytes).unwrap_or(usize::MAX);
-            let passed = |point| self.orders.passed(point);
-            let mut returned = 0;
-            for (arena, _) in &self.arenas {
-                if returned < excess {
-                    returned += arena.trim(excess - returned, &passed);
-                }
-            }
-        }
+        let before = self.cache_limit.set(bytes);
+        self.share_out(&self.shards.lock());
+        self.shed_idle();
         before
     }
 
+    /// Those asked when memory is out.
+    pub(crate) fn callbacks(&self) -> &Arc<Callbacks> {
+        &self.callbacks
+    }
+
+    /// Makes known who watches over the pool.
+    pub(crate) fn supervise(&self, supervisor: &Arc<Supervisor>) {
+        // A pool has one for its life.
+        let _second = self.supervisor.set(Arc::downgrade(supervisor));
+    }
+
+    fn supervisor(&self) -> Option<Arc<Supervisor>> {
+        self.supervisor.get()?.upgrade()
+    }
+
     /// Keeps a buffer's block while its owner has only the address.
-    pub(crate) fn detach(&self, block: Block, in_flight: InFlight) {
+    pub(crate) fn detach(&self, block: Block) {
         block.set_detached(true);
         if let Some(address) = block.host() {
-            let detached = Detached { block, in_flight };
-            self.detached
-                .lock()
-                .insert(address.as_ptr().addr(), detached);
+            self.detached.lock().insert(address.as_ptr().addr(), block);
         }
     }
 
     /// The buffer that was given up at an address.
     pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
-        let Detached { block, in_flight } = self.detached.lock().remove(&address)?;
+        let block = self.detached.lock().remove(&address)?;
         block.set_detached(false);
-        Some(Buffer::new(block, in_flight))
+        Some(Buffer::new(block))
     }
 
     /// The live buffer that contains an address.
@@ -742,7 +850,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.pooling.store(false, Ordering::Relaxed);
-        self.set_bypass(true);
+        self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
     }
@@ -818,7 +926,14 @@ impl Pool {
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        shard::totals(&self.shards, &self.shared)
+        let mut totals = Totals::default();
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        for shard in shards.iter().filter(|shard| shard.speaks()) {
+            shard.totals.add_to(&mut totals);
+        }
+        self.shared.totals.add_to(&mut totals);
+        totals
     }
 
     fn idle_bytes(&self) -> u64 {
@@ -872,6 +987,7 @@ impl Pool {
                 total: sum(|list| list.allocated_bytes),
             },
             reserved,
+            limit: self.reserve.limit(),
             block_bytes: totals.block_bytes,
             cached_bytes: reserved
                 .value
@@ -884,6 +1000,7 @@ impl Pool {
             growths: self.reserve.growths(),
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
+            memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
             driver_ns,
@@ -891,14 +1008,22 @@ impl Pool {
             free_bytes: free as u64,
             largest_free: self.largest_free(),
             classes: self.classes.stats(&lists),
+            out_of_memory: self.out_of_memory.read(),
+            pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
+            ..Stats::default()
         }
     }
 
     pub(crate) fn live_report(&self) -> LeakReport {
         let mut report = LeakReport::new(&self.name);
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
-        report.sorted()
+        report.sorted(&self.observer.sampler.live())
     }
+}
+
+/// The number of a queue's stream in records; zero is the host's.
+fn stream_of(queue: Option<u32>) -> u64 {
+    queue.map_or(0, |queue| u64::from(queue) + 1)
 }
 
 impl Place {
@@ -907,7 +1032,7 @@ impl Place {
     }
 
     fn refill_blocks(&self) -> usize {
-        if self.list.is_some() {
+        if self.refill {
             (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
         } else {
             1

@@ -214,9 +214,7 @@ impl Queue {
         }
         let bytes = block.bytes();
         block.set_point(Some(self.core.here()));
-        if let Err(pushed) = thread_cache::push(self.core.key, block) {
-            self.pool.free_cold(self.core.key, pushed);
-        }
+        thread_cache::push(self.core.key, block);
         if self.pool.is_contended() {
             self.core.note_freed(bytes);
         }

@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::device::fake::{FakeApple, FakeDiscrete};
 use crate::device::host::HostDevice;
+use crate::env::{self, Environment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -74,6 +75,48 @@ impl Runtime {
         }
     }
 
+    /// Opens the device that the variable `METAL_DEVICE_ID` names: by its position among
+    /// [`devices`](Self::devices), or by name as [`open_device`](Self::open_device) does. Without it, the
+    /// first device.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) naming the variable when there is no such device;
+    /// otherwise what opening the device says.
+    pub fn default_device() -> Result<Arc<dyn Device>> {
+        Self::device_of(Environment::read()?.device.as_deref())
+    }
+
+    fn device_of(id: Option<&str>) -> Result<Arc<dyn Device>> {
+        let number = match id {
+            None => Some("0"),
+            Some(id) => Some(id).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())),
+        };
+        match (number, id) {
+            (Some(number), _) => {
+                let devices = Self::open()?.devices;
+                let count = devices.len();
+                let position = number.parse::<usize>().ok();
+                let device = position.and_then(|position| devices.into_iter().nth(position));
+                device.ok_or_else(|| {
+                    let known = format!("below {count}, the number of devices, or a device's name");
+                    env::wrong(env::DEVICE_ID, number, &known)
+                })
+            }
+            (None, id) => {
+                let id = id.unwrap_or_default();
+                Self::open_device(id).map_err(|error| match error.kind() {
+                    ErrorKind::InvalidRequest => {
+                        let known =
+                            format!("a number, or one of {}", Self::DEVICE_NAMES.join(", "));
+                        env::wrong(env::DEVICE_ID, id, &known)
+                    }
+                    _ => error,
+                })
+            }
+        }
+    }
+
     /// The devices, the host first.
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
@@ -98,6 +141,26 @@ mod tests {
             let properties = device.properties();
             let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
             assert_eq!(opened, expected);
+        }
+    }
+
+    #[test]
+    fn the_variable_names_a_device_by_position_or_name() {
+        for (id, expected) in [
+            (None, "host:0"),
+            (Some("0"), "host:0"),
+            (Some("host"), "host:0"),
+            (Some("fake:apple:2"), "fake:apple:2"),
+        ] {
+            let device = Runtime::device_of(id).unwrap();
+            let properties = device.properties();
+            let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
+            assert_eq!(opened, expected);
+        }
+        for id in ["1", "99999999999999999999", "-1", "gpu", "host:7"] {
+            let error = Runtime::device_of(Some(id)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{id}");
+            assert!(error.to_string().starts_with("METAL_DEVICE_ID"), "{error}");
         }
     }
 

@@ -29,8 +29,44 @@ pub struct SizeClass {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SizeClasses {
     classes: Box<[SizeClass]>,
-    /// By leading bits of a size, the first class that may hold it.
+    index: ClassIndex,
+}
+
+/// Finds the class of a size.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ClassIndex {
+    /// By leading bits of a size, the first class that may hold it. Empty if that class need not be the
+    /// one.
+    exact: Box<[u16]>,
+    /// What to search where classes are finer than the leading bits tell.
+    near: Option<Box<Near>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Near {
     index: Box<[u16]>,
+    /// Of each class.
+    sizes: Box<[usize]>,
+}
+
+impl ClassIndex {
+    /// The smallest class whose blocks have a byte of this number, counted from zero.
+    #[inline]
+    pub(crate) fn index_of_last(&self, last: usize) -> Option<usize> {
+        match self.exact.get(code(last)) {
+            Some(&class) => Some(usize::from(class)),
+            None => self.search(last),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, last: usize) -> Option<usize> {
+        let Near { index, sizes } = self.near.as_deref()?;
+        let first = usize::from(*index.get(code(last))?);
+        let further = sizes.get(first..)?.iter().position(|&bytes| bytes > last)?;
+        Some(first + further)
+    }
 }
 
 impl SizeClasses {
@@ -110,7 +146,7 @@ impl SizeClasses {
     fn indexed(classes: Vec<SizeClass>) -> Self {
         let last = classes.last().map_or(0, |class| code(class.bytes - 1) + 1);
         let mut first = 0;
-        let index = (0..last)
+        let index: Box<[u16]> = (0..last)
             .map(|wanted| {
                 while code(classes[first].bytes - 1) < wanted {
                     first += 1;
@@ -119,10 +155,31 @@ impl SizeClasses {
                 u16::try_from(first).unwrap_or(u16::MAX)
             })
             .collect();
+        // Then no two classes share a code, and a class ends where its code does.
+        let ends = |class: &SizeClass| code(class.bytes) != code(class.bytes - 1);
+        let codes = classes
+            .windows(2)
+            .all(|pair| code(pair[0].bytes - 1) != code(pair[1].bytes - 1));
+        let index = if codes && classes.iter().all(ends) {
+            ClassIndex {
+                exact: index,
+                near: None,
+            }
+        } else {
+            let sizes = classes.iter().map(|class| class.bytes).collect();
+            ClassIndex {
+                exact: Box::default(),
+                near: Some(Box::new(Near { index, sizes })),
+            }
+        };
         Self {
             classes: classes.into_boxed_slice(),
             index,
         }
+    }
+
+    pub(crate) fn index(&self) -> &ClassIndex {
+        &self.index
     }
 
     /// The classes, in ascending order of size.
@@ -136,11 +193,7 @@ impl SizeClasses {
     #[must_use]
     #[inline]
     pub fn index_of(&self, bytes: usize) -> Option<usize> {
-        let mut class = usize::from(*self.index.get(code(bytes.saturating_sub(1)))?);
-        while self.classes.get(class)?.bytes < bytes {
-            class += 1;
-        }
-        Some(class)
+        self.index.index_of_last(bytes.saturating_sub(1))
     }
 
     /// Size of the largest class in bytes; zero when there is none.
@@ -206,6 +259,22 @@ mod tests {
             }
             assert_eq!(table.index_of(table.largest() + 1), None);
         }
+    }
+
+    #[test]
+    fn the_presets_are_found_by_one_look() {
+        assert!(SizeClasses::fine().index.near.is_none());
+        assert!(SizeClasses::seed().index.near.is_none());
+        let class = |bytes| SizeClass {
+            bytes,
+            initial: 0,
+            cached_max: 0,
+            thread_max: 0,
+        };
+        let near = SizeClasses::new(vec![class(1 << 20), class((1 << 20) + 256)]).unwrap();
+        assert!(near.index.near.is_some());
+        assert_eq!(near.index_of((1 << 20) + 1), Some(1));
+        assert_eq!(near.index_of((1 << 20) + 257), None);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::gc::GcStats;
+use crate::out_of_memory::OutOfMemoryStats;
+use crate::pressure::Level;
 use crate::sync::{AtomicU64, Ordering};
 
 /// A level with its history.
@@ -57,6 +60,8 @@ pub struct ClassStats {
     pub hits: u64,
     /// Requests that needed a new block.
     pub misses: u64,
+    /// Buffers of the class given back.
+    pub frees: u64,
     /// Bytes requested by users and not yet freed.
     pub live_bytes: u64,
     /// Greatest sum of those: exact for one thread, an upper bound for several.
@@ -80,16 +85,40 @@ impl ClassStats {
         let used = ratio(self.live_bytes_peak, self.held_bytes_peak).min(1.0);
         100.0 * self.hit_rate() * used
     }
+
+    /// Buffers of the class that users hold.
+    #[must_use]
+    pub fn live_buffers(&self) -> u64 {
+        self.allocations.saturating_sub(self.frees)
+    }
+
+    /// Bytes of the blocks that users hold beyond what they requested.
+    #[must_use]
+    pub fn internal_waste(&self) -> u64 {
+        self.block_bytes().saturating_sub(self.live_bytes)
+    }
+
+    /// Bytes of the blocks cut for the class that no user holds.
+    #[must_use]
+    pub fn external_waste(&self) -> u64 {
+        self.held_bytes.saturating_sub(self.block_bytes())
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.live_buffers().saturating_mul(self.bytes as u64)
+    }
 }
 
 /// Statistics of an allocator: exact when no call is under way, O(classes) to read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes requested by users and not yet freed.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
+    /// The limit on those, if one is set.
+    pub limit: Option<u64>,
     /// Bytes of the blocks that users hold, rounding included.
     pub block_bytes: u64,
     /// Bytes held from the driver and idle.
@@ -110,6 +139,8 @@ pub struct Stats {
     pub remaps: u64,
     /// Allocations that failed.
     pub failures: u64,
+    /// Those of them that failed because there was no memory, or because of a limit.
+    pub memory_failures: u64,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
     /// Driver calls that failed.
@@ -124,6 +155,18 @@ pub struct Stats {
     pub largest_free: usize,
     /// The size classes, smallest first.
     pub classes: Vec<ClassStats>,
+    /// Times that memory was out, and what helped.
+    pub out_of_memory: OutOfMemoryStats,
+    /// Memory pressure from 0 to 1: the greatest of reserved / limit and what the monitor last read.
+    pub pressure: f64,
+    /// The level at the monitor's last assessment.
+    pub pressure_level: Level,
+    /// Changes of that level.
+    pub pressure_events: u64,
+    /// Bytes that went back to the device in answer to pressure.
+    pub pressure_returned_bytes: u64,
+    /// What the collecting thread did.
+    pub gc: GcStats,
 }
 
 impl Stats {

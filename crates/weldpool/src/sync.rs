@@ -1,15 +1,11 @@
 //! The only place that names locks and atomics, so that a model checker can replace them.
 
-mod private_lock;
-
 use std::sync::PoisonError;
 
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 pub(crate) use std::sync::{Arc, Condvar, OnceLock};
-
-pub(crate) use private_lock::{PrivateGuard, PrivateLock};
 
 /// Turns of waiting before the processor is given to somebody else: whoever is waited for may have been
 /// preempted.
@@ -22,10 +18,11 @@ pub(crate) fn raise(flag: &AtomicBool) -> bool {
 }
 
 /// Waits while the flag is up, without writing to its line.
+#[cold]
 pub(crate) fn spin_while(flag: &AtomicBool) {
     let mut turns = 0_u32;
     while flag.load(Ordering::Relaxed) {
-        turns += 1;
+        turns = turns.wrapping_add(1);
         if turns.is_multiple_of(SPINS) {
             std::thread::yield_now();
         } else {

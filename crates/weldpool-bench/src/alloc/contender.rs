@@ -155,7 +155,7 @@ pub(crate) fn versions() -> BTreeMap<String, String> {
         (C::OffsetAllocator.name(), "0.2.0".to_owned()),
         (C::Rlsf.name(), "0.2.3".to_owned()),
     ];
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", feature = "allocators"))]
     versions.extend([
         (C::Mimalloc.name(), malloc::mimalloc_version()),
         (C::Jemalloc.name(), malloc::jemalloc_version()),

@@ -8,7 +8,7 @@ use super::heap::{Heap, SharedHeap};
 #[cfg(feature = "suballocators")]
 use super::heaps::cubecl::Cubecl;
 use super::heaps::malloc::{CLibrary, MallocHeap};
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 use super::heaps::malloc::{Jemalloc, Mimalloc};
 use super::heaps::offset_allocator::OffsetAllocator;
 use super::heaps::ours::Ours;
@@ -69,11 +69,11 @@ fn measure(contender: Contender, case: &Case, effort: Effort) -> Result<Sample> 
         Contender::CLibrary | Contender::CLibraryKeeping => {
             shared(MallocHeap::<CLibrary>::new(), case, effort)
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", feature = "allocators"))]
         Contender::Mimalloc | Contender::MimallocKeeping => {
             shared(MallocHeap::<Mimalloc>::new(), case, effort)
         }
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", feature = "allocators"))]
         Contender::Jemalloc | Contender::JemallocKeeping => {
             shared(MallocHeap::<Jemalloc>::new(), case, effort)
         }
@@ -114,7 +114,7 @@ fn unavailable(contender: Contender) -> Error {
 pub(super) fn pairs(contender: Contender, bytes: usize, pairs: u64) -> Result<()> {
     let done = match contender {
         Contender::Ours => workloads::pairs(&mut Ours::new()?, bytes, pairs),
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", feature = "allocators"))]
         Contender::Mimalloc => workloads::pairs(&mut MallocHeap::<Mimalloc>::new(), bytes, pairs),
         _ => return Err(unavailable(contender)),
     };

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use weldpool::Allocator;
+use weldpool::env::Environment;
+use weldpool::{Allocator, Config, Runtime};
 use weldpool_engine::onnxruntime::OnnxRuntime;
 use weldpool_engine::{Engine, LoadOptions, ModelSource, OutputRequest, Tensor};
 
@@ -56,10 +57,15 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.log_verbose > 0 {
-        crate::logging::start(options.log_verbose);
+    let environment = Environment::read()?;
+    if options.log_verbose > 0 || environment.debug.is_some() {
+        crate::logging::start(options.log_verbose, environment.debug);
     }
-    let allocator = Allocator::host()?;
+    let mut config = Config::default();
+    environment.apply(&mut config);
+    let allocator = Allocator::builder(Runtime::default_device()?)
+        .config(config)
+        .build()?;
     let engine = OnnxRuntime::load(options.onnxruntime.as_deref())?;
     let mut load = LoadOptions::new(allocator.clone());
     for parameter in &options.parameters {

@@ -1,6 +1,7 @@
 //! `weldpool replay`: what an allocator makes of recorded allocations.
 
 mod progress;
+mod seen;
 mod table;
 pub(crate) mod target;
 
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use weldpool::trace::{Replay, ReplayOptions, ReplayReport};
+use weldpool::{Allocator, Dashboard};
 
 pub(crate) use self::progress::bar;
 use self::target::{DEVICES, Target};
@@ -35,6 +37,13 @@ pub(crate) struct Options {
     /// How to print the results.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Draw the allocator's dashboard after each trace; with --format json to standard error.
+    #[arg(long)]
+    dashboard: bool,
+    /// File to write the allocators' statistics to, in Prometheus's text format; the label `pool` is
+    /// the trace's name.
+    #[arg(long, value_name = "FILE")]
+    prometheus: Option<PathBuf>,
 }
 
 /// What to replay on.
@@ -76,14 +85,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.format == Format::Table {
         println!("{}", table::heading(&target, options));
     }
+    let mut seen = Vec::new();
     for file in &options.files {
-        let report = replay_file(&replay, file, options, &target)?;
+        let (report, after) = replay_file(&replay, file, options, &target)?;
         match options.format {
             Format::Table => println!("{}", table::row(&name_of(file), &report)),
             Format::Json => println!("{}", object(file, &report)?),
         }
+        if options.dashboard {
+            seen::draw(&after, options.format == Format::Json);
+        }
+        seen.push(after);
     }
-    Ok(())
+    match &options.prometheus {
+        Some(file) => seen::write(file, &seen),
+        None => Ok(()),
+    }
 }
 
 fn replay_file(
@@ -91,17 +108,28 @@ fn replay_file(
     file: &Path,
     options: &Options,
     target: &Target,
-) -> Result<ReplayReport> {
+) -> Result<(ReplayReport, Dashboard)> {
     let trace = load(file, &options.input)?;
     let bar = bar(&name_of(file));
-    let report = replay.run_with_progress(&trace.events, || target.make(), &|done, all| {
+    // Of the first pass, which the report is about.
+    let mut watched: Option<Allocator> = None;
+    let make = || {
+        let (allocator, made) = target.watched()?;
+        watched.get_or_insert(allocator);
+        Ok(made)
+    };
+    let report = replay.run_with_progress(&trace.events, make, &|done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
     let mut report = report.with_context(|| format!("cannot replay {}", file.display()))?;
     report.skipped_frees += trace.skipped.frees;
-    Ok(report)
+    let mut after = watched
+        .map(|allocator| allocator.dashboard())
+        .unwrap_or_default();
+    after.allocator = name_of(file);
+    Ok((report, after))
 }
 
 /// The report, with the trace first.

@@ -30,15 +30,21 @@ impl Target {
         })
     }
 
-    /// A fresh allocator.
-    pub(crate) fn make(&self) -> weldpool::Result<trace::Target> {
+    /// A fresh allocator, and the target that it is.
+    pub(crate) fn watched(&self) -> weldpool::Result<(Allocator, trace::Target)> {
         let device = Runtime::open_device(&self.device)?;
         let allocator = Allocator::builder(device)
             .config(self.config.clone())
             .build()?;
-        Ok(trace::Target::new(allocator)
+        let target = trace::Target::new(allocator.clone())
             .named(&self.device, &self.preset, &self.in_words())
-            .limit(self.config.reserved_bytes_max))
+            .limit(self.config.reserved_bytes_max);
+        Ok((allocator, target))
+    }
+
+    /// A target over a fresh allocator.
+    pub(crate) fn make(&self) -> weldpool::Result<trace::Target> {
+        self.watched().map(|(_, target)| target)
     }
 
     /// Every field of the configuration, the size classes summed up.

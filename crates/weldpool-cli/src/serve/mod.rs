@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use weldpool::env::Environment;
 use weldpool_engine::onnxruntime::OnnxRuntime;
 use weldpool_server::Server;
 
@@ -16,8 +17,9 @@ pub(crate) use self::options::Options;
 use self::progress::LoadProgress;
 
 pub(crate) fn run(options: Options) -> Result<()> {
-    crate::logging::start(options.log_verbose);
-    let allocator = options.allocator()?;
+    let environment = Environment::read()?;
+    crate::logging::start(options.log_verbose, environment.debug);
+    let allocator = options.allocator(&environment)?;
     let server_options = options.server_options()?;
     let engine = OnnxRuntime::load(options.onnxruntime.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

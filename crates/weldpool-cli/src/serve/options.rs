@@ -2,14 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
-use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Config, Device, SizeClasses};
+use weldpool::env::Environment;
+use weldpool::{Allocator, Config, Runtime, SizeClasses};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
 
@@ -129,13 +128,13 @@ enum Preset {
 
 impl Options {
     /// The pool that everything the server holds for requests and models comes from.
-    pub(crate) fn allocator(&self) -> Result<Allocator> {
-        let device = Arc::new(HostDevice::new()?);
+    pub(crate) fn allocator(&self, environment: &Environment) -> Result<Allocator> {
+        let device = Runtime::default_device()?;
         let reserved_bytes_max = match self.pool_limit {
             Some(bytes) => bytes,
             None => device.budget()?.ceiling() / 5 * 4,
         };
-        let config = Config {
+        let mut config = Config {
             classes: match self.pool_preset {
                 Preset::Fine => SizeClasses::fine(),
                 Preset::Seed => SizeClasses::seed(),
@@ -143,9 +142,8 @@ impl Options {
             reserved_bytes_max: Some(reserved_bytes_max),
             ..Config::default()
         };
-        let allocator = Allocator::builder(Arc::new(HostDevice::new()?))
-            .config(config)
-            .build();
+        environment.apply(&mut config);
+        let allocator = Allocator::builder(device).config(config).build();
         allocator.context("cannot make the memory pool")
     }
 

@@ -148,3 +148,41 @@ fn what_does_not_exist_is_named() {
         assert!(stderr.contains(part), "{arguments:?}: {stderr}");
     }
 }
+
+#[test]
+fn the_dashboard_is_plain_and_the_metrics_have_a_pool_per_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = folder.path().join("metrics.txt");
+    let trace = recorded();
+    let trace = trace.to_str().unwrap();
+    let output = weldpool(&[
+        "replay",
+        trace,
+        trace,
+        "--dashboard",
+        "--prometheus",
+        metrics.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.is_ascii(), "no terminal, no block characters");
+    assert_eq!(stdout.matches("Size classes: peak bytes held").count(), 2);
+    let metrics = std::fs::read_to_string(metrics).unwrap();
+    for pool in ["gnn_train", "gnn_train (2)"] {
+        let line = format!("weldpool_pool_live_bytes{{pool=\"{pool}\"}} 0\n");
+        assert_eq!(metrics.matches(&line).count(), 1, "{pool}");
+    }
+    assert_eq!(
+        metrics.matches("# TYPE weldpool_pool_live_bytes ").count(),
+        1
+    );
+
+    let output = weldpool(&["replay", trace, "--dashboard", "--format", "json"]);
+    let stdout = text(&output.stdout);
+    assert!(
+        stdout
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok())
+    );
+    assert!(text(&output.stderr).contains("hit rate"));
+}

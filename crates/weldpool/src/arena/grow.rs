@@ -204,6 +204,11 @@ impl Arena {
         let tail = room.space.free_before(top).filter(|tail| {
             tail.point
                 .is_none_or(|point| Some(point.queue) == want.queue)
+        });
+        // A thread may just have freed so much there that nothing needs to be mapped; that is no window.
+        let tail = tail.filter(|tail| {
+            let start = tail.range.start.checked_next_multiple_of(want.alignment);
+            start.is_none_or(|start| start.saturating_add(want.bytes) > tail.range.end())
         })?;
         room.space.cut(tail.range.start, tail.range);
         Some(tail)

@@ -16,8 +16,10 @@
 //! assert_eq!(plan.trim_to_bytes, Some(700)); // above the high watermark, down to the low one
 //! ```
 
+mod ages;
 mod policy;
 mod thread;
 
+pub(crate) use ages::Ages;
 pub use policy::{GcPlan, GcPolicy, Observation};
 pub use thread::{Collector, GcConfig, GcStats, GcThread};

@@ -8,7 +8,9 @@ use weldpool::device::host::HostDevice;
 mod config;
 mod fake;
 mod host;
+mod observe;
 mod ordered_reuse;
+mod policy;
 mod thread_caches;
 mod trace;
 

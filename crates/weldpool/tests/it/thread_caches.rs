@@ -81,7 +81,11 @@ fn what_a_thread_cached_serves_others_after_its_end() {
     assert_eq!(after.reserved.value, before.reserved.value);
     drop(held);
     let _bytes = allocator.clear();
-    assert_eq!(allocator.stats().reserved.value, 0, "nothing was left behind");
+    assert_eq!(
+        allocator.stats().reserved.value,
+        0,
+        "nothing was left behind"
+    );
 }
 
 #[test]
@@ -103,10 +107,7 @@ fn blocks_that_pass_between_threads_neither_pile_up_nor_thrash() {
         let (before, after) = (after_warm_up.unwrap(), allocator.stats());
         // The producer, the channel and the consumer's cache may each hold so many blocks and twice.
         let most = (6 * 64 + 2 * IN_FLIGHT) * bytes + 4 * MIB;
-        assert!(
-            after.reserved.peak <= most as u64,
-            "{bytes} bytes: {after}"
-        );
+        assert!(after.reserved.peak <= most as u64, "{bytes} bytes: {after}");
         let calls = after.driver_calls - before.driver_calls;
         assert!(calls <= 64, "{bytes} bytes: {calls} driver calls");
         assert_eq!(after.live.value, 0);

@@ -1,5 +1,7 @@
 //! What holds in every interleaving.
 
+#![allow(unsafe_code)]
+
 use loom::thread;
 
 use crate::block::{Block, ListId};
@@ -7,10 +9,11 @@ use crate::class_pool::ClassPools;
 use crate::guard::Borrow;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::queue::{Fence, QueueId};
-use crate::shard::{self, Shard};
 use crate::signals::Signals;
 use crate::size_class::{SizeClass, SizeClasses};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, PrivateLock};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::thread_cache::bin::Bin;
+use crate::thread_cache::shard::{ThreadTotals, Totals};
 
 /// Preemptions of one execution: three find nearly everything, and more take hours.
 const PREEMPTIONS_MAX: usize = 3;
@@ -29,44 +32,49 @@ fn check_all(test: impl Fn() + Sync + Send + 'static) {
 const LIST: ListId = ListId(0);
 
 #[test]
-fn a_private_lock_has_one_holder() {
+fn a_shared_bin_gives_each_block_to_one_taker() {
     check_all(|| {
-        let lock = Arc::new(PrivateLock::<(u32, u32)>::default());
-        let add = |lock: &PrivateLock<(u32, u32)>| {
-            let mut pair = lock.lock();
-            pair.0 += 1;
-            thread::yield_now();
-            pair.1 += 1;
-            assert_eq!(pair.0, pair.1);
-        };
-        let other = Arc::clone(&lock);
-        let thread = thread::spawn(move || add(&other));
-        add(&lock);
-        thread.join().unwrap();
-        assert_eq!(*lock.lock(), (2, 2));
+        let bin = Arc::new(Bin::default());
+        // SAFETY: this thread is the owner.
+        unsafe { bin.open(true) };
+        bin.push_shared(Block(1), 4).unwrap();
+        let other = Arc::clone(&bin);
+        // Somebody who is short of memory.
+        let thief = thread::spawn(move || {
+            let mut drained = Vec::new();
+            // SAFETY: it does not claim to be the owner.
+            unsafe { other.drain(false, &mut drained) };
+            drained
+        });
+        // The thread itself: frees one, allocates one.
+        bin.push_shared(Block(2), 4).unwrap();
+        let popped = bin.pop_shared();
+        let mut all = thief.join().unwrap();
+        all.extend(popped);
+        // SAFETY: as above.
+        unsafe { bin.drain(false, &mut all) };
+        all.sort();
+        assert_eq!(all, [Block(1), Block(2)]);
     });
 }
 
 #[test]
-fn a_shelf_gives_each_block_to_one_taker() {
+fn a_bin_is_seen_whole_or_closed() {
     check_all(|| {
-        let shard = Arc::new(Shard::default());
-        shard.shelf().lists.make(LIST).push(Block(1));
-        let other = Arc::clone(&shard);
-        // Somebody who is short of memory.
+        let bin = Arc::new(Bin::default());
+        let other = Arc::clone(&bin);
         let thief = thread::spawn(move || {
             let mut drained = Vec::new();
-            other.drain_shelf(&mut drained);
+            // SAFETY: it does not claim to be the owner.
+            unsafe { other.drain(false, &mut drained) };
             drained
         });
-        // The thread itself: frees one, allocates one.
-        shard.shelf().lists.make(LIST).push(Block(2));
-        let popped = shard.shelf().lists.get_mut(LIST).and_then(Vec::pop);
+        // SAFETY: this thread is the owner.
+        unsafe { bin.open(true) };
+        bin.push_shared(Block(1), 4).unwrap();
         let mut all = thief.join().unwrap();
-        all.extend(popped);
-        shard.drain_shelf(&mut all);
-        all.sort();
-        assert_eq!(all, [Block(1), Block(2)]);
+        all.extend(bin.pop_shared());
+        assert_eq!(all, [Block(1)]);
     });
 }
 
@@ -77,8 +85,9 @@ fn class_pools_exchange_batches_without_loss() {
             bytes: 256,
             initial: 0,
             cached_max: 2,
+            thread_max: 1,
         };
-        let pools = Arc::new(ClassPools::new(SizeClasses([class])));
+        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false));
         let other = Arc::clone(&pools);
         let putter = thread::spawn(move || other.put(LIST, vec![Block(1), Block(2)]));
         let mut all = pools.put(LIST, vec![Block(3)]);
@@ -96,40 +105,52 @@ fn class_pools_exchange_batches_without_loss() {
 #[test]
 fn sums_are_right_while_a_thread_ends() {
     check(|| {
-        let (ended, mine, theirs) = (Shard::default(), Shard::default(), Shard::default());
-        let (mine, theirs) = (Arc::new(mine), Arc::new(theirs));
+        let [ended, mine, theirs] = [(); 3].map(|()| Arc::new(ThreadTotals::default()));
         mine.count_allocation(100, 256);
         theirs.count_free(30, 0);
-        let shards = Mutex::new(vec![Arc::clone(&mine), Arc::clone(&theirs)]);
-        let pool = Arc::new((shards, ended));
+        // As `Pool::totals` and `Pool::take_back_from_thread` do.
+        let threads = Mutex::new(vec![Arc::clone(&mine), Arc::clone(&theirs)]);
+        let pool = Arc::new((threads, ended));
+        let sum = |pool: &(Mutex<Vec<Arc<ThreadTotals>>>, Arc<ThreadTotals>)| {
+            let mut totals = Totals::default();
+            let threads = pool.0.lock();
+            for thread in threads.iter() {
+                thread.add_to(&mut totals);
+            }
+            pool.1.add_to(&mut totals);
+            totals.live
+        };
         let other = Arc::clone(&pool);
-        let ending = thread::spawn(move || shard::end(&other.0, &other.1, &theirs));
-        assert_eq!(shard::totals(&pool.0, &pool.1).live, 70);
-        assert_eq!(ending.join().unwrap(), 1);
-        assert_eq!(shard::totals(&pool.0, &pool.1).live, 70);
+        let ending = thread::spawn(move || {
+            let mut threads = other.0.lock();
+            threads.retain(|one| !Arc::ptr_eq(one, &theirs));
+            other.1.absorb(&theirs);
+        });
+        assert_eq!(sum(&pool), 70);
+        ending.join().unwrap();
+        assert_eq!(sum(&pool), 70);
     });
 }
 
 #[test]
 fn counting_has_one_writer_and_any_readers() {
     check(|| {
-        let shard = Arc::new(Shard::default());
-        let other = Arc::clone(&shard);
+        let totals = Arc::new(ThreadTotals::default());
+        let other = Arc::clone(&totals);
         let owner = thread::spawn(move || {
             other.count_allocation(10, 256);
             other.count_allocation(10, 256);
             other.count_free(10, 256);
         });
-        let mut totals = shard::Totals::default();
-        shard.add_to(&mut totals);
-        assert!([0, 10, 20].contains(&totals.live));
+        let read = || {
+            let mut sum = Totals::default();
+            totals.add_to(&mut sum);
+            sum
+        };
+        assert!([0, 10, 20].contains(&read().live));
         owner.join().unwrap();
-        let mut totals = shard::Totals::default();
-        shard.add_to(&mut totals);
-        assert_eq!(
-            (totals.live, totals.live_peak, totals.block_bytes),
-            (10, 20, 256)
-        );
+        let sum = read();
+        assert_eq!((sum.live, sum.live_peak, sum.block_bytes), (10, 20, 256));
     });
 }
 
@@ -234,7 +255,7 @@ fn uses_added_while_others_are_looked_at_are_kept() {
         in_flight.add(used(2, 7));
         looking.join().unwrap();
         assert!(in_flight.check(Access::Read).is_err());
-        assert!(!in_flight.is_idle());
+        assert!(!in_flight.is_unused());
     });
 }
 

@@ -26,12 +26,9 @@ mod grouped;
 mod guard;
 #[path = "../../src/in_flight.rs"]
 mod in_flight;
-#[path = "../../src/shard.rs"]
-mod shard;
 #[path = "../../src/signals.rs"]
 mod signals;
-#[path = "../../src/tally.rs"]
-mod tally;
+mod thread_cache;
 #[path = "../../src/wait.rs"]
 mod wait;
 

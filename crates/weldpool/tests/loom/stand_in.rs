@@ -1,6 +1,14 @@
 //! Stands in for what the kernels name and do not depend on.
 
 pub(crate) mod block {
+    pub(crate) const THREAD_MAX: u8 = 4;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct CacheKey {
+        pub(crate) slot: u32,
+        pub(crate) id: u64,
+    }
+
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct ListId(pub(crate) usize);
 
@@ -31,6 +39,11 @@ pub(crate) mod block {
             256
         }
 
+        /// What stays behind stands for nothing.
+        pub(crate) fn last(&self) -> Self {
+            Self(self.0)
+        }
+
         pub(crate) fn point(&self) -> Option<()> {
             None
         }
@@ -58,12 +71,26 @@ pub(crate) mod size_class {
         pub(crate) bytes: usize,
         pub(crate) initial: usize,
         pub(crate) cached_max: usize,
+        pub(crate) thread_max: u8,
+    }
+
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct ClassIndex;
+
+    impl ClassIndex {
+        pub(crate) fn index_of_last(&self, _last: usize) -> Option<usize> {
+            None
+        }
     }
 
     #[derive(Debug)]
     pub(crate) struct SizeClasses(pub(crate) [SizeClass; 1]);
 
     impl SizeClasses {
+        pub(crate) fn index(&self) -> &ClassIndex {
+            &ClassIndex
+        }
+
         pub(crate) fn as_slice(&self) -> &[SizeClass] {
             &self.0
         }
@@ -75,6 +102,7 @@ pub(crate) mod stats {
     pub(crate) struct ClassStats {
         pub(crate) bytes: usize,
         pub(crate) allocations: u64,
+        pub(crate) frees: u64,
         pub(crate) hits: u64,
         pub(crate) misses: u64,
         pub(crate) live_bytes: u64,

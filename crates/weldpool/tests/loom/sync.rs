@@ -1,14 +1,11 @@
 //! What `src/sync.rs` gives the library, over the model checker.
 
-#[path = "../../src/sync/private_lock.rs"]
-mod private_lock;
-
 use std::sync::PoisonError;
 
 pub(crate) use loom::sync::Arc;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-pub(crate) use self::private_lock::{PrivateGuard, PrivateLock};
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 /// The checker does not know that what a swap reads is the last value before its own.
 pub(crate) fn raise(flag: &AtomicBool) -> bool {

@@ -48,11 +48,11 @@ impl Malloc for CLibrary {
 }
 
 /// `mi_malloc` and `mi_free`.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 #[derive(Debug, Clone, Copy)]
 pub(in crate::alloc) struct Mimalloc;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 impl Malloc for Mimalloc {
     #[inline]
     fn allocate(bytes: usize) -> *mut u8 {
@@ -68,11 +68,11 @@ impl Malloc for Mimalloc {
 }
 
 /// `_rjem_malloc` and `_rjem_free`.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 #[derive(Debug, Clone, Copy)]
 pub(in crate::alloc) struct Jemalloc;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 impl Malloc for Jemalloc {
     #[inline]
     fn allocate(bytes: usize) -> *mut u8 {
@@ -168,7 +168,7 @@ pub(in crate::alloc) fn c_library_version() -> String {
 }
 
 /// The version of mimalloc that is linked.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 pub(in crate::alloc) fn mimalloc_version() -> String {
     // SAFETY: the function has no requirements.
     let version = unsafe { libmimalloc_sys::mi_version() };
@@ -185,7 +185,7 @@ pub(in crate::alloc) fn mimalloc_version() -> String {
 }
 
 /// The version of jemalloc that is linked.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "allocators"))]
 pub(in crate::alloc) fn jemalloc_version() -> String {
     let mut text: *const std::ffi::c_char = std::ptr::null();
     let mut size = size_of_val(&text);

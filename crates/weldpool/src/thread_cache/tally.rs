@@ -2,17 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
-/// Lists per group.
-pub(crate) const GROUP: usize = 64;
-
-/// The counters of a group of lists.
-pub(crate) type TallyGroup = [Tally; GROUP];
-
-/// Counters of one list. Unless shared, they have one writer, so counting is a load and a store.
+/// Counters of one list. They have one writer, so counting is a load and a store.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub(crate) struct Tally {
     allocations: AtomicU64,
     frees: AtomicU64,
@@ -107,37 +100,5 @@ impl TallySum {
     /// Requested bytes that users hold.
     pub(crate) fn live(&self) -> u64 {
         self.allocated_bytes.wrapping_sub(self.freed_bytes)
-    }
-}
-
-/// The tallies of one thread, in groups that are made when needed.
-#[derive(Debug, Default)]
-pub(crate) struct Tallies {
-    groups: Mutex<Vec<Option<Arc<TallyGroup>>>>,
-    /// Of blocks that have no list.
-    pub(crate) unlisted: Tally,
-}
-
-impl Tallies {
-    /// The group of a list.
-    pub(crate) fn group(&self, number: usize) -> Arc<TallyGroup> {
-        let mut groups = self.groups.lock();
-        if number >= groups.len() {
-            groups.resize(number + 1, None);
-        }
-        let group = groups[number]
-            .get_or_insert_with(|| Arc::new(std::array::from_fn(|_| Tally::default())));
-        Arc::clone(group)
-    }
-
-    /// Visits every tally there is, with its list's number; none for blocks without one.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(Option<usize>, &Tally)) {
-        visit(None, &self.unlisted);
-        let groups = self.groups.lock().clone();
-        for (number, group) in groups.iter().enumerate() {
-            for (index, tally) in group.iter().flat_map(|group| group.iter().enumerate()) {
-                visit(Some(number * GROUP + index), tally);
-            }
-        }
     }
 }

@@ -1,0 +1,111 @@
+//! What watches an allocator while it works, and the calls that show what it saw.
+
+#![forbid(unsafe_code)]
+
+use crate::allocator::Allocator;
+use crate::config::Config;
+use crate::dashboard::Dashboard;
+use crate::env::StatsOnExit;
+use crate::health::Health;
+use crate::report::Report;
+use crate::sampler::{Sampler, Samples};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
+use crate::trace::{Op, Recorder};
+
+/// The watchers of one pool.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) sampler: Sampler,
+    recorder: RwLock<Option<Arc<Recorder>>>,
+    /// Whether there is a recorder.
+    recording: AtomicBool,
+    /// Allocations that failed for lack of memory.
+    pub(crate) memory_failures: AtomicU64,
+    pub(crate) debug_checks: bool,
+    pub(crate) stats_on_exit: Option<StatsOnExit>,
+}
+
+impl Observer {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            sampler: Sampler::new(config.sample_interval_bytes, config.backtraces),
+            recorder: RwLock::new(None),
+            recording: AtomicBool::new(false),
+            memory_failures: AtomicU64::new(0),
+            debug_checks: config.debug_checks,
+            stats_on_exit: config.stats_on_exit,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn recording(&self) -> bool {
+        self.recording.load(Ordering::Relaxed)
+    }
+
+    /// Sets the recorder; returns the one there was.
+    pub(crate) fn set_recorder(&self, recorder: Option<Arc<Recorder>>) -> Option<Arc<Recorder>> {
+        let mut current = self.recorder.write();
+        self.recording.store(recorder.is_some(), Ordering::Relaxed);
+        std::mem::replace(&mut *current, recorder)
+    }
+
+    pub(crate) fn record(&self, op: Op, id: usize, bytes: usize, stream: u64) {
+        if let Some(recorder) = &*self.recorder.read() {
+            recorder.record(op, id as u64, bytes as u64, stream);
+        }
+    }
+}
+
+/// What an allocator shows of itself.
+impl Allocator {
+    /// Histograms of size, lifetime and latency, of samples; copies a few KiB.
+    #[must_use]
+    pub fn samples(&self) -> Samples {
+        self.pool().samples()
+    }
+
+    /// How the allocator is doing; costs as much as [`stats`](Self::stats).
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health::of(&self.stats(), None)
+    }
+
+    /// The detailed report; walks all live buffers and, where samples keep backtraces, looks up the
+    /// names in them, which can take seconds the first time.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.pool().report()
+    }
+
+    /// The state to be drawn; costs as much as [`stats`](Self::stats) and [`samples`](Self::samples).
+    #[must_use]
+    pub fn dashboard(&self) -> Dashboard {
+        self.pool().dashboard()
+    }
+
+    /// Records every allocation and free from now on, or none any more; returns the recorder there
+    /// was, whose [`finish`](Recorder::finish) writes the trace to its end.
+    ///
+    /// The stream of an event is 0 for the host, otherwise one that stands for the queue. While
+    /// recording, every call goes past the threads' caches. Calls that are under way when recording
+    /// begins or ends may be missing.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    /// use weldpool::{Allocator, trace::Recorder};
+    ///
+    /// # let path = std::env::temp_dir().join(format!("weldpool-record-{}.wpt", std::process::id()));
+    /// let allocator = Allocator::host()?;
+    /// allocator.record(Some(Arc::new(Recorder::create(&path)?)));
+    /// drop(allocator.allocate(1000)?);
+    /// let recorder = allocator.record(None).ok_or("nothing was recorded")?;
+    /// assert_eq!(recorder.finish()?.events, 2);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn record(&self, recorder: Option<Arc<Recorder>>) -> Option<Arc<Recorder>> {
+        self.pool().set_recorder(recorder)
+    }
+}

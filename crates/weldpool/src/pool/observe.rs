@@ -1,0 +1,184 @@
+//! Where a pool tells its watchers what happens, and what it can tell by walking.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use super::Pool;
+use crate::block::{Block, Cut};
+use crate::dashboard::Dashboard;
+use crate::device::StorageMode;
+use crate::env::StatsOnExit;
+use crate::error::ErrorKind;
+use crate::health::Health;
+use crate::name::Name;
+use crate::report::{ArenaReport, Report};
+use crate::sampler::Samples;
+use crate::sync::{Arc, Ordering};
+use crate::trace::{Op, Recorder};
+
+/// A number that no other live block has: where its record is.
+fn id_of(block: &Block) -> usize {
+    std::ptr::from_ref(block.as_record()).addr()
+}
+
+impl Pool {
+    /// The moment at which an allocation begins that is to be a sample.
+    pub(super) fn begin_sample(&self, bytes: usize) -> Option<Instant> {
+        self.observer.sampler.due(bytes).then(Instant::now)
+    }
+
+    /// Takes note of a block that is about to be handed out. A sampled one becomes a block that no
+    /// thread keeps, so that its free is seen.
+    pub(super) fn observe_allocation(
+        &self,
+        block: &mut Block,
+        (requested, name): (usize, Name),
+        stream: u64,
+        sampled: Option<Instant>,
+    ) {
+        if let Some(start) = sampled {
+            let latency = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            set_thread_max(block, 0);
+            let sampler = &self.observer.sampler;
+            sampler.allocated(id_of(block), requested, name, latency);
+        }
+        if self.observer.recording() {
+            self.observer
+                .record(Op::Allocate, id_of(block), requested, stream);
+        }
+    }
+
+    /// Takes note of a block that was given back and is not yet anybody else's. True if it was kept
+    /// from the threads' caches for being a sample, which is over then.
+    pub(super) fn observe_free(&self, block: &mut Block, stream: Option<u64>) -> bool {
+        if self.observer.recording() {
+            let stream = stream.unwrap_or_else(|| {
+                let point = block.point();
+                point.map_or(0, |point| u64::from(point.queue) + 1)
+            });
+            self.observer
+                .record(Op::Free, id_of(block), block.requested(), stream);
+        }
+        if block.thread_max() > 0 {
+            return false;
+        }
+        self.observer.sampler.freed(id_of(block));
+        let thread_max = self.classes.thread_max(block.list());
+        if thread_max > 0 {
+            set_thread_max(block, thread_max);
+        }
+        thread_max > 0
+    }
+
+    /// Counts a failed allocation.
+    pub(super) fn observe_failure(&self, kind: ErrorKind) {
+        if matches!(kind, ErrorKind::OutOfMemory | ErrorKind::LimitExceeded) {
+            let failures = &self.observer.memory_failures;
+            failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_recorder(&self, recorder: Option<Arc<Recorder>>) -> Option<Arc<Recorder>> {
+        let before = self.observer.set_recorder(recorder);
+        self.update_bypass();
+        before
+    }
+
+    pub(crate) fn samples(&self) -> Samples {
+        self.observer.sampler.read()
+    }
+
+    pub(crate) fn dashboard(&self) -> Dashboard {
+        Dashboard {
+            allocator: self.name.clone(),
+            stats: self.stats(),
+            samples: self.samples(),
+            pressure: None,
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let stats = self.stats();
+        Report {
+            allocator: self.name.clone(),
+            health: Health::of(&stats, None),
+            stats,
+            live: self.live_report(),
+            arenas: self.arena_reports(),
+            samples: self.samples(),
+        }
+    }
+
+    fn arena_reports(&self) -> Vec<ArenaReport> {
+        let mut reports = Vec::new();
+        for (storage, (arena, small)) in StorageMode::ALL.into_iter().zip(&self.arenas) {
+            let report = |free: crate::arena::Free, segments, small| ArenaReport {
+                storage,
+                small,
+                segments,
+                free_bytes: free.bytes as u64,
+                largest_free: free.largest as u64,
+                pending_bytes: free.pending as u64,
+            };
+            reports.push(report(arena.free(), arena.pieces(), false));
+            reports.push(report(small.free(), 0, true));
+        }
+        reports.retain(|one| one.segments > 0 || one.free_bytes + one.pending_bytes > 0);
+        reports
+    }
+
+    /// What was asked to be done when the last handle goes.
+    pub(crate) fn finish_watching(&self) {
+        if self.observer.debug_checks {
+            self.check();
+        }
+        match self.observer.stats_on_exit {
+            None => {}
+            Some(StatsOnExit::Summary) => eprintln!("{}", self.dashboard().line()),
+            #[cfg(feature = "serde")]
+            Some(StatsOnExit::Json) => eprintln!("{}", self.report().to_json()),
+            // Refused when the configuration was validated.
+            #[cfg(not(feature = "serde"))]
+            Some(StatsOnExit::Json) => {}
+            Some(StatsOnExit::Full) => eprintln!("{}\n{}", self.dashboard(), self.report()),
+        }
+    }
+
+    /// Compares the counters with a walk, if nobody allocates or frees meanwhile.
+    fn check(&self) {
+        let before = self.stats();
+        let walked = self.live_report();
+        let after = self.stats();
+        let quiet = (before.allocations, before.frees) == (after.allocations, after.frees);
+        let buffers = before.allocations.wrapping_sub(before.frees);
+        let same = (walked.bytes() as u64, walked.count() as u64) == (before.live.value, buffers);
+        if quiet && !same {
+            tracing::error!(
+                pool = %self.name,
+                counted_bytes = before.live.value,
+                counted_buffers = buffers,
+                walked_bytes = walked.bytes(),
+                walked_buffers = walked.count(),
+                "counters and live buffers differ"
+            );
+        }
+    }
+}
+
+/// Changes how many blocks of the list a thread keeps, as far as this block is concerned.
+fn set_thread_max(block: &mut Block, thread_max: u8) {
+    let point = block.point();
+    let cut = Cut {
+        pool: block.pool(),
+        storage: block.storage(),
+        arena: block.arena(),
+        list: block.list(),
+        thread_max,
+        position: block.position(),
+        bytes: block.bytes(),
+    };
+    let place = block.place();
+    block.recut(cut, &place);
+    block.set_point(point);
+}

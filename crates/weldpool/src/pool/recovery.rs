@@ -1,0 +1,201 @@
+//! What is done when neither the device nor the limit allows more memory: step after step, each counted,
+//! and the request tried again behind each that did something.
+
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{Place, Pool};
+use crate::arena::Source;
+use crate::block::{Block, CacheKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::out_of_memory::{OutOfMemory, Recourse, RecoveryStep};
+use crate::request::Request;
+use crate::sync::Arc;
+
+/// Times that callbacks are asked for one request.
+const ROUNDS_MAX: u32 = 4;
+
+/// A request that found no memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shortage<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) place: Place,
+    pub(super) key: CacheKey,
+    /// Number of its queue.
+    pub(super) queue: Option<u32>,
+    /// Whether it bypasses the pools.
+    pub(super) direct: bool,
+}
+
+/// Whether returning or waiting may help against an error.
+pub(super) fn is_shortage(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
+    )
+}
+
+thread_local! {
+    /// Whether this thread is inside a callback, for whose requests nobody is asked.
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks this thread as asking until it is dropped.
+struct Asking;
+
+impl Asking {
+    fn begin() -> Option<Self> {
+        (!ASKING.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        ASKING.set(false);
+    }
+}
+
+impl Pool {
+    /// Takes the steps of recovery until one lets the request succeed; else returns `first`, which is
+    /// what was said before any of them.
+    pub(super) fn recover(
+        self: &Arc<Self>,
+        shortage: &Shortage<'_>,
+        first: Error,
+    ) -> Result<(Block, Source)> {
+        let bytes = shortage.request.bytes;
+        self.out_of_memory.begun();
+        tracing::debug!(pool = %self.name, bytes, error = %first, "memory is out");
+        for round in 1..=ROUNDS_MAX {
+            let mut retry = false;
+            for step in RecoveryStep::ALL {
+                if !self.take_step(step, shortage, round, &first) {
+                    continue;
+                }
+                self.out_of_memory.taken(step);
+                let step_name = step.name();
+                match self.attempt(shortage) {
+                    Ok(served) => {
+                        self.out_of_memory.resolved(step);
+                        tracing::debug!(pool = %self.name, bytes, step_name, round, "memory was found");
+                        return Ok(served);
+                    }
+                    Err(error) if is_shortage(&error) => {
+                        tracing::debug!(pool = %self.name, bytes, step_name, round, "memory is still out");
+                    }
+                    Err(error) => {
+                        self.out_of_memory.failed();
+                        return Err(error);
+                    }
+                }
+                retry = step == RecoveryStep::AskCallbacks;
+            }
+            // Unless somebody freed something, another round would find what this one found.
+            if !retry {
+                break;
+            }
+        }
+        self.out_of_memory.failed();
+        tracing::warn!(pool = %self.name, bytes, error = %first, "memory is out and nothing helped");
+        Err(first)
+    }
+
+    /// The request once more.
+    fn attempt(self: &Arc<Self>, shortage: &Shortage<'_>) -> Result<(Block, Source)> {
+        let Shortage {
+            place, key, queue, ..
+        } = *shortage;
+        if shortage.direct {
+            return self.obtain_direct(place);
+        }
+        match self.obtain_held(place, key, queue, true) {
+            Some(block) => Ok((block, Source::Held)),
+            None => self.grow(place, key, queue, true),
+        }
+    }
+
+    /// Takes a step; false when there was nothing to do.
+    fn take_step(
+        &self,
+        step: RecoveryStep,
+        shortage: &Shortage<'_>,
+        round: u32,
+        first: &Error,
+    ) -> bool {
+        match step {
+            RecoveryStep::FlushCaches => {
+                self.drain_caches(true);
+                true
+            }
+            RecoveryStep::CollectFences => self.collect(true),
+            RecoveryStep::ReturnIdle => self.trim(usize::MAX) > 0,
+            RecoveryStep::AssessPressure => {
+                let assessed = self
+                    .supervisor()
+                    .is_some_and(|supervisor| supervisor.assess());
+                if assessed {
+                    let _bytes = self.clear();
+                }
+                assessed
+            }
+            RecoveryStep::AwaitWork => {
+                if self.deferred_bytes() == 0 {
+                    return false;
+                }
+                self.wait(self.wait_max);
+                // What was waited for may have to take another form.
+                self.drain_caches(true);
+                self.trim(usize::MAX);
+                true
+            }
+            RecoveryStep::AskCallbacks => {
+                let retry = self.ask(shortage, round, first);
+                if retry {
+                    // What was freed lies in caches.
+                    let _bytes = self.clear();
+                }
+                retry
+            }
+        }
+    }
+
+    /// Asks all callbacks; whether one of them wants the request tried again.
+    fn ask(&self, shortage: &Shortage<'_>, round: u32, first: &Error) -> bool {
+        let callbacks = self.callbacks.all();
+        if callbacks.is_empty() {
+            return false;
+        }
+        let Some(_asking) = Asking::begin() else {
+            return false;
+        };
+        let state = self.state();
+        let request = shortage.request;
+        let event = OutOfMemory {
+            requested_bytes: request.bytes,
+            alignment: shortage.place.alignment,
+            storage: request.storage,
+            name: request.name.as_str(),
+            round,
+            error: first,
+            live_bytes: state.live,
+            cached_bytes: state.cached,
+            reserved_bytes: state.reserved,
+            limit_bytes: state.limit,
+            largest_free_bytes: state.largest_free,
+        };
+        let mut retry = false;
+        for callback in callbacks {
+            match catch_unwind(AssertUnwindSafe(|| callback.call(&event))) {
+                Ok(Recourse::Retry) => retry = true,
+                Ok(Recourse::GiveUp) => {}
+                Err(_) => {
+                    self.out_of_memory.panicked();
+                    tracing::error!(pool = %self.name, "a callback for when memory is out panicked");
+                }
+            }
+        }
+        retry
+    }
+}

@@ -1,0 +1,143 @@
+//! What is done about idle memory besides serving requests: answers to pressure, and collection.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use crate::gc::{Ages, GcPlan, Observation};
+use crate::pressure::{Actions, Step, Usage};
+use crate::sync::Ordering;
+
+impl Pool {
+    /// Returns up to about `bytes` bytes of free memory to the device, without touching it; says how many
+    /// it were.
+    pub(super) fn trim(&self, bytes: usize) -> usize {
+        let passed = |point| self.orders.passed(point);
+        let mut returned = 0;
+        for (arena, _) in &self.arenas {
+            if returned < bytes {
+                returned += arena.trim(bytes - returned, &passed);
+            }
+        }
+        returned
+    }
+
+    /// Gives back what is idle beyond the limit on it.
+    pub(super) fn shed_idle(&self) -> usize {
+        let (idle, most) = (self.idle_bytes(), self.cache_limit.bytes());
+        if idle <= most {
+            return 0;
+        }
+        self.drain_caches(true);
+        self.trim(usize::try_from(idle - most).unwrap_or(usize::MAX))
+    }
+
+    /// Takes the steps that answer pressure; returns the bytes that went back to the device.
+    pub(crate) fn respond(&self, actions: Actions) -> u64 {
+        if self.closing.load(Ordering::SeqCst) {
+            return 0;
+        }
+        self.cache_limit.hold(
+            actions.contains(Step::HalveCacheLimit),
+            actions.contains(Step::RefuseCacheGrowth),
+            self.idle_bytes(),
+        );
+        self.share_out(&self.shards.lock());
+        let mut returned = 0;
+        for step in actions.iter() {
+            match step {
+                Step::RefuseCacheGrowth => {}
+                Step::HalveCacheLimit => returned += self.shed_idle(),
+                Step::AwaitWork => self.wait(self.wait_max),
+                Step::DrainThreadCaches => self.drain_caches(false),
+                Step::TrimEmptySegments => returned += self.trim(usize::MAX),
+                Step::ReturnIdle => returned += self.clear(),
+            }
+        }
+        returned as u64
+    }
+
+    /// What is reserved against the limit, if there is one.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        Some(Usage {
+            used: self.device.reserved().value,
+            limit: self.reserve.limit()?,
+        })
+    }
+
+    /// How things stand, for the collecting thread.
+    pub(crate) fn observe(&self, ages: &mut Ages, now: Instant) -> Observation {
+        let lists = self.list_totals();
+        ages.look(
+            now,
+            self.idle_bytes(),
+            self.reserve.growths(),
+            lists.iter().map(|list| list.allocations),
+        );
+        Observation {
+            live_bytes: self.totals().live,
+            reserved_bytes: self.device.reserved().value,
+            limit_bytes: self.reserve.limit(),
+            external_fragmentation: self.external_fragmentation(),
+            oldest_idle: ages.oldest(now),
+        }
+    }
+
+    /// 1 - largest free range / all free bytes, over all arenas.
+    fn external_fragmentation(&self) -> f64 {
+        let free: usize = self
+            .arenas
+            .iter()
+            .map(|(arena, small)| arena.free().bytes + small.free().bytes)
+            .sum();
+        if free == 0 {
+            return 0.0;
+        }
+        1.0 - self.largest_free() as f64 / free as f64
+    }
+
+    /// Carries out a plan of the collecting thread; returns the bytes that went back to the device.
+    pub(crate) fn collect_garbage(&self, plan: &GcPlan, ages: &mut Ages, now: Instant) -> u64 {
+        if self.closing.load(Ordering::SeqCst) {
+            return 0;
+        }
+        self.collect(true);
+        let mut returned = 0;
+        if plan.drain_caches {
+            self.drain_caches(false);
+        }
+        if let Some(age) = plan.older_than {
+            self.drain_unused(ages, now, age);
+            let surplus = usize::try_from(ages.surplus(now, age)).unwrap_or(usize::MAX);
+            if surplus > 0 {
+                returned += self.trim(surplus);
+            }
+        }
+        if let Some(most) = plan.trim_to_bytes {
+            let excess = self.device.reserved().value.saturating_sub(most);
+            if excess > 0 {
+                returned += self.trim(usize::try_from(excess).unwrap_or(usize::MAX));
+            }
+        }
+        ages.returned(returned as u64);
+        returned as u64
+    }
+
+    /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from
+    /// threads; what a thread keeps for itself alone stays.
+    fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
+        let unused = |list| ages.is_unused(list, now, age);
+        let mut drained = Vec::new();
+        let shards = self.shards.lock().clone();
+        for shard in shards {
+            shard.drain_lent(unused, &mut drained);
+        }
+        for list in (0..self.classes.list_count()).filter(|&list| unused(list)) {
+            self.classes.drain_list(list, &mut drained);
+        }
+        let drained = self.classes.keep_initial(drained);
+        self.give_back(drained);
+        self.release_empty_spans();
+    }
+}

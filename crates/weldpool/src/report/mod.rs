@@ -1,0 +1,9 @@
+//! Reports that walk; kept apart from the counters, which do not.
+
+#![forbid(unsafe_code)]
+
+mod detailed;
+mod leak;
+
+pub use detailed::{ArenaReport, Report, ReportOptions};
+pub use leak::{LeakReport, LeakedBuffer, SampledBuffer};

@@ -1,0 +1,407 @@
+//! What an allocator shows of itself, on the host.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use weldpool::device::host::HostDevice;
+use weldpool::trace::{Op, Recorder, Replay, ReplayOptions, Target, compact};
+use weldpool::{
+    Allocator, Config, DashboardOptions, HealthStatus, LeakHandler, LeakReport, Request,
+    SizeClasses,
+};
+
+fn allocator(config: Config) -> Allocator {
+    let device = Arc::new(HostDevice::new().unwrap());
+    Allocator::builder(device).config(config).build().unwrap()
+}
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[test]
+fn classes_tell_waste_hits_and_score() {
+    let allocator = allocator(Config {
+        classes: SizeClasses::seed(),
+        ..Config::default()
+    });
+    let first = allocator.allocate(3000).unwrap();
+    let second = allocator.allocate(4096).unwrap();
+    drop(second);
+    let class_of = |bytes: usize| {
+        let stats = allocator.stats();
+        let mut classes = stats.classes.into_iter();
+        classes.find(|class| class.bytes == bytes).unwrap()
+    };
+    let class = class_of(4096);
+    assert_eq!((class.allocations, class.frees), (2, 1));
+    assert_eq!((class.live_buffers(), class.live_bytes), (1, 3000));
+    assert_eq!(class.internal_waste(), 1096);
+    assert_eq!(class.external_waste(), class.held_bytes - 4096);
+    assert_eq!(class.live_bytes_peak, 7096);
+    let held = class.held_bytes_peak as f64;
+    let score = 100.0 * class.hit_rate() * (7096.0 / held);
+    assert!((class.efficiency() - score).abs() < 1e-9);
+    drop(first);
+    assert_eq!(class_of(4096).internal_waste(), 0);
+    // Where nothing else was asked for, the classes' waste is all of the internal waste.
+    let _odd: Vec<_> = [300, 70_000, 5000]
+        .map(|bytes| allocator.allocate(bytes))
+        .into();
+    let stats = allocator.stats();
+    let waste: u64 = stats
+        .classes
+        .iter()
+        .map(|class| class.internal_waste())
+        .sum();
+    assert_eq!(waste, stats.internal_waste());
+}
+
+#[test]
+fn samples_estimate_what_was_allocated() {
+    // Everything goes past the caches, so everything is counted where samples are taken.
+    let allocator = allocator(Config {
+        sample_interval_bytes: 64 << 10,
+        pooling: false,
+        ..Config::default()
+    });
+    let mut numbers = Numbers(7);
+    let mut large = 0.0;
+    for _ in 0..20_000 {
+        let bytes = 1 + numbers.below(8192) as usize;
+        large += if bytes > 4096 { 1.0 } else { 0.0 };
+        drop(allocator.allocate(bytes).unwrap());
+    }
+    let samples = allocator.samples();
+    assert_eq!(samples.interval_bytes, 64 << 10);
+    assert_eq!(samples.live, 0, "every sampled buffer was seen to be freed");
+    assert_eq!(samples.taken, samples.lifetime_ns.samples());
+    assert_eq!(samples.taken, samples.latency_ns.samples());
+    assert!(samples.taken > 100, "{}", samples.taken);
+    let ratio = samples.size.count() / 20_000.0;
+    assert!((0.8..1.25).contains(&ratio), "{ratio}");
+    let estimate = samples.size.count() - samples.size.count_up_to(4096);
+    assert!(
+        (0.7..1.4).contains(&(estimate / large)),
+        "{estimate} of {large}"
+    );
+    assert!(samples.latency_ns.quantile(0.5).unwrap() > 0);
+}
+
+#[test]
+fn lifetimes_are_known_of_blocks_that_threads_cache() {
+    let allocator = allocator(Config {
+        sample_interval_bytes: 4 << 10,
+        ..Config::default()
+    });
+    // Held long enough that the cold path serves most.
+    let held: Vec<_> = (0..5000)
+        .map(|_| allocator.allocate(1000).unwrap())
+        .collect();
+    let live = allocator.samples().live;
+    assert!(live > 0);
+    std::thread::sleep(Duration::from_millis(2));
+    drop(held);
+    let samples = allocator.samples();
+    assert_eq!((samples.live, samples.untracked), (0, 0));
+    assert!(samples.lifetime_ns.min().unwrap() >= 2_000_000);
+    let stats = allocator.stats();
+    assert_eq!((stats.live.value, stats.block_bytes), (0, 0));
+    // A block that was a sample is an ordinary one again.
+    for _ in 0..1000 {
+        drop(allocator.allocate(1000).unwrap());
+    }
+    assert_eq!(allocator.stats().live.value, 0);
+    let _bytes = allocator.clear();
+    assert_eq!(allocator.stats().reserved.value, 0);
+}
+
+#[test]
+fn sampled_buffers_freed_in_the_order_of_queues_are_seen() {
+    let allocator = allocator(Config {
+        sample_interval_bytes: 4 << 10,
+        ..Config::default()
+    });
+    let queue = allocator.create_queue().unwrap();
+    for round in 0..300_usize {
+        let request = Request::new(50_000 + round).queue(&queue);
+        let buffers = [0; 8].map(|_| allocator.allocate_with(&request).unwrap());
+        for (number, mut buffer) in buffers.into_iter().enumerate() {
+            match number % 3 {
+                0 => buffer.free_on(&queue),
+                1 => drop(queue.fill(&mut buffer, 1).unwrap()),
+                _ => drop(buffer),
+            }
+        }
+    }
+    let samples = allocator.samples();
+    assert!(samples.taken > 0);
+    assert_eq!(
+        (samples.live, samples.taken),
+        (0, samples.lifetime_ns.samples())
+    );
+}
+
+#[inline(never)]
+fn allocate_what_leaks(allocator: &Allocator) -> weldpool::Buffer {
+    let request = Request::new(1 << 20).name("leaked weights");
+    allocator.allocate_with(&request).unwrap()
+}
+
+#[test]
+fn leak_reports_have_names_and_backtraces() {
+    let seen: Arc<Mutex<Option<LeakReport>>> = Arc::default();
+    let kept = Arc::clone(&seen);
+    let allocator = allocator(Config {
+        sample_interval_bytes: 4 << 10,
+        backtraces: true,
+        debug_checks: true,
+        on_leak: Some(LeakHandler::new(move |report| {
+            *kept.lock().unwrap() = Some(report.clone());
+        })),
+        ..Config::default()
+    });
+    // One in 64 at least is a sample.
+    let leaked: Vec<_> = (0..3000).map(|_| allocate_what_leaks(&allocator)).collect();
+    let live = allocator.live_report();
+    assert_eq!((live.count(), live.buffers.len()), (3000, 1));
+    assert!(!live.samples.is_empty() && live.samples.len() <= 64);
+    let stands_for: u64 = live.samples.iter().map(|sample| sample.stands_for).sum();
+    assert!(stands_for > 0);
+    drop(allocator);
+    let report = seen.lock().unwrap().take().unwrap();
+    let backtrace = report.backtrace_of(report.buffers[0].name).unwrap();
+    assert!(backtrace.contains("allocate_what_leaks"), "{backtrace}");
+    assert!(!backtrace.contains("force_capture"), "{backtrace}");
+    let text = report.to_string();
+    assert!(
+        text.contains("leaked weights") && text.contains("allocate_what_leaks"),
+        "{text}"
+    );
+    drop(leaked);
+}
+
+#[test]
+fn report_and_dashboard_show_a_real_allocator() {
+    let allocator = allocator(Config::default());
+    let request = Request::new(20 << 20).name("activations");
+    let _held = allocator.allocate_with(&request).unwrap();
+    for bytes in [100, 1000, 100_000, 1 << 20] {
+        drop(allocator.allocate(bytes).unwrap());
+    }
+    let report = allocator.report();
+    assert_eq!(
+        report.health.status,
+        HealthStatus::Healthy,
+        "{}",
+        report.health
+    );
+    assert_eq!(report.live.count(), 1);
+    assert!(
+        report
+            .arenas
+            .iter()
+            .any(|arena| arena.segments > 0 && !arena.small)
+    );
+    let text = report.to_string();
+    for part in [
+        "Health: healthy",
+        "activations",
+        "shared",
+        "one per 512.00 KiB",
+        "20.00 MiB",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(json["stats"]["allocations"], 5);
+    assert_eq!(json["live"]["buffers"][0]["name"], "activations");
+    let options = DashboardOptions {
+        unicode: true,
+        ..DashboardOptions::default()
+    };
+    let screen = allocator.dashboard().text(&options);
+    assert!(
+        screen.contains("HEALTHY") && screen.contains('█'),
+        "{screen}"
+    );
+    assert!(allocator.dashboard().line().ends_with("healthy"));
+}
+
+#[test]
+fn a_failed_allocation_is_counted_and_shows_in_the_health() {
+    let allocator = allocator(Config {
+        reserved_bytes_max: Some(8 << 20),
+        wait_max: Duration::ZERO,
+        ..Config::default()
+    });
+    assert!(allocator.allocate(0).is_err());
+    assert_eq!(allocator.stats().memory_failures, 0);
+    assert!(allocator.allocate(64 << 20).is_err());
+    let stats = allocator.stats();
+    assert_eq!((stats.failures, stats.memory_failures), (2, 1));
+    assert_eq!(stats.limit, Some(8 << 20));
+    assert!(allocator.health().has("out_of_memory"));
+}
+
+/// Four threads allocate and free what they and others allocated; the trace of it, replayed, has the
+/// same numbers.
+#[test]
+fn a_recorded_program_replays_with_the_same_peak() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recorded.wpt");
+    let allocator = allocator(Config::default());
+    // Caches that are full already must not hide anything.
+    drop([0; 100].map(|_| allocator.allocate(700).unwrap()));
+    let before = allocator.stats();
+    let recorder = Arc::new(Recorder::create(&path).unwrap());
+    assert!(allocator.record(Some(recorder)).is_none());
+    let exchange: Mutex<Vec<weldpool::Buffer>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (allocator, exchange) = (allocator.clone(), &exchange);
+            scope.spawn(move || {
+                let queue = allocator.create_queue().unwrap();
+                let mut numbers = Numbers(thread + 1);
+                let mut mine = Vec::new();
+                for _ in 0..2000 {
+                    let bytes = 1 + (numbers.below(1 << 20) >> numbers.below(20)) as usize;
+                    match numbers.below(6) {
+                        0 | 1 => mine.push(allocator.allocate(bytes).unwrap()),
+                        2 => {
+                            let request = Request::new(bytes).queue(&queue);
+                            let buffer = allocator.allocate_with(&request).unwrap();
+                            buffer.free_on(&queue);
+                        }
+                        3 => exchange.lock().unwrap().extend(mine.pop()),
+                        4 => drop(exchange.lock().unwrap().pop()),
+                        _ => drop(mine.pop()),
+                    }
+                }
+            });
+        }
+    });
+    drop(exchange.into_inner().unwrap());
+    let recorder = allocator.record(None).unwrap();
+    let recording = recorder.finish().unwrap();
+    let after = allocator.stats();
+    let allocations = after.allocations - before.allocations;
+    assert_eq!(recording.dropped, 0);
+    assert_eq!(
+        recording.events,
+        2 * allocations,
+        "each is allocated and freed"
+    );
+    // Without a recorder nothing is recorded, and the caches are in use again.
+    drop(allocator.allocate(700).unwrap());
+
+    let events: Vec<_> = compact::Reader::open(&path)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let (mut live, mut peak, mut total) = (0_u64, 0_u64, 0_u64);
+    for event in &events {
+        match event.op {
+            Op::Allocate => (live, total) = (live + event.bytes, total + event.bytes),
+            Op::Free => live -= event.bytes,
+        }
+        peak = peak.max(live);
+    }
+    assert_eq!((live, total), (0, after.live.total - before.live.total));
+    let report = Replay::new(ReplayOptions::default())
+        .run(&events, || Ok(Target::new(Allocator::host()?)))
+        .unwrap();
+    assert_eq!(report.allocs, allocations);
+    assert_eq!((report.peak_live_bytes, report.skipped_frees), (peak, 0));
+    assert!(
+        peak <= after.live.peak,
+        "that is an upper bound for several threads"
+    );
+}
+
+#[test]
+fn on_one_thread_the_recorded_peak_is_the_counted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recorded.wpt");
+    let allocator = allocator(Config::default());
+    allocator.record(Some(Arc::new(Recorder::create(&path).unwrap())));
+    let mut numbers = Numbers(99);
+    let mut mine = std::collections::VecDeque::new();
+    for _ in 0..5000 {
+        mine.push_back(
+            allocator
+                .allocate(1 + numbers.below(100_000) as usize)
+                .unwrap(),
+        );
+        while mine.len() as u64 > numbers.below(60) {
+            mine.pop_front();
+        }
+    }
+    drop(mine);
+    allocator.record(None).unwrap().finish().unwrap();
+    let events: Vec<_> = compact::Reader::open(&path)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let report = Replay::new(ReplayOptions::default())
+        .run(&events, || Ok(Target::new(Allocator::host()?)))
+        .unwrap();
+    let stats = allocator.stats();
+    assert_eq!(report.allocs, stats.allocations);
+    assert_eq!(report.peak_live_bytes, stats.live.peak);
+}
+
+#[test]
+fn recorders_follow_each_other_and_pooling_may_change_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let allocator = allocator(Config::default());
+    let recorder = |name: &str| Arc::new(Recorder::create(folder.path().join(name)).unwrap());
+    let first = recorder("first");
+    assert!(allocator.record(Some(Arc::clone(&first))).is_none());
+    assert!(allocator.set_pooling(false));
+    let across = allocator.allocate(5000).unwrap();
+    assert!(!allocator.set_pooling(true));
+    drop(allocator.allocate(100).unwrap());
+    let returned = allocator.record(Some(recorder("second"))).unwrap();
+    assert!(Arc::ptr_eq(&returned, &first));
+    drop(across);
+    assert_eq!(first.finish().unwrap().events, 3);
+    let second = allocator.record(None).unwrap();
+    assert_eq!(second.finish().unwrap().events, 1);
+    drop(allocator.allocate(100).unwrap());
+    assert_eq!(allocator.stats().live.value, 0);
+}
+
+/// Allocations that never leave the cache are sampled too, one per so many bytes.
+#[test]
+fn warm_allocations_are_sampled_by_bytes() {
+    let allocator = allocator(Config {
+        sample_interval_bytes: 64 << 10,
+        ..Config::default()
+    });
+    let rounds = 200_000_u32;
+    for _ in 0..rounds {
+        drop(allocator.allocate(1000).unwrap());
+    }
+    let samples = allocator.samples();
+    let expected = f64::from(rounds) * 1000.0 / f64::from(64 << 10);
+    let taken = samples.taken as f64;
+    // A Poisson count: five standard deviations.
+    assert!(
+        (taken - expected).abs() < 5.0 * expected.sqrt(),
+        "{taken} of {expected}"
+    );
+    let stands_for = samples.size.count() / f64::from(rounds);
+    assert!((stands_for - 1.0).abs() < 0.15, "{stands_for}");
+    assert_eq!(samples.live, 0, "their ends are seen as well");
+    let misses = allocator.stats().misses;
+    assert!(misses < 5, "{misses}: samples come from the caches too");
+}

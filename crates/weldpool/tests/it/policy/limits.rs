@@ -1,0 +1,62 @@
+//! Limits that change while the allocator runs.
+
+use weldpool::{Config, ErrorKind};
+
+use super::{MIB, on_apple, on_host};
+
+#[test]
+fn the_limit_on_reserved_memory_acts_from_the_next_request() {
+    for make in [on_host, on_apple] {
+        let allocator = make(Config::default());
+        let first = allocator.allocate(8 * MIB).unwrap();
+        assert_eq!(allocator.set_reserved_bytes_max(Some(10 << 20)), None);
+        let error = allocator.allocate(8 * MIB).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+        let text = error.to_string();
+        assert!(text.contains("limit 10485760"), "{text}");
+        assert_eq!(
+            allocator.set_reserved_bytes_max(Some(40 << 20)),
+            Some(10 << 20)
+        );
+        let second = allocator.allocate(8 * MIB).unwrap();
+        // Lower than what is held: nothing is taken away, nothing is added.
+        assert_eq!(
+            allocator.set_reserved_bytes_max(Some(1 << 20)),
+            Some(40 << 20)
+        );
+        drop(first);
+        let third = allocator.allocate(8 * MIB).unwrap();
+        allocator.allocate(9 * MIB).unwrap_err();
+        assert_eq!(allocator.set_reserved_bytes_max(None), Some(1 << 20));
+        allocator.allocate(9 * MIB).unwrap();
+        drop((second, third));
+    }
+}
+
+#[test]
+fn the_limit_on_idle_memory_acts_at_once() {
+    for make in [on_host, on_apple] {
+        let allocator = make(Config {
+            cached_bytes_max: Some(64 << 20),
+            ..Config::default()
+        });
+        let buffers: Vec<_> = (0..6)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
+        drop(buffers);
+        assert!(allocator.stats().cached_bytes >= 48 << 20);
+        assert_eq!(allocator.set_cached_bytes_max(16 << 20), 64 << 20);
+        let stats = allocator.stats();
+        assert!(stats.cached_bytes <= 16 << 20, "{stats}");
+        // And at each free.
+        let buffers: Vec<_> = (0..6)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
+        drop(buffers);
+        // What threads cache may come on top until the next such free.
+        let stats = allocator.stats();
+        assert!(stats.cached_bytes <= 32 << 20, "{stats}");
+        assert_eq!(allocator.set_cached_bytes_max(0), 16 << 20);
+        assert_eq!(allocator.stats().cached_bytes, 0);
+    }
+}
