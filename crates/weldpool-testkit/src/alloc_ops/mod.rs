@@ -486,9 +486,25 @@ impl Machine {
                 assert!(waited.is_ok() || lost, "a queue does not go on: {waited:?}");
             }
         }
+        // Queues that were dropped are marked, at the latest, when memory is asked back.
+        let in_use = |slot: &Slot| slot.wait(Duration::ZERO).is_err();
+        if self.slots.iter().any(in_use) {
+            let _bytes = self.allocator.clear();
+            if let Some(control) = self.target.control() {
+                control.run_all();
+            }
+        }
         for slot in &mut self.slots {
             slot.queues.clear();
             slot.foreign = None;
+            // The work of a lost queue is over, though it never ended.
+            let waited = slot
+                .wait(Duration::from_secs(5))
+                .map_err(|error| error.kind());
+            assert!(
+                matches!(waited, Ok(()) | Err(ErrorKind::DeviceLost)),
+                "work does not end: {waited:?}"
+            );
             if slot.storage != StorageMode::Private {
                 match slot.read() {
                     Ok(contents) => slot.check(&contents),

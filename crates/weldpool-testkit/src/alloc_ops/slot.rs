@@ -1,6 +1,7 @@
 //! A live buffer, and what should be true of it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use weldpool::{Binding, Buffer, BufferView, Fence, Queue, ReadGuard, Result, StorageMode};
 
@@ -51,6 +52,13 @@ impl Slot {
     /// Whether work that the allocator submits to this queue may use it.
     pub(super) fn may_use(&self, queue: u64) -> bool {
         self.foreign.is_none_or(|foreign| foreign == queue)
+    }
+
+    pub(super) fn wait(&self, timeout: Duration) -> Result<()> {
+        match &self.memory {
+            Memory::Own(buffer) => buffer.wait(Some(timeout)),
+            Memory::Shared(view, _) => view.wait(Some(timeout)),
+        }
     }
 
     pub(super) fn read(&self) -> Result<ReadGuard<'_, u8>> {
