@@ -70,6 +70,7 @@ mod runtime;
 mod sampler;
 #[cfg(feature = "serde")]
 mod serial;
+mod signals;
 mod size_class;
 mod space;
 mod stats;
