@@ -94,7 +94,6 @@ impl Pool {
             allocator: self.name.clone(),
             stats: self.stats(),
             samples: self.samples(),
-            pressure: None,
         }
     }
 
@@ -102,7 +101,7 @@ impl Pool {
         let stats = self.stats();
         Report {
             allocator: self.name.clone(),
-            health: Health::of(&stats, None),
+            health: Health::of(&stats),
             stats,
             live: self.live_report(),
             arenas: self.arena_reports(),

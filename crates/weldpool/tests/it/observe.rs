@@ -1,5 +1,7 @@
 //! What an allocator shows of itself, on the host.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
