@@ -38,6 +38,8 @@ use crate::wait::{Wait, left_out};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches between two counts of all that was served.
+const OPERATIONS_EVERY: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -88,6 +90,8 @@ pub(crate) struct Pool {
     /// Keeps what ended threads counted.
     shared: Shard,
     misses: AtomicU64,
+    /// Requests served past the caches.
+    obtained: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -123,6 +127,7 @@ impl Pool {
         let reserve = Arc::new(Reserve::new(
             config.reserved_bytes_max,
             u64::from(config.slack_per_1024),
+            u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
         let key = CacheKey::new();
@@ -165,6 +170,7 @@ impl Pool {
             shards: Mutex::new(Vec::new()),
             shared,
             misses: AtomicU64::new(0),
+            obtained: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
@@ -222,12 +228,21 @@ impl Pool {
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
         shard.set_speaks(speaks);
+        if speaks {
+            self.grant_credit(&shard.totals);
+        }
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(&shards);
         shard
+    }
+
+    /// Lets a thread's caches serve until the next sample.
+    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
+        let sampler = &self.observer.sampler;
+        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
     }
 
     /// Divides what may lie idle among the threads' caches.
@@ -298,7 +313,7 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let sampled = self.begin_sample(request.bytes);
+        let mut sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -324,12 +339,19 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        // The strategy chose after the warm path was tried, or another key had the cache's place.
+        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
+        // cache let the request past to be a sample.
+        let reopened = thread_cache::reopen(key);
+        let due = thread_cache::take_due(key, request.bytes, self);
+        if due {
+            sampled.get_or_insert_with(Instant::now);
+        }
         if pooled
-            && sampled.is_none()
-            && (thread_cache::reopen(key) || self.chooses)
-            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
+            && (reopened || due || self.chooses)
+            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
         {
+            let what = (request.bytes, request.name);
+            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
         }
@@ -360,9 +382,8 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
-        let stream = queue.map_or(0, |queue| u64::from(queue) + 1);
         let what = (request.bytes, request.name);
-        self.observe_allocation(&mut block, what, stream, sampled);
+        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
     }
@@ -443,6 +464,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
+        self.note_operations();
         let contended = self.is_contended();
         if contended {
             self.collect(false);
@@ -466,6 +488,16 @@ impl Pool {
             }
         }
         self.grow(place, key, queue, contended)
+    }
+
+    /// From time to time, tells the arenas how much was served, for which they may spend driver time.
+    fn note_operations(&self) {
+        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+            let lists = self.list_totals();
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
+            let all = lists.iter().map(served).fold(0, u64::wrapping_add);
+            self.reserve.note_operations(all);
+        }
     }
 
     /// A block from memory that is free in an arena.
@@ -956,7 +988,8 @@ impl Pool {
         let lists = self.list_totals();
         let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
         let allocations = sum(|list| list.allocations);
-        let (driver_calls, driver_failures, driver_ns) = self.device.calls();
+        let (driver_calls, driver_failures) = self.device.calls();
+        let (driver_real_ns, driver_charged_ns) = self.device.times_ns();
         let reserved = self.device.reserved();
         let misses = self.misses.load(Ordering::Relaxed);
         let free: usize = self
@@ -988,7 +1021,8 @@ impl Pool {
             memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
             driver_calls,
             driver_failures,
-            driver_ns,
+            driver_ns: driver_real_ns + driver_charged_ns,
+            driver_charged_ns,
             segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
@@ -1004,6 +1038,11 @@ impl Pool {
         block::for_each_live(self.key, |sight| report.add(sight.name, sight.requested));
         report.sorted(&self.observer.sampler.live())
     }
+}
+
+/// The number of a queue's stream in records; zero is the host's.
+fn stream_of(queue: Option<u32>) -> u64 {
+    queue.map_or(0, |queue| u64::from(queue) + 1)
 }
 
 impl Place {

@@ -5,8 +5,9 @@
 //! allocation at most [`COUNTED_PART`] of the interval counts; otherwise nearly every large one would
 //! be a sample, and all of them would leave the fast path.
 //!
-//! [`due`](Sampler::due) belongs where threads count what they allocate; all else is called for samples
-//! only. A sampled block is handed out as one that no thread keeps, so that its free comes past the
+//! A thread's cache counts what it serves against a [`credit`](Sampler::credit) and lets the allocation
+//! that exhausts it past; what is allocated past the caches is counted by [`due`](Sampler::due). All else
+//! is called for samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past the
 //! caches and its lifetime is known.
 
 #![forbid(unsafe_code)]
@@ -127,6 +128,27 @@ impl Sampler {
         });
         // A thread that is ending takes no samples.
         counted.unwrap_or(false)
+    }
+
+    /// Most bytes that one allocation counts for.
+    pub(crate) fn counted_bytes_max(&self) -> u64 {
+        self.interval / COUNTED_PART
+    }
+
+    /// Counted bytes that a thread's caches may serve before one allocation of theirs is a sample.
+    pub(crate) fn credit(&self) -> u64 {
+        if self.interval == 0 {
+            return u64::MAX;
+        }
+        let intervals = LEFT.try_with(|_| draw()).unwrap_or(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a positive number of bytes, far below the limits of either type"
+        )]
+        let bytes = (intervals * self.interval as f64) as u64;
+        bytes
     }
 
     /// Allocations of this size that a sample stands for: 1 / its probability.

@@ -199,6 +199,12 @@ impl<T: Copy> Space<T> {
         point
     }
 
+    /// Removes a part of a free interval, wherever that begins; the rest stays.
+    pub(crate) fn cut_within(&mut self, part: Range) -> Option<Point> {
+        let (&free, _) = self.intervals.range(..=part.start).next_back()?;
+        self.cut(free, part)
+    }
+
     /// Frees the interval in use at `position`; returns the free interval it is part of now. Pending
     /// intervals of one queue are joined only if `join_pending`, because the whole then waits for the
     /// latest of their points.
@@ -345,8 +351,11 @@ impl<T: Copy> Space<T> {
     fn insert_free(&mut self, mut range: Range, point: Option<Point>, join: bool) -> Range {
         let mut point = point;
         if join {
-            let alike = |other: Option<Point>| {
-                other.map(|other| other.queue) == point.map(|point| point.queue)
+            // Where pending memory may be joined at all, clean memory next to it may wait with it.
+            let alike = |other: Option<Point>| match (point, other) {
+                (Some(point), Some(other)) => point.queue == other.queue,
+                (Some(_), None) | (None, None) => true,
+                (None, Some(_)) => false,
             };
             let mut joined = [None; 2];
             if !self.borders.contains(&range.start)

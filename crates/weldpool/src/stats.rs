@@ -145,8 +145,10 @@ pub struct Stats {
     pub driver_calls: u64,
     /// Driver calls that failed.
     pub driver_failures: u64,
-    /// Nanoseconds spent in driver calls.
+    /// Nanoseconds spent in driver calls, those included that a simulated device charged.
     pub driver_ns: u64,
+    /// Nanoseconds that a simulated device charged for driver calls; zero for real devices.
+    pub driver_charged_ns: u64,
     /// Segments held now, or pieces of physical memory where there is virtual memory.
     pub segments: usize,
     /// Bytes free in arenas.

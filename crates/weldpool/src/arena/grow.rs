@@ -47,7 +47,11 @@ impl Arena {
         match self.virtual_memory {
             Some(properties) => {
                 self.segment_room(want)?;
-                self.grow_virtual(&mut growth, properties, want, passed)
+                if properties.divisible {
+                    self.grow_virtual(&mut growth, properties, want, passed)
+                } else {
+                    self.grow_by_handles(&mut growth, properties, want, passed)
+                }
             }
             None => self.grow_by_segment(growth, want),
         }
@@ -62,9 +66,12 @@ impl Arena {
             return self.cut_new(region, want);
         };
         self.segment_room(want)?;
+        if !properties.divisible {
+            return self.direct_handle(&mut growth, properties, want);
+        }
         let window = self.window(&mut growth, want, None)?;
         let bytes = window.bytes_to_map(properties);
-        let pieces = self.create_pieces(&mut growth, properties, bytes)?;
+        let pieces = self.create_pieces(&mut growth, properties, bytes, usize::MAX)?;
         self.map_window(
             &mut growth,
             properties,
@@ -74,6 +81,17 @@ impl Arena {
             pieces,
             passed,
         )
+    }
+
+    fn direct_handle(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+    ) -> Result<Block> {
+        let bytes = want.bytes.next_multiple_of(properties.granularity);
+        let pieces = self.create_pieces(growth, properties, bytes, usize::MAX)?;
+        self.map_new(growth, properties, want, &pieces)
     }
 
     fn grow_virtual(
@@ -101,10 +119,10 @@ impl Arena {
         let created = if missing == 0 {
             Ok(Vec::new())
         } else if donors.is_empty() && slack >= usual {
-            self.create_pieces(growth, properties, usual)
-                .or_else(|_| self.create_pieces(growth, properties, need))
+            self.create_pieces(growth, properties, usual, usize::MAX)
+                .or_else(|_| self.create_pieces(growth, properties, need, usize::MAX))
         } else {
-            self.create_pieces(growth, properties, missing)
+            self.create_pieces(growth, properties, missing, usize::MAX)
         };
         let (donors, created) = match created {
             Ok(created) => (donors, created),
@@ -138,12 +156,13 @@ impl Arena {
         Ok((block, source))
     }
 
-    /// Physical memory of at least `bytes` bytes: what lies spare, then new.
-    fn create_pieces(
+    /// Physical memory of at least `bytes` bytes: what lies spare, then new in pieces of at most `most`.
+    pub(super) fn create_pieces(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         bytes: usize,
+        most: usize,
     ) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut missing = bytes;
@@ -154,7 +173,7 @@ impl Arena {
                 pieces.push(piece);
                 continue;
             }
-            let bytes = missing.min(self.piece_bytes_max(properties));
+            let bytes = missing.min(most & !(properties.granularity - 1));
             let created = self.reserve.commit(bytes).and_then(|()| {
                 self.device
                     .create_physical(bytes, self.storage)
@@ -176,21 +195,6 @@ impl Arena {
             self.reserve.count_growth();
         }
         Ok(pieces)
-    }
-
-    /// Largest piece asked of the driver at once. Pieces that cannot be divided are kept small against
-    /// what is held, so that free ones are found.
-    fn piece_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
-        /// A driver call's cost is per piece; beyond this it hardly falls.
-        const INDIVISIBLE_BYTES_MAX: u64 = 128 << 20;
-        if properties.divisible {
-            return usize::MAX & !(properties.granularity - 1);
-        }
-        let bytes = (self.reserve.committed() / GROWTH_DIVISOR).min(INDIVISIBLE_BYTES_MAX);
-        usize::try_from(bytes)
-            .unwrap_or(0)
-            .next_power_of_two()
-            .max(properties.granularity)
     }
 
     /// The free range that ends where new memory would be mapped, if this request may use it.
@@ -241,21 +245,25 @@ impl Arena {
         if let Some(tail) = tail {
             self.put_back(std::iter::once(tail));
         }
-        self.reserve_addresses(growth, want)?;
+        self.reserve_addresses(growth, want.bytes, want.alignment)?;
         growth
             .top()
             .and_then(|(top, bytes)| place(top, None).filter(|window| fits(window, bytes)))
             .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))
     }
 
-    fn reserve_addresses(&self, growth: &mut Growth, want: &Want) -> Result<()> {
+    pub(super) fn reserve_addresses(
+        &self,
+        growth: &mut Growth,
+        bytes: usize,
+        alignment: usize,
+    ) -> Result<()> {
         let Some(properties) = self.virtual_memory else {
             return Ok(());
         };
         let round = |bytes: usize| bytes & !(properties.granularity - 1);
-        let least = want
-            .bytes
-            .checked_add(want.alignment)
+        let least = bytes
+            .checked_add(alignment)
             .and_then(|bytes| bytes.checked_mul(ADDRESSES_PER_REQUEST))
             .unwrap_or(properties.address_bytes_max);
         let mut bytes = round(properties.address_bytes_max);

@@ -1,5 +1,6 @@
 //! Arenas: memory obtained from the device, cut into blocks, joined again, remapped and given back.
 
+mod chain;
 mod grow;
 mod mappings;
 mod region;
@@ -8,6 +9,7 @@ mod reserve;
 mod room;
 mod small;
 mod trim;
+mod windows;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +19,7 @@ use self::region::Region;
 pub(crate) use self::reserve::Reserve;
 pub(crate) use self::room::Free;
 use self::room::Room;
+use self::windows::Windows;
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Point, Sight};
 use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
@@ -46,7 +49,10 @@ struct Growth {
     regions: BTreeMap<usize, Region>,
     /// Address space that nothing is mapped to.
     addresses: Space<()>,
+    /// Where handles can be divided.
     mappings: Mappings,
+    /// Where they cannot.
+    windows: Windows,
     /// Addresses whose memory is mapped elsewhere too by now; unmapped once their points have passed.
     stale: Vec<(Range, Option<Point>)>,
     /// Physical memory that is mapped nowhere, because a call failed.
@@ -91,6 +97,7 @@ impl Arena {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
                 mappings: Mappings::new(granularity, divisible),
+                windows: Windows::default(),
                 stale: Vec::new(),
                 spare: Vec::new(),
                 unaddressed: 1 << 40,
@@ -157,7 +164,7 @@ impl Arena {
     pub(crate) fn pieces(&self) -> usize {
         let growth = self.growth.lock();
         if self.virtual_memory.is_some() {
-            growth.mappings.len()
+            growth.mappings.len() + growth.windows.handle_count()
         } else {
             growth.regions.len()
         }

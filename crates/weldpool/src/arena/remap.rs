@@ -197,6 +197,11 @@ impl Arena {
             self.put_back(free.chain(window.tail));
             return Err(error);
         }
+        let mut position = mapped.start;
+        for piece in &pieces {
+            growth.mappings.insert(position, *piece);
+            position += piece.bytes;
+        }
         let mut point: Option<Point> = window.tail.and_then(|tail| tail.point);
         for donor in &donors {
             point = match (point, donor.free.point) {
@@ -224,7 +229,7 @@ impl Arena {
     }
 
     /// Maps pieces one after the other over `at`, which is unused; all or none.
-    fn map_pieces(
+    pub(super) fn map_pieces(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
@@ -258,14 +263,8 @@ impl Arena {
             if used.bytes > 0 {
                 growth.stale.push((used, None));
             }
-            return result;
         }
-        let mut position = at.start;
-        for piece in pieces {
-            growth.mappings.insert(position, *piece);
-            position += piece.bytes;
-        }
-        Ok(())
+        result
     }
 
     /// Unmaps the addresses whose memory is mapped elsewhere by now, as far as no work can still use

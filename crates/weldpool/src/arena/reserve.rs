@@ -19,6 +19,10 @@ pub(crate) struct Reserve {
     /// Memory held may exceed the greatest sum of requested bytes by this part in 1024, and by
     /// `slack_bytes`, before holes are remapped instead.
     slack_per_1024: u64,
+    /// Requests and frees served so far, from time to time.
+    operations: AtomicU64,
+    /// Driver time that each of them may cost on average, in nanoseconds.
+    driver_ns_per_operation: u64,
     /// Segments, or additions to virtual memory, that were obtained.
     growths: AtomicU64,
     /// Times that memory was mapped at a second place instead of growing.
@@ -27,6 +31,9 @@ pub(crate) struct Reserve {
     segment_bytes_max: usize,
 }
 
+/// Bytes of the greatest sum of requested ones that earn as much driver time as an operation: memory
+/// must be obtained before anything is served from it.
+const MEMORY_PER_OPERATION: u64 = 100 << 10;
 /// Memory that may always be held beyond what is needed.
 const SLACK_BYTES: u64 = 512 << 10;
 
@@ -34,6 +41,7 @@ impl Reserve {
     pub(crate) fn new(
         limit: Option<u64>,
         slack_per_1024: u64,
+        driver_ns_per_operation: u64,
         segment_bytes: (usize, usize),
     ) -> Self {
         Self {
@@ -41,6 +49,8 @@ impl Reserve {
             limit: AtomicU64::new(limit.unwrap_or(UNLIMITED)),
             peak_live: AtomicU64::new(0),
             slack_per_1024,
+            operations: AtomicU64::new(0),
+            driver_ns_per_operation,
             growths: AtomicU64::new(0),
             remaps: AtomicU64::new(0),
             segment_bytes_min: segment_bytes.0,
@@ -88,6 +98,24 @@ impl Reserve {
     /// Takes note of the requested bytes that are live now.
     pub(crate) fn note_live(&self, live: u64) {
         self.peak_live.fetch_max(live, Ordering::Relaxed);
+    }
+
+    /// The greatest sum of requested bytes that was noted.
+    pub(crate) fn peak_live(&self) -> u64 {
+        self.peak_live.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how many requests and frees were served.
+    pub(crate) fn note_operations(&self, operations: u64) {
+        self.operations.store(operations, Ordering::Relaxed);
+    }
+
+    /// Whether `driver_ns` of driver time in all is in proportion to what was served.
+    pub(crate) fn affords(&self, driver_ns: u64) -> bool {
+        let operations = self.operations.load(Ordering::Relaxed);
+        let memory = self.peak_live() / MEMORY_PER_OPERATION;
+        let earned = operations.saturating_add(memory);
+        driver_ns <= earned.saturating_mul(self.driver_ns_per_operation)
     }
 
     /// Bytes that may be added before holes are to be used instead.

@@ -87,10 +87,17 @@ impl Room {
         } = *want;
         let space = &mut self.space;
         let own = |queue| space.find_pending(queue, bytes, alignment);
-        let found = want
-            .queue
-            .and_then(own)
-            .or_else(|| space.find_clean(bytes, alignment));
+        let own = want.queue.and_then(own);
+        let found = match own {
+            // Others wait for what is the queue's own.
+            Some(own) if want.contended => Some(own),
+            own => {
+                let clean = space.find_clean(bytes, alignment);
+                // The smaller one; the queue's own of two alike.
+                let length = |found: &(Range, usize)| found.0.bytes;
+                own.into_iter().chain(clean).min_by_key(length)
+            }
+        };
         let (free, position) = match found {
             Some(found) => found,
             None => space.join_for(want.queue?, bytes, alignment, true)?,

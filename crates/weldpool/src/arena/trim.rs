@@ -14,11 +14,15 @@ impl Arena {
     /// largest ranges first, without touching the memory. Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
         let mut growth = self.growth.lock();
-        if self.virtual_memory.is_none() {
+        let Some(properties) = self.virtual_memory else {
             return self.return_segments(&mut growth, bytes);
-        }
+        };
         self.unmap_stale(&mut growth, passed);
         let mut returned = self.release_spare(&mut growth);
+        if !properties.divisible {
+            let more = bytes.saturating_sub(returned);
+            return returned + self.return_handles(&mut growth, properties, more, None, passed);
+        }
         while returned < bytes {
             let Some((free, pieces)) = self.take_largest(&mut growth) else {
                 break;
@@ -43,6 +47,8 @@ impl Arena {
         };
         let pieces = growth.mappings.remove(everything);
         growth.spare.extend(pieces);
+        let handles = growth.windows.take_all();
+        growth.spare.extend(handles);
         for region in std::mem::take(&mut growth.regions).into_values() {
             match region.backing {
                 Backing::Segment(segment) => {
@@ -70,10 +76,15 @@ impl Arena {
     /// Returns what can be returned of a clean free range.
     pub(crate) fn trim_range(&self, range: Range) -> usize {
         let mut growth = self.growth.lock();
-        if self.virtual_memory.is_none() {
+        let Some(properties) = self.virtual_memory else {
             return self
                 .return_segment_at(&mut growth, range.start)
                 .unwrap_or(0);
+        };
+        if !properties.divisible {
+            let all = usize::MAX;
+            // No queue is asked here, so work that is over may count as not.
+            return self.return_handles(&mut growth, properties, all, Some(range), &|_| false);
         }
         let taken = {
             let mut room = self.state.lock();
@@ -169,7 +180,7 @@ impl Arena {
     }
 
     /// Returns memory that is mapped nowhere; what the driver refuses stays spare.
-    fn release_spare(&self, growth: &mut Growth) -> usize {
+    pub(super) fn release_spare(&self, growth: &mut Growth) -> usize {
         let mut returned = 0;
         for piece in std::mem::take(&mut growth.spare) {
             // SAFETY: the piece is mapped nowhere, so nothing can use it.

@@ -20,7 +20,9 @@ pub(crate) struct Metered {
     reserved: AtomicCounter,
     calls: AtomicU64,
     failures: AtomicU64,
+    /// Real time, and time that a simulated device charged.
     nanoseconds: AtomicU64,
+    charged: AtomicU64,
 }
 
 impl Metered {
@@ -31,6 +33,7 @@ impl Metered {
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             nanoseconds: AtomicU64::new(0),
+            charged: AtomicU64::new(0),
         }
     }
 
@@ -43,12 +46,29 @@ impl Metered {
         self.reserved.read()
     }
 
-    /// Calls that obtain or return memory, how many of them failed, and the time in all of them.
-    pub(crate) fn calls(&self) -> (u64, u64, u64) {
+    /// Calls that obtain or return memory, and how many of them failed.
+    pub(crate) fn calls(&self) -> (u64, u64) {
         (
             self.calls.load(Ordering::Relaxed),
             self.failures.load(Ordering::Relaxed),
+        )
+    }
+
+    /// What the calls cost so far: of a simulated device what it charged, not what it took.
+    pub(crate) fn spent_ns(&self) -> u64 {
+        let (real, charged) = self.times_ns();
+        if self.device.properties().kind.is_fake() {
+            charged
+        } else {
+            real
+        }
+    }
+
+    /// Nanoseconds in those calls, and nanoseconds charged for them by a simulated device.
+    pub(crate) fn times_ns(&self) -> (u64, u64) {
+        (
             self.nanoseconds.load(Ordering::Relaxed),
+            self.charged.load(Ordering::Relaxed),
         )
     }
 
@@ -56,13 +76,16 @@ impl Metered {
         &self,
         call: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        let charged = self.device.charged_ns();
+        let charged = self.device.charged_to_thread_ns();
         let start = Instant::now();
         let result = call();
         let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let elapsed = elapsed.saturating_add(self.device.charged_ns() - charged);
+        let charged = self.device.charged_to_thread_ns() - charged;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.nanoseconds.fetch_add(elapsed, Ordering::Relaxed);
+        if charged > 0 {
+            self.charged.fetch_add(charged, Ordering::Relaxed);
+        }
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::Relaxed);
         }

@@ -77,6 +77,12 @@ pub trait Device: Debug + Send + Sync {
     fn charged_ns(&self) -> u64 {
         0
     }
+
+    /// Nanoseconds that simulated devices have charged for calls of the calling thread so far, so that
+    /// what a call was charged can be told from what others were meanwhile. Zero for real devices.
+    fn charged_to_thread_ns(&self) -> u64 {
+        0
+    }
 }
 
 /// A segment that could not be returned, and why.

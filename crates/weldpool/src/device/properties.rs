@@ -15,6 +15,12 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// Whether the device is a model made of software, whose calls are charged for rather than timed.
+    #[must_use]
+    pub const fn is_fake(self) -> bool {
+        matches!(self, Self::FakeDiscrete | Self::FakeApple)
+    }
+
     /// Lower-case name, as `weldpool devices` prints it.
     #[must_use]
     pub const fn name(self) -> &'static str {

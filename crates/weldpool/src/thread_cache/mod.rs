@@ -116,6 +116,20 @@ pub(crate) fn reopen(key: CacheKey) -> bool {
     with(key, |_| gate() != before).unwrap_or(false)
 }
 
+/// Whether this thread's cache for `key` let an allocation past because it is to be a sample; then the
+/// credit is renewed.
+pub(crate) fn take_due(key: CacheKey, requested: usize, pool: &Pool) -> bool {
+    let due = with(key, |cache| {
+        let totals = &cache.shard.totals;
+        let due = totals.credit_after(requested as u64).is_none();
+        if due {
+            pool.grant_credit(totals);
+        }
+        due
+    });
+    due.unwrap_or(false)
+}
+
 #[inline]
 fn add(counter: &AtomicUsize, amount: usize) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
@@ -127,15 +141,17 @@ fn add(counter: &AtomicUsize, amount: usize) {
 pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
     warm(key, |shard| {
         let bin = shard.bins.get(list.index())?;
+        let credit = shard.totals.credit_after(requested as u64)?;
         if bin.is_own() {
             // SAFETY: the shard is this thread's.
             let block = unsafe { bin.pop_own() }?;
             let bytes = block.bytes();
             add(&shard.own_bytes, bytes.wrapping_neg());
+            shard.totals.leave_credit(credit);
             shard.count_allocation(bin, requested, bytes);
             Some(block)
         } else {
-            shard.pop_shared(bin, requested)
+            shard.pop_shared(bin, requested, credit)
         }
     })?
 }
@@ -183,9 +199,10 @@ impl Shard {
     // room for.
 
     #[inline(never)]
-    fn pop_shared(&self, bin: &Bin, requested: usize) -> Option<Block> {
+    fn pop_shared(&self, bin: &Bin, requested: usize, credit: u64) -> Option<Block> {
         let block = bin.pop_shared()?;
         let bytes = block.bytes();
+        self.totals.leave_credit(credit);
         add(&self.lent_bytes, bytes.wrapping_neg());
         self.count_allocation(bin, requested, bytes);
         Some(block)

@@ -45,6 +45,10 @@ pub(crate) struct ThreadTotals {
     live_peak: AtomicU64,
     /// Bytes of blocks handed out less taken back; wraps.
     block_bytes: AtomicU64,
+    /// Counted bytes that may be served before an allocation is to be a sample.
+    credit: AtomicU64,
+    /// Most bytes that one allocation counts for.
+    counted_max: AtomicU64,
     /// What the thread may put, of each cache, where others may take it: the pool's say.
     lent_bytes_max: AtomicUsize,
 }
@@ -70,6 +74,24 @@ impl ThreadTotals {
     pub(crate) fn count_free(&self, requested: u64, block_bytes: usize) {
         tally::add(&self.live, requested.wrapping_neg());
         tally::add(&self.block_bytes, (block_bytes as u64).wrapping_neg());
+    }
+
+    /// What an allocation leaves of the credit; none if the credit does not suffice.
+    #[inline]
+    pub(crate) fn credit_after(&self, requested: u64) -> Option<u64> {
+        let counted = requested.min(self.counted_max.load(Ordering::Relaxed));
+        self.credit.load(Ordering::Relaxed).checked_sub(counted)
+    }
+
+    #[inline]
+    pub(crate) fn leave_credit(&self, credit: u64) {
+        self.credit.store(credit, Ordering::Relaxed);
+    }
+
+    /// Sets the credit, and what one allocation counts for at most.
+    pub(crate) fn set_credit(&self, credit: u64, counted_max: u64) {
+        self.counted_max.store(counted_max, Ordering::Relaxed);
+        self.credit.store(credit, Ordering::Relaxed);
     }
 
     #[inline]

@@ -381,3 +381,29 @@ fn recorders_follow_each_other_and_pooling_may_change_meanwhile() {
     drop(allocator.allocate(100).unwrap());
     assert_eq!(allocator.stats().live.value, 0);
 }
+
+/// Allocations that never leave the cache are sampled too, one per so many bytes.
+#[test]
+fn warm_allocations_are_sampled_by_bytes() {
+    let allocator = allocator(Config {
+        sample_interval_bytes: 64 << 10,
+        ..Config::default()
+    });
+    let rounds = 200_000_u32;
+    for _ in 0..rounds {
+        drop(allocator.allocate(1000).unwrap());
+    }
+    let samples = allocator.samples();
+    let expected = f64::from(rounds) * 1000.0 / f64::from(64 << 10);
+    let taken = samples.taken as f64;
+    // A Poisson count: five standard deviations.
+    assert!(
+        (taken - expected).abs() < 5.0 * expected.sqrt(),
+        "{taken} of {expected}"
+    );
+    let stands_for = samples.size.count() / f64::from(rounds);
+    assert!((stands_for - 1.0).abs() < 0.15, "{stands_for}");
+    assert_eq!(samples.live, 0, "their ends are seen as well");
+    let misses = allocator.stats().misses;
+    assert!(misses < 5, "{misses}: samples come from the caches too");
+}

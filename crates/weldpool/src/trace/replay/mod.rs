@@ -22,6 +22,7 @@ use self::run::Pass;
 use super::error::{TraceError, TraceErrorKind, TraceResult};
 use super::event::Event;
 use crate::allocator::Allocator;
+use crate::device::StorageMode;
 use crate::sync::Arc;
 
 pub use self::report::{ReplayReport, Sample};
@@ -56,6 +57,7 @@ impl Default for ReplayOptions {
 pub struct Target {
     allocator: Allocator,
     charged_ns: Box<dyn Fn() -> u64 + Send + Sync>,
+    storage: StorageMode,
     device: String,
     preset: String,
     config: String,
@@ -64,13 +66,19 @@ pub struct Target {
 
 impl Target {
     /// A fresh allocator. The report names its device and says `default` for the preset; what the
-    /// device charges to its clock is added to what a call took.
+    /// device charges to its clock is added to what a call took. Buffers are `Shared` where host and
+    /// device have one memory, else `Private`.
     #[must_use]
     pub fn new(allocator: Allocator) -> Self {
         let device = Arc::clone(allocator.device());
         Self {
             device: device.properties().kind.name().to_owned(),
             allocator,
+            storage: if device.properties().unified {
+                StorageMode::Shared
+            } else {
+                StorageMode::Private
+            },
             charged_ns: Box::new(move || device.charged_ns()),
             preset: "default".to_owned(),
             config: String::new(),
@@ -174,13 +182,13 @@ impl Replay {
         let passes = if mean_pass { 2 * steps } else { steps };
 
         let first = make(&mut target)?;
-        let pass = Pass::new(&plan, &first.allocator, self.clock(), &first.charged_ns);
+        let pass = Pass::new(&plan, &first.allocator, self.clock(), &first.charged_ns, first.storage);
         let at_peak: Vec<usize> = plan.peak_step.into_iter().collect();
         let timed = pass.timed(&at_peak, &|done| progress(done, passes))?;
         let latencies = Latencies::new(timed.latencies_ns);
         let mean_ns = if mean_pass {
             let second = make(&mut target)?;
-            let pass = Pass::new(&plan, &second.allocator, self.clock(), &second.charged_ns);
+            let pass = Pass::new(&plan, &second.allocator, self.clock(), &second.charged_ns, second.storage);
             pass.together(&|done| progress(steps + done, passes))
         } else {
             latencies.mean_ns()
@@ -227,7 +235,7 @@ impl Replay {
         moments.sort_unstable();
         moments.dedup();
         let first = make(&mut target)?;
-        let pass = Pass::new(&plan, &first.allocator, one.clock(), &first.charged_ns);
+        let pass = Pass::new(&plan, &first.allocator, one.clock(), &first.charged_ns, first.storage);
         let timed = pass.timed(&moments, &|done| progress(done, steps as u64))?;
         Ok(timed.samples)
     }

@@ -43,7 +43,8 @@ impl Sample {
 /// to its clock. `p50_ns` and `p99_ns` come from a pass that reads the clock around every call; what
 /// reading it takes is measured and subtracted. `mean_ns` comes from a second pass on a fresh
 /// allocator that reads the clock only every 16,384 calls; it contains the few nanoseconds that the
-/// loop itself takes. On several threads there is one pass, and the mean is that of its calls.
+/// loop itself takes, and of a device that only pretends what it charged but not what its own
+/// bookkeeping took. On several threads there is one pass, and the mean is that of its calls.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ReplayReport {
@@ -64,7 +65,7 @@ pub struct ReplayReport {
     pub external_waste: f64,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
-    /// Nanoseconds in driver calls, charged ones included.
+    /// Nanoseconds in driver calls: of a device that only pretends, those that it charged.
     pub driver_ns: u64,
     /// Segments obtained from the driver.
     pub growths: u64,
@@ -135,7 +136,10 @@ impl ReplayReport {
             internal_waste,
             external_waste: (reserved_over_live - 1.0 - internal_waste).max(0.0),
             driver_calls: stats.driver_calls,
-            driver_ns: stats.driver_ns,
+            driver_ns: match stats.driver_charged_ns {
+                0 => stats.driver_ns,
+                charged => charged,
+            },
             growths: stats.growths,
             hit_rate: stats.hit_rate(),
             mean_ns: measured.mean_ns,

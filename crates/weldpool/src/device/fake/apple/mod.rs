@@ -12,6 +12,7 @@ mod segment;
 use self::metal::Limits;
 use self::segment::AppleSegment;
 use super::call::Call;
+use super::costs::thread_ns;
 use super::control::{Control, Step};
 use super::violation::{Rule, Violation};
 use crate::device::{
@@ -187,5 +188,9 @@ impl Device for FakeApple {
 
     fn charged_ns(&self) -> u64 {
         self.control.ledger().charged_ns()
+    }
+
+    fn charged_to_thread_ns(&self) -> u64 {
+        thread_ns()
     }
 }

@@ -9,6 +9,7 @@ use self::memory::Memory;
 use self::virtual_memory::DiscreteMemory;
 use super::call::Call;
 use super::capacity::Capacity;
+use super::costs::thread_ns;
 use super::control::{Control, Step};
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
@@ -207,5 +208,9 @@ impl Device for FakeDiscrete {
 
     fn charged_ns(&self) -> u64 {
         self.control.ledger().charged_ns()
+    }
+
+    fn charged_to_thread_ns(&self) -> u64 {
+        thread_ns()
     }
 }

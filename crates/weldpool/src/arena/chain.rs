@@ -1,0 +1,438 @@
+//! Memory from handles that can only be mapped whole: free parts joined in windows that exist, parts
+//! of several handles mapped side by side, or new handles among them.
+
+#![allow(unsafe_code)]
+
+use super::mappings::Piece;
+use super::windows::{FreeParts, Part};
+use super::{Arena, Growth, Source, Want};
+use crate::block::{Block, Point};
+use crate::device::VirtualMemoryProperties;
+use crate::error::{Error, ErrorKind, Result};
+use crate::space::{Free, Range};
+
+/// Free ranges looked at for one request.
+const FREE_MAX: usize = 4096;
+/// New handles are at most the greatest sum of requested bytes by this: finer while the account of
+/// driver time allows, coarser when it is overdrawn.
+const HANDLE_DIVISORS: (u64, u64) = (128, 4);
+/// Largest new handle; beyond it the driver's cost grows with the size.
+const HANDLE_BYTES_MAX: usize = 512 << 20;
+/// Part of the greatest sum of requested bytes by which handles are added at least, while slack allows.
+const USUAL_DIVISOR: u64 = 64;
+/// Windows that may be mapped for each handle, and besides, before idle ones are unmapped.
+const WINDOWS_PER_HANDLE: usize = 4;
+const WINDOWS_BESIDES: usize = 64;
+
+/// Free parts that were taken out of the space for one block.
+#[derive(Debug, Default)]
+struct Chosen {
+    parts: Vec<Part>,
+    /// Where the parts lay.
+    cut: Vec<Free>,
+}
+
+impl Arena {
+    /// As [`grow`](Self::grow), for handles that cannot be divided.
+    pub(super) fn grow_by_handles(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Result<(Block, Source)> {
+        if let Some(block) = self.join_mapped(growth, properties, want) {
+            return Ok((block, Source::Held));
+        }
+        let need = want.bytes.next_multiple_of(properties.granularity);
+        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        let chained = if slack < need {
+            self.map_chain(growth, properties, want, true, passed)
+        } else {
+            None
+        };
+        if let Some(block) = chained {
+            return Ok((block, Source::Held));
+        }
+        match self.add_handles(growth, properties, want, slack, passed) {
+            Ok(block) => Ok((block, Source::Driver)),
+            Err(error) => self
+                .map_chain(growth, properties, want, false, passed)
+                .map(|block| (block, Source::Held))
+                .ok_or(error),
+        }
+    }
+
+    /// A block from free parts that lie side by side in windows that exist. No driver is called.
+    fn join_mapped(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+    ) -> Option<Block> {
+        let mut at = 0;
+        let regions = &growth.regions;
+        let chosen = self.choose(growth, properties, want, |free| {
+            let border = |position: usize| regions.contains_key(&position);
+            let (position, parts) = free.find_mapped(want.bytes, want.alignment, border)?;
+            at = position;
+            Some(parts)
+        })?;
+        Some(self.place_block(growth, want, at, chosen, 0))
+    }
+
+    /// A block from parts of several handles, mapped side by side. With `thrifty`, only if the account
+    /// of driver time has enough.
+    fn map_chain(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        thrifty: bool,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Option<Block> {
+        let chosen = self.choose(growth, properties, want, |free| {
+            let parts = free.find_chain(want.bytes, want.alignment)?;
+            let cost = parts.len() as u64 * u64::from(properties.remap_ns);
+            (!thrifty || self.reserve.affords(self.device.spent_ns() + cost)).then_some(parts)
+        })?;
+        let block = self.map_parts(growth, properties, want, chosen, &[], 0);
+        if block.is_ok() {
+            self.reserve.count_remap();
+        }
+        self.unmap_idle(growth, passed);
+        block.ok()
+    }
+
+    /// A block that ends in new memory, or begins and ends in free parts with new memory between.
+    fn add_handles(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        slack: usize,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Result<Block> {
+        let need = want.bytes.next_multiple_of(properties.granularity);
+        let most = self.handle_bytes_max(properties);
+        let room = slack & !(properties.granularity - 1);
+        let usual = usize::try_from(self.reserve.peak_live() / USUAL_DIVISOR)
+            .unwrap_or(most)
+            .min(most)
+            .clamp(need, need.max(room));
+        let usual = usual & !(properties.granularity - 1);
+        if slack >= need && usual <= most {
+            let pieces = self
+                .create_pieces(growth, properties, usual, most)
+                .or_else(|_| self.create_pieces(growth, properties, need, most))?;
+            return self.map_new(growth, properties, want, &pieces);
+        }
+        let mut back = None;
+        let chosen = self.choose(growth, properties, want, |free| {
+            let (front, after) = free.around_new(want.bytes, want.alignment);
+            back = after;
+            Some(front.into_iter().chain(after).collect())
+        });
+        let mut chosen = chosen.unwrap_or_default();
+        let held: usize = chosen.parts.iter().map(|part| part.bytes).sum();
+        let missing = (want.bytes - held).next_multiple_of(properties.granularity);
+        let pieces = match self.create_pieces(growth, properties, missing, most) {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                self.put_back(chosen.cut.into_iter());
+                return Err(error);
+            }
+        };
+        let created: usize = pieces.iter().map(|piece| piece.bytes).sum();
+        // What is new is used whole, so less of the back may be needed, or none.
+        let mut behind = 0;
+        if back.is_some()
+            && let Some(mut part) = chosen.parts.pop()
+        {
+            let needed = (want.bytes + part.bytes - held).saturating_sub(created);
+            self.shorten_last(&mut chosen, part, needed);
+            if needed > 0 {
+                part.bytes = needed;
+                chosen.parts.push(part);
+                behind = 1;
+            }
+        }
+        let block = self.map_parts(growth, properties, want, chosen, &pieces, behind);
+        self.unmap_idle(growth, passed);
+        block
+    }
+
+    /// A block of new handles alone.
+    pub(super) fn map_new(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        created: &[Piece],
+    ) -> Result<Block> {
+        self.map_parts(growth, properties, want, Chosen::default(), created, 0)
+    }
+
+    /// Puts back what lies behind the first `needed` bytes of the last part.
+    fn shorten_last(&self, chosen: &mut Chosen, part: Part, needed: usize) {
+        let mut excess = part.bytes - needed;
+        while excess > 0
+            && let Some(mut free) = chosen.cut.pop()
+        {
+            let less = excess.min(free.range.bytes);
+            excess -= less;
+            free.range.bytes -= less;
+            let rest = Free {
+                range: Range {
+                    start: free.range.end(),
+                    bytes: less,
+                },
+                point: free.point,
+            };
+            self.put_back(std::iter::once(rest));
+            if free.range.bytes > 0 {
+                chosen.cut.push(free);
+            }
+        }
+    }
+
+    /// Largest new handle at present.
+    fn handle_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
+        // Half is left for mapping them together.
+        let rich = self.reserve.affords(2 * self.device.spent_ns());
+        let (fine, coarse) = HANDLE_DIVISORS;
+        let bytes = self.reserve.peak_live() / if rich { fine } else { coarse };
+        usize::try_from(bytes)
+            .unwrap_or(HANDLE_BYTES_MAX)
+            .min(HANDLE_BYTES_MAX)
+            .next_power_of_two()
+            .max(properties.granularity)
+    }
+
+    /// Takes the parts that `find` names out of the space.
+    fn choose(
+        &self,
+        growth: &Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        find: impl FnOnce(&FreeParts<'_>) -> Option<Vec<Part>>,
+    ) -> Option<Chosen> {
+        let mut room = self.state.lock();
+        let free = room.space.largest_free_for(want.queue).take(FREE_MAX);
+        let free = free.map(|free| free.range);
+        let free = FreeParts::new(&growth.windows, properties.granularity, free);
+        let parts = find(&free)?;
+        let ranges: Vec<Range> = parts.iter().flat_map(|&part| free.ranges(part)).collect();
+        let cut = ranges.into_iter().map(|range| Free {
+            range,
+            point: room.space.cut_within(range),
+        });
+        let cut = cut.collect();
+        Some(Chosen { parts, cut })
+    }
+
+    /// Maps the handles of the parts, and new ones before the last `behind` parts, side by side, unless
+    /// they lie so already, and cuts the block. On failure the parts are free again and the new handles
+    /// spare.
+    fn map_parts(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        chosen: Chosen,
+        created: &[Piece],
+        behind: usize,
+    ) -> Result<Block> {
+        let whole = |part: &Part| Piece {
+            physical: part.handle,
+            bytes: growth.windows.bytes_of(part.handle),
+        };
+        let (front, back) = chosen.parts.split_at(chosen.parts.len() - behind);
+        let pieces: Vec<Piece> = front
+            .iter()
+            .map(whole)
+            .chain(created.iter().copied())
+            .chain(back.iter().map(whole))
+            .collect();
+        let offset = chosen.parts.first().map_or(0, |part| part.offset);
+        let offset = if front.is_empty() { 0 } else { offset };
+        let handles = pieces.iter().map(|piece| piece.physical);
+        let known = growth.windows.find_run(handles).filter(|&start| {
+            let end = start + pieces.iter().map(|piece| piece.bytes).sum::<usize>();
+            growth.regions.range(start + 1..end).next().is_none()
+                && (start + offset).is_multiple_of(want.alignment)
+        });
+        let start = match known {
+            Some(start) => start,
+            None => match self.map_handles(growth, properties, want, &pieces) {
+                Ok(start) => start,
+                Err(error) => {
+                    growth.spare.extend_from_slice(created);
+                    self.put_back(chosen.cut.into_iter());
+                    return Err(error);
+                }
+            },
+        };
+        let new: usize = created.iter().map(|piece| piece.bytes).sum();
+        Ok(self.place_block(growth, want, start + offset, chosen, new))
+    }
+
+    /// Maps handles side by side where nothing is yet; all or none.
+    fn map_handles(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        pieces: &[Piece],
+    ) -> Result<usize> {
+        let bytes: usize = pieces.iter().map(|piece| piece.bytes).sum();
+        let alignment = want.alignment.max(properties.granularity);
+        let place = |growth: &Growth| {
+            let (top, room) = growth.top()?;
+            let start = top.checked_next_multiple_of(alignment)?;
+            (start - top + bytes <= room).then_some(start)
+        };
+        let start = match place(growth) {
+            Some(start) => start,
+            None => {
+                self.reserve_addresses(growth, bytes, alignment)?;
+                place(growth).ok_or_else(|| {
+                    Error::new(ErrorKind::OutOfMemory, "no address space is left")
+                })?
+            }
+        };
+        self.map_pieces(growth, properties, Range { start, bytes }, pieces)?;
+        let mut position = start;
+        for piece in pieces {
+            growth.windows.add(position, *piece);
+            position += piece.bytes;
+        }
+        Ok(start)
+    }
+
+    /// Cuts the block at `start`, where all the memory it needs is mapped: the parts that were chosen,
+    /// and `new` bytes of new handles, of which what it does not need becomes free.
+    fn place_block(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+        start: usize,
+        chosen: Chosen,
+        new: usize,
+    ) -> Block {
+        let held: usize = chosen.cut.iter().map(|free| free.range.bytes).sum();
+        let whole = Range {
+            start,
+            bytes: want.bytes,
+        };
+        for free in &chosen.cut {
+            growth.windows.leave(free.range, free.point);
+        }
+        let all = Range {
+            start,
+            bytes: held + new,
+        };
+        growth.windows.enter(all);
+        let points = chosen.cut.iter().filter_map(|free| free.point);
+        let point = points.max_by_key(|point| point.value);
+        let mut room = self.state.lock();
+        let free = room.space.add_pending(whole, point);
+        let block = room.cut_block(free, start, want);
+        if all.bytes > whole.bytes {
+            room.space.add(Range {
+                start: whole.end(),
+                bytes: all.bytes - whole.bytes,
+            });
+        }
+        block
+    }
+
+    /// Unmaps windows that hold nothing, the oldest first, when there are many.
+    fn unmap_idle(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
+        self.unmap_stale(growth, passed);
+        let most = growth.windows.handle_count() * WINDOWS_PER_HANDLE + WINDOWS_BESIDES;
+        if growth.windows.window_count() <= most {
+            return;
+        }
+        let idle = growth.windows.idle(passed);
+        for &range in &idle[..idle.len().div_ceil(2)] {
+            if let Err(error) = self.unmap(growth, range) {
+                tracing::warn!(bytes = range.bytes, %error, "memory could not be unmapped; it stays mapped");
+                return;
+            }
+            growth.windows.remove(range.start);
+            growth.addresses.add(range);
+        }
+    }
+
+    /// Returns handles that are free altogether, those with a byte in `within` if that is given, the
+    /// largest first, until `bytes` are given back. Says how many it were.
+    pub(super) fn return_handles(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        bytes: usize,
+        within: Option<Range>,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> usize {
+        let chosen: Vec<(Part, Vec<Range>)> = {
+            let mut room = self.state.lock();
+            let free = room.space.clean_intervals();
+            let free = FreeParts::new(&growth.windows, properties.granularity, free);
+            let mut whole = free.whole();
+            whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
+            let mut missing = bytes;
+            let mut chosen = Vec::new();
+            for part in whole {
+                if missing == 0 {
+                    break;
+                }
+                let ranges = free.ranges(part);
+                let touches = |range: &Range| {
+                    within.is_none_or(|within| {
+                        range.start < within.end() && within.start < range.end()
+                    })
+                };
+                let mut windows = growth.windows.windows_of(part.handle).iter();
+                if !ranges.iter().any(touches)
+                    || windows.any(|&window| growth.windows.is_awaited(window, passed))
+                {
+                    continue;
+                }
+                missing = missing.saturating_sub(part.bytes);
+                chosen.push((part, ranges));
+            }
+            for &range in chosen.iter().flat_map(|(_, ranges)| ranges) {
+                room.space.cut_within(range);
+            }
+            chosen
+        };
+        for (part, ranges) in chosen {
+            for range in ranges {
+                growth.windows.leave(range, None);
+            }
+            self.unmap_handle(growth, part);
+        }
+        self.release_spare(growth)
+    }
+
+    /// Unmaps a handle whose bytes were all taken out of the space; it is spare then. If the driver
+    /// refuses, it is free again in a window that is left.
+    fn unmap_handle(&self, growth: &mut Growth, handle: Part) {
+        for start in growth.windows.windows_of(handle.handle).to_vec() {
+            let range = Range {
+                start,
+                bytes: handle.bytes,
+            };
+            if let Err(error) = self.unmap(growth, range) {
+                tracing::warn!(bytes = range.bytes, %error, "memory could not be unmapped; it is kept");
+                growth.windows.enter(range);
+                self.state.lock().space.add(range);
+                return;
+            }
+            growth.addresses.add(range);
+            let last = growth.windows.remove(start);
+            growth.spare.extend(last);
+        }
+    }
+}
