@@ -151,7 +151,10 @@ impl Windows {
     }
 
     /// Where windows of these handles lie side by side in this order.
-    pub(crate) fn find_run(&self, handles: impl Iterator<Item = Physical> + Clone) -> Option<usize> {
+    pub(crate) fn find_run(
+        &self,
+        handles: impl Iterator<Item = Physical> + Clone,
+    ) -> Option<usize> {
         let first = handles.clone().next()?;
         self.windows_of(first).iter().copied().find(|&start| {
             let mut position = start;
@@ -419,8 +422,7 @@ impl<'a> FreeParts<'a> {
                 } else {
                     sum - missing
                 };
-                let handles =
-                    count + usize::from(end.is_some()) + usize::from(start.is_some());
+                let handles = count + usize::from(end.is_some()) + usize::from(start.is_some());
                 let weight = left / (bytes / WASTE_DIVISOR + 1) * 2 + handles * 3;
                 if best.is_none_or(|(known, ..)| (weight, left) < known) {
                     best = Some(((weight, left), count, end, start));
