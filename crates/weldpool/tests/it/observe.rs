@@ -98,6 +98,27 @@ fn samples_estimate_what_was_allocated() {
     assert!(samples.latency_ns.quantile(0.5).unwrap() > 0);
 }
 
+/// What goes past the caches and what they serve counts alike.
+#[test]
+fn samples_stand_for_as_many_whichever_path_serves() {
+    for warm in [false, true] {
+        let allocator = allocator(Config {
+            sample_interval_bytes: 32 << 10,
+            ..Config::default()
+        });
+        let mut held = Vec::new();
+        for _ in 0..40_000 {
+            let buffer = allocator.allocate(500).unwrap();
+            if !warm {
+                held.push(buffer);
+            }
+        }
+        // Some 600 samples.
+        let ratio = allocator.samples().size.count() / 40_000.0;
+        assert!((0.8..1.25).contains(&ratio), "warm {warm}: {ratio}");
+    }
+}
+
 #[test]
 fn lifetimes_are_known_of_blocks_that_threads_cache() {
     let allocator = allocator(Config {
