@@ -56,6 +56,8 @@ mod guard;
 mod health;
 mod histogram;
 mod in_flight;
+#[cfg(feature = "serde")]
+mod json;
 mod name;
 mod observer;
 mod order;

@@ -317,7 +317,6 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let mut sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -343,21 +342,29 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
-        // cache let the request past to be a sample.
-        let reopened = thread_cache::reopen(key);
-        let due = thread_cache::take_due(key, request.bytes, self);
-        if due {
-            sampled.get_or_insert_with(Instant::now);
-        }
+        // The strategy chose after the warm path was tried, or another key had the cache's place.
         if pooled
-            && (reopened || due || self.chooses)
-            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
+            && (thread_cache::reopen(key) || self.chooses)
+            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
         {
-            let what = (request.bytes, request.name);
-            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
+        }
+        let what = (request.bytes, request.name);
+        let sampled = thread_cache::charge(key, request.bytes).then(Instant::now);
+        if sampled.is_some() {
+            // The cache let the request past only to be a sample, or has nothing for it.
+            let popped = if pooled {
+                thread_cache::pop(key, place.list, request.bytes)
+            } else {
+                None
+            };
+            thread_cache::renew_credit(key, self);
+            if let Some(mut block) = popped {
+                self.observe_allocation(&mut block, what, stream_of(queue), sampled);
+                block.hand_out(request.bytes, place.alignment, request.name);
+                return Ok(Buffer::new(block));
+            }
         }
         let obtained = if pooled {
             self.obtain(place, key, queue)
@@ -389,7 +396,6 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
-        let what = (request.bytes, request.name);
         self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
