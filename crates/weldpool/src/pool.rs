@@ -27,6 +27,9 @@ const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
 /// Requests past the caches between two counts of all that was served.
 const OPERATIONS_EVERY: u64 = 64;
+/// Requests past the caches, for each time they had to be emptied, during which large blocks are not
+/// cached.
+const SHELVES_CLOSED_FOR: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -64,6 +67,10 @@ pub(crate) struct Pool {
     misses: AtomicU64,
     /// Requests served past the caches.
     obtained: AtomicU64,
+    /// Times that caches had to be emptied for want of memory.
+    shortages: AtomicU64,
+    /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
+    reopen_at: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -134,6 +141,8 @@ impl Pool {
             ),
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),
+            shortages: AtomicU64::new(0),
+            reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
@@ -198,6 +207,8 @@ impl Pool {
 
     fn share_out(&self, shards: usize) {
         let all = self.cached_bytes_max.load(Ordering::Relaxed);
+        let open = self.reopen_at.load(Ordering::Relaxed) == 0;
+        let all = if open { all } else { 0 };
         let share = usize::try_from(all / shards.max(1) as u64).unwrap_or(usize::MAX);
         self.shelf_bytes_max.store(share, Ordering::Relaxed);
     }
@@ -364,6 +375,7 @@ impl Pool {
         }
         if self.reserve.slack() < place.bytes as u64 {
             self.collect(true);
+            self.close_shelves();
             self.drain_caches(false);
             if let Some(block) = held(self) {
                 return Ok((block, Source::Held));
@@ -385,11 +397,31 @@ impl Pool {
 
     /// From time to time, tells the arenas how much was served, for which they may spend driver time.
     fn note_operations(&self) {
-        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+        let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
+        if obtained % OPERATIONS_EVERY == 0 {
+            self.reopen_shelves(obtained);
             let lists = self.list_totals();
             let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);
             self.reserve.note_operations(all);
+        }
+    }
+
+    /// Large blocks go past the threads' shelves for a while: idle there, they keep the free memory
+    /// between them apart. The more often that cost something, the longer.
+    fn close_shelves(&self) {
+        let shortages = self.shortages.fetch_add(1, Ordering::Relaxed) + 1;
+        let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
+        if self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0 {
+            self.share_out(self.shards.lock().len());
+        }
+    }
+
+    fn reopen_shelves(&self, obtained: u64) {
+        let reopen_at = self.reopen_at.load(Ordering::Relaxed);
+        if reopen_at != 0 && obtained >= reopen_at {
+            self.reopen_at.store(0, Ordering::Relaxed);
+            self.share_out(self.shards.lock().len());
         }
     }
 

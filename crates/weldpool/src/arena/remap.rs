@@ -255,7 +255,7 @@ impl Arena {
             bytes: position - at.start,
         };
         if used.bytes > 0 {
-            growth.addresses.cut(at.start, used);
+            growth.addresses.cut_within(used);
         }
         if result.is_err() {
             if used.bytes > 0 {
