@@ -26,7 +26,7 @@ use crate::thread_cache::{self, Count, Pushed};
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
 /// Requests past the caches between two counts of all that was served.
-const OPERATIONS_EVERY: u64 = 64;
+const OPERATIONS_EVERY: u64 = 1024;
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
 /// cached.
 const SHELVES_CLOSED_FOR: u64 = 64;
@@ -375,8 +375,10 @@ impl Pool {
         }
         if self.reserve.slack() < place.bytes as u64 {
             self.collect(true);
-            self.close_shelves();
-            self.drain_caches(false);
+            // What lies in caches while shelves are closed is small, and scattered.
+            if self.close_shelves() || place.is_small() {
+                self.drain_caches(false);
+            }
             if let Some(block) = held(self) {
                 return Ok((block, Source::Held));
             }
@@ -398,8 +400,8 @@ impl Pool {
     /// From time to time, tells the arenas how much was served, for which they may spend driver time.
     fn note_operations(&self) {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
+        self.reopen_shelves(obtained);
         if obtained % OPERATIONS_EVERY == 0 {
-            self.reopen_shelves(obtained);
             let lists = self.list_totals();
             let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);
@@ -409,12 +411,15 @@ impl Pool {
 
     /// Large blocks go past the threads' shelves for a while: idle there, they keep the free memory
     /// between them apart. The more often that cost something, the longer.
-    fn close_shelves(&self) {
+    /// True if they were open.
+    fn close_shelves(&self) -> bool {
         let shortages = self.shortages.fetch_add(1, Ordering::Relaxed) + 1;
         let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
-        if self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0 {
+        let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
+        if were_open {
             self.share_out(self.shards.lock().len());
         }
+        were_open
     }
 
     fn reopen_shelves(&self, obtained: u64) {
@@ -436,7 +441,7 @@ impl Pool {
         let (arena, small) = &self.arenas[place.storage.index()];
         let want = place.want(place.list, queue, contended);
         if !place.is_small() {
-            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
+            let block = arena.allocate(&want)?;
             self.classes.count_cut(place.list, place.bytes);
             return Some(block);
         }
@@ -444,7 +449,7 @@ impl Pool {
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
             let span = place.span(small, queue, contended);
-            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
+            let span = arena.allocate(&span)?;
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;

@@ -324,9 +324,8 @@ impl Arena {
             Some(start) => start,
             None => {
                 self.reserve_addresses(growth, bytes, alignment)?;
-                place(growth).ok_or_else(|| {
-                    Error::new(ErrorKind::OutOfMemory, "no address space is left")
-                })?
+                place(growth)
+                    .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))?
             }
         };
         self.map_pieces(growth, properties, Range { start, bytes }, pieces)?;

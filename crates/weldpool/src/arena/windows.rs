@@ -151,7 +151,10 @@ impl Windows {
     }
 
     /// Where windows of these handles lie side by side in this order.
-    pub(crate) fn find_run(&self, handles: impl Iterator<Item = Physical> + Clone) -> Option<usize> {
+    pub(crate) fn find_run(
+        &self,
+        handles: impl Iterator<Item = Physical> + Clone,
+    ) -> Option<usize> {
         let first = handles.clone().next()?;
         self.windows_of(first).iter().copied().find(|&start| {
             let mut position = start;
@@ -303,8 +306,18 @@ impl<'a> FreeParts<'a> {
 
     pub(crate) fn dbg(&self) -> (usize, usize, usize) {
         let (e, s) = self.edges(256);
-        let l = self.parts.keys().flat_map(|&h| self.runs(h)).map(|r| r.1).max().unwrap_or(0);
-        (e.iter().map(|p| p.bytes).sum(), s.iter().map(|p| p.bytes).sum(), l)
+        let l = self
+            .parts
+            .keys()
+            .flat_map(|&h| self.runs(h))
+            .map(|r| r.1)
+            .max()
+            .unwrap_or(0);
+        (
+            e.iter().map(|p| p.bytes).sum(),
+            s.iter().map(|p| p.bytes).sum(),
+            l,
+        )
     }
     /// Handles that are free altogether, with their lengths.
     pub(crate) fn whole(&self) -> Vec<Part> {
@@ -447,8 +460,7 @@ impl<'a> FreeParts<'a> {
                 } else {
                     sum - missing
                 };
-                let handles =
-                    count + usize::from(end.is_some()) + usize::from(start.is_some());
+                let handles = count + usize::from(end.is_some()) + usize::from(start.is_some());
                 let weight = left / (bytes / WASTE_DIVISOR + 1) * 2 + handles * 3;
                 if best.is_none_or(|(known, ..)| (weight, left) < known) {
                     best = Some(((weight, left), count, end, start));

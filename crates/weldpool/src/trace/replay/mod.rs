@@ -182,13 +182,25 @@ impl Replay {
         let passes = if mean_pass { 2 * steps } else { steps };
 
         let first = make(&mut target)?;
-        let pass = Pass::new(&plan, &first.allocator, self.clock(), &first.charged_ns, first.storage);
+        let pass = Pass::new(
+            &plan,
+            &first.allocator,
+            self.clock(),
+            &first.charged_ns,
+            first.storage,
+        );
         let at_peak: Vec<usize> = plan.peak_step.into_iter().collect();
         let timed = pass.timed(&at_peak, &|done| progress(done, passes))?;
         let latencies = Latencies::new(timed.latencies_ns);
         let mean_ns = if mean_pass {
             let second = make(&mut target)?;
-            let pass = Pass::new(&plan, &second.allocator, self.clock(), &second.charged_ns, second.storage);
+            let pass = Pass::new(
+                &plan,
+                &second.allocator,
+                self.clock(),
+                &second.charged_ns,
+                second.storage,
+            );
             pass.together(&|done| progress(steps + done, passes))
         } else {
             latencies.mean_ns()
@@ -235,7 +247,13 @@ impl Replay {
         moments.sort_unstable();
         moments.dedup();
         let first = make(&mut target)?;
-        let pass = Pass::new(&plan, &first.allocator, one.clock(), &first.charged_ns, first.storage);
+        let pass = Pass::new(
+            &plan,
+            &first.allocator,
+            one.clock(),
+            &first.charged_ns,
+            first.storage,
+        );
         let timed = pass.timed(&moments, &|done| progress(done, steps as u64))?;
         Ok(timed.samples)
     }

@@ -12,8 +12,8 @@ mod segment;
 use self::metal::Limits;
 use self::segment::AppleSegment;
 use super::call::Call;
-use super::costs::thread_ns;
 use super::control::{Control, Step};
+use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,

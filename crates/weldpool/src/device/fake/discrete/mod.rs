@@ -9,8 +9,8 @@ use self::memory::Memory;
 use self::virtual_memory::DiscreteMemory;
 use super::call::Call;
 use super::capacity::Capacity;
-use super::costs::thread_ns;
 use super::control::{Control, Step};
+use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
