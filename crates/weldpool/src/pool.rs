@@ -25,8 +25,13 @@ use crate::thread_cache::{self, Count, Pushed};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches after which queues with freed memory are signalled, so that it becomes
+/// everybody's, and returnable, without anybody having to ask first.
+const SIGNAL_EVERY: u64 = 16;
 /// Requests past the caches between two counts of all that was served.
 const OPERATIONS_EVERY: u64 = 1024;
+/// Times that caches may have to be emptied before that is taken for a habit of the workload.
+const SHORTAGES_FREE: u64 = 8;
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
 /// cached.
 const SHELVES_CLOSED_FOR: u64 = 64;
@@ -357,10 +362,10 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
-        self.note_operations();
+        let signal = self.note_operations() % SIGNAL_EVERY == 0;
         let contended = self.is_contended();
-        if contended {
-            self.collect(false);
+        if contended || signal {
+            self.collect(signal);
         }
         let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
         if let Some(block) = held(self) {
@@ -398,7 +403,8 @@ impl Pool {
     }
 
     /// From time to time, tells the arenas how much was served, for which they may spend driver time.
-    fn note_operations(&self) {
+    /// Returns the number of this request.
+    fn note_operations(&self) -> u64 {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
         self.reopen_shelves(obtained);
         if obtained % OPERATIONS_EVERY == 0 {
@@ -407,13 +413,17 @@ impl Pool {
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);
             self.reserve.note_operations(all);
         }
+        obtained
     }
 
     /// Large blocks go past the threads' shelves for a while: idle there, they keep the free memory
     /// between them apart. The more often that cost something, the longer.
-    /// True if they were open.
+    /// True if they were open; a workload that only changes its sizes is short a few times.
     fn close_shelves(&self) -> bool {
-        let shortages = self.shortages.fetch_add(1, Ordering::Relaxed) + 1;
+        let shortages = self.shortages.fetch_add(1, Ordering::Relaxed);
+        if shortages < SHORTAGES_FREE {
+            return true;
+        }
         let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
         let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
         if were_open {
@@ -844,6 +854,8 @@ impl Pool {
         }
         self.classes.reset();
         self.misses.store(0, Ordering::Relaxed);
+        self.shortages.store(0, Ordering::Relaxed);
+        self.reopen_at.store(0, Ordering::Relaxed);
     }
 
     /// What was counted per list, and last for blocks without one.
