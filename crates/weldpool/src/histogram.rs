@@ -118,7 +118,8 @@ impl Histogram {
         if self.samples == 0 {
             return None;
         }
-        let rank = part.clamp(0.0, 1.0) * self.weight;
+        // A product that rounding put just above a whole number is meant to be that number.
+        let rank = part.clamp(0.0, 1.0) * self.weight * (1.0 - 1e-12);
         let mut seen = 0.0;
         let found = self.buckets.iter().position(|&weight| {
             seen += weight;

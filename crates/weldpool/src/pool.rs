@@ -697,6 +697,13 @@ impl Pool {
         let contended = self.is_contended();
         let (arena, small) = &self.arenas[block.storage().index()];
         let point = self.orders.pending_point(&block);
+        if contended
+            && let Some(point) = point
+            && let Some(queue) = self.orders.get(point.queue)
+            && queue.signalled() < point.value
+        {
+            queue.note_freed(block.bytes());
+        }
         self.classes.count_returned(block.list(), block.bytes());
         let direct = block.list() == ListId::DIRECT;
         let freed = match block.arena() {

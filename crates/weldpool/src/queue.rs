@@ -30,9 +30,9 @@ pub(crate) struct QueueId {
 
 /// Frees in the order of a contended queue after which it is signalled, so that others do not wait
 /// longer than they must.
-const SIGNAL_FREES: u32 = 8;
+const SIGNAL_FREES: u32 = 2;
 /// Bytes likewise.
-const SIGNAL_BYTES: usize = 1 << 20;
+const SIGNAL_BYTES: usize = 256 << 10;
 
 /// What a queue and its pool know of it.
 #[derive(Debug)]
@@ -122,7 +122,8 @@ impl QueueCore {
         Ok(value)
     }
 
-    /// Takes note of memory freed in the order of the queue while others wait for such.
+    /// Takes note of memory that left the queue's caches while others compete for memory, so that they
+    /// do not wait longer for it than they must.
     pub(crate) fn note_freed(&self, bytes: usize) {
         let frees = self.freed.fetch_add(1, Ordering::Relaxed) + 1;
         let freed = self.freed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -212,12 +213,8 @@ impl Queue {
             }
             return;
         }
-        let bytes = block.bytes();
         block.set_point(Some(self.core.here()));
         thread_cache::push(self.core.key, block);
-        if self.pool.is_contended() {
-            self.core.note_freed(bytes);
-        }
     }
 
     /// Submits a copy of all of `source` to the start of `destination`.
