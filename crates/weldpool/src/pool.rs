@@ -33,8 +33,8 @@ const OPERATIONS_EVERY: u64 = 1024;
 /// Times that caches may have to be emptied before that is taken for a habit of the workload.
 const SHORTAGES_FREE: u64 = 8;
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
-/// cached.
-const SHELVES_CLOSED_FOR: u64 = 64;
+/// cached: where holes are remapped page by page, and where that is dear or impossible.
+const SHELVES_CLOSED_FOR: (u64, u64) = (64, 1 << 16);
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -74,6 +74,7 @@ pub(crate) struct Pool {
     obtained: AtomicU64,
     /// Times that caches had to be emptied for want of memory.
     shortages: AtomicU64,
+    shelves_closed_for: u64,
     /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
     reopen_at: AtomicU64,
     failures: AtomicU64,
@@ -117,6 +118,11 @@ impl Pool {
             u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
+        let divides = |&storage: &StorageMode| {
+            let memory = device.virtual_memory(storage);
+            memory.is_some_and(|memory| memory.divisible)
+        };
+        let divisible = device.properties().storage_modes.iter().any(divides);
         let key = CacheKey::new();
         let arena = |storage| {
             let arena = Arena::new(storage, key, Arc::clone(&device), Arc::clone(&reserve));
@@ -147,6 +153,11 @@ impl Pool {
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),
             shortages: AtomicU64::new(0),
+            shelves_closed_for: if divisible {
+                SHELVES_CLOSED_FOR.0
+            } else {
+                SHELVES_CLOSED_FOR.1
+            },
             reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -424,7 +435,7 @@ impl Pool {
         if shortages < SHORTAGES_FREE {
             return true;
         }
-        let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
+        let reopen_at = self.obtained.load(Ordering::Relaxed) + self.shelves_closed_for * shortages;
         let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
         if were_open {
             self.share_out(self.shards.lock().len());
