@@ -373,7 +373,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
-        let signal = self.note_operations() % SIGNAL_EVERY == 0;
+        let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
         let contended = self.is_contended();
         if contended || signal {
             self.collect(signal);
@@ -418,7 +418,7 @@ impl Pool {
     fn note_operations(&self) -> u64 {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
         self.reopen_shelves(obtained);
-        if obtained % OPERATIONS_EVERY == 0 {
+        if obtained.is_multiple_of(OPERATIONS_EVERY) {
             let lists = self.list_totals();
             let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);

@@ -1,7 +1,7 @@
 //! Memory from handles that can only be mapped whole: free parts joined in windows that exist, parts
 //! of several handles mapped side by side, or new handles among them.
 
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use super::mappings::Piece;
 use super::windows::{FreeParts, Part};

@@ -47,6 +47,9 @@ struct Window {
     number: u64,
 }
 
+/// The weight and waste of a chain, how many whole handles it has, its free end and its free start.
+type Chain = ((usize, usize), usize, Option<Part>, Option<Part>);
+
 /// A part of a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -304,21 +307,6 @@ impl<'a> FreeParts<'a> {
         runs
     }
 
-    pub(crate) fn dbg(&self) -> (usize, usize, usize) {
-        let (e, s) = self.edges(256);
-        let l = self
-            .parts
-            .keys()
-            .flat_map(|&h| self.runs(h))
-            .map(|r| r.1)
-            .max()
-            .unwrap_or(0);
-        (
-            e.iter().map(|p| p.bytes).sum(),
-            s.iter().map(|p| p.bytes).sum(),
-            l,
-        )
-    }
     /// Handles that are free altogether, with their lengths.
     pub(crate) fn whole(&self) -> Vec<Part> {
         let whole = |(&handle, _): (&Physical, _)| {
@@ -442,7 +430,7 @@ impl<'a> FreeParts<'a> {
         whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
         let longest = |parts: &[Part]| parts.last().map_or(0, |part| part.bytes);
         let most = longest(&ends) + longest(&starts);
-        let mut best: Option<((usize, usize), usize, Option<Part>, Option<Part>)> = None;
+        let mut best: Option<Chain> = None;
         let mut middle = 0;
         for count in 0..=whole.len().min(MIDDLE_MAX) {
             if count > 0 {
