@@ -48,8 +48,8 @@ const OPERATIONS_EVERY: u64 = 1024;
 /// Times that caches may have to be emptied before that is taken for a habit of the workload.
 const SHORTAGES_FREE: u64 = 8;
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
-/// cached.
-const SHELVES_CLOSED_FOR: u64 = 64;
+/// cached: where holes are remapped page by page, and where that is dear or impossible.
+const SHELVES_CLOSED_FOR: (u64, u64) = (64, 1 << 16);
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -105,6 +105,7 @@ pub(crate) struct Pool {
     obtained: AtomicU64,
     /// Times that caches had to be emptied for want of memory.
     shortages: AtomicU64,
+    shelves_closed_for: u64,
     /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
     reopen_at: AtomicU64,
     failures: AtomicU64,
@@ -145,6 +146,11 @@ impl Pool {
             u64::from(config.driver_ns_per_operation),
             (config.segment_bytes_min, config.segment_bytes_max),
         ));
+        let divides = |&storage: &StorageMode| {
+            let memory = device.virtual_memory(storage);
+            memory.is_some_and(|memory| memory.divisible)
+        };
+        let divisible = device.properties().storage_modes.iter().any(divides);
         let key = CacheKey::new();
         let arena = |storage| {
             let arena = Arena::new(storage, key, Arc::clone(&device), Arc::clone(&reserve));
@@ -188,6 +194,11 @@ impl Pool {
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),
             shortages: AtomicU64::new(0),
+            shelves_closed_for: if divisible {
+                SHELVES_CLOSED_FOR.0
+            } else {
+                SHELVES_CLOSED_FOR.1
+            },
             reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -492,7 +503,7 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
-        let signal = self.note_operations() % SIGNAL_EVERY == 0;
+        let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
         let contended = self.is_contended();
         if contended || signal {
             self.collect(signal);
@@ -526,7 +537,7 @@ impl Pool {
     fn note_operations(&self) -> u64 {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
         self.reopen_shelves(obtained);
-        if obtained % OPERATIONS_EVERY == 0 {
+        if obtained.is_multiple_of(OPERATIONS_EVERY) {
             let lists = self.list_totals();
             let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);
@@ -543,7 +554,7 @@ impl Pool {
         if shortages < SHORTAGES_FREE {
             return true;
         }
-        let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
+        let reopen_at = self.obtained.load(Ordering::Relaxed) + self.shelves_closed_for * shortages;
         let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
         if were_open {
             self.share_out(&self.shards.lock());

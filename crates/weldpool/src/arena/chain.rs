@@ -1,7 +1,7 @@
 //! Memory from handles that can only be mapped whole: free parts joined in windows that exist, parts
 //! of several handles mapped side by side, or new handles among them.
 
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use super::mappings::Piece;
 use super::windows::{FreeParts, Part};
@@ -13,9 +13,11 @@ use crate::space::{Free, Range};
 
 /// Free ranges looked at for one request.
 const FREE_MAX: usize = 4096;
-/// New handles are at most the greatest sum of requested bytes by this: finer while the account of
-/// driver time allows, coarser when it is overdrawn.
-const HANDLE_DIVISORS: (u64, u64) = (128, 4);
+/// New handles are at most the greatest sum of requested bytes by the divisor of the first line whose
+/// multiple of the driver time spent so far is affordable.
+const HANDLE_DIVISORS: [(u64, u64); 2] = [(8, 256), (2, 128)];
+/// The divisor when none is.
+const HANDLE_DIVISOR_POOR: u64 = 4;
 /// Largest new handle; beyond it the driver's cost grows with the size.
 const HANDLE_BYTES_MAX: usize = 512 << 20;
 /// Part of the greatest sum of requested bytes by which handles are added at least, while slack allows.
@@ -226,10 +228,12 @@ impl Arena {
 
     /// Largest new handle at present.
     fn handle_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
-        // Half is left for mapping them together.
-        let rich = self.reserve.affords(2 * self.device.spent_ns());
-        let (fine, coarse) = HANDLE_DIVISORS;
-        let bytes = self.reserve.peak_live() / if rich { fine } else { coarse };
+        // Some is left for mapping them together.
+        let spent = self.device.spent_ns();
+        let affordable = |&&(times, _): &&(u64, u64)| self.reserve.affords(times * spent);
+        let divisor = HANDLE_DIVISORS.iter().find(affordable);
+        let divisor = divisor.map_or(HANDLE_DIVISOR_POOR, |&(_, divisor)| divisor);
+        let bytes = self.reserve.peak_live() / divisor;
         usize::try_from(bytes)
             .unwrap_or(HANDLE_BYTES_MAX)
             .min(HANDLE_BYTES_MAX)
@@ -317,6 +321,7 @@ impl Arena {
         let alignment = want.alignment.max(properties.granularity);
         let place = |growth: &Growth| {
             let (top, room) = growth.top()?;
+            // A gap before, so that a small block does not begin in one handle and end in the next.
             let start = (top + properties.granularity).checked_next_multiple_of(alignment)?;
             (start - top + bytes <= room).then_some(start)
         };

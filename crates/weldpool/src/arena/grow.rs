@@ -17,7 +17,7 @@ const GROWTH_DIVISOR: u64 = 256;
 /// Most that virtual memory grows beyond a request.
 const GROWTH_BYTES_MAX: usize = 32 << 20;
 /// Part of what is held by which an arena of segments grows at least.
-const SEGMENT_DIVISOR: u64 = 8;
+const SEGMENT_DIVISOR: u64 = 64;
 /// Requests of this part of the largest usual segment and above get a segment of their own size.
 const OWN_SEGMENT_DIVISOR: usize = 8;
 

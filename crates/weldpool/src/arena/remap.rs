@@ -216,10 +216,8 @@ impl Arena {
         if used.bytes > 0 {
             growth.addresses.cut_within(used);
         }
-        if result.is_err() {
-            if used.bytes > 0 {
-                growth.stale.push((used, None));
-            }
+        if result.is_err() && used.bytes > 0 {
+            growth.stale.push((used, None));
         }
         result
     }

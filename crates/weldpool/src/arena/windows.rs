@@ -47,6 +47,9 @@ struct Window {
     number: u64,
 }
 
+/// The weight and waste of a chain, how many whole handles it has, its free end and its free start.
+type Chain = ((usize, usize), usize, Option<Part>, Option<Part>);
+
 /// A part of a handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -304,21 +307,6 @@ impl<'a> FreeParts<'a> {
         runs
     }
 
-    pub(crate) fn dbg(&self) -> (usize, usize, usize) {
-        let (e, s) = self.edges(256);
-        let l = self
-            .parts
-            .keys()
-            .flat_map(|&h| self.runs(h))
-            .map(|r| r.1)
-            .max()
-            .unwrap_or(0);
-        (
-            e.iter().map(|p| p.bytes).sum(),
-            s.iter().map(|p| p.bytes).sum(),
-            l,
-        )
-    }
     /// Handles that are free altogether, with their lengths.
     pub(crate) fn whole(&self) -> Vec<Part> {
         let whole = |(&handle, _): (&Physical, _)| {
@@ -442,7 +430,7 @@ impl<'a> FreeParts<'a> {
         whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
         let longest = |parts: &[Part]| parts.last().map_or(0, |part| part.bytes);
         let most = longest(&ends) + longest(&starts);
-        let mut best: Option<((usize, usize), usize, Option<Part>, Option<Part>)> = None;
+        let mut best: Option<Chain> = None;
         let mut middle = 0;
         for count in 0..=whole.len().min(MIDDLE_MAX) {
             if count > 0 {
@@ -545,4 +533,90 @@ fn fill(bytes: usize, parts: impl Iterator<Item = Part>) -> Vec<Part> {
         filled.push(part);
     }
     filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    const fn range(start: usize, bytes: usize) -> Range {
+        Range { start, bytes }
+    }
+
+    const fn part(handle: u64, offset: usize, bytes: usize) -> Part {
+        Part {
+            handle: Physical::new(handle),
+            offset,
+            bytes,
+        }
+    }
+
+    /// Handles of 8 MiB, 16 MiB apart.
+    fn handles(count: u64) -> Windows {
+        let mut windows = Windows::default();
+        for number in 0..count {
+            let position = usize::try_from(number).unwrap() * 16 * MIB;
+            let physical = Physical::new(number);
+            let bytes = 8 * MIB;
+            windows.add(position, Piece { physical, bytes });
+            windows.enter(range(position, bytes));
+        }
+        windows
+    }
+
+    #[test]
+    fn a_chain_is_a_free_end_whole_handles_and_a_free_start() {
+        let windows = handles(3);
+        let free = [
+            range(5 * MIB, 3 * MIB),
+            range(16 * MIB, 8 * MIB),
+            range(32 * MIB, 2 * MIB),
+        ];
+        let parts = FreeParts::new(&windows, 2 * MIB, free.into_iter());
+        assert_eq!(parts.find_mapped(9 * MIB, 256, |_| false), None);
+        assert_eq!(
+            parts.find_chain(12 * MIB, 256).unwrap(),
+            [
+                part(0, 5 * MIB, 3 * MIB),
+                part(1, 0, 8 * MIB),
+                part(2, 0, MIB)
+            ]
+        );
+        assert_eq!(parts.find_chain(13 * MIB + 1, 256), None);
+        let (front, back) = parts.around_new(20 * MIB, 256);
+        assert_eq!(front, [part(0, 5 * MIB, 3 * MIB), part(1, 0, 8 * MIB)]);
+        assert_eq!(back, Some(part(2, 0, 2 * MIB)));
+    }
+
+    #[test]
+    fn free_bytes_change_windows_without_being_mapped_again() {
+        let mut windows = handles(2);
+        for (position, number) in [(64 * MIB, 0), (72 * MIB, 1)] {
+            let physical = Physical::new(number);
+            let bytes = 8 * MIB;
+            windows.add(position, Piece { physical, bytes });
+        }
+        let order = [0, 1].map(Physical::new);
+        assert_eq!(windows.find_run(order.into_iter()), Some(64 * MIB));
+        let free = [range(4 * MIB, 4 * MIB), range(16 * MIB, 2 * MIB)];
+        let parts = FreeParts::new(&windows, 2 * MIB, free.into_iter());
+        let (position, found) = parts.find_mapped(6 * MIB, 256, |_| false).unwrap();
+        assert_eq!(position, 68 * MIB);
+        assert_eq!(found, [part(0, 4 * MIB, 4 * MIB), part(1, 0, 2 * MIB)]);
+        assert_eq!(parts.find_mapped(6 * MIB, 256, |at| at == 72 * MIB), None);
+        let point = Point { queue: 3, value: 9 };
+        windows.leave(range(0, 8 * MIB), Some(point));
+        windows.enter(range(64 * MIB, 8 * MIB));
+        assert!(
+            windows
+                .idle(&|point| point.value < 9)
+                .iter()
+                .all(|idle| idle.start != 0)
+        );
+        assert_eq!(windows.idle(&|_| true)[0], range(0, 8 * MIB));
+        assert_eq!(windows.remove(0), None, "it is mapped elsewhere too");
+        assert_eq!(windows.handle_count(), 2);
+    }
 }
