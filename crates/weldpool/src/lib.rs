@@ -72,6 +72,7 @@ mod runtime;
 mod sampler;
 #[cfg(feature = "serde")]
 mod serial;
+mod signals;
 mod size_class;
 mod space;
 mod stats;
@@ -108,6 +109,11 @@ pub use size_class::{SizeClass, SizeClasses};
 pub use stats::{ClassStats, Counter, Stats};
 pub use strategy::Strategy;
 pub use view::BufferView;
+
+/// Compiles and runs the examples of the page on policies.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/policies.md")]
+struct Policies;
 
 /// Compiles and runs the README's example.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@
 mod cache_limit;
 mod observe;
 mod recovery;
+mod tuned;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use self::cache_limit::CacheLimit;
 use self::recovery::{Shortage, is_shortage};
+use self::tuned::Tuned;
 
 use crate::arena::{Arena, Reserve, SMALL_BYTES_MAX, SmallArena, Source, Want};
 use crate::block::{self, ArenaKind, Block, CacheKey, ListId, Point, Sight};
@@ -78,6 +80,7 @@ pub(crate) struct Pool {
     /// Asked about each request where `chooses`.
     chooses: bool,
     strategy: Option<Arc<dyn Strategy>>,
+    tuned: Tuned,
     cache_limit: CacheLimit,
     out_of_memory: Ledger,
     callbacks: Arc<Callbacks>,
@@ -160,6 +163,7 @@ impl Pool {
             alignment: config.alignment,
             chooses,
             strategy: config.strategy,
+            tuned: Tuned::default(),
             cache_limit: CacheLimit::new(cached_bytes_max),
             out_of_memory: Ledger::default(),
             callbacks,
@@ -391,6 +395,9 @@ impl Pool {
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(strategy) = &self.strategy {
+            self.tune(strategy.as_ref());
+        }
         let (list, bytes) = (block.list(), block.bytes());
         let count = Count::Allocation {
             requested: request.bytes,
@@ -439,7 +446,7 @@ impl Pool {
             Some(class) => Place {
                 storage: request.storage,
                 list: self.classes.list(request.storage, class),
-                thread_max: classes.as_slice()[class].thread_max,
+                thread_max: self.tuned.thread_max(&classes.as_slice()[class]),
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
                 refill,

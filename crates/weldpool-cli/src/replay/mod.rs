@@ -52,7 +52,7 @@ pub(crate) struct On {
     /// The device: host, fake:discrete or fake:apple.
     #[arg(long, default_value = DEVICES[0])]
     device: String,
-    /// The configuration: fine is the default one, seed has powers of two.
+    /// The configuration: fine is the default one, seed has powers of two, adaptive follows the workload.
     #[arg(long, default_value = "fine")]
     preset: String,
     /// Most bytes to hold from the driver, with K, M or G for multiples of 1024.

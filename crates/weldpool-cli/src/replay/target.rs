@@ -1,12 +1,15 @@
 //! The devices and presets a trace can be replayed on, by their names.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
+use weldpool::strategy::Adaptive;
 use weldpool::{Allocator, Config, Runtime, SizeClasses, trace};
 
 /// Names of the devices, the default first.
 pub(crate) const DEVICES: [&str; 3] = Runtime::DEVICE_NAMES;
 /// Names of the presets, the default first.
-pub(crate) const PRESETS: [&str; 2] = ["fine", "seed"];
+pub(crate) const PRESETS: [&str; 3] = ["fine", "seed", "adaptive"];
 
 /// A device and a configuration.
 #[derive(Debug)]
@@ -65,6 +68,12 @@ fn config_of(preset: &str) -> Result<Config> {
     let classes = match preset {
         "fine" => return Ok(Config::default()),
         "seed" => SizeClasses::seed(),
+        "adaptive" => {
+            return Ok(Config {
+                strategy: Some(Arc::new(Adaptive::default())),
+                ..Config::default()
+            });
+        }
         _ => bail!(
             "there is no preset {preset:?}; there are {}",
             PRESETS.join(", ")
@@ -137,6 +146,9 @@ mod tests {
         let error = Target::new("fake:none", "fine", None).unwrap_err();
         assert!(error.to_string().contains("there are host"), "{error}");
         let error = Target::new("host", "rough", None).unwrap_err();
-        assert!(error.to_string().contains("fine, seed"), "{error}");
+        assert!(
+            error.to_string().contains("fine, seed, adaptive"),
+            "{error}"
+        );
     }
 }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use weldpool::env::Environment;
+use weldpool::gc::GcConfig;
+use weldpool::pressure::PressureConfig;
 use weldpool::{Allocator, Config, Runtime, SizeClasses};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
@@ -140,6 +142,8 @@ impl Options {
                 Preset::Seed => SizeClasses::seed(),
             },
             reserved_bytes_max: Some(reserved_bytes_max),
+            pressure: PressureConfig::default(),
+            gc: GcConfig::default(),
             ..Config::default()
         };
         environment.apply(&mut config);

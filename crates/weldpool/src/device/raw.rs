@@ -90,6 +90,40 @@ pub(in crate::device) unsafe fn reserve_at(address: NonNull<u8>, bytes: usize) -
     Ok(())
 }
 
+/// Says on which nodes the pages of a mapping are to be when they are first touched (mbind(2)); `mode` is
+/// one of `libc::MPOL_*`, `nodes` has a bit for each node.
+///
+/// # Safety
+///
+/// The addresses are the caller's.
+#[cfg(target_os = "linux")]
+pub(in crate::device) unsafe fn bind(
+    address: NonNull<u8>,
+    bytes: usize,
+    mode: libc::c_int,
+    nodes: &[u64],
+) -> std::io::Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = nodes.len() * 64 + 1;
+    // SAFETY: mbind reads `nodes`, of at least as many bits, and changes no memory's contents.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            address.as_ptr(),
+            bytes,
+            mode,
+            nodes.as_ptr(),
+            bits,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
 /// Maps `bytes` bytes of private anonymous memory, readable and writable.
 #[cfg(not(target_os = "linux"))]
 pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {

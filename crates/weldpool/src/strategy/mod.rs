@@ -155,15 +155,15 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         true
     }
 
-    /// What the allocator is to change about itself, if anything; asked whenever it called the driver
-    /// for a request.
+    /// What the allocator is to do from now on; none for no change. Asked after requests past the threads'
+    /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other.
     fn tune(&self, driven: &Driven) -> Option<Tuning> {
         let _ = driven;
         None
     }
 }
 
-/// What a strategy is told when the driver was called for a request: sums since the allocator was built.
+/// What a strategy is told when it is asked to tune. Counts are since the allocator was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Driven {
@@ -171,20 +171,16 @@ pub struct Driven {
     pub requests: u64,
     /// Driver calls that obtain, map or return memory.
     pub driver_calls: u64,
-    /// Nanoseconds in them.
-    pub driver_ns: u64,
     /// Bytes held from the driver.
     pub reserved_bytes: u64,
-    /// Greatest number of those.
-    pub reserved_bytes_peak: u64,
-    /// Bytes requested by users and not yet freed.
-    pub live_bytes: u64,
+    /// Whether several queues, or queues and the host, allocate.
+    pub contended: bool,
 }
 
 /// What a strategy may change while an allocator runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tuning {
-    /// See [`Config::slack_per_1024`](crate::Config::slack_per_1024).
-    pub slack_per_1024: u32,
+    /// Largest block that threads keep for the next request of its size class when it is freed; none for
+    /// all that have a class. A larger one returns to its arena at once, where it joins its neighbours.
+    pub cached_block_bytes_max: Option<usize>,
 }

@@ -7,6 +7,8 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod control_group;
+#[cfg(target_os = "linux")]
+mod numa;
 mod queue;
 #[cfg(target_os = "linux")]
 pub(crate) mod stall;
@@ -17,6 +19,10 @@ pub(crate) mod wait;
 
 use std::ptr::NonNull;
 
+#[cfg(target_os = "linux")]
+use self::numa::Numa;
+#[cfg(target_os = "linux")]
+pub use self::numa::{NumaNode, NumaPolicy, Topology};
 #[cfg(target_os = "linux")]
 use super::VirtualMemory;
 use super::mapping::{Mapper, Mapping};
@@ -38,6 +44,8 @@ pub struct HostDevice {
     properties: DeviceProperties,
     mapper: Arc<Mapper>,
     #[cfg(target_os = "linux")]
+    numa: Arc<Numa>,
+    #[cfg(target_os = "linux")]
     memory: virtual_memory::HostMemory,
 }
 
@@ -49,6 +57,28 @@ impl HostDevice {
     /// [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
     /// `memfd_create`).
     pub fn new() -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        return Self::with(Numa::default());
+        #[cfg(not(target_os = "linux"))]
+        Self::with()
+    }
+
+    /// Opens the host with a say on which nodes its memory lies. Pages go there when they are first
+    /// touched; memory that is reused stays where it is. An allocator per node, each over a device of
+    /// its own, keeps the nodes' memory apart.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a node that
+    /// there is not, or that has no memory.
+    #[cfg(target_os = "linux")]
+    pub fn with_numa(policy: NumaPolicy) -> Result<Self> {
+        Self::with(Numa::new(policy, Topology::of_this_machine())?)
+    }
+
+    fn with(#[cfg(target_os = "linux")] numa: Numa) -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        let numa = Arc::new(numa);
         let page_bytes = rustix::param::page_size();
         let mapper = Arc::new(Mapper::new()?);
         Ok(Self {
@@ -66,7 +96,9 @@ impl HostDevice {
                 parallelism: std::thread::available_parallelism().map_or(1, usize::from),
             },
             #[cfg(target_os = "linux")]
-            memory: virtual_memory::HostMemory::new(Arc::clone(&mapper)),
+            memory: virtual_memory::HostMemory::new(Arc::clone(&mapper), Arc::clone(&numa)),
+            #[cfg(target_os = "linux")]
+            numa,
             mapper,
         })
     }
@@ -83,6 +115,11 @@ impl Device for HostDevice {
 
     fn create_segment(&self, bytes: usize, _storage: StorageMode) -> Result<Box<dyn Segment>> {
         let mapping = Mapper::map(&self.mapper, bytes)?;
+        #[cfg(target_os = "linux")]
+        if let Some(binding) = self.numa.binding() {
+            self.numa
+                .note(mapping.bind(binding.mode.number(), &binding.mask()));
+        }
         Ok(Box::new(HostSegment { mapping }))
     }
 
@@ -137,6 +174,46 @@ mod tests {
         device.release_segment(segment).unwrap();
         #[cfg(target_os = "linux")]
         assert_eq!(device.mapper.mapped_bytes(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_bound_where_there_seem_to_be_nodes() {
+        use crate::{Allocator, StorageMode};
+
+        let node = |number| NumaNode {
+            number,
+            processors: vec![0],
+        };
+        // The machine has node 0 at least; the second one is made up and never asked for.
+        let topology = Topology::of(vec![node(0), node(1)]);
+        let numa = Numa::new(NumaPolicy::Node(0), topology).unwrap();
+        assert!(numa.binding().is_some());
+        let device = Arc::new(HostDevice::with(numa).unwrap());
+        let segment = device.create_segment(1 << 20, StorageMode::Shared).unwrap();
+        device.release_segment(segment).unwrap();
+        let allocator = Allocator::builder(device).build().unwrap();
+        let mut buffer = allocator.allocate(1 << 20).unwrap();
+        buffer.write::<u8>().unwrap().fill(7);
+        assert_eq!(buffer.read::<u8>().unwrap()[1 << 19], 7);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn every_policy_serves_this_machine() {
+        let first = Topology::of_this_machine().nodes()[0].number;
+        for policy in [
+            NumaPolicy::System,
+            NumaPolicy::Local,
+            NumaPolicy::Node(first),
+            NumaPolicy::Interleave,
+        ] {
+            let device = Arc::new(HostDevice::with_numa(policy).unwrap());
+            let allocator = crate::Allocator::builder(device).build().unwrap();
+            let mut buffer = allocator.allocate(100_000).unwrap();
+            buffer.write::<u8>().unwrap().fill(1);
+        }
+        HostDevice::with_numa(NumaPolicy::Node(1023)).unwrap_err();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the operating system tells of memory and processors.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{budget, numa_nodes, processor_name};
+pub(super) use linux::{budget, list, numa_nodes, processor_name};
 #[cfg(not(target_os = "linux"))]
 pub(super) use other::{budget, numa_nodes, processor_name};
 
@@ -57,7 +57,7 @@ mod linux {
     }
 
     /// A list as the kernel writes it: `0-1,3`.
-    fn list(text: &str) -> Option<Vec<u32>> {
+    pub(crate) fn list(text: &str) -> Option<Vec<u32>> {
         let mut numbers = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -5,6 +5,7 @@
 
 use std::ptr::NonNull;
 
+use super::numa::Numa;
 use super::system;
 use crate::device::mapping::{Mapper, failed};
 use crate::device::raw::{self, Address};
@@ -22,17 +23,19 @@ const ADDRESS_BYTES: (u64, u64) = (64 << 30, 4 << 40);
 #[derive(Debug)]
 pub(super) struct HostMemory {
     mapper: Arc<Mapper>,
+    numa: Arc<Numa>,
     properties: VirtualMemoryProperties,
 }
 
 impl HostMemory {
-    pub(super) fn new(mapper: Arc<Mapper>) -> Self {
+    pub(super) fn new(mapper: Arc<Mapper>, numa: Arc<Numa>) -> Self {
         let total = system::budget().map_or(ADDRESS_BYTES.0, |budget| budget.total);
         let bytes = total
             .saturating_mul(ADDRESSES_PER_MEMORY)
             .clamp(ADDRESS_BYTES.0, ADDRESS_BYTES.1);
         Self {
             mapper,
+            numa,
             properties: VirtualMemoryProperties {
                 granularity: rustix::param::page_size(),
                 divisible: true,
@@ -64,6 +67,7 @@ impl VirtualMemory for HostMemory {
             address,
             bytes,
             mapper: Arc::clone(&self.mapper),
+            numa: Arc::clone(&self.numa),
         }))
     }
 
@@ -90,6 +94,7 @@ struct HostAddresses {
     address: Address,
     bytes: usize,
     mapper: Arc<Mapper>,
+    numa: Arc<Numa>,
 }
 
 impl HostAddresses {
@@ -122,7 +127,14 @@ unsafe impl AddressRange for HostAddresses {
         let offset = file_offset(physical) as u64;
         // SAFETY: the part lies in our reservation, and the caller promises that nothing uses it.
         unsafe { raw::map_file_at(address, self.mapper.file(), offset, bytes) }
-            .map_err(|error| failed("mmap", error))
+            .map_err(|error| failed("mmap", error))?;
+        if let Some(binding) = self.numa.binding() {
+            // SAFETY: these are the addresses just mapped.
+            let bound =
+                unsafe { raw::bind(address, bytes, binding.mode.number(), &binding.mask()) };
+            self.numa.note(bound);
+        }
+        Ok(())
     }
 
     unsafe fn unmap(&self, at: usize, bytes: usize) -> Result<()> {

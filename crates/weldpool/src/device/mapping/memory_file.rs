@@ -141,6 +141,12 @@ impl Mapping {
     pub(in crate::device) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Says on which nodes its pages are to be; see [`raw::bind`].
+    pub(in crate::device) fn bind(&self, mode: libc::c_int, nodes: &[u64]) -> std::io::Result<()> {
+        // SAFETY: the mapping is this value's.
+        unsafe { raw::bind(self.address.0, self.bytes, mode, nodes) }
+    }
 }
 
 impl Drop for Mapping {
