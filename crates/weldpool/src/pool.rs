@@ -368,15 +368,23 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        // The strategy chose after the warm path was tried, or another key had the cache's place.
-        if pooled
-            && (thread_cache::reopen(key) || self.chooses)
-            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
-        {
+        let what = (request.bytes, request.name);
+        // A recorder keeps the warm path closed, or the strategy chose after that was tried, or another
+        // key had the cache's place.
+        let cached = if !pooled {
+            None
+        } else if self.observer.recording() {
+            thread_cache::pop_recorded(key, place.list, request.bytes)
+        } else if thread_cache::reopen(key) || self.chooses {
+            thread_cache::pop(key, place.list, request.bytes)
+        } else {
+            None
+        };
+        if let Some(mut block) = cached {
+            self.observe_allocation(&mut block, what, stream_of(queue), None);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
         }
-        let what = (request.bytes, request.name);
         let sampled = thread_cache::charge(key, request.bytes).then(Instant::now);
         if sampled.is_some() {
             // The cache let the request past only to be a sample, or has nothing for it.
@@ -668,15 +676,15 @@ impl Pool {
             self.count_free(key, &block);
         }
         let sampled = self.observe_free(&mut block, None);
-        if sampled && !self.bypass() {
-            // But for being a sample, it would lie in the thread's cache.
-            for block in thread_cache::refill(key, vec![block]) {
+        let pooled = list.is_some()
+            && self.pooling.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Relaxed);
+        if pooled && (sampled || self.observer.recording()) {
+            // But for being watched, it would lie in the thread's cache.
+            if let Some(block) = thread_cache::push_watched(key, block) {
                 self.release(block);
             }
-        } else if list.is_some()
-            && self.pooling.load(Ordering::Relaxed)
-            && !self.closing.load(Ordering::Relaxed)
-        {
+        } else if pooled {
             // The first block of a thread makes its cache; a full list makes room by half.
             let mut batch = thread_cache::take_half(key, list);
             if counted {

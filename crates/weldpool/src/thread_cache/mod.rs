@@ -144,20 +144,39 @@ fn add(counter: &AtomicUsize, amount: usize) {
 #[inline(always)]
 pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
     warm(key, |shard| {
-        let bin = shard.bins.get(list.index())?;
-        let credit = shard.totals.credit_after(requested as u64)?;
-        if bin.is_own() {
-            // SAFETY: the shard is this thread's.
-            let block = unsafe { bin.pop_own() }?;
-            let bytes = block.bytes();
-            add(&shard.own_bytes, bytes.wrapping_neg());
-            shard.totals.leave_credit(credit);
-            shard.count_allocation(bin, requested, bytes);
-            Some(block)
-        } else {
-            shard.pop_shared(bin, requested, credit)
-        }
+        // SAFETY: the shard is this thread's.
+        unsafe { shard.pop(list, requested) }
     })?
+}
+
+/// As [`pop`], though the warm path is closed, for calls that a recorder sees.
+pub(crate) fn pop_recorded(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
+    with(key, |cache| {
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.shard.pop(list, requested) }
+    })?
+}
+
+/// Puts a block whose free is counted into this thread's cache, though the warm path may be closed;
+/// where there is no room, it comes back.
+pub(crate) fn push_watched(key: CacheKey, block: Block) -> Option<Block> {
+    let mut left = Some(block);
+    with(key, |cache| {
+        let bin = cache.shard.bins.make(left.as_ref()?.list().index())?;
+        let block = left.take()?;
+        let bytes = block.bytes();
+        let shared = bytes > OWN_BLOCK_BYTES_MAX;
+        // SAFETY: the cache is this thread's.
+        unsafe { bin.open(shared) };
+        let put = if shared {
+            cache.shard.put_shared(bin, block, bytes)
+        } else {
+            cache.shard.put_own(bin, block, bytes)
+        };
+        left = put.err();
+        Some(())
+    });
+    left
 }
 
 /// Puts a block into this thread's cache, counted as given back. Where there is no cache, or no room,
@@ -186,6 +205,28 @@ pub(crate) fn push(key: CacheKey, block: Block) {
 }
 
 impl Shard {
+    /// A block of the list, counted as handed out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the shard.
+    #[inline(always)]
+    unsafe fn pop(&self, list: ListId, requested: usize) -> Option<Block> {
+        let bin = self.bins.get(list.index())?;
+        let credit = self.totals.credit_after(requested as u64)?;
+        if bin.is_own() {
+            // SAFETY: the caller's promise.
+            let block = unsafe { bin.pop_own() }?;
+            let bytes = block.bytes();
+            add(&self.own_bytes, bytes.wrapping_neg());
+            self.totals.leave_credit(credit);
+            self.count_allocation(bin, requested, bytes);
+            Some(block)
+        } else {
+            self.pop_shared(bin, requested, credit)
+        }
+    }
+
     #[inline]
     fn count_allocation(&self, bin: &Bin, requested: usize, bytes: usize) {
         bin.tally.count_allocation(requested as u64);
