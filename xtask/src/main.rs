@@ -9,13 +9,18 @@ mod demo;
 mod dependencies;
 mod environment;
 mod error;
+mod fuzz;
+mod loom;
 mod models;
+mod mutants;
+mod nightly;
 mod onnxruntime;
 mod paths;
 mod process;
 mod progress;
 mod python;
 mod rust_source;
+mod sanitize;
 mod test;
 mod toolchain;
 mod unsafe_list;
@@ -40,6 +45,12 @@ Commands:
                              program for arm64, unless --no-link is given
   bench SUITE [--json FILE] [--quick] [--filter TEXT] [-- ARGS]
                              run a benchmark suite of crates/weldpool-bench; `bench help` names them
+  loom                       the small concurrent kernels under the model checker (part of `test`)
+  mutants                    leave out each wait of ordered reuse in turn; a test must notice (part of `test`)
+  sanitize [address|thread] [-- ARGS]
+                             the memory manager's tests under a sanitizer; needs the nightly toolchain
+  fuzz [TARGET] [--seconds N]
+                             fuzz the allocator and the readers of traces; needs the nightly toolchain
   help                       print this text
 
 Downloads (Python packages, models, the onnxruntime library) are pinned in requirements/ and kept under
@@ -73,6 +84,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
         "check" => check::run(&paths, arguments),
         "darwin" => darwin::run(&paths, arguments),
         "bench" => bench::run(&paths, arguments),
+        "loom" => loom::run(&paths, arguments),
+        "mutants" => mutants::run(&paths, arguments),
+        "sanitize" => sanitize::run(&paths, arguments),
+        "fuzz" => fuzz::run(&paths, arguments),
         other => Err(Failure::new(format!("there is no command `{other}`"))
             .hint("run `cargo xtask help` for the list")),
     }

@@ -61,6 +61,11 @@ impl Paths {
         self.target.join("weldpool")
     }
 
+    /// Where a build with flags of its own goes.
+    pub(crate) fn variant(&self, name: &str) -> PathBuf {
+        self.cache().join("builds").join(name)
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.cache().join("logs")
     }

@@ -6,9 +6,14 @@ use crate::error::Result;
 use crate::paths::{Paths, Profile};
 use crate::process::Run;
 use crate::progress::Steps;
+use crate::{loom, mutants};
+
+/// Random programs of operations on the allocator are replayed for so long.
+const ALLOC_OPS_SECONDS: &str = "60";
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let filter = arguments.value("--filter")?;
+    let everything = filter.is_none();
     let harness_arguments = arguments.finish()?;
     let mut steps = Steps::new(paths.logs());
     let environment = Environment::prepare(paths, &mut steps, Profile::Debug)?;
@@ -23,7 +28,12 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
         .args(filter)
         .arg("--")
         .args(harness_arguments);
+    let tests = tests.env("WELDPOOL_ALLOC_OPS_SECONDS", ALLOC_OPS_SECONDS);
     steps.show("run the tests", environment.apply(tests))?;
+    if everything {
+        loom::check(paths, &mut steps)?;
+        mutants::check(paths, &mut steps)?;
+    }
     steps.done("test");
     Ok(())
 }

@@ -27,6 +27,7 @@ pub mod report;
 pub mod request;
 pub mod serve;
 pub mod soak;
+pub mod soak_alloc;
 pub mod statistics;
 
 pub use error::{Error, ErrorKind, Result};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use weldpool_bench::report::Report;
-use weldpool_bench::{Error, Result, alloc, echo, instructions, ours, pressure, serve, soak};
+use weldpool_bench::{
+    Error, Result, alloc, echo, instructions, ours, pressure, serve, soak, soak_alloc,
+};
 
 /// Times a disturbed measurement is made, at most.
 const ATTEMPTS: usize = 4;
@@ -30,6 +32,8 @@ enum Suite {
     Serve(ServeArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
     Soak(SoakArgs),
+    /// Run the allocator with all features on, and compare the end with the start
+    SoakAlloc(SoakAllocArgs),
     /// Fill memory up to a limit with the pressure monitor on, and without it
     Pressure(PressureArgs),
     /// The process that fills its memory up for the pressure suite
@@ -137,6 +141,25 @@ struct SoakArgs {
     concurrency: usize,
     /// Start of the random choices
     #[arg(long, value_name = "N", default_value_t = soak::Options::default().seed)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct SoakAllocArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How long to run
+    #[arg(long, value_name = "N", default_value_t = 30.0)]
+    minutes: f64,
+    /// Threads that allocate
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    threads: u8,
+    /// Run for 20 seconds: for a look, not for a record
+    #[arg(long)]
+    quick: bool,
+    /// Start of the random choices
+    #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }
 
@@ -259,6 +282,33 @@ fn endure(args: &SoakArgs) -> Result<()> {
     )))
 }
 
+/// Runs the allocator's endurance test; what is not steady makes this program fail.
+fn endure_alloc(args: &SoakAllocArgs) -> Result<()> {
+    let seconds = if args.quick {
+        20.0
+    } else {
+        60.0 * args.minutes
+    };
+    let duration = Duration::try_from_secs_f64(seconds)
+        .map_err(|error| Error::protocol(format!("--minutes {}: {error}", args.minutes)))?;
+    let report = soak_alloc::run(&soak_alloc::Options {
+        duration,
+        threads: usize::from(args.threads),
+        seed: args.seed,
+        command: command_line(),
+    })?;
+    print!("{}", report.table());
+    if let Some(path) = args.json.as_deref() {
+        report.write(path)?;
+    }
+    if report.bars.iter().all(|bar| bar.met) {
+        return Ok(());
+    }
+    Err(Error::protocol(
+        "the allocator is not at the end as at the start",
+    ))
+}
+
 fn press(args: &PressureArgs) -> Result<()> {
     let report = pressure::run(&pressure::Options {
         command: command_line(),
@@ -295,6 +345,7 @@ fn main() -> ExitCode {
         Suite::Instructions(args) => count_instructions(&args),
         Suite::Serve(args) => serve(&args),
         Suite::Soak(args) => endure(&args),
+        Suite::SoakAlloc(args) => endure_alloc(&args),
         Suite::Pressure(args) => press(&args),
         Suite::PressureChild(args) => pressure::child(&pressure::Child {
             limit_bytes: args.limit_bytes,

@@ -5,6 +5,7 @@ pub mod alloc_ops;
 pub mod device_suite;
 mod faulty;
 mod held;
+pub mod trace_readers;
 
 pub use faulty::FaultyDevice;
 pub use held::Held;

@@ -6,7 +6,6 @@ use std::fmt;
 
 use crate::health::Health;
 use crate::histogram::Histogram;
-use crate::pressure::PressureStats;
 use crate::sampler::Samples;
 use crate::stats::{ClassStats, Stats};
 use crate::text;
@@ -48,22 +47,13 @@ pub struct Dashboard {
     pub stats: Stats,
     /// Its samples.
     pub samples: Samples,
-    /// The memory pressure, if a monitor runs.
-    pub pressure: Option<PressureStats>,
 }
 
 impl Dashboard {
-    /// The health of the allocator, with the pressure if there is one.
+    /// The health of the allocator.
     #[must_use]
     pub fn health(&self) -> Health {
-        Health::of(&self.stats, self.pressure.as_ref())
-    }
-
-    /// With the pressure that a monitor reports.
-    #[must_use]
-    pub fn with_pressure(mut self, pressure: PressureStats) -> Self {
-        self.pressure = Some(pressure);
-        self
+        Health::of(&self.stats)
     }
 
     /// One line, for logs.
@@ -134,10 +124,8 @@ impl Dashboard {
         screen.bar("hit rate", stats.hit_rate(), &hits);
         let saved = stats.allocation_reduction();
         screen.bar("driver saved", saved, &text::percent(saved));
-        if let Some(pressure) = &self.pressure {
-            let level = format!("{:.2} {}", pressure.pressure, pressure.level);
-            screen.bar("pressure", pressure.pressure, &level);
-        }
+        let level = format!("{:.2} {}", stats.pressure, stats.pressure_level);
+        screen.bar("pressure", stats.pressure, &level);
         screen.line(&format!(
             "{} allocations, {} failed; {} driver calls in {}",
             text::count(stats.allocations),
@@ -301,7 +289,6 @@ mod tests {
                 ..Stats::default()
             },
             samples,
-            pressure: None,
         }
     }
 
@@ -365,11 +352,9 @@ mod tests {
 
     #[test]
     fn pressure_has_a_bar() {
-        let pressure = PressureStats {
-            pressure: 0.5,
-            ..PressureStats::default()
-        };
-        let text = dashboard().with_pressure(pressure).to_string();
+        let mut dashboard = dashboard();
+        dashboard.stats.pressure = 0.5;
+        let text = dashboard.to_string();
         assert!(text.contains("0.50 normal"), "{text}");
     }
 }

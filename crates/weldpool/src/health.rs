@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::pressure::{Level, PressureStats};
+use crate::pressure::Level;
 use crate::stats::Stats;
 use crate::text;
 
@@ -72,8 +72,8 @@ pub struct Health {
 /// A rule: its status and what it saw, if it applies.
 type Check = fn(&Stats) -> Option<(HealthStatus, String)>;
 
-/// Name, check and advice of every rule over statistics alone.
-const RULES: [(&str, Check, &str); 9] = [
+/// Name, check and advice of every rule.
+const RULES: [(&str, Check, &str); 10] = [
     (
         "hit_rate",
         hit_rate,
@@ -126,12 +126,18 @@ const RULES: [(&str, Check, &str); 9] = [
         "submit less before waiting for a Fence, or free with Buffer::free_on the queue that used the \
          memory; see that every queue still runs",
     ),
+    (
+        "pressure",
+        under_pressure,
+        "free memory in this or other processes, or lower Config::reserved_bytes_max and \
+         Config::cached_bytes_max so that others are not pushed out",
+    ),
 ];
 
 impl Health {
     /// Applies every rule.
     #[must_use]
-    pub fn of(stats: &Stats, pressure: Option<&PressureStats>) -> Self {
+    pub fn of(stats: &Stats) -> Self {
         let mut findings: Vec<Finding> = RULES
             .iter()
             .filter_map(|(rule, check, advice)| {
@@ -144,7 +150,6 @@ impl Health {
                 })
             })
             .collect();
-        findings.extend(pressure.and_then(under_pressure));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.status));
         let worst = findings.first().map(|finding| finding.status);
         Self {
@@ -250,14 +255,17 @@ fn near_limit(stats: &Stats) -> Option<(HealthStatus, String)> {
     Some((status, seen))
 }
 
-/// Allocations failed for lack of memory.
+/// Memory was out; that allocations failed for it is critical.
 fn out_of_memory(stats: &Stats) -> Option<(HealthStatus, String)> {
-    (stats.memory_failures > 0).then(|| {
-        let seen = format!(
-            "{} allocations failed for lack of memory",
-            stats.memory_failures
-        );
-        (HealthStatus::Critical, seen)
+    let events = stats.out_of_memory.events;
+    if stats.memory_failures > 0 {
+        let failed = stats.memory_failures;
+        let seen = format!("{failed} allocations failed for lack of memory");
+        return Some((HealthStatus::Critical, seen));
+    }
+    (events > 0).then(|| {
+        let seen = format!("memory was out {events} times, and idle memory given back to go on");
+        (HealthStatus::Attention, seen)
     })
 }
 
@@ -293,14 +301,19 @@ fn thrash(stats: &Stats) -> Option<(HealthStatus, String)> {
     })
 }
 
-/// A quarter of what is held waits for fences; beyond three quarters they probably never pass.
+/// More than half of what is held was freed on queues that are not known to be done with it, while
+/// allocations needed new memory or found none.
 fn deferred(stats: &Stats) -> Option<(HealthStatus, String)> {
     let waiting = share(stats.deferred_bytes, stats.reserved.value);
-    let status = match waiting {
-        _ if stats.deferred_bytes < BYTES_MIN => return None,
-        waiting if waiting > 0.75 => HealthStatus::Critical,
-        waiting if waiting > 0.25 => HealthStatus::Attention,
-        _ => return None,
+    let missing = share(stats.misses, stats.hits + stats.misses) > 0.01;
+    let starved = stats.memory_failures > 0;
+    if stats.deferred_bytes < BYTES_MIN || waiting <= 0.5 || !(missing || starved) {
+        return None;
+    }
+    let status = if starved {
+        HealthStatus::Critical
+    } else {
+        HealthStatus::Attention
     };
     let seen = format!(
         "{} of the {} held are freed but wait for a fence",
@@ -310,25 +323,18 @@ fn deferred(stats: &Stats) -> Option<(HealthStatus, String)> {
     Some((status, seen))
 }
 
-fn under_pressure(pressure: &PressureStats) -> Option<Finding> {
-    let status = match pressure.level {
+/// The monitor is at the level warning or above.
+fn under_pressure(stats: &Stats) -> Option<(HealthStatus, String)> {
+    let status = match stats.pressure_level {
         Level::Normal | Level::Moderate => return None,
         Level::Warning => HealthStatus::Attention,
         Level::Critical | Level::Emergency => HealthStatus::Critical,
     };
-    let source = pressure.source.as_deref().unwrap_or("the system");
-    Some(Finding {
-        rule: "pressure",
-        status,
-        seen: format!(
-            "the pressure is {:.2} by {}, level {}",
-            pressure.pressure,
-            text::clean(source, 64, true),
-            pressure.level
-        ),
-        advice: "free memory in this or other processes, or lower Config::reserved_bytes_max and \
-                 Config::cached_bytes_max so that others are not pushed out",
-    })
+    let seen = format!(
+        "the memory pressure is {:.2}, level {}",
+        stats.pressure, stats.pressure_level
+    );
+    Some((status, seen))
 }
 
 #[cfg(test)]
@@ -371,7 +377,7 @@ mod tests {
     #[test]
     fn nothing_applies_to_an_allocator_that_is_well_or_new() {
         for stats in [well(), Stats::default()] {
-            let health = Health::of(&stats, None);
+            let health = Health::of(&stats);
             assert_eq!(health, Health::default(), "{health}");
         }
     }
@@ -381,7 +387,7 @@ mod tests {
     fn each_rule_applies_alone_and_only_beyond_its_threshold() {
         use HealthStatus::{Attention, Critical};
         type Change = fn(&mut Stats);
-        let cases: [(&str, HealthStatus, Change, Change); 12] = [
+        let cases: [(&str, HealthStatus, Change, Change); 14] = [
             (
                 "hit_rate",
                 Attention,
@@ -448,23 +454,37 @@ mod tests {
             (
                 "deferred",
                 Attention,
-                |stats| stats.deferred_bytes = 28 * MIB,
-                |stats| stats.deferred_bytes = 27 * MIB,
+                |stats| {
+                    (stats.reserved, stats.deferred_bytes) = (level(40 * MIB), 21 * MIB);
+                    (stats.live.value, stats.block_bytes) = (MIB, MIB);
+                    (stats.hits, stats.misses) = (98_000, 2_000);
+                },
+                // Nothing needs the memory, so nobody has asked the queues yet.
+                |stats| (stats.reserved, stats.deferred_bytes) = (level(40 * MIB), 39 * MIB),
             ),
             (
-                "deferred",
+                "out_of_memory",
+                Attention,
+                |stats| stats.out_of_memory.events = 1,
+                |stats| stats.out_of_memory.taken[0] = 1,
+            ),
+            (
+                "pressure",
+                Attention,
+                |stats| (stats.pressure, stats.pressure_level) = (0.85, Level::Warning),
+                |stats| (stats.pressure, stats.pressure_level) = (0.75, Level::Moderate),
+            ),
+            (
+                "pressure",
                 Critical,
-                |stats| {
-                    (stats.reserved, stats.deferred_bytes) = (level(40 * MIB), 31 * MIB);
-                    (stats.live.value, stats.block_bytes) = (MIB, MIB);
-                },
-                |stats| (stats.reserved, stats.deferred_bytes) = (level(15 * MIB), 12 * MIB),
+                |stats| (stats.pressure, stats.pressure_level) = (0.92, Level::Critical),
+                |stats| stats.pressure = 0.79,
             ),
         ];
         for (rule, status, beyond, short) in cases {
             let mut stats = well();
             beyond(&mut stats);
-            let health = Health::of(&stats, None);
+            let health = Health::of(&stats);
             let rules: Vec<_> = health.findings.iter().map(|one| one.rule).collect();
             assert_eq!(
                 (rules.as_slice(), health.status),
@@ -474,25 +494,26 @@ mod tests {
             assert!(!finding.seen.is_empty() && finding.advice.len() > 20);
             let mut stats = well();
             short(&mut stats);
-            assert!(!Health::of(&stats, None).has(rule), "{rule} just short");
+            assert!(!Health::of(&stats).has(rule), "{rule} just short");
         }
     }
 
     #[test]
-    fn pressure_is_a_rule_from_warning_up() {
-        let at = |level| PressureStats {
-            level,
-            pressure: 0.85,
-            source: Some("cgroup /a".to_owned()),
-            ..PressureStats::default()
+    fn waiting_memory_is_critical_when_allocations_fail() {
+        let stats = Stats {
+            reserved: level(40 * MIB),
+            deferred_bytes: 21 * MIB,
+            memory_failures: 1,
+            ..Stats::default()
         };
-        let status = |level| Health::of(&well(), Some(&at(level))).status;
-        assert_eq!(Level::ALL.map(status), {
-            use HealthStatus::{Attention, Critical, Healthy};
-            [Healthy, Healthy, Attention, Critical, Critical]
-        });
-        let health = Health::of(&well(), Some(&at(Level::Critical)));
-        assert!(health.findings[0].seen.contains("0.85 by cgroup /a"));
+        let health = Health::of(&stats);
+        let rules: Vec<_> = health
+            .findings
+            .iter()
+            .map(|one| (one.rule, one.status))
+            .collect();
+        let critical = HealthStatus::Critical;
+        assert_eq!(rules, [("out_of_memory", critical), ("deferred", critical)]);
     }
 
     #[test]
@@ -503,7 +524,7 @@ mod tests {
             memory_failures: 1,
             ..well()
         };
-        let health = Health::of(&stats, None);
+        let health = Health::of(&stats);
         assert_eq!(health.to_string(), "critical: out_of_memory, hit_rate");
     }
 

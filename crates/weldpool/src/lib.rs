@@ -56,6 +56,8 @@ mod guard;
 mod health;
 mod histogram;
 mod in_flight;
+#[cfg(feature = "serde")]
+mod json;
 mod name;
 mod observer;
 mod order;
@@ -70,6 +72,7 @@ mod runtime;
 mod sampler;
 #[cfg(feature = "serde")]
 mod serial;
+mod signals;
 mod size_class;
 mod space;
 mod stats;

@@ -67,7 +67,7 @@ impl Allocator {
     /// How the allocator is doing; costs as much as [`stats`](Self::stats).
     #[must_use]
     pub fn health(&self) -> Health {
-        Health::of(&self.stats(), None)
+        Health::of(&self.stats())
     }
 
     /// The detailed report; walks all live buffers and, where samples keep backtraces, looks up the

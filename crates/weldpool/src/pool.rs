@@ -40,8 +40,16 @@ use crate::wait::{Wait, left_out};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Requests past the caches after which queues with freed memory are signalled, so that it becomes
+/// everybody's, and returnable, without anybody having to ask first.
+const SIGNAL_EVERY: u64 = 16;
 /// Requests past the caches between two counts of all that was served.
-const OPERATIONS_EVERY: u64 = 64;
+const OPERATIONS_EVERY: u64 = 1024;
+/// Times that caches may have to be emptied before that is taken for a habit of the workload.
+const SHORTAGES_FREE: u64 = 8;
+/// Requests past the caches, for each time they had to be emptied, during which large blocks are not
+/// cached.
+const SHELVES_CLOSED_FOR: u64 = 64;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -95,6 +103,10 @@ pub(crate) struct Pool {
     misses: AtomicU64,
     /// Requests served past the caches.
     obtained: AtomicU64,
+    /// Times that caches had to be emptied for want of memory.
+    shortages: AtomicU64,
+    /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
+    reopen_at: AtomicU64,
     failures: AtomicU64,
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
@@ -175,6 +187,8 @@ impl Pool {
             shared,
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),
+            shortages: AtomicU64::new(0),
+            reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
@@ -251,7 +265,8 @@ impl Pool {
 
     /// Divides what may lie idle among the threads' caches.
     fn share_out(&self, shards: &[Arc<Shard>]) {
-        let all = self.cache_limit.bytes();
+        let open = self.reopen_at.load(Ordering::Relaxed) == 0;
+        let all = if open { self.cache_limit.bytes() } else { 0 };
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
         for shard in shards {
             shard.totals.set_lent_bytes_max(share);
@@ -317,7 +332,6 @@ impl Pool {
     }
 
     fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        let mut sampled = self.begin_sample(request.bytes);
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -343,21 +357,29 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        // The strategy chose after the warm path was tried, or another key had the cache's place, or the
-        // cache let the request past to be a sample.
-        let reopened = thread_cache::reopen(key);
-        let due = thread_cache::take_due(key, request.bytes, self);
-        if due {
-            sampled.get_or_insert_with(Instant::now);
-        }
+        // The strategy chose after the warm path was tried, or another key had the cache's place.
         if pooled
-            && (reopened || due || self.chooses)
-            && let Some(mut block) = thread_cache::pop(key, place.list, request.bytes)
+            && (thread_cache::reopen(key) || self.chooses)
+            && let Some(block) = thread_cache::pop(key, place.list, request.bytes)
         {
-            let what = (request.bytes, request.name);
-            self.observe_allocation(&mut block, what, stream_of(queue), sampled);
             block.hand_out(request.bytes, place.alignment, request.name);
             return Ok(Buffer::new(block));
+        }
+        let what = (request.bytes, request.name);
+        let sampled = thread_cache::charge(key, request.bytes).then(Instant::now);
+        if sampled.is_some() {
+            // The cache let the request past only to be a sample, or has nothing for it.
+            let popped = if pooled {
+                thread_cache::pop(key, place.list, request.bytes)
+            } else {
+                None
+            };
+            thread_cache::renew_credit(key, self);
+            if let Some(mut block) = popped {
+                self.observe_allocation(&mut block, what, stream_of(queue), sampled);
+                block.hand_out(request.bytes, place.alignment, request.name);
+                return Ok(Buffer::new(block));
+            }
         }
         let obtained = if pooled {
             self.obtain(place, key, queue)
@@ -389,7 +411,6 @@ impl Pool {
             block_bytes: bytes,
         };
         thread_cache::count(self, key, list, count);
-        let what = (request.bytes, request.name);
         self.observe_allocation(&mut block, what, stream_of(queue), sampled);
         block.hand_out(request.bytes, place.alignment, request.name);
         Ok(Buffer::new(block))
@@ -471,10 +492,10 @@ impl Pool {
             }
         }
         self.classes.count_miss(place.list);
-        self.note_operations();
+        let signal = self.note_operations() % SIGNAL_EVERY == 0;
         let contended = self.is_contended();
-        if contended {
-            self.collect(false);
+        if contended || signal {
+            self.collect(signal);
         }
         let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
         if let Some(block) = held(self) {
@@ -489,7 +510,10 @@ impl Pool {
         }
         if self.reserve.slack() < place.bytes as u64 {
             self.collect(true);
-            self.drain_caches(false);
+            // What lies in caches while shelves are closed is small, and scattered.
+            if self.close_shelves() || place.is_small() {
+                self.drain_caches(false);
+            }
             if let Some(block) = held(self) {
                 return Ok((block, Source::Held));
             }
@@ -498,12 +522,40 @@ impl Pool {
     }
 
     /// From time to time, tells the arenas how much was served, for which they may spend driver time.
-    fn note_operations(&self) {
-        if self.obtained.fetch_add(1, Ordering::Relaxed) % OPERATIONS_EVERY == 0 {
+    /// Returns the number of this request.
+    fn note_operations(&self) -> u64 {
+        let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
+        self.reopen_shelves(obtained);
+        if obtained % OPERATIONS_EVERY == 0 {
             let lists = self.list_totals();
             let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
             let all = lists.iter().map(served).fold(0, u64::wrapping_add);
             self.reserve.note_operations(all);
+        }
+        obtained
+    }
+
+    /// Large blocks go past the threads' shelves for a while: idle there, they keep the free memory
+    /// between them apart. The more often that cost something, the longer.
+    /// True if they were open; a workload that only changes its sizes is short a few times.
+    fn close_shelves(&self) -> bool {
+        let shortages = self.shortages.fetch_add(1, Ordering::Relaxed);
+        if shortages < SHORTAGES_FREE {
+            return true;
+        }
+        let reopen_at = self.obtained.load(Ordering::Relaxed) + SHELVES_CLOSED_FOR * shortages;
+        let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
+        if were_open {
+            self.share_out(&self.shards.lock());
+        }
+        were_open
+    }
+
+    fn reopen_shelves(&self, obtained: u64) {
+        let reopen_at = self.reopen_at.load(Ordering::Relaxed);
+        if reopen_at != 0 && obtained >= reopen_at {
+            self.reopen_at.store(0, Ordering::Relaxed);
+            self.share_out(&self.shards.lock());
         }
     }
 
@@ -518,7 +570,7 @@ impl Pool {
         let (arena, small) = &self.arenas[place.storage.index()];
         let want = place.want(place.list, queue, contended);
         if !place.is_small() {
-            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
+            let block = arena.allocate(&want)?;
             self.classes.count_cut(place.list, place.bytes);
             return Some(block);
         }
@@ -526,7 +578,7 @@ impl Pool {
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
             let span = place.span(small, queue, contended);
-            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
+            let span = arena.allocate(&span)?;
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;
@@ -926,6 +978,8 @@ impl Pool {
         }
         self.classes.reset();
         self.misses.store(0, Ordering::Relaxed);
+        self.shortages.store(0, Ordering::Relaxed);
+        self.reopen_at.store(0, Ordering::Relaxed);
     }
 
     /// What was counted per list, and last for blocks without one.

@@ -10,7 +10,8 @@ use std::fmt::{self, Display, Write};
 
 use crate::health::{Health, HealthStatus};
 use crate::histogram::Histogram;
-use crate::pressure::{Level, PressureStats};
+use crate::out_of_memory::RecoveryStep;
+use crate::pressure::Level;
 use crate::sampler::Samples;
 use crate::stats::{ClassStats, Stats};
 
@@ -26,8 +27,6 @@ pub struct Pool<'a> {
     pub stats: &'a Stats,
     /// Its histograms, if they are wanted.
     pub samples: Option<&'a Samples>,
-    /// Its memory pressure, if a monitor runs.
-    pub pressure: Option<&'a PressureStats>,
 }
 
 /// The metrics of all `pools`, which differ in their names.
@@ -54,7 +53,8 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     limits(out, pools)?;
     health(out, pools)?;
     classes(out, pools)?;
-    pressure(out, pools)?;
+    levels(out, pools)?;
+    recovery(out, pools)?;
     histograms(out, pools)
 }
 
@@ -79,7 +79,7 @@ impl Display for Value {
     }
 }
 
-const POOLS: [Metric<Stats>; 26] = {
+const POOLS: [Metric<Stats>; 33] = {
     use Value::{Count, Float};
     [
         (
@@ -238,6 +238,48 @@ const POOLS: [Metric<Stats>; 26] = {
             "Seconds in driver calls",
             |all| Float(all.driver_ns as f64 / 1e9),
         ),
+        (
+            "weldpool_pool_memory_failures_total",
+            "counter",
+            "Allocations that failed for lack of memory or because of a limit",
+            |all| Count(all.memory_failures),
+        ),
+        (
+            "weldpool_pool_out_of_memory_total",
+            "counter",
+            "Allocations for which neither device nor limit allowed more memory",
+            |all| Count(all.out_of_memory.events),
+        ),
+        (
+            "weldpool_pool_pressure_ratio",
+            "gauge",
+            "Memory pressure from 0 to 1",
+            |all| Float(all.pressure),
+        ),
+        (
+            "weldpool_pool_pressure_events_total",
+            "counter",
+            "Changes of the level of pressure",
+            |all| Count(all.pressure_events),
+        ),
+        (
+            "weldpool_pool_pressure_returned_bytes_total",
+            "counter",
+            "Bytes that went back to the device in answer to pressure",
+            |all| Count(all.pressure_returned_bytes),
+        ),
+        (
+            "weldpool_pool_collections_total",
+            "counter",
+            "Times that the collecting thread had something to do",
+            |all| Count(all.gc.collections),
+        ),
+        (
+            "weldpool_pool_collected_bytes_total",
+            "counter",
+            "Bytes that the collecting thread gave back",
+            |all| Count(all.gc.given_back_bytes),
+        ),
     ]
 };
 
@@ -348,7 +390,7 @@ fn health(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
         "1 for the present health status, else 0",
     )?;
     for pool in pools {
-        let health = Health::of(pool.stats, pool.pressure);
+        let health = Health::of(pool.stats);
         for status in [
             HealthStatus::Healthy,
             HealthStatus::Attention,
@@ -377,20 +419,7 @@ fn classes(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     Ok(())
 }
 
-fn pressure(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    let monitored: Vec<_> = pools
-        .iter()
-        .filter_map(|pool| Some((pool.name, pool.pressure?)))
-        .collect();
-    if monitored.is_empty() {
-        return Ok(());
-    }
-    let name = "weldpool_pool_pressure_ratio";
-    family(out, name, "gauge", "Greatest used / limit of all sources")?;
-    for (pool, pressure) in &monitored {
-        let value = Value::Float(pressure.pressure);
-        sample(out, name, "", &[("pool", pool)], value)?;
-    }
+fn levels(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     let name = "weldpool_pool_pressure_level";
     family(
         out,
@@ -398,18 +427,26 @@ fn pressure(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
         "gauge",
         "1 for the present level of pressure, else 0",
     )?;
-    for (pool, pressure) in &monitored {
+    for pool in pools {
         for level in Level::ALL {
-            let labels = [("pool", *pool), ("level", level.name())];
-            let present = Value::Count(u64::from(level == pressure.level));
+            let labels = [("pool", pool.name), ("level", level.name())];
+            let present = Value::Count(u64::from(level == pool.stats.pressure_level));
             sample(out, name, "", &labels, present)?;
         }
     }
-    let name = "weldpool_pool_pressure_events_total";
-    family(out, name, "counter", "Changes of the level of pressure")?;
-    for (pool, pressure) in &monitored {
-        let events = Value::Count(pressure.events);
-        sample(out, name, "", &[("pool", pool)], events)?;
+    Ok(())
+}
+
+fn recovery(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
+    let name = "weldpool_pool_recoveries_total";
+    let help = "Allocations that a step let succeed after memory was out";
+    family(out, name, "counter", help)?;
+    for pool in pools {
+        let resolved = pool.stats.out_of_memory.resolved;
+        for (step, count) in RecoveryStep::ALL.into_iter().zip(resolved) {
+            let labels = [("pool", pool.name), ("step", step.name())];
+            sample(out, name, "", &labels, Value::Count(count))?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::signals::Signals;
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::thread_cache;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
@@ -33,9 +34,6 @@ const SIGNAL_FREES: u32 = 8;
 /// Bytes likewise.
 const SIGNAL_BYTES: usize = 1 << 20;
 
-/// Stands for the last value signalled while the device marks the queue's end.
-const SIGNALLING: u64 = u64::MAX;
-
 /// What a queue and its pool know of it.
 #[derive(Debug)]
 pub(crate) struct QueueCore {
@@ -43,12 +41,7 @@ pub(crate) struct QueueCore {
     pool: CacheKey,
     number: u32,
     device: Arc<dyn DeviceQueue>,
-    /// The greatest value signalled. The lock spans submission and signal, so that a fence covers
-    /// exactly what was submitted before it.
-    signalled: Mutex<u64>,
-    /// The same value, for those who only look, or [`SIGNALLING`]: what somebody else submitted after the
-    /// mark that is being made must not be taken for covered by it.
-    signalled_now: AtomicU64,
+    signals: Signals,
     /// Frees and bytes since the last signal.
     freed: AtomicU32,
     freed_bytes: AtomicUsize,
@@ -65,8 +58,7 @@ impl QueueCore {
             pool,
             number,
             device,
-            signalled: Mutex::new(0),
-            signalled_now: AtomicU64::new(0),
+            signals: Signals::default(),
             freed: AtomicU32::new(0),
             freed_bytes: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
@@ -101,17 +93,17 @@ impl QueueCore {
     pub(crate) fn here(&self) -> Point {
         Point {
             queue: self.number,
-            value: self.signalled() + u64::from(!left_out(Wait::Here)),
+            value: match left_out(Wait::Here) {
+                false => self.signals.next(),
+                true => self.signals.last(),
+            },
         }
     }
 
     /// The greatest value signalled.
     #[inline]
     pub(crate) fn signalled(&self) -> u64 {
-        match self.signalled_now.load(Ordering::Acquire) {
-            SIGNALLING => *self.signalled.lock(),
-            value => value,
-        }
+        self.signals.last()
     }
 
     pub(crate) fn completed(&self) -> u64 {
@@ -120,18 +112,11 @@ impl QueueCore {
 
     /// Marks the present end of the queue.
     pub(crate) fn signal(&self) -> Result<u64> {
-        let mut signalled = self.signalled.lock();
-        self.signal_under(&mut signalled)
+        self.signal_under(&mut self.signals.lock())
     }
 
-    fn signal_under(&self, signalled: &mut u64) -> Result<u64> {
-        self.signalled_now.store(SIGNALLING, Ordering::Relaxed);
-        let value = self.device.signal();
-        if let Ok(value) = value {
-            *signalled = value;
-        }
-        self.signalled_now.store(*signalled, Ordering::Release);
-        let value = value?;
+    fn signal_under(&self, last: &mut u64) -> Result<u64> {
+        let value = self.signals.mark(last, || self.device.signal())?;
         self.freed.store(0, Ordering::Relaxed);
         self.freed_bytes.store(0, Ordering::Relaxed);
         Ok(value)
@@ -348,7 +333,7 @@ impl Queue {
         // Before the lock, since it may take another queue's.
         self.cover_conflicts(operands)?;
         let core = &self.core;
-        let mut signalled = core.signalled.lock();
+        let mut signalled = core.signals.lock();
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
                 if fence.queue != core.id() && !left_out(Wait::OtherQueue) {

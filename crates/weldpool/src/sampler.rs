@@ -5,10 +5,10 @@
 //! allocation at most [`COUNTED_PART`] of the interval counts; otherwise nearly every large one would
 //! be a sample, and all of them would leave the fast path.
 //!
-//! A thread's cache counts what it serves against a [`credit`](Sampler::credit) and lets the allocation
-//! that exhausts it past; what is allocated past the caches is counted by [`due`](Sampler::due). All else
-//! is called for samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past the
-//! caches and its lifetime is known.
+//! A thread counts what it allocates, through its caches or past them, against a
+//! [`credit`](Sampler::credit); the allocation that exhausts it becomes a sample. All else is called for
+//! samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past
+//! the caches and its lifetime is known.
 
 #![forbid(unsafe_code)]
 
@@ -31,9 +31,6 @@ const PARTS: usize = 16;
 const COUNTED_PART: u64 = 64;
 
 thread_local! {
-    /// What this thread may allocate before the next sample, in intervals; not positive before the
-    /// first.
-    static LEFT: Cell<f64> = const { Cell::new(f64::NAN) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -107,27 +104,7 @@ impl Sampler {
 
     /// What an allocation counts for, in intervals.
     fn measure(&self, bytes: usize) -> f64 {
-        let most = (self.interval / COUNTED_PART).max(1);
-        (bytes as u64).min(most) as f64 / self.interval as f64
-    }
-
-    /// Counts an allocation of this thread; true when it is to be a sample.
-    pub(crate) fn due(&self, bytes: usize) -> bool {
-        if self.interval == 0 {
-            return false;
-        }
-        let counted = LEFT.try_with(|left| {
-            let mut now = left.get();
-            if now.is_nan() {
-                now = draw();
-            }
-            now -= self.measure(bytes);
-            let due = now <= 0.0;
-            left.set(if due { draw() } else { now });
-            due
-        });
-        // A thread that is ending takes no samples.
-        counted.unwrap_or(false)
+        (bytes as u64).min(self.counted_bytes_max()) as f64 / self.interval as f64
     }
 
     /// Most bytes that one allocation counts for.
@@ -140,14 +117,13 @@ impl Sampler {
         if self.interval == 0 {
             return u64::MAX;
         }
-        let intervals = LEFT.try_with(|_| draw()).unwrap_or(1.0);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             clippy::cast_precision_loss,
             reason = "a positive number of bytes, far below the limits of either type"
         )]
-        let bytes = (intervals * self.interval as f64) as u64;
+        let bytes = (draw() * self.interval as f64) as u64;
         bytes
     }
 
@@ -237,11 +213,7 @@ impl Sampler {
         let histograms = self.histograms.lock();
         Samples {
             interval_bytes: self.interval,
-            counted_bytes_max: if self.interval == 0 {
-                0
-            } else {
-                (self.interval / COUNTED_PART).max(1)
-            },
+            counted_bytes_max: self.counted_bytes_max(),
             taken: histograms.size.samples(),
             live: self.live.load(Ordering::Relaxed) as u64,
             untracked: self.untracked.load(Ordering::Relaxed),
@@ -280,14 +252,26 @@ mod tests {
 
     const INTERVAL: usize = 64 << 10;
 
+    /// Counts as threads do.
+    fn thread(sampler: &Sampler) -> impl FnMut(usize) -> bool {
+        let mut credit = sampler.credit();
+        move |bytes| {
+            let counted = (bytes as u64).min(sampler.counted_bytes_max());
+            let left = credit.checked_sub(counted);
+            credit = left.unwrap_or_else(|| sampler.credit());
+            left.is_none()
+        }
+    }
+
     #[test]
     fn weights_are_unbiased_for_every_size() {
         let sampler = Sampler::new(INTERVAL, false);
+        let mut due = thread(&sampler);
         for bytes in [256, 1000, 4096, 1 << 20] {
             let count: u32 = if bytes < 1000 { 1_000_000 } else { 300_000 };
             let mut estimate = 0.0;
             for _ in 0..count {
-                if sampler.due(bytes) {
+                if due(bytes) {
                     estimate += sampler.weight(bytes);
                 }
             }
@@ -300,14 +284,16 @@ mod tests {
     #[test]
     fn large_allocations_are_not_all_samples() {
         let sampler = Sampler::new(INTERVAL, false);
-        let due = (0..64_000).filter(|_| sampler.due(1 << 30)).count();
+        let mut due = thread(&sampler);
+        let due = (0..64_000).filter(|_| due(1 << 30)).count();
         assert!((700..1300).contains(&due), "{due} of 64000");
     }
 
     #[test]
     fn off_is_off() {
         let sampler = Sampler::new(0, true);
-        assert!((0..1000).all(|_| !sampler.due(1 << 30)));
+        let mut due = thread(&sampler);
+        assert!((0..1000).all(|_| !due(1 << 30)));
         sampler.allocated(1, 10, Name::default(), 1);
         assert_eq!(sampler.read(), Samples::default());
     }

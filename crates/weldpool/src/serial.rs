@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::device::StorageMode;
 use crate::gc::GcStats;
 use crate::histogram::Histogram;
+use crate::json;
 use crate::name::Name;
 use crate::out_of_memory::OutOfMemoryStats;
 use crate::report::Report;
@@ -336,8 +337,7 @@ impl Report {
     /// The report as JSON, on one line.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Numbers, texts and lists of them: nothing that cannot be written.
-        serde_json::to_string(self).unwrap_or_default()
+        json::to_string(self)
     }
 }
 

@@ -100,6 +100,12 @@ impl<T: Copy> Space<T> {
         self.insert_free(range, point, point.is_none())
     }
 
+    /// Adds free space joined with its neighbours, as when a pending interval is released while nobody
+    /// else waits.
+    pub(crate) fn add_joined(&mut self, range: Range, point: Option<Point>) -> Range {
+        self.insert_free(range, point, true)
+    }
+
     /// The best clean interval for `bytes` at `alignment`, a power of two: the smallest, the lowest
     /// among equals. Returns it with the aligned position inside.
     pub(crate) fn find_clean(&self, bytes: usize, alignment: usize) -> Option<(Range, usize)> {
@@ -301,11 +307,6 @@ impl<T: Copy> Space<T> {
     /// Bytes that wait for points.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending_bytes
-    }
-
-    /// Bytes pending on `queue`.
-    pub(crate) fn pending_bytes_of(&self, queue: u32) -> usize {
-        self.pending.get(&queue).map_or(0, |index| index.bytes)
     }
 
     /// The largest clean interval in bytes.

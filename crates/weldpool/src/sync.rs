@@ -7,6 +7,30 @@ pub(crate) use std::sync::atomic::{
 };
 pub(crate) use std::sync::{Arc, Condvar, OnceLock};
 
+/// Turns of waiting before the processor is given to somebody else: whoever is waited for may have been
+/// preempted.
+const SPINS: u32 = 64;
+
+/// Raises a flag; says whether it was up already.
+#[inline]
+pub(crate) fn raise(flag: &AtomicBool) -> bool {
+    flag.swap(true, Ordering::Acquire)
+}
+
+/// Waits while the flag is up, without writing to its line.
+#[cold]
+pub(crate) fn spin_while(flag: &AtomicBool) {
+    let mut turns = 0_u32;
+    while flag.load(Ordering::Relaxed) {
+        turns = turns.wrapping_add(1);
+        if turns.is_multiple_of(SPINS) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// A mutex without poisoning: every critical section of this crate leaves its data valid at each
 /// point where it could unwind.
 #[derive(Debug, Default)]

@@ -46,7 +46,6 @@ pub(super) fn write(file: &Path, seen: &[Dashboard]) -> Result<()> {
         name,
         stats: &one.stats,
         samples: Some(&one.samples),
-        pressure: one.pressure.as_ref(),
     });
     let pools: Vec<_> = pools.collect();
     std::fs::write(file, prometheus::text(&pools))

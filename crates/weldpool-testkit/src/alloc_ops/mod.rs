@@ -35,6 +35,8 @@ const QUEUES_MAX: usize = 4;
 const WORK_BYTES_MAX: usize = 256 << 10;
 /// Live bytes at once, so that a machine can hold them.
 const LIVE_BYTES_MAX: usize = 256 << 20;
+/// Times that everything is asked for at the end; the host's queues go on by themselves.
+const CLEARS_MAX: usize = 1000;
 /// Operations of one run.
 const OPERATIONS_MAX: usize = 600;
 
@@ -484,9 +486,25 @@ impl Machine {
                 assert!(waited.is_ok() || lost, "a queue does not go on: {waited:?}");
             }
         }
+        // Queues that were dropped are marked, at the latest, when memory is asked back.
+        let in_use = |slot: &Slot| slot.wait(Duration::ZERO).is_err();
+        if self.slots.iter().any(in_use) {
+            let _bytes = self.allocator.clear();
+            if let Some(control) = self.target.control() {
+                control.run_all();
+            }
+        }
         for slot in &mut self.slots {
             slot.queues.clear();
             slot.foreign = None;
+            // The work of a lost queue is over, though it never ended.
+            let waited = slot
+                .wait(Duration::from_secs(5))
+                .map_err(|error| error.kind());
+            assert!(
+                matches!(waited, Ok(()) | Err(ErrorKind::DeviceLost)),
+                "work does not end: {waited:?}"
+            );
             if slot.storage != StorageMode::Private {
                 match slot.read() {
                     Ok(contents) => slot.check(&contents),
@@ -723,11 +741,17 @@ impl Machine {
         }
         self.settle();
         self.streams.clear();
-        if let Some(control) = self.target.control() {
-            control.run_all();
+        // A round may mark the ends of queues that only then go on, or unmap what the next one returns.
+        for _ in 0..CLEARS_MAX {
+            if let Some(control) = self.target.control() {
+                control.run_all();
+            }
+            let _bytes = self.allocator.clear();
+            if self.allocator.stats().reserved.value == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        // What the first round unmaps, the second may return.
-        let _bytes = self.allocator.clear() + self.allocator.clear();
         self.check();
         let stats = self.allocator.stats();
         assert_eq!(stats.reserved.value, 0, "bytes held at the end: {stats}");

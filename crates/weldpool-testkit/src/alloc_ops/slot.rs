@@ -1,6 +1,7 @@
 //! A live buffer, and what should be true of it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use weldpool::{Binding, Buffer, BufferView, Fence, Queue, ReadGuard, Result, StorageMode};
 
@@ -53,6 +54,13 @@ impl Slot {
         self.foreign.is_none_or(|foreign| foreign == queue)
     }
 
+    pub(super) fn wait(&self, timeout: Duration) -> Result<()> {
+        match &self.memory {
+            Memory::Own(buffer) => buffer.wait(Some(timeout)),
+            Memory::Shared(view, _) => view.wait(Some(timeout)),
+        }
+    }
+
     pub(super) fn read(&self) -> Result<ReadGuard<'_, u8>> {
         match &self.memory {
             Memory::Own(buffer) => buffer.read(),
@@ -62,8 +70,8 @@ impl Slot {
 
     pub(super) fn write(&mut self, seed: u8) -> Result<()> {
         match &mut self.memory {
-            Memory::Own(buffer) => self.model.write(&mut *buffer.write()?, seed),
-            Memory::Shared(view, _) => self.model.write(&mut *view.write()?, seed),
+            Memory::Own(buffer) => self.model.write(&mut buffer.write()?, seed),
+            Memory::Shared(view, _) => self.model.write(&mut view.write()?, seed),
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ impl Arena {
         want: &Want,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
+        self.gather(growth, properties, want);
         if let Some(block) = self.join_mapped(growth, properties, want) {
             return Ok((block, Source::Held));
         }
@@ -60,6 +61,30 @@ impl Arena {
                 .map_chain(growth, properties, want, false, passed)
                 .map(|block| (block, Source::Held))
                 .ok_or(error),
+        }
+    }
+
+    /// Brings the free parts of each handle together in one of its windows. No driver is called.
+    fn gather(&self, growth: &mut Growth, properties: VirtualMemoryProperties, want: &Want) {
+        let mut room = self.state.lock();
+        let moves = {
+            let free = room.space.largest_free_for(want.queue).take(FREE_MAX);
+            let free = free.map(|free| free.range);
+            FreeParts::new(&growth.windows, properties.granularity, free).gathered()
+        };
+        for (from, to) in moves {
+            let point = room.space.cut_within(from);
+            growth.windows.leave(from, point);
+            let to = Range {
+                start: to,
+                bytes: from.bytes,
+            };
+            growth.windows.enter(to);
+            if want.contended {
+                room.space.add_pending(to, point);
+            } else {
+                room.space.add_joined(to, point);
+            }
         }
     }
 
@@ -119,12 +144,15 @@ impl Arena {
         let usual = usize::try_from(self.reserve.peak_live() / USUAL_DIVISOR)
             .unwrap_or(most)
             .min(most)
-            .clamp(need, need.max(room));
+            .clamp(need, need.max(room.min(most)));
         let usual = usual & !(properties.granularity - 1);
-        if slack >= need && usual <= most {
+        if slack >= need {
+            // Handles that the request takes exactly, so that they are free altogether when it is.
+            let exact = need.div_ceil(need.div_ceil(most));
+            let exact = exact.next_multiple_of(properties.granularity);
             let pieces = self
-                .create_pieces(growth, properties, usual, most)
-                .or_else(|_| self.create_pieces(growth, properties, need, most))?;
+                .create_pieces(growth, properties, usual, exact.max(usual.min(most)))
+                .or_else(|_| self.create_pieces(growth, properties, need, exact))?;
             return self.map_new(growth, properties, want, &pieces);
         }
         let mut back = None;
@@ -289,7 +317,7 @@ impl Arena {
         let alignment = want.alignment.max(properties.granularity);
         let place = |growth: &Growth| {
             let (top, room) = growth.top()?;
-            let start = top.checked_next_multiple_of(alignment)?;
+            let start = (top + properties.granularity).checked_next_multiple_of(alignment)?;
             (start - top + bytes <= room).then_some(start)
         };
         let start = match place(growth) {

@@ -110,10 +110,10 @@ impl Arena {
             .clamp(need, GROWTH_BYTES_MAX.max(need))
             .next_multiple_of(properties.granularity)
             .min(growth.top().map_or(need, |(_, bytes)| bytes));
-        let donors = if slack >= need {
+        let donors = if slack >= need || self.too_many_mappings(growth, properties) {
             Donors::default()
         } else {
-            self.take_donors(growth, want, need, false)
+            self.take_donors(growth, want, need)
         };
         let missing = need.saturating_sub(donors.bytes());
         let created = if missing == 0 {
@@ -129,7 +129,7 @@ impl Arena {
             Err(error) => {
                 // The device has no more, or must not give it: then every hole counts.
                 self.put_back_donors(growth, donors);
-                let donors = self.take_donors(growth, want, need, false);
+                let donors = self.take_donors(growth, want, need);
                 if donors.bytes() < need {
                     self.put_back_donors(growth, donors);
                     self.put_back(window.tail.into_iter());

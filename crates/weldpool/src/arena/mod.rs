@@ -110,24 +110,14 @@ impl Arena {
     }
 
     /// A block from memory already held.
-    pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
-        if let Some(queue) = want.queue.filter(|_| want.contended) {
-            let mut room = self.state.lock();
-            if let Some(block) = room.allocate_own(want, queue) {
-                return Some(block);
-            }
-            let own = room.space.pending_bytes_of(queue);
-            drop(room);
-            if let Some(properties) = self.virtual_memory
-                && properties.divisible
-                && own >= want.bytes
-                && want.bytes >= remap::OWN_REMAP_BYTES_MIN
-                && let Some(block) = self.remap_own(want, properties, passed)
-            {
-                return Some(block);
-            }
+    pub(crate) fn allocate(&self, want: &Want) -> Option<Block> {
+        let mut room = self.state.lock();
+        if let Some(queue) = want.queue.filter(|_| want.contended)
+            && let Some(block) = room.allocate_own(want, queue)
+        {
+            return Some(block);
         }
-        self.state.lock().allocate(want)
+        room.allocate(want)
     }
 
     /// Takes a block back. Returns the clean range it is part of now, if it is clean.

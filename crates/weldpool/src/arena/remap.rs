@@ -13,9 +13,6 @@ use crate::wait::{Wait, left_out};
 
 /// Holes looked at for one remap, and pieces moved by it.
 const DONORS_MAX: usize = 4096;
-/// Requests from which a contended queue rather remaps its own pending memory than takes what
-/// everybody could use.
-pub(super) const OWN_REMAP_BYTES_MIN: usize = 1 << 20;
 
 /// Free memory taken out of the space, to be mapped elsewhere.
 #[derive(Debug, Default)]
@@ -47,19 +44,13 @@ impl Donors {
 impl Arena {
     /// Takes granules out of holes until there are `need` bytes, the queue's own pending memory first,
     /// few large pieces rather than many small ones. May take less.
-    pub(super) fn take_donors(
-        &self,
-        growth: &mut Growth,
-        want: &Want,
-        need: usize,
-        own_only: bool,
-    ) -> Donors {
+    pub(super) fn take_donors(&self, growth: &mut Growth, want: &Want, need: usize) -> Donors {
         let mut room = self.state.lock();
         let mut own = Vec::new();
         let mut clean = Vec::new();
         let mut found = 0;
         for free in room.space.largest_free_for(want.queue).take(DONORS_MAX) {
-            if found >= need || (own_only && free.point.is_none()) {
+            if found >= need {
                 break;
             }
             if let Some(movable) = growth.mappings.movable(free.range) {
@@ -71,9 +62,6 @@ impl Arena {
                 };
                 list.push((movable, free));
             }
-        }
-        if own_only && found < need {
-            return Donors::default();
         }
         // The last one: the smallest that holds the rest, so that large holes stay whole.
         for list in [&mut own, &mut clean] {
@@ -112,38 +100,7 @@ impl Arena {
         }
     }
 
-    /// A block from the queue's own pending memory, mapped together.
-    pub(super) fn remap_own(
-        &self,
-        want: &Want,
-        properties: VirtualMemoryProperties,
-        passed: &dyn Fn(Point) -> bool,
-    ) -> Option<Block> {
-        let mut growth = self.growth.lock();
-        if self.too_many_mappings(&growth, properties) {
-            return None;
-        }
-        let window = self.window(&mut growth, want, None).ok()?;
-        let need = window.bytes_to_map(properties);
-        let donors = self.take_donors(&mut growth, want, need, true);
-        if donors.is_empty() {
-            return None;
-        }
-        self.reserve.count_remap();
-        let parts = donors.into_parts();
-        let created = Vec::new();
-        self.map_window(
-            &mut growth,
-            properties,
-            want,
-            window,
-            parts,
-            created,
-            passed,
-        )
-        .ok()
-    }
-
+    /// Whether the process should not have more mappings.
     pub(super) fn too_many_mappings(
         &self,
         growth: &Growth,
@@ -257,7 +214,7 @@ impl Arena {
             bytes: position - at.start,
         };
         if used.bytes > 0 {
-            growth.addresses.cut(at.start, used);
+            growth.addresses.cut_within(used);
         }
         if result.is_err() {
             if used.bytes > 0 {

@@ -269,6 +269,29 @@ impl<'a> FreeParts<'a> {
             .collect()
     }
 
+    /// For each free part that lies in another window than most of its handle: where it is, and where
+    /// it would be.
+    pub(crate) fn gathered(&self) -> Vec<(Range, usize)> {
+        let mut moves = Vec::new();
+        for (&handle, parts) in &self.parts {
+            let held = |&window: &usize| {
+                let window = self.windows.windows.get(&window);
+                window.map_or(0, |window| window.held)
+            };
+            let windows = self.windows.windows_of(handle).iter().copied();
+            let Some(home) = windows.max_by_key(held) else {
+                continue;
+            };
+            for &(offset, bytes, position) in parts {
+                if position != home + offset {
+                    let start = position;
+                    moves.push((Range { start, bytes }, home + offset));
+                }
+            }
+        }
+        moves
+    }
+
     /// Free runs of a handle: offset and length, ascending, not adjacent.
     fn runs(&self, handle: Physical) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
@@ -281,6 +304,21 @@ impl<'a> FreeParts<'a> {
         runs
     }
 
+    pub(crate) fn dbg(&self) -> (usize, usize, usize) {
+        let (e, s) = self.edges(256);
+        let l = self
+            .parts
+            .keys()
+            .flat_map(|&h| self.runs(h))
+            .map(|r| r.1)
+            .max()
+            .unwrap_or(0);
+        (
+            e.iter().map(|p| p.bytes).sum(),
+            s.iter().map(|p| p.bytes).sum(),
+            l,
+        )
+    }
     /// Handles that are free altogether, with their lengths.
     pub(crate) fn whole(&self) -> Vec<Part> {
         let whole = |(&handle, _): (&Physical, _)| {

@@ -23,11 +23,6 @@ fn id_of(block: &Block) -> usize {
 }
 
 impl Pool {
-    /// The moment at which an allocation begins that is to be a sample.
-    pub(super) fn begin_sample(&self, bytes: usize) -> Option<Instant> {
-        self.observer.sampler.due(bytes).then(Instant::now)
-    }
-
     /// Takes note of a block that is about to be handed out. A sampled one becomes a block that no
     /// thread keeps, so that its free is seen.
     pub(super) fn observe_allocation(
@@ -95,7 +90,6 @@ impl Pool {
             allocator: self.name.clone(),
             stats: self.stats(),
             samples: self.samples(),
-            pressure: None,
         }
     }
 
@@ -103,7 +97,7 @@ impl Pool {
         let stats = self.stats();
         Report {
             allocator: self.name.clone(),
-            health: Health::of(&stats, None),
+            health: Health::of(&stats),
             stats,
             live: self.live_report(),
             arenas: self.arena_reports(),

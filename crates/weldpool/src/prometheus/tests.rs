@@ -192,6 +192,8 @@ fn stats() -> Stats {
             total: u64::MAX,
         },
         limit: Some(4096),
+        pressure: 0.85,
+        pressure_level: Level::Warning,
         allocations: 7,
         classes: vec![
             ClassStats {
@@ -219,24 +221,17 @@ fn the_text_follows_the_format() {
         samples.size.record(value, 2048.3);
         samples.latency_ns.record(value, 1.4);
     }
-    let pressure = PressureStats {
-        level: Level::Warning,
-        pressure: 0.85,
-        ..PressureStats::default()
-    };
     let name = "a\\b\"c\nd\u{e9},le=\"1\"}";
     let pools = [
         Pool {
             name,
             stats: &stats,
             samples: Some(&samples),
-            pressure: Some(&pressure),
         },
         Pool {
             name: "",
             stats: &none,
             samples: None,
-            pressure: None,
         },
     ];
     let families = parse(&text(&pools)).unwrap();

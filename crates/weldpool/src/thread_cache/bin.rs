@@ -6,7 +6,9 @@ use std::cell::UnsafeCell;
 
 use super::tally::Tally;
 use crate::block::{Block, THREAD_MAX};
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering};
+use crate::sync::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering, raise, spin_while,
+};
 
 /// Most blocks in one bin.
 const BIN_BLOCKS_MAX: usize = THREAD_MAX as usize;
@@ -23,7 +25,7 @@ const SHARED: u8 = 2;
 #[repr(align(64))]
 pub(crate) struct Bin {
     kind: AtomicU8,
-    locked: AtomicU8,
+    locked: AtomicBool,
     count: AtomicU32,
     blocks: UnsafeCell<Option<Box<[Option<Block>; BIN_BLOCKS_MAX]>>>,
     pub(crate) tally: Tally,
@@ -182,35 +184,21 @@ impl Bin {
 
     #[inline]
     fn lock(&self) -> Held<'_> {
-        while self.locked.swap(1, Ordering::Acquire) != 0 {
-            wait(&self.locked);
+        while raise(&self.locked) {
+            // Whoever holds it takes a few dozen instructions, unless it was preempted.
+            spin_while(&self.locked);
         }
         Held(&self.locked)
     }
 }
 
-/// Waits until the lock looks free. Whoever holds it takes a few dozen instructions, unless it was
-/// preempted.
-#[cold]
-fn wait(locked: &AtomicU8) {
-    let mut spins = 0_u32;
-    while locked.load(Ordering::Relaxed) != 0 {
-        spins = spins.wrapping_add(1);
-        if spins.is_multiple_of(64) {
-            std::thread::yield_now();
-        } else {
-            std::hint::spin_loop();
-        }
-    }
-}
-
 /// The lock of a bin, held until dropped.
-struct Held<'a>(&'a AtomicU8);
+struct Held<'a>(&'a AtomicBool);
 
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.0.store(0, Ordering::Release);
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -116,18 +116,22 @@ pub(crate) fn reopen(key: CacheKey) -> bool {
     with(key, |_| gate() != before).unwrap_or(false)
 }
 
-/// Whether this thread's cache for `key` let an allocation past because it is to be a sample; then the
-/// credit is renewed.
-pub(crate) fn take_due(key: CacheKey, requested: usize, pool: &Pool) -> bool {
+/// Charges an allocation that this thread's cache for `key` did not serve to the credit; true if the
+/// credit does not suffice, so that it is to be a sample. There is no end to the credit then until it
+/// is [renewed](renew_credit).
+pub(crate) fn charge(key: CacheKey, requested: usize) -> bool {
     let due = with(key, |cache| {
         let totals = &cache.shard.totals;
-        let due = totals.credit_after(requested as u64).is_none();
-        if due {
-            pool.grant_credit(totals);
-        }
-        due
+        let left = totals.credit_after(requested as u64);
+        totals.leave_credit(left.unwrap_or(u64::MAX));
+        left.is_none()
     });
     due.unwrap_or(false)
+}
+
+/// Lets the caches of this thread serve until the next sample.
+pub(crate) fn renew_credit(key: CacheKey, pool: &Pool) {
+    with(key, |cache| pool.grant_credit(&cache.shard.totals));
 }
 
 #[inline]

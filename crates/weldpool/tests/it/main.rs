@@ -11,6 +11,7 @@ mod host;
 mod observe;
 mod ordered_reuse;
 mod policy;
+mod thread_caches;
 mod trace;
 
 use self::fake::Checked;

@@ -1,5 +1,7 @@
 //! What an allocator shows of itself, on the host.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,6 +96,27 @@ fn samples_estimate_what_was_allocated() {
         "{estimate} of {large}"
     );
     assert!(samples.latency_ns.quantile(0.5).unwrap() > 0);
+}
+
+/// What goes past the caches and what they serve counts alike.
+#[test]
+fn samples_stand_for_as_many_whichever_path_serves() {
+    for warm in [false, true] {
+        let allocator = allocator(Config {
+            sample_interval_bytes: 32 << 10,
+            ..Config::default()
+        });
+        let mut held = Vec::new();
+        for _ in 0..40_000 {
+            let buffer = allocator.allocate(500).unwrap();
+            if !warm {
+                held.push(buffer);
+            }
+        }
+        // Some 600 samples.
+        let ratio = allocator.samples().size.count() / 40_000.0;
+        assert!((0.8..1.25).contains(&ratio), "warm {warm}: {ratio}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Replays programs of operations on the allocator: those in the corpus, then random ones.
+//! What the fuzzer runs, without the fuzzer: the corpus, then random inputs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use weldpool_testkit::alloc_ops;
+use weldpool_testkit::{alloc_ops, trace_readers};
 
 /// Seconds of random programs, unless `WELDPOOL_ALLOC_OPS_SECONDS` says otherwise.
 const SECONDS: u64 = 10;
@@ -63,4 +63,22 @@ fn random_programs_run() {
         seed += 1;
     }
     println!("{seed} programs");
+}
+
+#[test]
+fn arbitrary_trace_files_end_in_events_or_an_error() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/trace_readers");
+    for entry in std::fs::read_dir(&corpus).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        trace_readers::run(&bytes);
+        // Each cut short, and with a byte changed.
+        let mut random = Random(SEED);
+        for _ in 0..200 {
+            let at = random.next() as usize % bytes.len();
+            trace_readers::run(&bytes[..at]);
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << (random.next() % 8);
+            trace_readers::run(&changed);
+        }
+    }
 }

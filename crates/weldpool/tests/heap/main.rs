@@ -1,0 +1,133 @@
+//! The warm path takes nothing from the host's heap. A binary of its own, since it counts all of the
+//! process's allocations.
+
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use weldpool::device::host::HostDevice;
+use weldpool::{Allocator, Buffer, Config, Request, SizeClasses, StorageMode};
+
+/// The system's heap, counting what each thread asks of it.
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending is counted no more.
+    let _ended = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call is passed on to the system's heap unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.dealloc(address, layout) }
+    }
+
+    unsafe fn realloc(&self, address: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.realloc(address, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Counting = Counting;
+
+/// Calls of the host's heap, and of the driver, that the second of two runs makes.
+fn calls_of_second(allocator: &Allocator, mut run: impl FnMut()) -> (u64, u64) {
+    run();
+    let driver = allocator.stats().driver_calls;
+    let before = CALLS.get();
+    run();
+    let calls = CALLS.get() - before;
+    (calls, allocator.stats().driver_calls - driver)
+}
+
+/// Every class of the default preset, in steps: all of the large ones, since each is a size of its own.
+fn sizes() -> Vec<usize> {
+    let classes = SizeClasses::fine();
+    let sizes = classes.as_slice().iter().map(|class| class.bytes);
+    let sizes: Vec<usize> = sizes.collect();
+    assert_eq!(sizes.last(), Some(&(256 << 20)));
+    sizes
+}
+
+#[test]
+fn a_warm_pair_takes_nothing_from_the_heap() {
+    let allocator = Allocator::host().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    for bytes in sizes() {
+        let request = Request::new(bytes);
+        let plain = calls_of_second(&allocator, || {
+            drop(allocator.allocate_with(&request).unwrap());
+        });
+        assert_eq!(plain, (0, 0), "{bytes} bytes");
+        let request = request.queue(&queue);
+        let queued = calls_of_second(&allocator, || {
+            allocator.allocate_with(&request).unwrap().free_on(&queue);
+        });
+        assert_eq!(queued, (0, 0), "{bytes} bytes on a queue");
+        // What lies idle in one class is of no use to the next.
+        if bytes > 1 << 20 {
+            let _bytes = allocator.clear();
+        }
+    }
+}
+
+#[test]
+fn sixty_four_live_buffers_take_nothing_from_the_heap() {
+    // By default a quarter of the machine's memory is kept idle; the largest of these take 4 GiB.
+    let config = Config {
+        cached_bytes_max: Some(u64::MAX),
+        ..Config::default()
+    };
+    let device = Arc::new(HostDevice::new().unwrap());
+    let built = Allocator::builder(device).config(config).build();
+    let allocator = built.unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut live: Vec<Buffer> = Vec::with_capacity(64);
+    // All classes up to 1 MiB, and sixteen of each doubling above.
+    let few = |&(number, bytes): &(usize, usize)| bytes <= 1 << 20 || number % 8 == 7;
+    let sizes = sizes().into_iter().enumerate().filter(few);
+    for (_, bytes) in sizes.take_while(|(_, bytes)| *bytes <= 64 << 20) {
+        let request = Request::new(bytes).storage(StorageMode::Shared);
+        let plain = calls_of_second(&allocator, || {
+            for _ in 0..64 {
+                live.push(allocator.allocate_with(&request).unwrap());
+            }
+            live.clear();
+        });
+        assert_eq!(plain, (0, 0), "{bytes} bytes");
+        // Lists grow by doubling, so each further class is told by a few.
+        if bytes.is_power_of_two() {
+            let request = request.queue(&queue);
+            let queued = calls_of_second(&allocator, || {
+                for _ in 0..64 {
+                    live.push(allocator.allocate_with(&request).unwrap());
+                }
+                for buffer in live.drain(..) {
+                    buffer.free_on(&queue);
+                }
+            });
+            assert_eq!(queued, (0, 0), "{bytes} bytes on a queue");
+        }
+        let _bytes = allocator.clear();
+    }
+}

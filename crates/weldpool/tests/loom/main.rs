@@ -1,0 +1,35 @@
+//! The small concurrent kernels under the model checker: every interleaving of two or three threads, up
+//! to a number of preemptions.
+//!
+//! The kernels are the library's own files, compiled here against locks and atomics of `loom` in place
+//! of `crate::sync`. The library as a whole does not compile against those, which cannot be in statics;
+//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this.
+
+#![cfg(loom)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "whole files are compiled, of which a part is used"
+)]
+
+mod stand_in;
+mod sync;
+
+pub(crate) use self::stand_in::{block, device, error, queue, size_class, stats};
+
+#[path = "../../src/class_pool.rs"]
+mod class_pool;
+#[path = "../../src/grouped.rs"]
+mod grouped;
+#[path = "../../src/guard.rs"]
+mod guard;
+#[path = "../../src/in_flight.rs"]
+mod in_flight;
+#[path = "../../src/signals.rs"]
+mod signals;
+mod thread_cache;
+#[path = "../../src/wait.rs"]
+mod wait;
+
+mod kernels;

@@ -1,0 +1,73 @@
+//! What `src/sync.rs` gives the library, over the model checker.
+
+use std::sync::PoisonError;
+
+pub(crate) use loom::sync::Arc;
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+
+/// The checker does not know that what a swap reads is the last value before its own.
+pub(crate) fn raise(flag: &AtomicBool) -> bool {
+    flag.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+        .is_err()
+}
+
+/// Lets the checker run another thread, once: it would let this one look at an old value for ever.
+pub(crate) fn spin_while(_flag: &AtomicBool) {
+    loom::thread::yield_now();
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+pub(crate) type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The checker has none: a flag published after the value, so that a thread may see it late.
+#[derive(Debug, Default)]
+pub(crate) struct OnceLock<T> {
+    ready: AtomicBool,
+    making: Mutex<()>,
+    value: std::sync::OnceLock<T>,
+}
+
+impl<T> OnceLock<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            ready: AtomicBool::new(false),
+            making: Mutex::new(()),
+            value: std::sync::OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.ready
+            .load(Ordering::Acquire)
+            .then(|| self.value.get())?
+    }
+
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        let _making = self.making.lock();
+        let value = self.value.get_or_init(make);
+        self.ready.store(true, Ordering::Release);
+        value
+    }
+
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.value.take()
+    }
+}

@@ -1,0 +1,10 @@
+//! The parts of a thread's cache that others see.
+
+#[path = "../../src/thread_cache/bin.rs"]
+pub(crate) mod bin;
+#[path = "../../src/thread_cache/shard.rs"]
+pub(crate) mod shard;
+#[path = "../../src/thread_cache/tally.rs"]
+pub(crate) mod tally;
+
+pub(crate) use self::tally::TallySum;

@@ -1,0 +1,28 @@
+//! The nightly toolchain, which the sanitizers and the fuzzer need.
+
+use crate::error::{Failure, Result};
+use crate::process::Run;
+
+/// The target must be named, so that build scripts are not instrumented.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Its cargo with a subcommand, or why there is none.
+pub(crate) fn cargo(subcommand: &str, flags: &str) -> Result<Run> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err(Failure::new(format!("this needs {TARGET}")));
+    }
+    let run = Run::new("rustup").args(["run", "nightly", "cargo"]);
+    run.arg("--version").output().map_err(|failure| {
+        failure.hint("`rustup toolchain install nightly` installs the toolchain")
+    })?;
+    let run = Run::new("rustup")
+        .args(["run", "nightly", "cargo", subcommand, "--target", TARGET])
+        .env("RUSTFLAGS", flags)
+        // Set by the cargo that runs this program, for its own toolchain.
+        .env_remove("CARGO")
+        .env_remove("RUSTC")
+        .env_remove("RUSTDOC")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    Ok(run)
+}
