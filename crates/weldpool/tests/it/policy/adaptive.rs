@@ -10,7 +10,7 @@ use weldpool::{Allocator, Config};
 
 fn replay(trace: &str, config: &Config) -> ReplayReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/traces");
-    let reader = Reader::open(&path.join(format!("{trace}.csv.gz"))).unwrap();
+    let reader = Reader::open(path.join(format!("{trace}.csv.gz"))).unwrap();
     let (events, _) = read_all(reader).unwrap();
     let make = || {
         let device = Arc::new(HostDevice::new()?);
