@@ -31,8 +31,13 @@ impl Default for Tuned {
 impl Tuned {
     /// Blocks of a class that each thread keeps.
     pub(super) fn thread_max(&self, class: &SizeClass) -> u8 {
-        let cached = class.bytes <= self.cached_block_bytes_max.load(Ordering::Relaxed);
-        if cached { class.thread_max } else { 0 }
+        self.limit(class.bytes, class.thread_max)
+    }
+
+    /// What is left of the blocks of a length that a thread may keep.
+    pub(super) fn limit(&self, bytes: usize, thread_max: u8) -> u8 {
+        let cached = bytes <= self.cached_block_bytes_max.load(Ordering::Relaxed);
+        if cached { thread_max } else { 0 }
     }
 }
 

@@ -289,8 +289,7 @@ fn run(device: FaultyDevice, storage: StorageMode, fault: Fault) -> u64 {
 fn fail_each(make: impl Fn() -> FaultyDevice, check: impl Fn(), storage: StorageMode) {
     for (first, step, count) in [(1, 1, 1), (2, 5, 1), (3, 7, 6)] {
         let mut number = first;
-        let mut kinds = KINDS.into_iter().cycle();
-        while let Some(kind) = kinds.next() {
+        for kind in KINDS.into_iter().cycle() {
             let fault = Fault {
                 number,
                 count,
