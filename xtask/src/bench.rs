@@ -31,6 +31,7 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     };
     let quick = arguments.flag("--quick");
     let filter = arguments.value("--filter")?;
+    let minutes = arguments.value("--minutes")?;
     let suite_arguments = arguments.finish()?;
     let mut steps = Steps::new(paths.logs());
     let mut bench = Run::cargo().directory(paths.root()).args([
@@ -50,6 +51,9 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     }
     if let Some(filter) = filter {
         bench = bench.args(["--filter", &filter]);
+    }
+    if let Some(minutes) = minutes {
+        bench = bench.args(["--minutes", &minutes]);
     }
     if quick {
         bench = bench.arg("--quick");

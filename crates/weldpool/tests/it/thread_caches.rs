@@ -1,5 +1,10 @@
 //! Thread caches: bounded, given back, and emptied by others when memory is short.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
