@@ -19,7 +19,7 @@ use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Mutex,
 const RECORDS_PER_SLAB: usize = 64;
 
 /// Most blocks of one list that a thread keeps in one place.
-pub(crate) const THREAD_MAX: u8 = 64;
+pub(crate) const THREAD_MAX: u8 = 128;
 
 /// Which idle records there are, and all slabs, for reports that walk.
 static RECORDS: Mutex<Records> = Mutex::new(Records {

@@ -530,8 +530,14 @@ impl Pool {
         if self.reserve.slack() < place.bytes as u64 {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
-            if self.close_shelves() || place.is_small() {
-                self.drain_caches(false);
+            if self.shelves_open() || place.is_small() {
+                let drained = self.drain_caches(false);
+                // Emptying caches that hold little, as those of a program that only grows, costs nothing.
+                if drained > place.bytes / 8 {
+                    self.close_shelves();
+                }
+            } else {
+                self.close_shelves();
             }
             if let Some(block) = held(self) {
                 return Ok((block, Source::Held));
@@ -556,18 +562,21 @@ impl Pool {
 
     /// Large blocks go past the threads' shelves for a while: idle there, they keep the free memory
     /// between them apart. The more often that cost something, the longer.
-    /// True if they were open; a workload that only changes its sizes is short a few times.
-    fn close_shelves(&self) -> bool {
+    /// A workload that only changes its sizes is short a few times.
+    fn close_shelves(&self) {
         let shortages = self.shortages.fetch_add(1, Ordering::Relaxed);
         if shortages < SHORTAGES_FREE {
-            return true;
+            return;
         }
         let reopen_at = self.obtained.load(Ordering::Relaxed) + self.shelves_closed_for * shortages;
-        let were_open = self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0;
-        if were_open {
+        if self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0 {
             self.share_out(&self.shards.lock());
         }
-        were_open
+    }
+
+    /// Whether large blocks may lie in threads' caches.
+    fn shelves_open(&self) -> bool {
+        self.reopen_at.load(Ordering::Relaxed) == 0
     }
 
     fn reopen_shelves(&self, obtained: u64) {
@@ -685,13 +694,14 @@ impl Pool {
                 self.release(block);
             }
         } else if pooled {
-            // The first block of a thread makes its cache; a full list makes room by half.
-            let mut batch = thread_cache::take_half(key, list);
-            if counted {
-                batch.push(block);
-            } else {
-                batch.extend(thread_cache::refill(key, vec![block]));
+            // The first block of a thread makes its cache; a full one makes room.
+            let surplus = thread_cache::take_surplus(key, list);
+            let (mut batch, others): (Vec<_>, Vec<_>) =
+                surplus.into_iter().partition(|block| block.list() == list);
+            for block in others {
+                self.release(block);
             }
+            batch.extend(thread_cache::refill(key, vec![block]));
             let ordered = batch.iter().any(|block| block.point().is_some());
             let rest = if ordered {
                 batch
@@ -793,8 +803,8 @@ impl Pool {
     }
 
     /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
-    /// arenas; unless `all`, each class keeps as many blocks as it started with.
-    fn drain_caches(&self, all: bool) {
+    /// arenas; unless `all`, each class keeps as many blocks as it started with. Returns the bytes.
+    fn drain_caches(&self, all: bool) -> usize {
         let mut drained = Vec::new();
         thread_cache::drain_own(self, &mut drained);
         let shards = self.shards.lock().clone();
@@ -805,8 +815,10 @@ impl Pool {
         if !all {
             drained = self.classes.keep_initial(drained);
         }
+        let bytes = drained.iter().map(Block::bytes).sum();
         self.give_back(drained);
         self.release_empty_spans();
+        bytes
     }
 
     /// Gives spans without a small block back to their arenas.

@@ -20,7 +20,7 @@ pub struct SizeClass {
     pub initial: usize,
     /// Most idle blocks that all threads share; further ones go back to the arena.
     pub cached_max: usize,
-    /// Most idle blocks that each thread keeps in each of its caches; at most 255.
+    /// Most idle blocks that each thread keeps in each of its caches; at most 128.
     pub thread_max: u8,
 }
 
@@ -86,7 +86,8 @@ impl SizeClasses {
                 bytes,
                 initial: 0,
                 cached_max: (256 << 10) / bytes,
-                thread_max: 64,
+                // 64 live and what a batch leaves over; above 64 KiB blocks do not come in batches.
+                thread_max: if bytes <= 64 << 10 { 128 } else { 64 },
             })
             .collect();
         Self::indexed(classes)

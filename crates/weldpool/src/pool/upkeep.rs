@@ -50,7 +50,9 @@ impl Pool {
                 Step::RefuseCacheGrowth => {}
                 Step::HalveCacheLimit => returned += self.shed_idle(),
                 Step::AwaitWork => self.wait(self.wait_max),
-                Step::DrainThreadCaches => self.drain_caches(false),
+                Step::DrainThreadCaches => {
+                    self.drain_caches(false);
+                }
                 Step::TrimEmptySegments => returned += self.trim(usize::MAX),
                 Step::ReturnIdle => returned += self.clear(),
             }

@@ -23,7 +23,7 @@ use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
 const OWN_BYTES_MAX: usize = 1 << 20;
 /// Largest block that it does.
-const OWN_BLOCK_BYTES_MAX: usize = 16 << 10;
+const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
 /// Keys whose shards a thread finds at once.
 const HOT: usize = 8;
 
@@ -328,18 +328,30 @@ impl Shard {
     }
 }
 
-/// Takes half of a full list, the blocks that lay longest, to move them on in one batch.
-pub(crate) fn take_half(key: CacheKey, list: ListId) -> Vec<Block> {
-    let half = with(key, |cache| {
-        let bin = cache.shard.bins.get(list.index())?;
+/// Takes what has to leave so that more blocks of the list can stay: half of the list if it is full, the
+/// blocks that lay longest; else what the thread keeps of other lists, if that is why there is no room.
+pub(crate) fn take_surplus(key: CacheKey, list: ListId) -> Vec<Block> {
+    let surplus = with(key, |cache| {
+        let shard = &cache.shard;
+        let bin = shard.bins.get(list.index())?;
         // SAFETY: the cache is this thread's.
-        let half = unsafe { bin.take_half() };
-        for block in &half {
-            cache.shard.count_out(block.bytes());
+        let mut surplus = unsafe { bin.take_half() };
+        if bin.is_own() && shard.own_bytes.load(Ordering::Relaxed) > OWN_BYTES_MAX / 2 {
+            let others = shard
+                .bins
+                .used()
+                .filter(|(other, _)| *other != list.index());
+            for (_, other) in others.filter(|(_, other)| other.is_own()) {
+                // SAFETY: the cache is this thread's.
+                unsafe { other.drain(true, &mut surplus) };
+            }
         }
-        Some(half)
+        for block in &surplus {
+            shard.count_out(block.bytes());
+        }
+        Some(surplus)
     });
-    half.flatten().unwrap_or_default()
+    surplus.flatten().unwrap_or_default()
 }
 
 /// Adds blocks that came in a batch to this thread's cache; those without room come back.

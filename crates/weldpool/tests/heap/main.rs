@@ -87,11 +87,14 @@ fn sizes() -> Vec<usize> {
     sizes
 }
 
+// Each class has an allocator of its own: one that just emptied its caches for another class, time and
+// again, rests from caching for a while, which is not what is looked at here.
+
 #[test]
 fn a_warm_pair_takes_nothing_from_the_heap() {
-    let allocator = allocator();
-    let queue = allocator.create_queue().unwrap();
     for bytes in sizes() {
+        let allocator = allocator();
+        let queue = allocator.create_queue().unwrap();
         let request = Request::new(bytes);
         let plain = calls_when_warm(&allocator, || {
             drop(allocator.allocate_with(&request).unwrap());
@@ -102,23 +105,14 @@ fn a_warm_pair_takes_nothing_from_the_heap() {
             allocator.allocate_with(&request).unwrap().free_on(&queue);
         });
         assert_eq!(queued, (0, 0), "{bytes} bytes on a queue");
-        // What lies idle in one class is of no use to the next.
-        if bytes > 1 << 20 {
-            let _bytes = allocator.clear();
-        }
     }
 }
 
 #[test]
 fn sixty_four_live_buffers_take_nothing_from_the_heap() {
-    let allocator = allocator();
-    let queue = allocator.create_queue().unwrap();
-    let mut taking = Vec::new();
     let mut live: Vec<Buffer> = Vec::with_capacity(64);
-    // All classes up to 1 MiB, and sixteen of each doubling above.
-    let few = |&(number, bytes): &(usize, usize)| bytes <= 1 << 20 || number % 8 == 7;
-    let sizes = sizes().into_iter().enumerate().filter(few);
-    for (_, bytes) in sizes.take_while(|(_, bytes)| *bytes <= 64 << 20) {
+    for bytes in sizes().into_iter().filter(|bytes| *bytes <= 64 << 20) {
+        let allocator = allocator();
         let request = Request::new(bytes).storage(StorageMode::Shared);
         let plain = calls_when_warm(&allocator, || {
             for _ in 0..64 {
@@ -126,31 +120,17 @@ fn sixty_four_live_buffers_take_nothing_from_the_heap() {
             }
             live.clear();
         });
-        if plain != (0, 0) {
-            taking.push(bytes);
-        }
-        // Lists grow by doubling, so each further class is told by a few.
-        if bytes.is_power_of_two() {
-            let request = request.queue(&queue);
-            let queued = calls_when_warm(&allocator, || {
-                for _ in 0..64 {
-                    live.push(allocator.allocate_with(&request).unwrap());
-                }
-                for buffer in live.drain(..) {
-                    buffer.free_on(&queue);
-                }
-            });
-            if queued != (0, 0) {
-                taking.push(bytes);
+        assert_eq!(plain, (0, 0), "{bytes} bytes");
+        let queue = allocator.create_queue().unwrap();
+        let request = request.queue(&queue);
+        let queued = calls_when_warm(&allocator, || {
+            for _ in 0..64 {
+                live.push(allocator.allocate_with(&request).unwrap());
             }
-        }
-        let _bytes = allocator.clear();
+            for buffer in live.drain(..) {
+                buffer.free_on(&queue);
+            }
+        });
+        assert_eq!(queued, (0, 0), "{bytes} bytes on a queue");
     }
-    // Known to fail: where the batches that refill a list leave it more than the 64 it can keep, blocks go back and
-    // forth, at times as far as the driver. Above 64 KiB, where blocks are cut one by one, nothing does.
-    assert!(taking.iter().all(|bytes| *bytes <= 64 << 10), "{taking:?}");
-    assert!(
-        !taking.is_empty(),
-        "it passes: assert that nothing is taken"
-    );
 }
