@@ -99,12 +99,12 @@ impl Workload<'_> {
 
     fn allocate(&mut self, bytes: usize) {
         let kind = self.numbers.below(8);
-        let storage = if kind % 3 == 0 {
+        let storage = if kind.is_multiple_of(3) {
             self.storage
         } else {
             StorageMode::Shared
         };
-        let queue = (kind % 2 == 0).then(|| self.queues.pop()).flatten();
+        let queue = kind.is_multiple_of(2).then(|| self.queues.pop()).flatten();
         let mut request = Request::new(bytes).storage(storage).name("faulty");
         if kind == 5 {
             request = request.alignment(64 << 10);
