@@ -23,6 +23,7 @@ pub mod placement;
 pub mod pressure;
 pub mod process;
 mod random;
+pub mod replay;
 pub mod report;
 pub mod request;
 pub mod serve;

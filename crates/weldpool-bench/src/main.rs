@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use weldpool_bench::report::Report;
 use weldpool_bench::{
-    Error, Result, alloc, echo, instructions, ours, pressure, serve, soak, soak_alloc,
+    Error, Result, alloc, echo, instructions, ours, pressure, replay, serve, soak, soak_alloc,
 };
 
 /// Times a disturbed measurement is made, at most.
@@ -28,6 +28,8 @@ enum Suite {
     Alloc(AllocArgs),
     /// Count the instructions of an allocate and free pair with callgrind
     Instructions(InstructionsArgs),
+    /// Replay recorded traces of real models and compare what is held with what PyTorch held
+    Replay(ReplayArgs),
     /// Compare our server with Triton and with the least that a server can do, over HTTP
     Serve(ServeArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
@@ -145,6 +147,19 @@ struct SoakArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReplayArgs {
+    /// Write the results to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Replay the shortest trace only, once: for a look, not for a record
+    #[arg(long)]
+    quick: bool,
+    /// Only cases whose name contains TEXT
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    filter: String,
+}
+
+#[derive(Debug, Args)]
 struct SoakAllocArgs {
     /// Write the results to this file
     #[arg(long, value_name = "FILE")]
@@ -257,6 +272,15 @@ fn count_instructions(args: &InstructionsArgs) -> Result<()> {
     show(&instructions::run(&options)?, args.json.as_deref())
 }
 
+fn replay_traces(args: &ReplayArgs) -> Result<()> {
+    let options = replay::Options {
+        command: command_line(),
+        quick: args.quick,
+        filter: args.filter.clone(),
+    };
+    show(&replay::run(&options)?, args.json.as_deref())
+}
+
 /// Prints the table, and writes the file that was asked for.
 fn show(report: &Report, json: Option<&Path>) -> Result<()> {
     print!("{}", report.table());
@@ -343,6 +367,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().suite {
         Suite::Alloc(args) => allocate(&args),
         Suite::Instructions(args) => count_instructions(&args),
+        Suite::Replay(args) => replay_traces(&args),
         Suite::Serve(args) => serve(&args),
         Suite::Soak(args) => endure(&args),
         Suite::SoakAlloc(args) => endure_alloc(&args),
