@@ -598,7 +598,7 @@ impl Pool {
         let (arena, small) = &self.arenas[place.storage.index()];
         let want = place.want(place.list, queue, contended);
         if !place.is_small() {
-            let block = arena.allocate(&want)?;
+            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
             self.classes.count_cut(place.list, place.bytes);
             return Some(block);
         }
@@ -606,7 +606,7 @@ impl Pool {
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
             let span = place.span(small, queue, contended);
-            let span = arena.allocate(&span)?;
+            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;

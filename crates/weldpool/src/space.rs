@@ -309,6 +309,11 @@ impl<T: Copy> Space<T> {
         self.pending_bytes
     }
 
+    /// Bytes pending on `queue`.
+    pub(crate) fn pending_bytes_of(&self, queue: u32) -> usize {
+        self.pending.get(&queue).map_or(0, |index| index.bytes)
+    }
+
     /// The largest clean interval in bytes.
     pub(crate) fn largest_clean(&self) -> usize {
         self.clean.by_size.last().map_or(0, |&(bytes, _)| bytes)

@@ -68,6 +68,11 @@ impl Mappings {
         })
     }
 
+    /// Pieces that a movable range consists of.
+    pub(crate) fn pieces_in(&self, movable: Range) -> usize {
+        self.pieces.range(movable.start + 1..movable.end()).count() + 1
+    }
+
     /// The least part of a movable range, from its start, that has at least `bytes` bytes.
     pub(crate) fn head(&self, movable: Range, bytes: usize) -> Range {
         let wanted = bytes.next_multiple_of(self.granularity).min(movable.bytes);
@@ -172,6 +177,8 @@ mod tests {
         );
         assert_eq!(mappings.movable(range(0x3100, 0x3000)), None);
         let all = mappings.movable(range(0, 0x7000)).unwrap();
+        assert_eq!(mappings.pieces_in(all), 3);
+        assert_eq!(mappings.pieces_in(range(0x2000, 0x1000)), 1);
         assert_eq!(mappings.head(all, 0x2001), range(0, 0x3000));
         assert_eq!(mappings.head(all, 0x3001), range(0, 0x7000));
         let head = mappings.head(all, 0x2001);

@@ -110,14 +110,14 @@ impl Arena {
     }
 
     /// A block from memory already held.
-    pub(crate) fn allocate(&self, want: &Want) -> Option<Block> {
-        let mut room = self.state.lock();
-        if let Some(queue) = want.queue.filter(|_| want.contended)
-            && let Some(block) = room.allocate_own(want, queue)
-        {
-            return Some(block);
+    pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
+        if let Some(queue) = want.queue.filter(|_| want.contended) {
+            let own = self.state.lock().allocate_own(want, queue);
+            if let Some(block) = own.or_else(|| self.remap_own(want, passed)) {
+                return Some(block);
+            }
         }
-        room.allocate(want)
+        self.state.lock().allocate(want)
     }
 
     /// Takes a block back. Returns the clean range it is part of now, if it is clean.

@@ -14,6 +14,11 @@ use crate::wait::{Wait, left_out};
 /// Holes looked at for one remap, and pieces moved by it.
 const DONORS_MAX: usize = 4096;
 
+/// Requests from which a queue's own pending memory is mapped together for them, and of how many pieces at
+/// most: a call each.
+const OWN_BYTES_MIN: usize = 1 << 20;
+const OWN_PIECES_MAX: usize = 8;
+
 /// Free memory taken out of the space, to be mapped elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Donors {
@@ -41,16 +46,34 @@ impl Donors {
     }
 }
 
+/// Whose free memory is to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The queue's own pending memory alone.
+    Own,
+    OwnThenClean,
+}
+
 impl Arena {
     /// Takes granules out of holes until there are `need` bytes, the queue's own pending memory first,
     /// few large pieces rather than many small ones. May take less.
     pub(super) fn take_donors(&self, growth: &mut Growth, want: &Want, need: usize) -> Donors {
+        self.take_donors_of(growth, want, need, Whose::OwnThenClean)
+    }
+
+    fn take_donors_of(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+        need: usize,
+        whose: Whose,
+    ) -> Donors {
         let mut room = self.state.lock();
         let mut own = Vec::new();
         let mut clean = Vec::new();
         let mut found = 0;
         for free in room.space.largest_free_for(want.queue).take(DONORS_MAX) {
-            if found >= need {
+            if found >= need || (whose == Whose::Own && free.point.is_none()) {
                 break;
             }
             if let Some(movable) = growth.mappings.movable(free.range) {
@@ -62,6 +85,14 @@ impl Arena {
                 };
                 list.push((movable, free));
             }
+        }
+        let pieces = |list: &[(Range, Free)]| -> usize {
+            list.iter()
+                .map(|(movable, _)| growth.mappings.pieces_in(*movable))
+                .sum()
+        };
+        if whose == Whose::Own && (found < need || pieces(&own) > OWN_PIECES_MAX) {
+            return Donors::default();
         }
         // The last one: the smallest that holds the rest, so that large holes stay whole.
         for list in [&mut own, &mut clean] {
@@ -83,6 +114,41 @@ impl Arena {
             });
         }
         donors
+    }
+
+    /// A block from what is pending on the request's queue, mapped together, where that saves clean memory
+    /// which others can use and there is little of.
+    pub(super) fn remap_own(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
+        let properties = self.virtual_memory.filter(|one| one.divisible)?;
+        let scarce = self.reserve.slack() < want.bytes as u64;
+        if !scarce || want.bytes < OWN_BYTES_MIN {
+            return None;
+        }
+        if self.state.lock().space.pending_bytes_of(want.queue?) < want.bytes {
+            return None;
+        }
+        let mut growth = self.growth.lock();
+        if self.too_many_mappings(&growth, properties) {
+            return None;
+        }
+        let window = self.window(&mut growth, want, None).ok()?;
+        let need = window.bytes_to_map(properties);
+        let donors = self.take_donors_of(&mut growth, want, need, Whose::Own);
+        if donors.is_empty() {
+            return None;
+        }
+        self.reserve.count_remap();
+        let (parts, created) = (donors.into_parts(), Vec::new());
+        self.map_window(
+            &mut growth,
+            properties,
+            want,
+            window,
+            parts,
+            created,
+            passed,
+        )
+        .ok()
     }
 
     pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {
