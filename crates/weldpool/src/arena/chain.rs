@@ -10,6 +10,7 @@ use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
+use crate::wait::{Wait, left_out};
 
 /// Free ranges looked at for one request.
 const FREE_MAX: usize = 4096;
@@ -367,6 +368,7 @@ impl Arena {
         growth.windows.enter(all);
         let points = chosen.cut.iter().filter_map(|free| free.point);
         let point = points.max_by_key(|point| point.value);
+        let point = point.filter(|_| !left_out(Wait::Remap));
         let mut room = self.state.lock();
         let free = room.space.add_pending(whole, point);
         let block = room.cut_block(free, start, want);

@@ -298,13 +298,38 @@ fn remapped(bench: &Bench, queue: &Queue) -> (Buffer, [Buffer; 2]) {
     (whole, targets)
 }
 
+/// On the host, where addresses whose memory was mapped elsewhere are unmapped as soon as may be: work that
+/// still used them would end the process.
 #[test]
 fn addresses_stay_mapped_until_work_has_passed() {
-    let bench = Bench::new();
-    let queue = bench.queue();
-    let (whole, [one, other]) = remapped(&bench, &queue);
-    drop((whole, one));
-    bench.finish(&other, 1);
+    const PIECE: usize = 2 * MIB;
+    let allocator = Allocator::host().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let hold = move || {
+        let _open = gate.recv();
+    };
+    queue.call(hold).unwrap();
+    let request = Request::new(PIECE).queue(&queue);
+    let [one, between, other] = [0; 3].map(|_| allocator.allocate_with(&request).unwrap());
+    let targets = [one, other].map(|mut piece| {
+        let mut target = allocator.allocate(PIECE).unwrap();
+        target.write::<u8>().unwrap().fill(0);
+        queue.fill(&mut piece, 1).unwrap();
+        queue.copy(&piece, &mut target).unwrap();
+        target
+    });
+    let before = allocator.stats();
+    allocator.set_reserved_bytes_max(Some(before.reserved.value));
+    let request = Request::new(2 * PIECE).queue(&queue);
+    let whole = allocator.allocate_with(&request).unwrap();
+    assert_eq!(allocator.stats().remaps, before.remaps + 1);
+    open.send(()).unwrap();
+    for target in &targets {
+        target.wait(None).unwrap();
+        assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 1));
+    }
+    drop((between, whole));
 }
 
 #[test]
