@@ -96,7 +96,7 @@ fn the_controller_is_found_in_each_layout() {
             (
                 Version::One,
                 "/sys/fs/cgroup/memory",
-                "/sys/fs/cgroup/memory/work/one",
+                "/sys/fs/cgroup/memory/jobs/one",
             ),
         ),
     ];
