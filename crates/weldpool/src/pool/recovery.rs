@@ -6,7 +6,8 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Place, Pool};
+use super::Pool;
+use super::place::Place;
 use crate::arena::Source;
 use crate::block::{Block, CacheKey};
 use crate::error::{Error, ErrorKind, Result};

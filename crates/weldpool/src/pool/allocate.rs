@@ -1,0 +1,311 @@
+//! Serving a request, from a thread's cache to memory that is new.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use super::Pool;
+use super::place::Place;
+use super::recovery::{Shortage, is_shortage};
+use crate::arena::{SMALL_BYTES_MAX, Source};
+use crate::block::{Block, CacheKey, ListId};
+use crate::buffer::Buffer;
+use crate::device::StorageMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::request::{DEFAULT_ALIGNMENT, Request};
+use crate::strategy::{Asked, Choice, Surroundings};
+use crate::sync::{Arc, Ordering};
+use crate::thread_cache::{self, Count};
+
+/// Requests past the caches after which queues with freed memory are signalled, so that it becomes
+/// everybody's, and returnable, without anybody having to ask first.
+const SIGNAL_EVERY: u64 = 16;
+/// Stands for the host among the domains whose requests compete.
+const HOST_DOMAIN: u64 = 1 << 32;
+
+impl Pool {
+    /// A block from this thread's cache, handed out, if there is one for such a request.
+    #[inline]
+    pub(crate) fn take_warm(
+        &self,
+        key: CacheKey,
+        storage: StorageMode,
+        bytes: usize,
+        name: Name,
+    ) -> Option<Block> {
+        let list = self.classes.warm_list(storage, bytes)?;
+        let block = thread_cache::pop(key, list, bytes)?;
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        Some(block)
+    }
+
+    /// A buffer of shared storage without a name from this thread's cache.
+    #[inline]
+    pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
+        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+            .map(Buffer::new)
+    }
+
+    /// A buffer from this thread's cache, when the request needs nothing else.
+    #[inline]
+    pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
+        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT {
+            return None;
+        }
+        let key = match request.queue {
+            None => self.key,
+            Some(queue) => queue.core().key_in(self.key)?,
+        };
+        self.take_warm(key, request.storage, request.bytes, request.name)
+            .map(Buffer::new)
+    }
+
+    /// A buffer, from wherever there is memory.
+    pub(crate) fn allocate(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let allocated = self.allocate_cold(request).and_then(|mut buffer| {
+            if request.zeroed {
+                match request.queue {
+                    Some(queue) => drop(queue.fill(&mut buffer, 0)?),
+                    None => buffer.write::<u8>()?.fill(0),
+                }
+            }
+            Ok(buffer)
+        });
+        allocated.map_err(|error| {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            self.observe_failure(error.kind());
+            let error = error.for_request(request.bytes, request.name);
+            match error.kind() {
+                ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
+                _ => error,
+            }
+        })
+    }
+
+    pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        let mut request = *request;
+        let mut pooled = self.pooling.load(Ordering::Relaxed);
+        if self.chooses
+            && let Some(strategy) = &self.strategy
+        {
+            let Choice {
+                pool,
+                storage,
+                alignment,
+            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            pooled &= pool;
+            request = request.storage(storage).alignment(alignment);
+        }
+        let place = self.place(&request)?;
+        let queue = request.queue.map(|queue| queue.core());
+        let key = match queue {
+            None => self.key,
+            Some(queue) => queue.key_in(self.key).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::InvalidRequest,
+                    "the queue belongs to another allocator",
+                )
+            })?,
+        };
+        let queue = queue.map(|queue| queue.number());
+        let what = (request.bytes, request.name);
+        // A recorder keeps the warm path closed, or the strategy chose after that was tried, or another
+        // key had the cache's place.
+        let cached = if !pooled {
+            None
+        } else if self.observer.recording() {
+            thread_cache::pop_recorded(key, place.list, request.bytes)
+        } else if thread_cache::reopen(key) || self.chooses {
+            thread_cache::pop(key, place.list, request.bytes)
+        } else {
+            None
+        };
+        if let Some(mut block) = cached {
+            self.observe_allocation(&mut block, what, stream_of(queue), None);
+            block.hand_out(request.bytes, place.alignment, request.name);
+            return Ok(Buffer::new(block));
+        }
+        let sampled = thread_cache::charge(key, request.bytes).then(Instant::now);
+        if sampled.is_some() {
+            // The cache let the request past only to be a sample, or has nothing for it.
+            let popped = if pooled {
+                thread_cache::pop(key, place.list, request.bytes)
+            } else {
+                None
+            };
+            thread_cache::renew_credit(key, self);
+            if let Some(mut block) = popped {
+                self.observe_allocation(&mut block, what, stream_of(queue), sampled);
+                block.hand_out(request.bytes, place.alignment, request.name);
+                return Ok(Buffer::new(block));
+            }
+        }
+        let obtained = if pooled {
+            self.obtain(place, key, queue)
+        } else {
+            self.obtain_direct(place)
+        };
+        let (mut block, source) = match obtained {
+            Err(error) if is_shortage(&error) => {
+                let shortage = Shortage {
+                    request: &request,
+                    place,
+                    key,
+                    queue,
+                    direct: !pooled,
+                };
+                self.recover(&shortage, error)?
+            }
+            obtained => obtained?,
+        };
+        if source == Source::Driver {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(strategy) = &self.strategy {
+            self.tune(strategy.as_ref());
+        }
+        let (list, bytes) = (block.list(), block.bytes());
+        let count = Count::Allocation {
+            requested: request.bytes,
+            block_bytes: bytes,
+        };
+        thread_cache::count(self, key, list, count);
+        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
+        block.hand_out(request.bytes, place.alignment, request.name);
+        Ok(Buffer::new(block))
+    }
+
+    /// A block of new memory that nothing else shares.
+    pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
+        let arena = &self.arenas[place.storage.index()].0;
+        let want = place.want(ListId::DIRECT, None, false);
+        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        Ok((block, Source::Driver))
+    }
+
+    /// A block past this thread's cache.
+    pub(super) fn obtain(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+    ) -> Result<(Block, Source)> {
+        // A thread's first request makes its cache, so that a refill has where to go.
+        thread_cache::count(self, key, ListId::NONE, Count::Nothing);
+        let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
+        let last = self.last_domain.swap(domain, Ordering::Relaxed);
+        if last != 0 && last != domain {
+            self.contended.store(true, Ordering::Relaxed);
+        }
+        if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
+            let mut blocks = self.classes.take(place.list, place.refill_blocks());
+            if let Some(block) = blocks.pop() {
+                self.keep(key, blocks);
+                return Ok((block, Source::Held));
+            }
+        }
+        self.classes.count_miss(place.list);
+        let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
+        let contended = self.is_contended();
+        if contended || signal {
+            self.collect(signal);
+        }
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
+        if let Some(block) = held(self) {
+            return Ok((block, Source::Held));
+        }
+        self.reserve
+            .note_live(self.totals().live + place.bytes as u64);
+        if self.collect(false)
+            && let Some(block) = held(self)
+        {
+            return Ok((block, Source::Held));
+        }
+        if self.reserve.slack() < place.bytes as u64 {
+            self.collect(true);
+            // What lies in caches while shelves are closed is small, and scattered.
+            if self.shelves_open() || place.is_small() {
+                let drained = self.drain_caches(false);
+                // Emptying caches that hold little, as those of a program that only grows, costs nothing.
+                if drained > place.bytes / 8 {
+                    self.close_shelves();
+                }
+            } else {
+                self.close_shelves();
+            }
+            if let Some(block) = held(self) {
+                return Ok((block, Source::Held));
+            }
+        }
+        self.grow(place, key, queue, contended)
+    }
+
+    /// A block from memory that is free in an arena.
+    pub(super) fn obtain_held(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Option<Block> {
+        let (arena, small) = &self.arenas[place.storage.index()];
+        let want = place.want(place.list, queue, contended);
+        if !place.is_small() {
+            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
+            self.classes.count_cut(place.list, place.bytes);
+            return Some(block);
+        }
+        let mut more = Vec::new();
+        let count = place.refill_blocks();
+        let first = small.allocate(&want, count, &mut more).or_else(|| {
+            let span = place.span(small, queue, contended);
+            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
+            small.add_span(span);
+            small.allocate(&want, count, &mut more)
+        })?;
+        self.classes
+            .count_cut(place.list, place.bytes * (more.len() + 1));
+        self.keep(key, more);
+        Some(first)
+    }
+
+    /// A block from more memory, or from holes mapped together.
+    pub(super) fn grow(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Result<(Block, Source)> {
+        let (arena, small) = &self.arenas[place.storage.index()];
+        let passed = |point| self.orders.passed(point);
+        if !place.is_small() {
+            let want = place.want(place.list, queue, contended);
+            let grown = arena.grow(&want, &passed)?;
+            self.classes.count_cut(place.list, place.bytes);
+            return Ok(grown);
+        }
+        loop {
+            let span = place.span(small, queue, contended);
+            let (span, source) = arena.grow(&span, &passed)?;
+            small.add_span(span);
+            // Another thread may have used up the span already.
+            if let Some(block) = self.obtain_held(place, key, queue, contended) {
+                return Ok((block, source));
+            }
+        }
+    }
+
+    /// Puts a batch into this thread's list; what has no room goes back.
+    pub(super) fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
+        for block in thread_cache::refill(key, blocks) {
+            self.release(block);
+        }
+    }
+}
+
+/// The number of a queue's stream in records; zero is the host's.
+fn stream_of(queue: Option<u32>) -> u64 {
+    queue.map_or(0, |queue| u64::from(queue) + 1)
+}

@@ -1,0 +1,163 @@
+//! Taking blocks back: from buffers, and from threads that end.
+
+#![forbid(unsafe_code)]
+
+use super::Pool;
+use crate::block::{ArenaKind, Block, CacheKey, ListId};
+use crate::in_flight::Use;
+use crate::sync::{Arc, Ordering};
+use crate::thread_cache::{self, Count, Shard};
+
+impl Pool {
+    /// Takes a block back from a buffer; `uses` are those that may not be over.
+    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
+        block.take_back();
+        if !uses.is_empty() {
+            let last = uses.last().map(|last| last.fence.queue().number);
+            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
+            self.count_free(self.key, &block);
+            match self.orders.single_point(self.key, &uses) {
+                Some(point) => {
+                    block.set_point(Some(point));
+                    self.release(block);
+                }
+                None => self.deferred.put(block, uses),
+            }
+            self.close_if_idle();
+            return;
+        }
+        thread_cache::push(self.key, block);
+    }
+
+    pub(super) fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
+        let count = Count::Free {
+            requested: block.requested(),
+            block_bytes: block.bytes(),
+        };
+        thread_cache::count(self, key, block.list(), count);
+    }
+
+    /// Takes a block back for which a cache had no room.
+    pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block, counted: bool) {
+        let list = block.list();
+        if !counted {
+            self.count_free(key, &block);
+        }
+        let sampled = self.observe_free(&mut block, None);
+        let pooled = list.is_some()
+            && self.pooling.load(Ordering::Relaxed)
+            && !self.closing.load(Ordering::Relaxed);
+        if pooled && (sampled || self.observer.recording()) {
+            // But for being watched, it would lie in the thread's cache.
+            if let Some(block) = thread_cache::push_watched(key, block) {
+                self.release(block);
+            }
+        } else if pooled {
+            // The first block of a thread makes its cache; a full one makes room.
+            let surplus = thread_cache::take_surplus(key, list);
+            let (mut batch, others): (Vec<_>, Vec<_>) =
+                surplus.into_iter().partition(|block| block.list() == list);
+            for block in others {
+                self.release(block);
+            }
+            batch.extend(thread_cache::refill(key, vec![block]));
+            let ordered = batch.iter().any(|block| block.point().is_some());
+            let rest = if ordered {
+                batch
+            } else {
+                self.classes.put(list, batch)
+            };
+            for block in rest {
+                self.release(block);
+            }
+        } else {
+            self.release(block);
+        }
+        self.close_if_idle();
+    }
+
+    /// Gives a block back to its arena, and memory beyond the limit on idle memory back to the device.
+    pub(super) fn release(&self, block: Block) {
+        if self.closed.load(Ordering::Relaxed) {
+            block.retire();
+            return;
+        }
+        let contended = self.is_contended();
+        let (arena, small) = &self.arenas[block.storage().index()];
+        let point = self.orders.pending_point(&block);
+        if contended
+            && let Some(point) = point
+            && let Some(queue) = self.orders.get(point.queue)
+            && queue.signalled() < point.value
+        {
+            queue.note_freed(block.bytes());
+        }
+        self.classes.count_returned(block.list(), block.bytes());
+        let direct = block.list() == ListId::DIRECT;
+        let freed = match block.arena() {
+            ArenaKind::Small => match small.release(block, point, contended) {
+                Some(span) => arena.release(span, None, contended),
+                None => None,
+            },
+            ArenaKind::Large => arena.release(block, point, contended),
+        };
+        let Some(freed) = freed else {
+            return;
+        };
+        if direct || !self.pooling.load(Ordering::Relaxed) {
+            arena.trim_range(freed);
+            return;
+        }
+        let idle = self.idle_bytes();
+        let most = self.cache_limit.bytes();
+        if idle > most && freed.bytes as u64 > (idle - most) / 8 {
+            let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
+            arena.trim(excess, &|point| self.orders.passed(point));
+        }
+    }
+
+    /// What a thread leaves behind when it ends. No driver is called.
+    pub(crate) fn take_back_from_thread(&self, blocks: Vec<Block>, shard: &Arc<Shard>) {
+        {
+            let mut shards = self.shards.lock();
+            shards.retain(|one| !Arc::ptr_eq(one, shard));
+            self.shared.absorb_lists(shard);
+            if shard.speaks() {
+                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
+                match shards.iter().find(heir) {
+                    Some(heir) => heir.set_speaks(true),
+                    None => self.shared.totals.absorb(&shard.totals),
+                }
+            }
+            self.share_out(&shards);
+        }
+        self.give_back(blocks);
+        // Its last free may have gone unseen by whoever closed the pool.
+        self.close_if_idle();
+    }
+
+    /// Gives blocks back to their arenas without calling a driver.
+    pub(super) fn give_back(&self, blocks: Vec<Block>) {
+        let closed = self.closed.load(Ordering::Relaxed);
+        let contended = self.is_contended();
+        for block in blocks {
+            if closed {
+                block.retire();
+                continue;
+            }
+            let (arena, small) = &self.arenas[block.storage().index()];
+            let point = self.orders.pending_point(&block);
+            self.classes.count_returned(block.list(), block.bytes());
+            match block.arena() {
+                ArenaKind::Small => {
+                    if let Some(span) = small.release(block, point, contended) {
+                        arena.release(span, None, contended);
+                    }
+                }
+                ArenaKind::Large => {
+                    arena.release(block, point, contended);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Idle memory: emptying caches, collecting what work has left, and how much there is.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use crate::arena::{Arena, SmallArena};
+use crate::block::{Block, Point};
+use crate::thread_cache;
+use crate::wait::{Wait, left_out};
+
+impl Pool {
+    /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
+    /// arenas; unless `all`, each class keeps as many blocks as it started with. Returns the bytes.
+    pub(super) fn drain_caches(&self, all: bool) -> usize {
+        let mut drained = Vec::new();
+        thread_cache::drain_own(self, &mut drained);
+        let shards = self.shards.lock().clone();
+        for shard in shards {
+            shard.drain_lent(|_| true, &mut drained);
+        }
+        self.classes.drain(&mut drained);
+        if !all {
+            drained = self.classes.keep_initial(drained);
+        }
+        let bytes = drained.iter().map(Block::bytes).sum();
+        self.give_back(drained);
+        self.release_empty_spans();
+        bytes
+    }
+
+    /// Gives spans without a small block back to their arenas.
+    pub(super) fn release_empty_spans(&self) {
+        for (arena, small) in &self.arenas {
+            for span in small.take_empty() {
+                arena.release(span, None, self.is_contended());
+            }
+        }
+    }
+
+    /// Makes memory free whose work is over; with `signal`, marks the queues that have pending memory
+    /// which no signal covers yet. True if there was any.
+    pub(super) fn collect(&self, signal: bool) -> bool {
+        let mut any = false;
+        if !self.deferred.is_empty() {
+            for block in self.deferred.collect() {
+                any = true;
+                self.release(block);
+            }
+        }
+        if self.orders.is_empty() {
+            return any;
+        }
+        let mut queues = Vec::new();
+        for (arena, small) in &self.arenas {
+            arena.pending_queues(&mut queues);
+            small.pending_queues(&mut queues);
+        }
+        queues.sort_unstable();
+        queues.reverse();
+        queues.dedup_by_key(|(queue, _)| *queue);
+        self.orders.forget_ended();
+        for (queue, value) in queues {
+            if signal {
+                self.orders.cover(Point { queue, value });
+            }
+            let completed = match self.orders.completed(queue) {
+                _ if left_out(Wait::Collect) => u64::MAX,
+                completed => completed,
+            };
+            for (arena, small) in &self.arenas {
+                any |= arena.pass(queue, completed);
+                any |= small.pass(queue, completed);
+            }
+        }
+        any
+    }
+
+    /// Waits up to `timeout` in all for the work that pending memory waits for.
+    pub(super) fn wait(&self, timeout: Duration) {
+        let start = Instant::now();
+        self.deferred.wait(timeout);
+        let mut queues = Vec::new();
+        for (arena, small) in &self.arenas {
+            arena.pending_queues(&mut queues);
+            small.pending_queues(&mut queues);
+        }
+        for (queue, value) in queues {
+            let left = timeout.saturating_sub(start.elapsed());
+            self.orders.wait(Point { queue, value }, left);
+        }
+        self.collect(true);
+    }
+
+    /// Returns all idle memory to the device; says how many bytes.
+    pub(crate) fn clear(&self) -> usize {
+        self.collect(true);
+        self.drain_caches(true);
+        self.trim(usize::MAX)
+    }
+
+    pub(super) fn idle_bytes(&self) -> u64 {
+        let used = self.totals().block_bytes + self.deferred_bytes();
+        self.device.reserved().value.saturating_sub(used)
+    }
+
+    pub(super) fn deferred_bytes(&self) -> u64 {
+        let pending =
+            |(arena, small): &(Arena, SmallArena)| arena.free().pending + small.free().pending;
+        let arenas: usize = self.arenas.iter().map(pending).sum();
+        self.deferred.bytes() + arenas as u64
+    }
+}

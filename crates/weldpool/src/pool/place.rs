@@ -1,0 +1,111 @@
+//! Where a request is served: storage, class and alignment.
+
+#![forbid(unsafe_code)]
+
+use super::Pool;
+use crate::arena::{SMALL_BYTES_MAX, SmallArena, Want};
+use crate::block::ListId;
+use crate::device::{Device, StorageMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::request::{DEFAULT_ALIGNMENT, Request};
+
+/// Bytes that one refill of a thread's list aims at, and most blocks of it.
+const REFILL_BYTES: usize = 64 << 10;
+const REFILL_BLOCKS_MAX: usize = 32;
+
+/// Where a request is served.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) storage: StorageMode,
+    pub(super) list: ListId,
+    pub(super) thread_max: u8,
+    pub(super) bytes: usize,
+    pub(super) alignment: usize,
+    /// Whether what is cut along with the block finds room in the thread's cache.
+    pub(super) refill: bool,
+}
+
+impl Pool {
+    pub(super) fn place(&self, request: &Request<'_>) -> Result<Place> {
+        let properties = self.device.properties();
+        request.validate(properties.segment_bytes_max)?;
+        if !properties.storage_modes.contains(&request.storage) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the device has no such storage mode; see DeviceProperties::storage_modes",
+            ));
+        }
+        if request.zeroed && request.queue.is_none() && request.storage == StorageMode::Private {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "zeroed private storage needs a queue to zero it on; see Request::queue",
+            ));
+        }
+        let alignment = request
+            .alignment
+            .max(self.alignment)
+            .max(properties.alignment_min);
+        let classes = self.classes.classes();
+        // Blocks of a class are aligned to 256 bytes, no more.
+        let class = classes
+            .index_of(request.bytes)
+            .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let refill = class.is_some() && !self.observer.recording();
+        Ok(match class {
+            Some(class) => Place {
+                storage: request.storage,
+                list: self.classes.list(request.storage, class),
+                thread_max: self.tuned.thread_max(&classes.as_slice()[class]),
+                bytes: classes.as_slice()[class].bytes,
+                alignment,
+                refill,
+            },
+            None => Place {
+                storage: request.storage,
+                list: ListId::NONE,
+                thread_max: 0,
+                // Cannot overflow: the request is at most a segment's length.
+                bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
+                alignment,
+                refill,
+            },
+        })
+    }
+}
+
+impl Place {
+    pub(super) fn is_small(&self) -> bool {
+        self.bytes <= SMALL_BYTES_MAX && self.alignment <= SMALL_BYTES_MAX / 16
+    }
+
+    pub(super) fn refill_blocks(&self) -> usize {
+        if self.refill {
+            (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
+        } else {
+            1
+        }
+    }
+
+    pub(super) fn want(&self, list: ListId, queue: Option<u32>, contended: bool) -> Want {
+        Want {
+            bytes: self.bytes,
+            alignment: self.alignment,
+            list,
+            thread_max: self.thread_max,
+            queue,
+            contended,
+        }
+    }
+
+    /// The span to cut small blocks from.
+    pub(super) fn span(&self, small: &SmallArena, queue: Option<u32>, contended: bool) -> Want {
+        Want {
+            bytes: small.next_span_bytes().max(self.bytes + self.alignment),
+            alignment: DEFAULT_ALIGNMENT,
+            list: ListId::NONE,
+            thread_max: 0,
+            queue,
+            contended,
+        }
+    }
+}

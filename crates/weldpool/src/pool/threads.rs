@@ -1,0 +1,76 @@
+//! The threads' shards of a pool, and what they may keep.
+
+#![forbid(unsafe_code)]
+
+use super::Pool;
+use crate::block::CacheKey;
+use crate::sync::{Arc, Ordering};
+use crate::thread_cache::{Shard, ThreadTotals};
+
+impl Pool {
+    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
+    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
+        let speaks = totals.is_none();
+        let totals = totals.unwrap_or_default();
+        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
+        shard.set_speaks(speaks);
+        if speaks {
+            self.grant_credit(&shard.totals);
+        }
+        // Under the lock, so that a change meanwhile reaches the new shard too.
+        let mut shards = self.shards.lock();
+        shard.set_bypass(self.bypass());
+        shards.push(Arc::clone(&shard));
+        self.share_out(&shards);
+        shard
+    }
+
+    /// Lets a thread's caches serve until the next sample.
+    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
+        let sampler = &self.observer.sampler;
+        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+    }
+
+    /// Divides what may lie idle among the threads' caches.
+    pub(super) fn share_out(&self, shards: &[Arc<Shard>]) {
+        let open = self.reopen_at.load(Ordering::Relaxed) == 0;
+        let all = if open { self.cache_limit.bytes() } else { 0 };
+        let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        for shard in shards {
+            shard.totals.set_lent_bytes_max(share);
+        }
+    }
+
+    /// Switches pooling; returns what it was.
+    pub(crate) fn set_pooling(&self, on: bool) -> bool {
+        let before = self.pooling.swap(on, Ordering::Relaxed);
+        self.update_bypass();
+        if before && !on {
+            let _bytes = self.clear();
+        }
+        before
+    }
+
+    /// Whether threads must go past their caches.
+    pub(super) fn bypass(&self) -> bool {
+        !self.pooling.load(Ordering::Relaxed)
+            || self.closing.load(Ordering::Relaxed)
+            || self.observer.recording()
+    }
+
+    pub(super) fn update_bypass(&self) {
+        let shards = self.shards.lock();
+        let on = self.bypass();
+        for shard in shards.iter() {
+            shard.set_bypass(on);
+        }
+    }
+
+    /// Sets the limit on idle memory; returns what it was.
+    pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
+        let before = self.cache_limit.set(bytes);
+        self.share_out(&self.shards.lock());
+        self.shed_idle();
+        before
+    }
+}
