@@ -44,7 +44,7 @@ impl ListId {
     /// Lists, and what stands for none.
     pub(crate) const COUNT: usize = 16384;
     /// Length of a bin in bytes.
-    pub(crate) const BIN_BYTES: usize = 64;
+    pub(crate) const BIN_BYTES: usize = 128;
 
     /// For blocks that return to their arena.
     pub(crate) const NONE: Self = Self::numbered(Self::MOST);
@@ -63,7 +63,7 @@ impl ListId {
     }
 
     const fn numbered(index: usize) -> Self {
-        // Less than 2^20.
+        // Less than 2^21.
         Self((index * Self::BIN_BYTES) as u32)
     }
 

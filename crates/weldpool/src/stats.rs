@@ -64,8 +64,8 @@ pub struct ClassStats {
     pub frees: u64,
     /// Bytes requested by users and not yet freed.
     pub live_bytes: u64,
-    /// Greatest sum of those: exact for one thread, and for several at most too high by what their caches
-    /// keep.
+    /// Greatest sum of those that was seen: whenever a request or a free goes past the threads' caches, and
+    /// when statistics are read. What the caches serve in between it may be too low by.
     pub live_bytes_peak: u64,
     /// Bytes of the blocks cut for the class, in use or idle.
     pub held_bytes: u64,

@@ -25,9 +25,14 @@ impl Pool {
         &self.live_water
     }
 
-    /// That of a list.
-    pub(crate) fn list_water(&self, list: ListId) -> &HighWater {
-        self.classes.water(list).unwrap_or(&self.unlisted_water)
+    /// The usual length of requests of a list, of which this is one.
+    pub(crate) fn usual_bytes(&self, list: ListId, requested: u64) -> u32 {
+        self.classes.usual_bytes(list, requested)
+    }
+
+    /// Takes note of what one thread has live of a list, more than it said before; wraps.
+    pub(crate) fn note_live(&self, list: ListId, more: u64) {
+        self.classes.note_live(list, more);
     }
 
     /// Divides what may lie idle among the threads' caches.

@@ -23,10 +23,10 @@ type Slots = [Option<Block>; BIN_BLOCKS_MAX];
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Bin {
-    pub(super) tally: Tally,
     /// There once the bin is open.
     slots: UnsafeCell<Option<Box<Slots>>>,
     own: Level,
+    pub(super) tally: Tally,
     lent: Level,
     /// Bytes of one block; at most `u32::MAX` is told apart.
     block_bytes: AtomicU32,
@@ -89,9 +89,14 @@ impl Bin {
         }
     }
 
+    /// Blocks that are here.
+    pub(crate) fn len(&self) -> usize {
+        self.level().len()
+    }
+
     /// Bytes of the blocks that are here.
     pub(crate) fn bytes(&self) -> usize {
-        self.level().len() * self.block_bytes()
+        self.len() * self.block_bytes()
     }
 
     fn block_bytes(&self) -> usize {
@@ -203,28 +208,44 @@ impl Bin {
         unsafe { self.push_at(&self.own, block) }
     }
 
-    /// Takes the block out that was put here last.
+    /// Puts a block into a bin that is lent, or gives it back where there is no room.
     ///
     /// # Safety
     ///
     /// The caller is inside.
     #[inline]
+    pub(crate) unsafe fn push_lent(&self, block: Block) -> Result<(), Block> {
+        // SAFETY: the caller's promise.
+        unsafe { self.push_at(&self.lent, block) }
+    }
+
+    /// Takes the block out that was put here last, past the warm path.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside.
     pub(crate) unsafe fn pop(&self) -> Option<Block> {
         let level = self.level();
         let last = level.last()?;
         // SAFETY: the caller's promise.
-        Some(unsafe { self.take_at(level, last) })
+        let block = unsafe { self.take_at(level, last) };
+        self.tally.went(1);
+        Some(block)
     }
 
-    /// Puts a block here, or gives it back where there is no room.
+    /// Puts a block here, past the warm path, or gives it back where there is no room.
     ///
     /// # Safety
     ///
     /// The caller is inside.
-    #[inline]
     pub(crate) unsafe fn push(&self, block: Block) -> Result<(), Block> {
+        self.tally.came(1);
         // SAFETY: the caller's promise.
-        unsafe { self.push_at(self.level(), block) }
+        let pushed = unsafe { self.push_at(self.level(), block) };
+        if pushed.is_err() {
+            self.tally.went(1);
+        }
+        pushed
     }
 
     /// # Safety

@@ -152,10 +152,10 @@ pub(crate) fn take(key: CacheKey, list: ListId) -> Option<Block> {
     with(key, |cache| {
         let shard = &cache.shard;
         let bin = shard.bins.get(list);
-        let held = bin.is_lent().then(|| shard.lending.hold());
+        let _held = shard.lending.hold();
         // SAFETY: the cache is this thread's, which has the right to what is lent too.
         let block = unsafe { bin.pop() }?;
-        if held.is_some() {
+        if bin.is_lent() {
             add(&shard.lent_bytes, block.bytes().wrapping_neg());
         }
         Some(block)
@@ -215,16 +215,16 @@ pub(crate) fn count_allocation(
     counting(pool, key, |shard| {
         let requested = requested as u64;
         pool.live_water().take(&shard.headroom, requested);
-        shard.count_allocation(list, pool.list_water(list), requested, block_bytes);
+        shard.count_allocation(pool, list, requested, block_bytes);
     });
 }
 
 /// Counts a free likewise.
 pub(crate) fn count_free(pool: &Arc<Pool>, key: CacheKey, block: &Block) {
     counting(pool, key, |shard| {
-        let list = block.list();
-        shard.count_free(list, block.requested() as u64, block.bytes());
-        shard.settle(pool, list);
+        let requested = block.requested() as u64;
+        shard.count_free(pool, block.list(), requested, block.bytes());
+        shard.settle(pool);
     });
 }
 
@@ -259,7 +259,6 @@ fn add(counter: &crate::sync::AtomicUsize, amount: usize) {
 /// What the counters are after an allocation.
 struct Left {
     allocations: u64,
-    list_headroom: u64,
     headroom: u64,
 }
 
@@ -279,8 +278,8 @@ impl Shard {
                 None
             };
         };
-        let after = self.after_allocation(bin, requested)?;
-        self.count(bin, after);
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
         // SAFETY: the owner is inside of what is not lent.
         Some(unsafe { bin.take_own(last) })
     }
@@ -292,8 +291,8 @@ impl Shard {
     fn pop_lent(&self, bin: &Bin, requested: usize) -> Option<Block> {
         let _inside = self.lending.enter()?;
         let last = bin.last_lent()?;
-        let after = self.after_allocation(bin, requested)?;
-        self.count(bin, after);
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
         // SAFETY: this thread is the owner, and inside.
         let block = unsafe { bin.take_lent(last) };
         add(&self.lent_bytes, block.bytes().wrapping_neg());
@@ -303,19 +302,17 @@ impl Shard {
     /// What an allocation leaves of the counters; nothing for a sample, or at a new peak.
     #[inline(always)]
     fn after_allocation(&self, bin: &Bin, requested: usize) -> Option<Left> {
-        let requested = requested as u64;
         Some(Left {
             allocations: bin.tally.left_after_one()?,
-            list_headroom: bin.tally.headroom.after(requested)?,
-            headroom: self.headroom.after(requested)?,
+            headroom: self.headroom.after(requested as u64)?,
         })
     }
 
     #[inline(always)]
-    fn count(&self, bin: &Bin, left: Left) {
+    fn count(&self, bin: &Bin, left: Left, requested: usize) {
         bin.tally.leave(left.allocations);
-        bin.tally.headroom.leave(left.list_headroom);
         self.headroom.leave(left.headroom);
+        bin.tally.allocate_bytes(requested as u64);
     }
 
     /// Puts a block into its bin, counted as given back; where there is no room, the pool takes it.
@@ -336,7 +333,7 @@ impl Shard {
 
     #[inline(always)]
     fn count_pushed(&self, bin: &Bin, requested: u64) {
-        bin.tally.count_free(requested);
+        bin.tally.free_bytes(requested);
         self.headroom.put(requested);
     }
 
@@ -363,7 +360,7 @@ impl Shard {
             return Err(block);
         }
         // SAFETY: this thread is the owner, and inside.
-        unsafe { bin.push(block) }?;
+        unsafe { bin.push_lent(block) }?;
         self.count_pushed(bin, requested);
         self.lent_bytes.store(lent, Ordering::Relaxed);
         Ok(())
@@ -379,6 +376,7 @@ impl Shard {
         let lent = bytes > OWN_BLOCK_BYTES_MAX;
         // SAFETY: the caller is the owner.
         unsafe { bin.open(bytes, most, lent) };
+        let _held = self.lending.hold();
         if !lent {
             if !bin.has_room() {
                 let own = self.own_room_bytes.load(Ordering::Relaxed);
@@ -388,7 +386,6 @@ impl Shard {
             // SAFETY: the owner is inside of its own bin.
             return unsafe { bin.push(block) };
         }
-        let _held = self.lending.hold();
         let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
         if lent > self.lent_bytes_max() {
             return Err(block);
@@ -404,8 +401,8 @@ impl Shard {
     /// The caller is the thread that owns the shard.
     unsafe fn take_surplus(&self, list: ListId) -> Option<Vec<Block>> {
         let bin = self.bins.get(list);
+        let _held = self.lending.hold();
         if bin.is_lent() {
-            let _held = self.lending.hold();
             // SAFETY: the owner has the right to what is lent.
             let surplus = unsafe { bin.take_half() };
             self.count_out(&surplus);
@@ -436,19 +433,14 @@ impl Shard {
         add(&self.own_room_bytes, bin.shrink().wrapping_neg());
     }
 
-    /// Takes as much of the peaks' headroom as the blocks of a list that lie here need. For the owner.
+    /// Takes as much of the peak's headroom as the blocks of a list that lie here need. For the owner.
     fn provide(&self, pool: &Pool, list: ListId) {
         let bytes = self.bins.get(list).bytes() as u64;
-        pool.list_water(list)
-            .borrow(&self.tally(list).headroom, bytes);
         pool.live_water().borrow(&self.headroom, bytes);
     }
 
     /// Leaves to other threads what headroom the blocks that lie here do not need. For the owner.
-    fn settle(&self, pool: &Pool, list: ListId) {
-        let bytes = self.bins.get(list).bytes() as u64;
-        pool.list_water(list)
-            .settle(&self.tally(list).headroom, bytes);
+    fn settle(&self, pool: &Pool) {
         pool.live_water().settle(&self.headroom, self.bytes());
     }
 
@@ -486,12 +478,12 @@ impl Shard {
     ///
     /// The caller is the thread that owns the shard.
     unsafe fn drain_all(&self, drained: &mut Vec<Block>) {
+        let _held = self.lending.hold();
         for (_, bin) in self.bins.used().filter(|(_, bin)| !bin.is_lent()) {
             // SAFETY: the owner is inside of its own bin.
             unsafe { bin.drain(drained) };
             self.shrink(bin);
         }
-        let _held = self.lending.hold();
         // SAFETY: the owner has the right to what is lent.
         unsafe { self.drain_lent_here(|_| true, drained) };
     }

@@ -6,7 +6,8 @@ use super::bins::Bins;
 use super::lending::Lending;
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::high_water::{Headroom, HighWater};
+use crate::high_water::Headroom;
+use crate::pool::Pool;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
@@ -114,27 +115,37 @@ impl Shard {
         (own + self.lent_bytes.load(Ordering::Relaxed)) as u64
     }
 
-    /// Counts an allocation that the warm path does not; `water` is the list's. For the owner.
+    /// Counts an allocation that the warm path does not, of a block that is in no bin. For the owner.
     pub(super) fn count_allocation(
         &self,
+        pool: &Pool,
         list: ListId,
-        water: &HighWater,
         requested: u64,
         block_bytes: usize,
     ) {
         match self.bins.make(list) {
-            Some(bin) => bin.tally.count_allocation(water, requested),
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_allocation(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
             None => {
                 add(&self.unlisted.allocated, block_bytes as u64);
-                self.unlisted.tally.count_allocation(water, requested);
+                self.unlisted.tally.count_allocation(requested);
             }
         }
     }
 
-    /// Counts a free that the warm path does not. For the owner.
-    pub(super) fn count_free(&self, list: ListId, requested: u64, block_bytes: usize) {
+    /// Counts a free that the warm path does not, of a block that is in no bin. For the owner.
+    pub(super) fn count_free(&self, pool: &Pool, list: ListId, requested: u64, block_bytes: usize) {
         match self.bins.make(list) {
-            Some(bin) => bin.tally.count_free(requested),
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_free(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
             None => {
                 add(&self.unlisted.freed, block_bytes as u64);
                 self.unlisted.tally.count_free(requested);
@@ -150,14 +161,26 @@ impl Shard {
             .map_or(&self.unlisted.tally, |bin| &bin.tally)
     }
 
+    /// Blocks that users hold, as far as this thread counted; wraps. Blocks that come to the bins or leave
+    /// them, past the warm path, do so before or after.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        let _held = self.lending.hold();
+        let mut sum = TallySum::default();
+        for (_, bin) in self.bins.used() {
+            sum.add(&bin.tally, bin.len());
+        }
+        sum.add(&self.unlisted.tally, 0);
+        sum.live
+    }
+
     /// Adds what was counted per list.
     pub(crate) fn add_to(&self, lists: &mut [TallySum], unlisted: &mut UnlistedSum) {
         for (list, bin) in self.bins.used() {
             if let Some(sum) = lists.get_mut(list) {
-                sum.add(&bin.tally);
+                sum.add(&bin.tally, bin.len());
             }
         }
-        unlisted.tally.add(&self.unlisted.tally);
+        unlisted.tally.add(&self.unlisted.tally, 0);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         unlisted.allocated = unlisted
             .allocated
@@ -168,11 +191,11 @@ impl Shard {
     /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
         self.headroom.leave(0);
-        self.unlisted.tally.reset();
+        self.unlisted.tally.reset(0);
         self.unlisted.allocated.store(0, Ordering::Relaxed);
         self.unlisted.freed.store(0, Ordering::Relaxed);
         for (_, bin) in self.bins.used() {
-            bin.tally.reset();
+            bin.tally.reset(bin.len());
         }
     }
 
@@ -186,6 +209,7 @@ impl Shard {
         add(&self.unlisted.freed, load(&other.unlisted.freed));
         for (list, bin) in other.bins.used() {
             if let Some(own) = self.bins.make(ListId::new(list)) {
+                own.tally.set_usual(bin.tally.usual(), own.len());
                 own.tally.absorb(&bin.tally);
             }
         }
