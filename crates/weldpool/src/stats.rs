@@ -9,6 +9,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A level with its history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counter {
     /// The level now.
     pub value: u64,

@@ -306,3 +306,18 @@ fn the_reader_is_strict() {
     assert!(parse(&format!("{head}a_total{{x=\"1\"}} 1\n")).is_ok());
     assert!(parse("# TYPE a_total counter\n").is_err());
 }
+
+#[test]
+fn a_family_of_another_program_has_the_same_form() {
+    let mut text = String::new();
+    let mut family = super::Family::begin(&mut text, "m", Kind::Gauge, "Help").unwrap();
+    family
+        .sample(&[("a", "x\"y\\z\n"), ("b", "")], 1_u64)
+        .unwrap();
+    family.sample(&[], f64::INFINITY).unwrap();
+    family.suffixed("_sum", &[("a", "")], 0.5).unwrap();
+    assert_eq!(
+        text,
+        "# HELP m Help\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\",b=\"\"} 1\nm +Inf\nm_sum{a=\"\"} 0.5\n"
+    );
+}
