@@ -20,16 +20,28 @@ use crate::name::Name;
 use crate::report::Report;
 use crate::stats::{ClassStats, Stats};
 
-/// Serializes a structure field by field, written as the structure itself would be.
+/// Serializes a structure: its fields, some as another value or under another name, then figures that
+/// its methods give, without what is left out.
 macro_rules! fields {
-    ($serializer:expr, $name:ident { $($field:ident $(: $value:expr)?,)* }) => {{
-        let count = [$(stringify!($field)),*].len();
-        let mut out = $serializer.serialize_struct(stringify!($name), count)?;
-        $(out.serialize_field(stringify!($field), &fields!(@value $field $(: $value)?))?;)*
+    ($serializer:expr, $this:expr => $name:ident {
+        $($field:ident $(as $key:ident)? $(: $value:expr)?,)*
+        $(; with $($figure:ident,)*)?
+        $(; without $($skipped:ident,)*)?
+    }) => {{
+        let $name { $($field,)* $($($skipped: _,)*)? } = $this;
+        let names = [$(stringify!($field),)* $($(stringify!($figure),)*)?];
+        let mut out = $serializer.serialize_struct(stringify!($name), names.len())?;
+        $(
+            let (key, value) = (fields!(@or $field $($key)?), fields!(@value $field $($value)?));
+            out.serialize_field(key, &value)?;
+        )*
+        $($(out.serialize_field(stringify!($figure), &$this.$figure())?;)*)?
         out.end()
     }};
+    (@or $field:ident) => { stringify!($field) };
+    (@or $field:ident $key:ident) => { stringify!($key) };
     (@value $field:ident) => { $field };
-    (@value $field:ident: $value:expr) => { $value };
+    (@value $field:ident $value:expr) => { $value };
 }
 
 /// A duration in seconds.
@@ -54,203 +66,79 @@ impl Serialize for StorageMode {
 
 impl Serialize for ClassStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            bytes,
-            allocations,
-            hits,
-            misses,
-            frees,
-            live_bytes,
-            live_bytes_peak,
-            held_bytes,
+        fields!(serializer, self => ClassStats {
+            bytes, allocations, hits, misses, frees, live_bytes, live_bytes_peak, held_bytes,
             held_bytes_peak,
-        } = self;
-        fields!(
-            serializer,
-            ClassStats {
-                bytes,
-                allocations,
-                hits,
-                misses,
-                frees,
-                live_bytes,
-                live_bytes_peak,
-                held_bytes,
-                held_bytes_peak,
-                hit_rate: self.hit_rate(),
-                efficiency: self.efficiency(),
-                internal_waste: self.internal_waste(),
-                external_waste: self.external_waste(),
-            }
-        )
+            ; with hit_rate, efficiency, internal_waste, external_waste,
+        })
     }
 }
 
 impl Serialize for GcStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            runs,
-            collections,
-            given_back_bytes,
-            time,
-            panics,
-        } = self;
-        fields!(
-            serializer,
-            GcStats {
-                runs,
-                collections,
-                given_back_bytes,
-                seconds: time.as_secs_f64(),
-                panics,
-            }
-        )
+        fields!(serializer, self => GcStats {
+            runs, collections, given_back_bytes, time as seconds: time.as_secs_f64(), panics,
+        })
     }
 }
 
 impl Serialize for Stats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            live,
-            reserved,
-            limit,
-            block_bytes,
-            cached_bytes,
-            deferred_bytes,
-            allocations,
-            frees,
-            hits,
-            misses,
-            growths,
-            remaps,
-            failures,
-            memory_failures,
-            driver_calls,
-            driver_failures,
-            driver_ns,
-            driver_charged_ns,
-            segments,
-            free_bytes,
-            largest_free,
-            classes,
-            out_of_memory,
-            pressure,
-            pressure_level,
-            pressure_events,
-            pressure_returned_bytes,
-            gc,
-        } = self;
         let used = |class: &&ClassStats| class.allocations > 0 || class.held_bytes > 0;
-        let classes: Vec<_> = classes.iter().filter(used).collect();
-        fields!(
-            serializer,
-            Stats {
-                live,
-                reserved,
-                limit,
-                block_bytes,
-                cached_bytes,
-                deferred_bytes,
-                allocations,
-                frees,
-                hits,
-                misses,
-                growths,
-                remaps,
-                failures,
-                memory_failures,
-                driver_calls,
-                driver_failures,
-                driver_ns,
-                driver_charged_ns,
-                segments,
-                free_bytes,
-                largest_free,
-                hit_rate: self.hit_rate(),
-                utilisation: self.utilisation(),
-                internal_fragmentation: self.internal_fragmentation(),
-                external_fragmentation: self.external_fragmentation(),
-                internal_waste: self.internal_waste(),
-                external_waste: self.external_waste(),
-                allocation_reduction: self.allocation_reduction(),
-                classes,
-                out_of_memory,
-                pressure,
-                pressure_level: pressure_level.name(),
-                pressure_events,
-                pressure_returned_bytes,
-                gc,
-            }
-        )
+        fields!(serializer, self => Stats {
+            live, reserved, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
+            hits, misses, growths, remaps, failures, memory_failures, driver_calls,
+            driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
+            classes: classes.iter().filter(used).collect::<Vec<_>>(), out_of_memory, pressure,
+            pressure_level: pressure_level.name(), pressure_events, pressure_returned_bytes, gc,
+            ; with hit_rate, utilisation, internal_fragmentation, external_fragmentation, internal_waste,
+            external_waste, allocation_reduction,
+        })
     }
 }
 
 /// `buckets` are pairs of the greatest value that a bucket holds and how many values are in it.
 impl Serialize for Histogram {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let buckets: Vec<(u64, f64)> = self.buckets().collect();
-        fields!(
-            serializer,
-            Histogram {
-                samples: self.samples(),
-                count: self.count(),
-                sum: self.sum(),
-                min: self.min(),
-                max: self.max(),
-                p50: self.quantile(0.5),
-                p90: self.quantile(0.9),
-                p99: self.quantile(0.99),
-                buckets,
-            }
-        )
+        #[derive(serde::Serialize)]
+        struct Shown {
+            samples: u64,
+            count: f64,
+            sum: f64,
+            min: Option<u64>,
+            max: Option<u64>,
+            p50: Option<u64>,
+            p90: Option<u64>,
+            p99: Option<u64>,
+            buckets: Vec<(u64, f64)>,
+        }
+        let shown = Shown {
+            samples: self.samples(),
+            count: self.count(),
+            sum: self.sum(),
+            min: self.min(),
+            max: self.max(),
+            p50: self.quantile(0.5),
+            p90: self.quantile(0.9),
+            p99: self.quantile(0.99),
+            buckets: self.buckets().collect(),
+        };
+        shown.serialize(serializer)
     }
 }
 
 /// Functions are left out.
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            classes,
-            pooling,
-            alignment,
-            reserved_bytes_max,
-            cached_bytes_max,
-            segment_bytes_min,
-            segment_bytes_max,
-            slack_per_1024,
-            driver_ns_per_operation,
-            wait_max,
-            on_leak: _,
-            pressure,
-            gc,
-            on_out_of_memory: _,
-            strategy,
-            sample_interval_bytes,
-            backtraces,
+        fields!(serializer, self => Config {
+            classes: classes.as_slice(), pooling, alignment, reserved_bytes_max,
+            cached_bytes_max, segment_bytes_min, segment_bytes_max, slack_per_1024,
+            driver_ns_per_operation, wait_max as wait_max_seconds: wait_max.as_secs_f64(),
+            pressure as pressure_enabled: pressure.enabled, gc as gc_enabled: gc.enabled,
+            strategy as has_strategy: strategy.is_some(), sample_interval_bytes, backtraces,
             debug_checks,
-            stats_on_exit: _,
-        } = self;
-        fields!(
-            serializer,
-            Config {
-                classes: classes.as_slice(),
-                pooling,
-                alignment,
-                reserved_bytes_max,
-                cached_bytes_max,
-                segment_bytes_min,
-                segment_bytes_max,
-                slack_per_1024,
-                driver_ns_per_operation,
-                wait_max_seconds: wait_max.as_secs_f64(),
-                pressure_enabled: pressure.enabled,
-                gc_enabled: gc.enabled,
-                has_strategy: strategy.is_some(),
-                sample_interval_bytes,
-                backtraces,
-                debug_checks,
-            }
-        )
+            ; without on_leak, on_out_of_memory, stats_on_exit,
+        })
     }
 }
 

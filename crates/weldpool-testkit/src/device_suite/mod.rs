@@ -23,6 +23,7 @@ mod probe;
 pub mod queues;
 pub mod threads;
 pub mod virtual_memory;
+pub mod waste;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -77,6 +78,9 @@ macro_rules! device_suite {
             ends: [
                 leaks_are_reported_by_name,
                 buffers_outlive_their_allocator
+            ],
+            waste: [
+                waste_is_told_apart_at_every_step
             ],
             faults: [
                 every_failing_driver_call_is_survived
