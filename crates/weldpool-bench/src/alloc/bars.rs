@@ -54,11 +54,11 @@ pub(super) fn verdicts(measured: &Measured) -> Vec<Verdict> {
 
 /// The number of mappings stays below half of what the system lets a process have.
 fn mappings(measured: &Measured, limit: Option<u64>) -> Option<Verdict> {
-    let most = measured.mappings_max(Contender::Ours)?;
+    let (most, case) = measured.mappings_max(Contender::Ours)?;
     let half = limit? / 2;
     Some(Verdict::new(
         "mappings",
-        "at most half of the system's limit",
+        format!("at most half of the system's limit; the most in {case}"),
         "mappings",
         Better::Lower,
         most as f64,

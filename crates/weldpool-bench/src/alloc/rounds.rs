@@ -99,20 +99,20 @@ impl Measured {
         rows.chain(self.mappings()).collect()
     }
 
-    /// The most mappings that a contender's process had in any case.
-    pub(super) fn mappings_max(&self, contender: Contender) -> Option<u64> {
-        let samples = self
-            .samples
-            .iter()
-            .filter_map(|(_, all)| all.get(&contender));
-        samples.flatten().filter_map(|sample| sample.mappings).max()
+    /// The most mappings that a contender's process had, and in which case.
+    pub(super) fn mappings_max(&self, contender: Contender) -> Option<(u64, &Case)> {
+        let cases = self.samples.iter().filter_map(|(case, all)| {
+            let samples = all.get(&contender)?.iter();
+            Some((samples.filter_map(|sample| sample.mappings).max()?, case))
+        });
+        cases.max_by_key(|(most, _)| *most)
     }
 
     /// The same as a row, of all whose heaps map memory of their own.
     fn mappings(&self) -> Option<Row> {
-        let ours = self.mappings_max(Contender::Ours)?;
+        let (ours, _) = self.mappings_max(Contender::Ours)?;
         let peers = Contender::host().filter_map(|contender| {
-            let most = self.mappings_max(contender)?;
+            let (most, _) = self.mappings_max(contender)?;
             Some((contender.name().to_owned(), most as f64))
         });
         Some(Row::new(

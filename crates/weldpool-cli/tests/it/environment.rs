@@ -48,3 +48,20 @@ fn statistics_are_printed_on_exit() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!text.contains("host:0"), "{text}");
 }
+
+#[test]
+fn the_default_device_is_the_one_named() {
+    for (value, name) in [
+        ("0", "host:0"),
+        ("host:0", "host:0"),
+        ("fake:apple", "fake:apple:0"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weldpool"));
+        command
+            .args(["infer", "no-such-model.onnx"])
+            .env("METAL_DEVICE_ID", value)
+            .env("METAL_ALLOCATOR_STATS", "1");
+        let text = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(text.contains(&format!("{name}: live 0")), "{value}: {text}");
+    }
+}
