@@ -199,6 +199,9 @@ fn stats() -> Stats {
             ClassStats {
                 bytes: 256,
                 allocations: 3,
+                frees: 1,
+                live_bytes: 500,
+                held_bytes: 1024,
                 ..ClassStats::default()
             },
             ClassStats {
@@ -261,6 +264,11 @@ fn the_text_follows_the_format() {
     let class = "weldpool_pool_class_allocations_total";
     assert_eq!(value(class, "", &[pool, ("class", "256")]), Some(3.0));
     assert_eq!(value(class, "", &[pool, ("class", "512")]), None);
+    let held = [("internal", 12.0), ("external", 512.0)];
+    for (waste, bytes) in held {
+        let name = format!("weldpool_pool_class_{waste}_waste_bytes");
+        assert_eq!(value(&name, "", &[pool, ("class", "256")]), Some(bytes));
+    }
     let size = "weldpool_pool_allocation_size_bytes";
     // 0, 1 and 256.
     assert_eq!(value(size, "_bucket", &[pool, ("le", "256")]), Some(6145.0));
