@@ -238,6 +238,7 @@ mod tests {
             name,
             stats: &stats,
             samples: None,
+            classes: false,
         });
         let sources = Sources {
             models: &[],

@@ -2,7 +2,7 @@
 //!
 //! Names are `weldpool_pool_*`, those that the server's `/metrics` has, with the label `pool`; what
 //! belongs to a size class has `class` besides, its size in bytes. Classes that were never used are
-//! left out.
+//! left out, and the server leaves out all of them.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,9 @@ pub struct Pool<'a> {
     pub stats: &'a Stats,
     /// Its histograms, if they are wanted.
     pub samples: Option<&'a Samples>,
+    /// Whether its size classes are written: nine lines for each that was ever used, of which the fine
+    /// preset has hundreds.
+    pub classes: bool,
 }
 
 /// The metrics of all `pools`, which differ in their names.
@@ -200,7 +203,7 @@ fn levels(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
 fn classes(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     for metric in CLASSES {
         let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
-        for pool in pools {
+        for pool in pools.iter().filter(|pool| pool.classes) {
             let used = pool.stats.classes.iter();
             for class in used.filter(|class| class.allocations > 0) {
                 let bytes = class.bytes.to_string();

@@ -32,6 +32,7 @@ impl Metrics {
                 name: allocator.name(),
                 stats: &stats,
                 samples: Some(&samples),
+                classes: false,
             }],
             http: self.http.as_ref().map(ServerControl::stats),
         })

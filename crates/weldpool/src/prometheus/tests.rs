@@ -230,11 +230,13 @@ fn the_text_follows_the_format() {
             name,
             stats: &stats,
             samples: Some(&samples),
+            classes: true,
         },
         Pool {
             name: "",
             stats: &none,
             samples: None,
+            classes: false,
         },
     ];
     let families = parse(&text(&pools)).unwrap();
