@@ -102,6 +102,12 @@ impl ClassPools {
         ListId::new(storage.index() * self.classes.as_slice().len() + class)
     }
 
+    /// The list of a block's length.
+    pub(crate) fn list_of(&self, block: &Block) -> ListId {
+        let class = self.classes.index_of(block.bytes());
+        class.map_or(ListId::NONE, |class| self.list(block.storage(), class))
+    }
+
     /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
     pub(crate) fn take(&self, list: ListId, count: usize) -> Vec<Block> {
         let Some(pool) = self.lists.get(list.index()) else {

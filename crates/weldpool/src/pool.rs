@@ -147,7 +147,7 @@ impl Pool {
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
         let classes = ClassPools::new(config.classes, warm);
-        let shared = Shard::new(key, classes.list_count(), Arc::default());
+        let shared = Shard::new(key, classes.list_count());
         let pool = Arc::new(Self {
             key,
             name,

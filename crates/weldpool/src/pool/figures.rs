@@ -82,9 +82,8 @@ impl Pool {
     /// Bytes requested by users and not yet freed; O(threads).
     pub(crate) fn live_bytes(&self) -> u64 {
         let shards = self.shards.lock();
-        let speaking = shards.iter().filter(|shard| shard.speaks());
-        let headrooms = speaking.map(|shard| shard.totals.headroom());
-        let all = headrooms.fold(self.shared.totals.headroom(), u64::wrapping_add);
+        let headrooms = shards.iter().map(|shard| shard.headroom());
+        let all = headrooms.fold(self.shared.headroom(), u64::wrapping_add);
         self.live_water.sum(all)
     }
 

@@ -7,7 +7,7 @@ use super::lending::Lending;
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
 use crate::high_water::{Headroom, HighWater};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -21,7 +21,10 @@ pub(crate) struct Gate {
 #[repr(C, align(128))]
 pub(crate) struct Shard {
     pub(crate) gate: Gate,
-    pub(crate) totals: Arc<ThreadTotals>,
+    /// What the peak of requested bytes is above what is live, this shard's part.
+    pub(super) headroom: Headroom,
+    /// Most bytes of blocks that may lie where others may take them: the pool's say.
+    lent_bytes_max: AtomicUsize,
     /// Bytes of room that the thread's own bins were given.
     pub(super) own_room_bytes: AtomicUsize,
     /// Bytes of blocks in bins that others may come to. Who has the right to those changes it.
@@ -30,8 +33,6 @@ pub(crate) struct Shard {
     /// Of blocks that have no list.
     unlisted: Unlisted,
     key: CacheKey,
-    /// Whether the thread's totals are taken from this one of its shards.
-    speaks: AtomicBool,
     pub(crate) bins: Bins,
 }
 
@@ -43,16 +44,6 @@ struct Unlisted {
     allocated: AtomicU64,
     /// Bytes of blocks taken back, ever.
     freed: AtomicU64,
-}
-
-/// What a thread has of one pool, over its queues.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct ThreadTotals {
-    /// What the peak of requested bytes is above what is live, this thread's part.
-    pub(super) headroom: Headroom,
-    /// What the thread may put, of each cache, where others may take it: the pool's say.
-    lent_bytes_max: AtomicUsize,
 }
 
 /// Sums over threads of what was counted of blocks without a list, besides their [`TallySum`].
@@ -71,39 +62,19 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(sum, Ordering::Relaxed);
 }
 
-impl ThreadTotals {
-    #[inline]
-    pub(crate) fn lent_bytes_max(&self) -> usize {
-        self.lent_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_lent_bytes_max(&self, bytes: usize) {
-        self.lent_bytes_max.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn headroom(&self) -> u64 {
-        self.headroom.bytes()
-    }
-
-    /// Adds what a thread had that has ended. Under the lock of the pool's list of shards.
-    pub(crate) fn absorb(&self, other: &Self) {
-        self.headroom.put(other.headroom.bytes());
-    }
-}
-
 impl Shard {
-    pub(crate) fn new(key: CacheKey, lists: usize, totals: Arc<ThreadTotals>) -> Self {
+    pub(crate) fn new(key: CacheKey, lists: usize) -> Self {
         Self {
             gate: Gate {
                 open: AtomicU64::new(key.id),
             },
-            totals,
+            headroom: Headroom::default(),
+            lent_bytes_max: AtomicUsize::new(0),
             own_room_bytes: AtomicUsize::new(0),
             lent_bytes: AtomicUsize::new(0),
             lending: Lending::new(),
             unlisted: Unlisted::default(),
             key,
-            speaks: AtomicBool::new(true),
             bins: Bins::new(lists),
         }
     }
@@ -113,13 +84,17 @@ impl Shard {
         self.key
     }
 
-    /// Whether the thread's totals are taken from this one of its shards.
-    pub(crate) fn speaks(&self) -> bool {
-        self.speaks.load(Ordering::Relaxed)
+    #[inline]
+    pub(super) fn lent_bytes_max(&self) -> usize {
+        self.lent_bytes_max.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_speaks(&self, speaks: bool) {
-        self.speaks.store(speaks, Ordering::Relaxed);
+    pub(crate) fn set_lent_bytes_max(&self, bytes: usize) {
+        self.lent_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn headroom(&self) -> u64 {
+        self.headroom.bytes()
     }
 
     /// Asks the thread to go past its cache from its next call on, or no longer.
@@ -165,7 +140,7 @@ impl Shard {
                 self.unlisted.tally.count_free(requested);
             }
         }
-        self.totals.headroom.put(requested);
+        self.headroom.put(requested);
     }
 
     /// The counters of a list.
@@ -192,7 +167,7 @@ impl Shard {
 
     /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
-        self.totals.headroom.leave(0);
+        self.headroom.leave(0);
         self.unlisted.tally.reset();
         self.unlisted.allocated.store(0, Ordering::Relaxed);
         self.unlisted.freed.store(0, Ordering::Relaxed);
@@ -204,6 +179,7 @@ impl Shard {
     /// Adds what another shard counted per list, whose thread has ended. Under the lock of the pool's
     /// list of shards.
     pub(crate) fn absorb(&self, other: &Self) {
+        self.headroom.put(other.headroom.bytes());
         self.unlisted.tally.absorb(&other.unlisted.tally);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         add(&self.unlisted.allocated, load(&other.unlisted.allocated));

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::high_water::{Headroom, HighWater};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Counters of one list, which one thread writes, so that counting is a load and a store.
 ///
@@ -16,11 +16,12 @@ pub(crate) struct Tally {
     frees: AtomicU64,
     /// What the peak of requested bytes of the list is above what is live, this thread's part.
     pub(super) headroom: Headroom,
-    /// The number of allocations at which `left` is zero.
+    /// The number of allocations at which `left` is zero, and [`DRAWN`].
     end: AtomicU64,
-    /// Whether `left` was ever drawn.
-    drawn: AtomicBool,
 }
+
+/// Set once `left` was drawn.
+const DRAWN: u64 = 1 << 63;
 
 /// Sums over threads.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,7 +44,8 @@ impl Tally {
     /// What is left of the allocations before the next sample, after one; none if this is the sample.
     #[inline]
     pub(super) fn left_after_one(&self) -> Option<u64> {
-        self.left.load(Ordering::Relaxed).checked_sub(1)
+        let (left, none) = self.left.load(Ordering::Relaxed).overflowing_sub(1);
+        (!none).then_some(left)
     }
 
     /// Counts the allocation that leaves so many.
@@ -64,10 +66,10 @@ impl Tally {
     pub(super) fn charge(&self, draw: impl Fn() -> u64) -> bool {
         let renew = |allocations: u64| {
             let drawn = draw();
-            set(&self.end, allocations.wrapping_add(drawn));
+            set(&self.end, allocations.wrapping_add(drawn) | DRAWN);
             set(&self.left, drawn);
         };
-        if !self.drawn.swap(true, Ordering::Relaxed) {
+        if get(&self.end) & DRAWN == 0 {
             renew(get(&self.end));
         }
         let (left, end) = (get(&self.left), get(&self.end));
@@ -98,14 +100,14 @@ impl Tally {
     }
 
     pub(super) fn reset(&self) {
-        set(&self.end, get(&self.left));
+        set(&self.end, get(&self.left) | (get(&self.end) & DRAWN));
         set(&self.frees, 0);
         self.headroom.leave(0);
     }
 
     fn read(&self) -> TallySum {
         TallySum {
-            allocations: get(&self.end).wrapping_sub(get(&self.left)),
+            allocations: (get(&self.end) & !DRAWN).wrapping_sub(get(&self.left)),
             frees: get(&self.frees),
             headroom: self.headroom.bytes(),
         }
