@@ -39,6 +39,7 @@ static SEEDS: AtomicU64 = AtomicU64::new(1);
 
 /// What was sampled of an allocator, and how.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Samples {
     /// Bytes allocated per sample, on average; 0 when nothing is sampled.
