@@ -26,7 +26,7 @@ pub(crate) struct Bin {
     /// There once the bin is open.
     slots: UnsafeCell<Option<Box<Slots>>>,
     own: Level,
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
     lent: Level,
     /// Bytes of one block; at most `u32::MAX` is told apart.
     block_bytes: AtomicU32,

@@ -53,20 +53,20 @@ fn add(counter: &AtomicU64, amount: u64) {
 impl Tally {
     /// What is left of the allocations before the next sample, after one; none if this is the sample.
     #[inline]
-    pub(super) fn left_after_one(&self) -> Option<u64> {
+    pub(crate) fn left_after_one(&self) -> Option<u64> {
         let (left, none) = self.left.load(Ordering::Relaxed).overflowing_sub(1);
         (!none).then_some(left)
     }
 
     /// Counts the allocation that leaves so many.
     #[inline]
-    pub(super) fn leave(&self, left: u64) {
+    pub(crate) fn leave(&self, left: u64) {
         self.left.store(left, Ordering::Relaxed);
     }
 
     /// Counts the bytes of an allocation.
     #[inline]
-    pub(super) fn allocate_bytes(&self, requested: u64) {
+    pub(crate) fn allocate_bytes(&self, requested: u64) {
         let usual = u64::from(self.usual.load(Ordering::Relaxed));
         if requested != usual {
             let odd = self.odd.load(Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Tally {
 
     /// Counts the bytes of a free.
     #[inline]
-    pub(super) fn free_bytes(&self, requested: u64) {
+    pub(crate) fn free_bytes(&self, requested: u64) {
         let usual = u64::from(self.usual.load(Ordering::Relaxed));
         if requested != usual {
             let odd = self.odd.load(Ordering::Relaxed);
@@ -86,12 +86,12 @@ impl Tally {
         }
     }
 
-    pub(super) fn usual(&self) -> u32 {
+    pub(crate) fn usual(&self) -> u32 {
         self.usual.load(Ordering::Relaxed)
     }
 
     /// Sets the usual length; `idle` is the number of blocks.
-    pub(super) fn set_usual(&self, bytes: u32, idle: usize) {
+    pub(crate) fn set_usual(&self, bytes: u32, idle: usize) {
         let before = self.usual();
         if bytes != before {
             let longer = u64::from(bytes).wrapping_sub(u64::from(before));
@@ -103,7 +103,7 @@ impl Tally {
 
     /// Whether the next allocation, which the warm path does not count, is to be a sample. `draw` says
     /// after how many further ones the next is.
-    pub(super) fn charge(&self, draw: impl Fn() -> u64) -> bool {
+    pub(crate) fn charge(&self, draw: impl Fn() -> u64) -> bool {
         let renew = |allocations: u64| {
             let drawn = draw();
             set(&self.end, allocations.wrapping_add(drawn) | DRAWN);
@@ -124,30 +124,30 @@ impl Tally {
     }
 
     /// Counts an allocation that the warm path does not, of a block that was not idle here.
-    pub(super) fn count_allocation(&self, requested: u64) {
+    pub(crate) fn count_allocation(&self, requested: u64) {
         add(&self.end, 1);
         add(&self.blocks, 1);
         self.allocate_bytes(requested);
     }
 
     /// Counts a free that the warm path does not, of a block that is not idle here yet.
-    pub(super) fn count_free(&self, requested: u64) {
+    pub(crate) fn count_free(&self, requested: u64) {
         add(&self.blocks, 1_u64.wrapping_neg());
         self.free_bytes(requested);
     }
 
     /// Counts idle blocks that came, past the warm path; call it before they are here.
-    pub(super) fn came(&self, count: usize) {
+    pub(crate) fn came(&self, count: usize) {
         add(&self.blocks, count as u64);
     }
 
     /// Counts idle blocks that left, past the warm path; call it when they are gone.
-    pub(super) fn went(&self, count: usize) {
+    pub(crate) fn went(&self, count: usize) {
         add(&self.blocks, (count as u64).wrapping_neg());
     }
 
     /// What live bytes are more than when this was last called; wraps. `idle` is the number of blocks.
-    pub(super) fn tell(&self, idle: usize) -> u64 {
+    pub(crate) fn tell(&self, idle: usize) -> u64 {
         let bytes = self.read(idle).live_bytes;
         let more = bytes.wrapping_sub(get(&self.told));
         set(&self.told, bytes);
@@ -155,7 +155,7 @@ impl Tally {
     }
 
     /// Adds what another tally counted, whose thread has ended and has no idle blocks any more.
-    pub(super) fn absorb(&self, other: &Self) {
+    pub(crate) fn absorb(&self, other: &Self) {
         add(&self.end, other.read(0).allocations);
         for (own, other) in [
             (&self.odd, &other.odd),
@@ -167,7 +167,7 @@ impl Tally {
     }
 
     /// Forgets what was counted; nothing is live.
-    pub(super) fn reset(&self, idle: usize) {
+    pub(crate) fn reset(&self, idle: usize) {
         set(&self.end, get(&self.left) | (get(&self.end) & DRAWN));
         set(&self.blocks, idle as u64);
         set(&self.odd, 0);

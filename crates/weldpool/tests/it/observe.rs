@@ -69,15 +69,14 @@ fn classes_tell_waste_hits_and_score() {
 
 #[test]
 fn samples_estimate_what_was_allocated() {
-    // Everything goes past the caches, so everything is counted where samples are taken.
     let allocator = allocator(Config {
         sample_interval_bytes: 64 << 10,
-        pooling: false,
         ..Config::default()
     });
+    let count = 200_000;
     let mut numbers = Numbers(7);
     let mut large = 0.0;
-    for _ in 0..20_000 {
+    for _ in 0..count {
         let bytes = 1 + numbers.below(8192) as usize;
         large += if bytes > 4096 { 1.0 } else { 0.0 };
         drop(allocator.allocate(bytes).unwrap());
@@ -88,7 +87,7 @@ fn samples_estimate_what_was_allocated() {
     assert_eq!(samples.taken, samples.lifetime_ns.samples());
     assert_eq!(samples.taken, samples.latency_ns.samples());
     assert!(samples.taken > 100, "{}", samples.taken);
-    let ratio = samples.size.count() / 20_000.0;
+    let ratio = samples.size.count() / f64::from(count);
     assert!((0.8..1.25).contains(&ratio), "{ratio}");
     let estimate = samples.size.count() - samples.size.count_up_to(4096);
     assert!(
@@ -416,15 +415,15 @@ fn recorders_follow_each_other_and_pooling_may_change_meanwhile() {
 #[test]
 fn warm_allocations_are_sampled_by_bytes() {
     let allocator = allocator(Config {
-        sample_interval_bytes: 64 << 10,
+        sample_interval_bytes: 1 << 20,
         ..Config::default()
     });
-    let rounds = 200_000_u32;
+    let rounds = 1_000_000_u32;
     for _ in 0..rounds {
         drop(allocator.allocate(1000).unwrap());
     }
     let samples = allocator.samples();
-    let expected = f64::from(rounds) * 1000.0 / f64::from(64 << 10);
+    let expected = f64::from(rounds) * 1024.0 / f64::from(1 << 20);
     let taken = samples.taken as f64;
     // A Poisson count: five standard deviations.
     assert!(

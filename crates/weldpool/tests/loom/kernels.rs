@@ -8,14 +8,16 @@ use crate::block::{Block, ListId};
 use crate::class_pool::ClassPools;
 use crate::counter::AtomicCounter;
 use crate::guard::Borrow;
+use crate::high_water::{Headroom, HighWater};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::queue::{Fence, QueueId};
 use crate::reserve::Reserve;
 use crate::signals::Signals;
 use crate::size_class::{SizeClass, SizeClasses};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::thread_cache::TallySum;
 use crate::thread_cache::bin::Bin;
-use crate::thread_cache::shard::{ThreadTotals, Totals};
+use crate::thread_cache::lending::Lending;
 
 /// Preemptions of one execution: three find nearly everything, and more take hours.
 const PREEMPTIONS_MAX: usize = 3;
@@ -33,50 +35,124 @@ fn check_all(test: impl Fn() + Sync + Send + 'static) {
 
 const LIST: ListId = ListId(0);
 
-#[test]
-fn a_shared_bin_gives_each_block_to_one_taker() {
-    check_all(|| {
-        let bin = Arc::new(Bin::default());
+/// A thread's lent bin, and who may come to it.
+#[derive(Default)]
+struct Lent {
+    lending: Lending,
+    bin: Bin,
+}
+
+impl Default for Lending {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lent {
+    fn open() -> Arc<Self> {
+        let lent = Arc::new(Self::default());
         // SAFETY: this thread is the owner.
-        unsafe { bin.open(true) };
-        bin.push_shared(Block(1), 4).unwrap();
-        let other = Arc::clone(&bin);
-        // Somebody who is short of memory.
-        let thief = thread::spawn(move || {
-            let mut drained = Vec::new();
-            // SAFETY: it does not claim to be the owner.
-            unsafe { other.drain(false, &mut drained) };
-            drained
-        });
+        unsafe { lent.bin.open(256, 4, true) };
+        lent
+    }
+
+    /// What the owner does when it frees; where others have the right, it has to look elsewhere.
+    fn push(&self, block: Block) -> Result<(), Block> {
+        let Some(_inside) = self.lending.enter() else {
+            return Err(block);
+        };
+        // SAFETY: the owner is inside.
+        unsafe { self.bin.push_lent(block) }
+    }
+
+    /// What the owner does when it allocates.
+    fn pop(&self) -> Option<Block> {
+        let _inside = self.lending.enter()?;
+        let last = self.bin.last_lent()?;
+        // SAFETY: the owner is inside, and the slot the last.
+        Some(unsafe { self.bin.take_lent(last) })
+    }
+
+    /// What the owner does past the warm path.
+    fn put(&self, block: Block) {
+        let _held = self.lending.hold();
+        // SAFETY: the owner has the right.
+        unsafe { self.bin.push(block) }.unwrap();
+    }
+
+    /// What somebody does who is short of memory.
+    fn drain(&self) -> Vec<Block> {
+        let mut drained = Vec::new();
+        let _closed = self.lending.close();
+        // SAFETY: the right is ours.
+        unsafe { self.bin.drain(&mut drained) };
+        drained
+    }
+}
+
+#[test]
+fn a_lent_bin_gives_each_block_to_one_taker() {
+    check(|| {
+        let lent = Lent::open();
+        lent.put(Block(1));
+        let other = Arc::clone(&lent);
+        let thief = thread::spawn(move || other.drain());
         // The thread itself: frees one, allocates one.
-        bin.push_shared(Block(2), 4).unwrap();
-        let popped = bin.pop_shared();
-        let mut all = thief.join().unwrap();
-        all.extend(popped);
-        // SAFETY: as above.
-        unsafe { bin.drain(false, &mut all) };
+        let mut all = Vec::new();
+        all.extend(lent.push(Block(2)).err());
+        all.extend(lent.pop());
+        all.extend(thief.join().unwrap());
+        all.extend(lent.drain());
         all.sort();
         assert_eq!(all, [Block(1), Block(2)]);
     });
 }
 
 #[test]
-fn a_bin_is_seen_whole_or_closed() {
-    check_all(|| {
-        let bin = Arc::new(Bin::default());
-        let other = Arc::clone(&bin);
-        let thief = thread::spawn(move || {
-            let mut drained = Vec::new();
-            // SAFETY: it does not claim to be the owner.
-            unsafe { other.drain(false, &mut drained) };
-            drained
+fn two_that_are_short_of_memory_share_what_a_thread_has() {
+    check(|| {
+        let lent = Lent::open();
+        lent.put(Block(1));
+        let thieves = [(); 2].map(|()| {
+            let other = Arc::clone(&lent);
+            thread::spawn(move || other.drain())
         });
-        // SAFETY: this thread is the owner.
-        unsafe { bin.open(true) };
-        bin.push_shared(Block(1), 4).unwrap();
-        let mut all = thief.join().unwrap();
-        all.extend(bin.pop_shared());
+        let mut all = Vec::new();
+        all.extend(lent.pop());
+        all.extend(thieves.into_iter().flat_map(|thief| thief.join().unwrap()));
         assert_eq!(all, [Block(1)]);
+        // The warm path is open again.
+        lent.push(Block(2)).unwrap();
+        assert_eq!(lent.pop(), Some(Block(2)));
+    });
+}
+
+#[test]
+fn what_one_thread_frees_another_takes_from_the_class() {
+    check(|| {
+        // Remote return: the consumer's full cache passes blocks on, the producer's empty one is refilled.
+        let (producer, consumer) = (Lent::open(), Lent::open());
+        let class = SizeClass {
+            bytes: 256,
+            initial: 0,
+            cached_max: 2,
+            thread_max: 1,
+        };
+        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false));
+        let other = Arc::clone(&pools);
+        let consuming = thread::spawn(move || {
+            consumer.put(Block(1));
+            consumer.put(Block(2));
+            other.put(LIST, consumer.drain())
+        });
+        for block in pools.take(LIST, 2) {
+            producer.put(block);
+        }
+        let mut all = consuming.join().unwrap();
+        all.extend(producer.drain());
+        pools.drain(&mut all);
+        all.sort();
+        assert_eq!(all, [Block(1), Block(2)]);
     });
 }
 
@@ -107,26 +183,23 @@ fn class_pools_exchange_batches_without_loss() {
 #[test]
 fn sums_are_right_while_a_thread_ends() {
     check(|| {
-        let [ended, mine, theirs] = [(); 3].map(|()| Arc::new(ThreadTotals::default()));
-        mine.count_allocation(100, 256);
-        theirs.count_free(30, 0);
-        // As `Pool::totals` and `Pool::take_back_from_thread` do.
+        let water = Arc::new(HighWater::default());
+        let [ended, mine, theirs] = [(); 3].map(|()| Arc::new(Headroom::default()));
+        water.take(&mine, 100);
+        theirs.put(30);
+        // As `Pool::live_bytes` and `Pool::take_back_from_thread` do.
         let threads = Mutex::new(vec![Arc::clone(&mine), Arc::clone(&theirs)]);
         let pool = Arc::new((threads, ended));
-        let sum = |pool: &(Mutex<Vec<Arc<ThreadTotals>>>, Arc<ThreadTotals>)| {
-            let mut totals = Totals::default();
+        let sum = |pool: &(Mutex<Vec<Arc<Headroom>>>, Arc<Headroom>)| {
             let threads = pool.0.lock();
-            for thread in threads.iter() {
-                thread.add_to(&mut totals);
-            }
-            pool.1.add_to(&mut totals);
-            totals.live
+            let all = threads.iter().map(|thread| thread.bytes()).sum::<u64>();
+            water.sum(all + pool.1.bytes())
         };
         let other = Arc::clone(&pool);
         let ending = thread::spawn(move || {
             let mut threads = other.0.lock();
             threads.retain(|one| !Arc::ptr_eq(one, &theirs));
-            other.1.absorb(&theirs);
+            other.1.put(theirs.bytes());
         });
         assert_eq!(sum(&pool), 70);
         ending.join().unwrap();
@@ -135,24 +208,45 @@ fn sums_are_right_while_a_thread_ends() {
 }
 
 #[test]
+fn a_peak_is_never_below_the_sum() {
+    check(|| {
+        let water = Arc::new(HighWater::default());
+        let [mine, theirs] = [(); 2].map(|()| Arc::new(Headroom::default()));
+        let (other, own) = (Arc::clone(&water), Arc::clone(&theirs));
+        let thread = thread::spawn(move || {
+            other.take(&own, 10);
+            own.put(10);
+            other.settle(&own, 0);
+            other.take(&own, 5);
+        });
+        water.take(&mine, 10);
+        mine.put(10);
+        water.settle(&mine, 0);
+        thread.join().unwrap();
+        assert_eq!(water.sum(mine.bytes() + theirs.bytes()), 5);
+        assert!((10..=20).contains(&water.peak()), "{}", water.peak());
+    });
+}
+
+#[test]
 fn counting_has_one_writer_and_any_readers() {
     check(|| {
-        let totals = Arc::new(ThreadTotals::default());
-        let other = Arc::clone(&totals);
+        let bin = Arc::new(Bin::default());
+        let other = Arc::clone(&bin);
         let owner = thread::spawn(move || {
-            other.count_allocation(10, 256);
-            other.count_allocation(10, 256);
-            other.count_free(10, 256);
+            other.tally.count_allocation(10);
+            other.tally.count_allocation(10);
+            other.tally.count_free(10);
         });
         let read = || {
-            let mut sum = Totals::default();
-            totals.add_to(&mut sum);
+            let mut sum = TallySum::default();
+            sum.add(&bin.tally, bin.len());
             sum
         };
-        assert!([0, 10, 20].contains(&read().live));
+        assert!([0, 1, 2].contains(&read().live));
         owner.join().unwrap();
         let sum = read();
-        assert_eq!((sum.live, sum.live_peak, sum.block_bytes), (10, 20, 256));
+        assert_eq!((sum.allocations, sum.live, sum.live_bytes), (2, 1, 10));
     });
 }
 

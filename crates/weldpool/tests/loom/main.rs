@@ -16,7 +16,7 @@
 mod stand_in;
 mod sync;
 
-pub(crate) use self::stand_in::{block, device, error, queue, size_class, stats};
+pub(crate) use self::stand_in::{block, device, error, queue, request, size_class, stats};
 
 #[path = "../../src/class_pool.rs"]
 mod class_pool;
@@ -26,6 +26,8 @@ mod counter;
 mod grouped;
 #[path = "../../src/guard.rs"]
 mod guard;
+#[path = "../../src/high_water.rs"]
+mod high_water;
 #[path = "../../src/in_flight.rs"]
 mod in_flight;
 #[path = "../../src/arena/reserve.rs"]

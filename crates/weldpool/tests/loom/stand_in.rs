@@ -1,6 +1,8 @@
 //! Stands in for what the kernels name and do not depend on.
 
 pub(crate) mod block {
+    use super::device::StorageMode;
+
     pub(crate) const THREAD_MAX: u8 = 4;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,15 +12,17 @@ pub(crate) mod block {
     }
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct ListId(pub(crate) usize);
+    pub(crate) struct ListId(pub(crate) u16);
 
     impl ListId {
+        pub(crate) const NONE: Self = Self(u16::MAX);
+
         pub(crate) fn new(index: usize) -> Self {
-            Self(index)
+            Self(index.try_into().unwrap())
         }
 
         pub(crate) fn index(self) -> usize {
-            self.0
+            self.0.into()
         }
 
         pub(crate) fn is_some(self) -> bool {
@@ -37,6 +41,10 @@ pub(crate) mod block {
 
         pub(crate) fn bytes(&self) -> usize {
             256
+        }
+
+        pub(crate) fn storage(&self) -> StorageMode {
+            StorageMode::Shared
         }
 
         /// What stays behind stands for nothing.
@@ -89,6 +97,10 @@ pub(crate) mod size_class {
     impl SizeClasses {
         pub(crate) fn index(&self) -> &ClassIndex {
             &ClassIndex
+        }
+
+        pub(crate) fn index_of(&self, _bytes: usize) -> Option<usize> {
+            Some(0)
         }
 
         pub(crate) fn as_slice(&self) -> &[SizeClass] {
@@ -168,4 +180,8 @@ pub(crate) mod queue {
             Ok(())
         }
     }
+}
+
+pub(crate) mod request {
+    pub(crate) const DEFAULT_ALIGNMENT: usize = 256;
 }

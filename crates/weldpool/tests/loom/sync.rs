@@ -3,19 +3,30 @@
 use std::sync::PoisonError;
 
 pub(crate) use loom::sync::Arc;
-pub(crate) use loom::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// The checker does not know that what a swap reads is the last value before its own.
-pub(crate) fn raise(flag: &AtomicBool) -> bool {
-    flag.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-        .is_err()
+/// The pair of fences of which one costs nothing; here both are full ones.
+pub(crate) mod fences {
+    use loom::sync::atomic::{Ordering, fence};
+
+    pub(crate) fn is_available() -> bool {
+        true
+    }
+
+    pub(crate) fn light() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn heavy() {
+        fence(Ordering::SeqCst);
+    }
 }
 
-/// Lets the checker run another thread, once: it would let this one look at an old value for ever.
-pub(crate) fn spin_while(_flag: &AtomicBool) {
-    loom::thread::yield_now();
+/// Lets the checker run another thread while the flag is up.
+pub(crate) fn spin_while(flag: &AtomicBool) {
+    while flag.load(Ordering::Acquire) {
+        loom::thread::yield_now();
+    }
 }
 
 #[derive(Debug, Default)]

@@ -2,8 +2,8 @@
 
 #[path = "../../src/thread_cache/bin.rs"]
 pub(crate) mod bin;
-#[path = "../../src/thread_cache/shard.rs"]
-pub(crate) mod shard;
+#[path = "../../src/thread_cache/lending.rs"]
+pub(crate) mod lending;
 #[path = "../../src/thread_cache/tally.rs"]
 pub(crate) mod tally;
 
