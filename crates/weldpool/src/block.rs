@@ -64,6 +64,25 @@ pub(crate) enum ArenaKind {
     Large,
 }
 
+/// A node of memory (NUMA), by its position in the device's topology; the first one where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node(u8);
+
+impl Node {
+    /// Nodes that have arenas of their own.
+    pub(crate) const MAX: usize = 128;
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The first `count` nodes, of which there are at most [`MAX`](Self::MAX).
+    pub(crate) fn first(count: usize) -> impl Iterator<Item = Self> {
+        (0..u8::MAX).take(count.min(Self::MAX)).map(Self)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The key of one cache in every thread: a pool, or a queue of it. Neither part is used again while
 /// anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +107,7 @@ const DETACHED: u64 = 2;
 const STATE_MASK: u64 = 0xFF;
 const ALIGNMENT_SHIFT: u32 = 8;
 const NAME_SHIFT: u32 = 32;
+const NODE_SHIFT: u32 = 1;
 
 /// What is known of one block. Only the block's owner writes; reports read whatever is there.
 #[derive(Debug, Default)]
@@ -105,6 +125,7 @@ pub(crate) struct Record {
     point_queue: AtomicU32,
     thread_max: AtomicU8,
     storage: AtomicU8,
+    /// The kind of the arena, and its node above that bit.
     arena: AtomicU8,
     in_flight: InFlight,
     // What driver calls, arenas and reports need.
@@ -135,6 +156,7 @@ pub(crate) struct Cut {
     pub(crate) pool: CacheKey,
     pub(crate) storage: StorageMode,
     pub(crate) arena: ArenaKind,
+    pub(crate) node: Node,
     pub(crate) list: ListId,
     /// Most blocks of the list that a thread keeps in one place.
     pub(crate) thread_max: u8,
@@ -156,7 +178,8 @@ impl Block {
         let record = self.0;
         let relaxed = Ordering::Relaxed;
         record.storage.store(cut.storage as u8, relaxed);
-        record.arena.store(cut.arena as u8, relaxed);
+        let arena = cut.arena as u8 | cut.node.0 << NODE_SHIFT;
+        record.arena.store(arena, relaxed);
         record.list.store(cut.list.0, relaxed);
         record
             .thread_max
@@ -233,11 +256,17 @@ impl Block {
     }
 
     pub(crate) fn arena(&self) -> ArenaKind {
-        if self.0.arena.load(Ordering::Relaxed) == ArenaKind::Small as u8 {
+        let kind = self.0.arena.load(Ordering::Relaxed) % (1 << NODE_SHIFT);
+        if kind == ArenaKind::Small as u8 {
             ArenaKind::Small
         } else {
             ArenaKind::Large
         }
+    }
+
+    /// The node that its memory was obtained on.
+    pub(crate) fn node(&self) -> Node {
+        Node(self.0.arena.load(Ordering::Relaxed) >> NODE_SHIFT)
     }
 
     pub(crate) fn alignment(&self) -> usize {

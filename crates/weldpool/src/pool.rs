@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod allocate;
+mod arenas;
 mod cache_limit;
 mod close;
 mod figures;
@@ -20,9 +21,10 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::Duration;
 
+use self::arenas::Arenas;
 use self::cache_limit::CacheLimit;
 use self::tuned::Tuned;
-use crate::arena::{Arena, Reserve, SmallArena};
+use crate::arena::Reserve;
 use crate::block::{Block, CacheKey, Sight};
 use crate::buffer::Buffer;
 use crate::class_pool::ClassPools;
@@ -67,7 +69,7 @@ pub(crate) struct Pool {
     key: CacheKey,
     name: String,
     device: Arc<Metered>,
-    arenas: [(Arena, SmallArena); StorageMode::ALL.len()],
+    arenas: Arenas,
     classes: ClassPools,
     orders: Orders,
     deferred: Deferred,
@@ -129,11 +131,7 @@ impl Pool {
         };
         let divisible = device.properties().storage_modes.iter().any(divides);
         let key = CacheKey::new();
-        let arena = |storage| {
-            let arena = Arena::new(storage, key, Arc::clone(&device), Arc::clone(&reserve));
-            (arena, SmallArena::new(storage, key))
-        };
-        let arenas = StorageMode::ALL.map(arena);
+        let arenas = Arenas::new(key, &device, &reserve);
         let callbacks = Arc::<Callbacks>::default();
         let on_out_of_memory = match config.on_out_of_memory.clone() {
             Some(handler) => Some(callbacks.add(handler)?),

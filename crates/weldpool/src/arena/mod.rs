@@ -21,17 +21,24 @@ pub(crate) use self::room::Free;
 use self::room::Room;
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
-use crate::block::{ArenaKind, Block, CacheKey, ListId, Point, Sight};
+use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Sight};
 use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
-/// The memory of one storage mode.
+/// Whose memory an arena is made of, and what kind of memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    /// The pool whose blocks these are.
+    pub(crate) key: CacheKey,
+    pub(crate) storage: StorageMode,
+    pub(crate) node: Node,
+}
+
+/// The memory of one storage mode on one node.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    storage: StorageMode,
-    /// The pool whose blocks these are.
-    key: CacheKey,
+    home: Home,
     device: Arc<Metered>,
     /// What all arenas of the allocator share: the limit and how much of it is used.
     reserve: Arc<Reserve>,
@@ -77,22 +84,16 @@ pub(crate) struct Want {
 }
 
 impl Arena {
-    pub(crate) fn new(
-        storage: StorageMode,
-        key: CacheKey,
-        device: Arc<Metered>,
-        reserve: Arc<Reserve>,
-    ) -> Self {
-        let virtual_memory = device.virtual_memory(storage);
+    pub(crate) fn new(home: Home, device: Arc<Metered>, reserve: Arc<Reserve>) -> Self {
+        let virtual_memory = device.virtual_memory(home.storage);
         let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
         let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
         Self {
-            storage,
+            home,
             device,
             reserve,
             virtual_memory,
-            key,
-            state: Mutex::new(Room::new(key, storage, ArenaKind::Large)),
+            state: Mutex::new(Room::new(home, ArenaKind::Large)),
             growth: Mutex::new(Growth {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
@@ -105,8 +106,12 @@ impl Arena {
         }
     }
 
+    pub(crate) fn home(&self) -> Home {
+        self.home
+    }
+
     fn empty_room(&self) -> Room {
-        Room::new(self.key, self.storage, ArenaKind::Large)
+        Room::new(self.home, ArenaKind::Large)
     }
 
     /// A block from memory already held.

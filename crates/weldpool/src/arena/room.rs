@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Want;
+use super::{Home, Want};
 use crate::binding::Base;
-use crate::block::{ArenaKind, Block, CacheKey, Cut, Point, Record, Sight};
-use crate::device::StorageMode;
+use crate::block::{ArenaKind, Block, Cut, Point, Record, Sight};
 use crate::space::{Range, Space};
 
 /// Records of blocks that are kept for the next ones.
@@ -20,8 +19,7 @@ pub(crate) struct Room {
     /// By the position of their first byte.
     regions: BTreeMap<usize, (usize, Base)>,
     spare_records: Vec<Block>,
-    key: CacheKey,
-    storage: StorageMode,
+    home: Home,
     kind: ArenaKind,
 }
 
@@ -37,13 +35,12 @@ pub(crate) struct Free {
 }
 
 impl Room {
-    pub(crate) fn new(key: CacheKey, storage: StorageMode, kind: ArenaKind) -> Self {
+    pub(crate) fn new(home: Home, kind: ArenaKind) -> Self {
         Self {
             space: Space::default(),
             regions: BTreeMap::new(),
             spare_records: Vec::new(),
-            key,
-            storage,
+            home,
             kind,
         }
     }
@@ -127,9 +124,10 @@ impl Room {
             unreachable!("free space lies in a region");
         };
         let cut = Cut {
-            pool: self.key,
-            storage: self.storage,
+            pool: self.home.key,
+            storage: self.home.storage,
             arena: self.kind,
+            node: self.home.node,
             list: want.list,
             thread_max: want.thread_max,
             position,

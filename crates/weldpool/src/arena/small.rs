@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Free, Room, Want};
+use super::{Free, Home, Room, Want};
 use crate::binding::Base;
-use crate::block::{ArenaKind, Block, CacheKey, Point, Sight};
-use crate::device::StorageMode;
+use crate::block::{ArenaKind, Block, Point, Sight};
 use crate::space::Range;
 use crate::sync::Mutex;
 
@@ -17,7 +16,7 @@ pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
 const SPAN_BYTES: (usize, usize) = (SMALL_BYTES_MAX, 1 << 20);
 const SPAN_DIVISOR: usize = 8;
 
-/// Small blocks of one storage mode.
+/// Small blocks of one storage mode and node.
 #[derive(Debug)]
 pub(crate) struct SmallArena(Mutex<Spans>);
 
@@ -30,9 +29,9 @@ struct Spans {
 }
 
 impl SmallArena {
-    pub(crate) fn new(storage: StorageMode, key: CacheKey) -> Self {
+    pub(crate) fn new(home: Home) -> Self {
         Self(Mutex::new(Spans {
-            room: Room::new(key, storage, ArenaKind::Small),
+            room: Room::new(home, ArenaKind::Small),
             spans: BTreeMap::new(),
             bytes: 0,
         }))

@@ -186,7 +186,8 @@ impl Arena {
             // SAFETY: the piece is mapped nowhere, so nothing can use it.
             let released = unsafe {
                 let (physical, bytes) = (piece.physical, piece.bytes);
-                self.device.release_physical(physical, bytes, self.storage)
+                self.device
+                    .release_physical(physical, bytes, self.home.storage)
             };
             match released {
                 Ok(()) => {

@@ -178,7 +178,7 @@ impl Pool {
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
-        let arena = &self.arenas[place.storage.index()].0;
+        let arena = &self.arenas.at(place.storage, place.node).0;
         let want = place.want(ListId::DIRECT, None, false);
         let block = arena.direct(&want, &|point| self.orders.passed(point))?;
         Ok((block, Source::Driver))
@@ -249,7 +249,7 @@ impl Pool {
         queue: Option<u32>,
         contended: bool,
     ) -> Option<Block> {
-        let (arena, small) = &self.arenas[place.storage.index()];
+        let (arena, small) = self.arenas.at(place.storage, place.node);
         let want = place.want(place.list, queue, contended);
         if !place.is_small() {
             let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
@@ -278,7 +278,7 @@ impl Pool {
         queue: Option<u32>,
         contended: bool,
     ) -> Result<(Block, Source)> {
-        let (arena, small) = &self.arenas[place.storage.index()];
+        let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
             let want = place.want(place.list, queue, contended);

@@ -83,7 +83,7 @@ impl Pool {
             return;
         }
         let contended = self.is_contended();
-        let (arena, small) = &self.arenas[block.storage().index()];
+        let (arena, small) = self.arenas.of(&block);
         let point = self.orders.pending_point(&block);
         if contended
             && let Some(point) = point
@@ -145,7 +145,7 @@ impl Pool {
                 block.retire();
                 continue;
             }
-            let (arena, small) = &self.arenas[block.storage().index()];
+            let (arena, small) = self.arenas.of(&block);
             let point = self.orders.pending_point(&block);
             self.classes.count_returned(block.list(), block.bytes());
             match block.arena() {

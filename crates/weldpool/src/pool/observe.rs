@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::Pool;
 use crate::block::{Block, Cut};
 use crate::dashboard::Dashboard;
-use crate::device::StorageMode;
 use crate::env::StatsOnExit;
 use crate::error::ErrorKind;
 use crate::health::Health;
@@ -107,7 +106,8 @@ impl Pool {
 
     fn arena_reports(&self) -> Vec<ArenaReport> {
         let mut reports = Vec::new();
-        for (storage, (arena, small)) in StorageMode::ALL.into_iter().zip(&self.arenas) {
+        for (arena, small) in self.arenas.iter() {
+            let storage = arena.home().storage;
             let report = |free: crate::arena::Free, segments, small| ArenaReport {
                 storage,
                 small,
@@ -168,6 +168,7 @@ fn set_thread_max(block: &mut Block, thread_max: u8) {
         pool: block.pool(),
         storage: block.storage(),
         arena: block.arena(),
+        node: block.node(),
         list: block.list(),
         thread_max,
         position: block.position(),
