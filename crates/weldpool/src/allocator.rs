@@ -246,7 +246,7 @@ impl Allocator {
     /// byte. O(log n); the address is not dereferenced.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
-        self.handle.pool.find(address.addr()).map(BlockInfo::of)
+        self.handle.pool.find(address.addr())
     }
 
     /// Takes back a buffer by the address that [`Buffer::into_raw`] gave.

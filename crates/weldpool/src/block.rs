@@ -78,6 +78,11 @@ impl Node {
         (0..u8::MAX).take(count.min(Self::MAX)).map(Self)
     }
 
+    /// The node at a position below [`MAX`](Self::MAX).
+    pub(crate) fn at(position: usize) -> Self {
+        Self(u8::try_from(position).unwrap_or(0) % Self::MAX as u8)
+    }
+
     pub(crate) const fn index(self) -> usize {
         self.0 as usize
     }
@@ -375,6 +380,7 @@ pub(crate) struct Sight {
     pub(crate) bytes: usize,
     pub(crate) address: usize,
     pub(crate) storage: StorageMode,
+    pub(crate) node: Node,
 }
 
 impl Record {
@@ -387,6 +393,7 @@ impl Record {
             bytes: block.bytes(),
             address: block.host().map_or(0, |host| host.as_ptr().addr()),
             storage: block.storage(),
+            node: block.node(),
         })
     }
 }

@@ -106,7 +106,7 @@ pub use request::Request;
 pub use runtime::Runtime;
 pub use sampler::Samples;
 pub use size_class::{SizeClass, SizeClasses};
-pub use stats::{ClassStats, Counter, Stats};
+pub use stats::{ClassStats, Counter, NodeStats, Stats};
 pub use strategy::Strategy;
 pub use view::BufferView;
 

@@ -9,6 +9,7 @@ mod close;
 mod figures;
 mod free;
 mod idle;
+mod nodes;
 mod observe;
 mod place;
 mod recovery;
@@ -21,11 +22,12 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::Duration;
 
-use self::arenas::Arenas;
+use self::arenas::{Arenas, Pair};
 use self::cache_limit::CacheLimit;
 use self::tuned::Tuned;
+use crate::address::BlockInfo;
 use crate::arena::Reserve;
-use crate::block::{Block, CacheKey, Sight};
+use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
@@ -141,7 +143,7 @@ impl Pool {
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
-        let classes = ClassPools::new(config.classes, warm);
+        let classes = ClassPools::new(config.classes, warm, arenas.node_count());
         let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
             key,
@@ -257,9 +259,12 @@ impl Pool {
     }
 
     /// The live buffer that contains an address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
+    pub(crate) fn find(&self, address: usize) -> Option<BlockInfo> {
         let mut arenas = self.arenas.iter();
-        arenas.find_map(|(arena, small)| small.find(address).or_else(|| arena.find(address)))
+        let find = |(arena, small): &Pair| small.find(address).or_else(|| arena.find(address));
+        let sight = arenas.find_map(find)?;
+        let node = self.arenas.number_of(sight.storage, sight.node);
+        Some(BlockInfo::of(sight, node))
     }
 }
 

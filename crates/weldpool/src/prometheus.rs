@@ -1,10 +1,12 @@
 //! Statistics in Prometheus's text format, version 0.0.4.
 //!
 //! Names are `weldpool_pool_*`, those that the server's `/metrics` has, with the label `pool`; what
-//! belongs to a size class has `class` besides, its size in bytes. Classes that were never used are
-//! left out.
+//! belongs to a size class has `class` besides, its size in bytes, and what belongs to a node of memory
+//! `node`, its number. Classes that were never used are left out, and nodes where memory is all alike.
 
 #![forbid(unsafe_code)]
+
+mod nodes;
 
 use std::fmt::{self, Display, Write};
 
@@ -53,6 +55,7 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     limits(out, pools)?;
     health(out, pools)?;
     classes(out, pools)?;
+    nodes::nodes(out, pools)?;
     levels(out, pools)?;
     recovery(out, pools)?;
     histograms(out, pools)

@@ -21,7 +21,7 @@ use crate::out_of_memory::OutOfMemoryStats;
 use crate::report::Report;
 use crate::sampler::Samples;
 use crate::size_class::SizeClass;
-use crate::stats::{ClassStats, Counter, Stats};
+use crate::stats::{ClassStats, Counter, NodeStats, Stats};
 
 /// Serializes a structure field by field.
 macro_rules! fields {
@@ -95,6 +95,30 @@ impl Serialize for ClassStats {
     }
 }
 
+impl Serialize for NodeStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            number,
+            reserved,
+            block_bytes,
+            free_bytes,
+            local_allocations,
+            remote_allocations,
+            returned_blocks,
+        } = self;
+        fields!(serializer, "NodeStats", {
+            "number": number,
+            "reserved": reserved,
+            "block_bytes": block_bytes,
+            "free_bytes": free_bytes,
+            "local_allocations": local_allocations,
+            "remote_allocations": remote_allocations,
+            "returned_blocks": returned_blocks,
+            "locality": self.locality(),
+        })
+    }
+}
+
 impl Serialize for OutOfMemoryStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self {
@@ -158,6 +182,7 @@ impl Serialize for Stats {
             free_bytes,
             largest_free,
             classes,
+            nodes,
             out_of_memory,
             pressure,
             pressure_level,
@@ -197,6 +222,7 @@ impl Serialize for Stats {
             "external_waste": self.external_waste(),
             "allocation_reduction": self.allocation_reduction(),
             "classes": classes,
+            "nodes": nodes,
             "out_of_memory": out_of_memory,
             "pressure": pressure,
             "pressure_level": pressure_level.name(),

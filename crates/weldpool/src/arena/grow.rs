@@ -5,7 +5,7 @@ use super::region::Region;
 use super::remap::Donors;
 use super::{Arena, Growth, Want};
 use crate::block::{Block, Point};
-use crate::device::{Device as _, Segment, VirtualMemoryProperties};
+use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
 use crate::sync::MutexGuard;
@@ -176,7 +176,7 @@ impl Arena {
             let bytes = missing.min(most & !(properties.granularity - 1));
             let created = self.reserve.commit(bytes).and_then(|()| {
                 self.device
-                    .create_physical(bytes, self.home.storage)
+                    .create_physical(bytes, self.home.storage, self.home.node.index())
                     .inspect_err(|_| self.reserve.uncommit(bytes))
             });
             match created {
@@ -338,7 +338,7 @@ impl Arena {
         self.reserve.commit(bytes)?;
         let segment = self
             .device
-            .create_segment(bytes, self.home.storage)
+            .create_segment(bytes, self.home.storage, self.home.node.index())
             .inspect_err(|_| self.reserve.uncommit(bytes))?;
         self.reserve.count_growth();
         tracing::debug!(bytes, storage = %self.home.storage, "segment obtained");

@@ -136,6 +136,7 @@ impl Pool {
             };
             thread_cache::renew_credit(key, self);
             if let Some(mut block) = popped {
+                self.look_at(&block, place.node);
                 self.observe_allocation(&mut block, what, stream_of(queue), sampled);
                 block.hand_out(request.bytes, place.alignment, request.name);
                 return Ok(Buffer::new(block));
@@ -159,6 +160,7 @@ impl Pool {
             }
             obtained => obtained?,
         };
+        self.arenas.count_served(place.node, &block);
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
@@ -178,9 +180,11 @@ impl Pool {
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
-        let arena = &self.arenas.at(place.storage, place.node).0;
         let want = place.want(ListId::DIRECT, None, false);
-        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        let block = self.near(place, |place| {
+            let (arena, _) = self.arenas.at(place.storage, place.node);
+            arena.direct(&want, &|point| self.orders.passed(point))
+        })?;
         Ok((block, Source::Driver))
     }
 
@@ -199,7 +203,9 @@ impl Pool {
             self.contended.store(true, Ordering::Relaxed);
         }
         if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
-            let mut blocks = self.classes.take(place.list, place.refill_blocks());
+            let mut blocks = self
+                .classes
+                .take(place.list, place.node, place.refill_blocks());
             if let Some(block) = blocks.pop() {
                 self.keep(key, blocks);
                 return Ok((block, Source::Held));
@@ -270,8 +276,27 @@ impl Pool {
         Some(first)
     }
 
-    /// A block from more memory, or from holes mapped together.
+    /// A block from more memory, or from holes mapped together; of another node, if memory is out on the
+    /// request's.
     pub(super) fn grow(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Result<(Block, Source)> {
+        self.near(place, |there| {
+            let held = (there.node != place.node)
+                .then(|| self.obtain_held(there, key, queue, contended))
+                .flatten();
+            match held {
+                Some(block) => Ok((block, Source::Held)),
+                None => self.grow_on(there, key, queue, contended),
+            }
+        })
+    }
+
+    fn grow_on(
         self: &Arc<Self>,
         place: Place,
         key: CacheKey,

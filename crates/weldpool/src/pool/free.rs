@@ -47,7 +47,9 @@ impl Pool {
         let pooled = list.is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed);
-        if pooled && (sampled || self.observer.recording()) {
+        if pooled && self.is_foreign(&block) {
+            self.send_home(block);
+        } else if pooled && (sampled || self.observer.recording()) {
             // But for being watched, it would lie in the thread's cache.
             if let Some(block) = thread_cache::push_watched(key, block) {
                 self.release(block);

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::Pool;
+use crate::arena::Home;
 use crate::block::{Block, Cut};
 use crate::dashboard::Dashboard;
 use crate::env::StatsOnExit;
@@ -107,9 +108,11 @@ impl Pool {
     fn arena_reports(&self) -> Vec<ArenaReport> {
         let mut reports = Vec::new();
         for (arena, small) in self.arenas.iter() {
-            let storage = arena.home().storage;
+            let Home { storage, node, .. } = arena.home();
+            let node = self.arenas.number_of(storage, node);
             let report = |free: crate::arena::Free, segments, small| ArenaReport {
                 storage,
+                node,
                 small,
                 segments,
                 free_bytes: free.bytes as u64,

@@ -5,7 +5,7 @@
 use super::Pool;
 use crate::arena::{SMALL_BYTES_MAX, SmallArena, Want};
 use crate::block::{ListId, Node};
-use crate::device::{Device, StorageMode};
+use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 
@@ -52,7 +52,7 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
-        let node = Node::FIRST;
+        let node = self.here(request.storage);
         let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
+use super::nodes::{LOOK_BYTES, LOOK_COUNTED_BYTES_MAX};
 use crate::block::CacheKey;
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache::{Shard, ThreadTotals};
@@ -28,7 +29,12 @@ impl Pool {
     /// Lets a thread's caches serve until the next sample.
     pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
         let sampler = &self.observer.sampler;
-        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+        if sampler.is_off() && self.arenas.node_count() > 1 {
+            // Somebody has to see on which node the thread is, and what its caches serve.
+            totals.set_credit(LOOK_BYTES, LOOK_COUNTED_BYTES_MAX);
+        } else {
+            totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+        }
     }
 
     /// Divides what may lie idle among the threads' caches.

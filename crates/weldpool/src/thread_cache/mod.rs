@@ -8,6 +8,7 @@
 
 mod bin;
 mod shard;
+mod sweep;
 mod tally;
 
 use std::cell::{Cell, RefCell};
@@ -15,6 +16,7 @@ use std::cell::{Cell, RefCell};
 use self::bin::Bin;
 use self::shard::Gate;
 pub(crate) use self::shard::{Shard, ThreadTotals, Totals};
+pub(crate) use self::sweep::take_out_blocks;
 pub(crate) use self::tally::TallySum;
 use crate::block::{Block, CacheKey, ListId};
 use crate::pool::{Pool, free_past_cache};

@@ -4,7 +4,7 @@
 
 use loom::thread;
 
-use crate::block::{Block, ListId};
+use crate::block::{Block, ListId, Node};
 use crate::class_pool::ClassPools;
 use crate::guard::Borrow;
 use crate::in_flight::{Access, InFlight, Use};
@@ -87,11 +87,11 @@ fn class_pools_exchange_batches_without_loss() {
             cached_max: 2,
             thread_max: 1,
         };
-        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false));
+        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false, 1));
         let other = Arc::clone(&pools);
         let putter = thread::spawn(move || other.put(LIST, vec![Block(1), Block(2)]));
         let mut all = pools.put(LIST, vec![Block(3)]);
-        all.extend(pools.take(LIST, 2));
+        all.extend(pools.take(LIST, Node::FIRST, 2));
         all.extend(putter.join().unwrap());
         let mut kept = Vec::new();
         pools.drain(&mut kept);

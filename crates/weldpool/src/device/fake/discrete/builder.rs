@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::FakeDiscrete;
+use crate::device::Topology;
 use crate::device::fake::control::Settings;
 use crate::device::fake::costs::Costs;
 use crate::device::fake::faults::Fault;
@@ -17,6 +18,7 @@ const MEMORY_BYTES: u64 = 139 << 30;
 pub struct FakeDiscreteBuilder {
     pub(super) memory: u64,
     pub(super) pinned: u64,
+    pub(super) topology: Option<Topology>,
     pub(super) costs: Costs,
     pub(super) settings: Settings,
 }
@@ -26,6 +28,7 @@ impl Default for FakeDiscreteBuilder {
         Self {
             memory: MEMORY_BYTES,
             pinned: MEMORY_BYTES,
+            topology: None,
             costs: Costs::h200(),
             settings: Settings::default(),
         }
@@ -42,6 +45,13 @@ impl FakeDiscreteBuilder {
     /// Bytes of host memory that can be pinned. Default: 139 GiB.
     pub fn pinned_memory(mut self, bytes: u64) -> Self {
         self.pinned = bytes;
+        self
+    }
+
+    /// The host's nodes, by which pinned memory is kept apart if there are two at least. Each has as many
+    /// bytes as it says, or else as many as can be pinned in all. Default: one node.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
         self
     }
 
