@@ -349,11 +349,10 @@ impl Block {
         self.0.holder.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Marks the block as owned by a bare address.
-    pub(crate) fn set_detached(&self, detached: bool) {
-        let state = if detached { DETACHED } else { LIVE };
+    /// Leaves the block to whoever has its address; see [`Record::attach`].
+    pub(crate) fn detach(self) {
         let holder = self.0.holder.load(Ordering::Relaxed) & !STATE_MASK;
-        self.0.holder.store(holder | state, Ordering::Relaxed);
+        self.0.holder.store(holder | DETACHED, Ordering::Release);
     }
 
     /// The record, for maps that find blocks and do not own them.
@@ -384,10 +383,43 @@ pub(crate) struct Sight {
 }
 
 impl Record {
-    /// What a report may know, if a user holds the block.
-    pub(crate) fn sight(&'static self) -> Option<Sight> {
+    /// Address of the block's first byte for the host; zero if it has none.
+    pub(crate) fn start(&self) -> usize {
+        self.host.load(Ordering::Relaxed).addr()
+    }
+
+    /// Whether an address lies in the block.
+    #[cfg(test)]
+    pub(crate) fn contains(&self, address: usize) -> bool {
+        let inside = address.checked_sub(self.start());
+        inside.is_some_and(|inside| inside < self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// The block, if it is one of the pool's that was [left](Block::detach) to whoever has this address.
+    pub(crate) fn attach(&'static self, pool: CacheKey, address: usize) -> Option<Block> {
+        let is_it = || self.start() == address && self.pool_id.load(Ordering::Relaxed) == pool.id;
+        let left = self.holder.load(Ordering::Acquire);
+        if left & STATE_MASK != DETACHED || !is_it() {
+            return None;
+        }
+        let live = left & !STATE_MASK | LIVE;
+        let order = Ordering::Acquire;
+        self.holder
+            .compare_exchange(left, live, order, Ordering::Relaxed)
+            .ok()?;
+        if is_it() {
+            return Some(Block(self));
+        }
+        // The address was given back twice, and the record has come to describe a block of another.
+        self.holder.store(left, Ordering::Release);
+        None
+    }
+
+    /// What a report may know, if a user holds the block and it is one of the pool's.
+    pub(crate) fn sight(&'static self, pool: CacheKey) -> Option<Sight> {
         let block = Block(self);
-        (self.holder.load(Ordering::Relaxed) & STATE_MASK != IDLE).then(|| Sight {
+        let held = self.holder.load(Ordering::Relaxed) & STATE_MASK != IDLE;
+        (held && block.pool().id == pool.id).then(|| Sight {
             name: block.name(),
             requested: block.requested(),
             bytes: block.bytes(),
@@ -402,9 +434,7 @@ impl Record {
 pub(crate) fn for_each_live(pool: CacheKey, mut visit: impl FnMut(Sight)) {
     let slabs = RECORDS.lock().slabs.clone();
     for record in slabs.into_iter().flatten() {
-        if record.pool_id.load(Ordering::Relaxed) == pool.id
-            && let Some(sight) = record.sight()
-        {
+        if let Some(sight) = record.sight(pool) {
             visit(sight);
         }
     }

@@ -39,6 +39,7 @@
 //! The crate knows nothing of models, tensors, network protocols or async runtimes.
 
 mod address;
+mod address_map;
 mod allocator;
 mod arena;
 mod binding;

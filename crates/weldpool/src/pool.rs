@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod allocate;
 mod arenas;
 mod cache_limit;
@@ -22,13 +23,11 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::Duration;
 
-use self::arenas::{Arenas, Pair};
+use self::arenas::Arenas;
 use self::cache_limit::CacheLimit;
 use self::tuned::Tuned;
-use crate::address::BlockInfo;
 use crate::arena::Reserve;
 use crate::block::{Block, CacheKey};
-use crate::buffer::Buffer;
 use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
@@ -109,8 +108,6 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
-    /// Blocks of buffers whose owners keep only the address.
-    detached: Mutex<HashMap<usize, Block>>,
     observer: Observer,
 }
 
@@ -182,7 +179,6 @@ impl Pool {
             contended: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            detached: Mutex::new(HashMap::new()),
             observer,
         });
         let mut pools = POOLS.write();
@@ -241,30 +237,6 @@ impl Pool {
 
     fn supervisor(&self) -> Option<Arc<Supervisor>> {
         self.supervisor.get()?.upgrade()
-    }
-
-    /// Keeps a buffer's block while its owner has only the address.
-    pub(crate) fn detach(&self, block: Block) {
-        block.set_detached(true);
-        if let Some(address) = block.host() {
-            self.detached.lock().insert(address.as_ptr().addr(), block);
-        }
-    }
-
-    /// The buffer that was given up at an address.
-    pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
-        let block = self.detached.lock().remove(&address)?;
-        block.set_detached(false);
-        Some(Buffer::new(block))
-    }
-
-    /// The live buffer that contains an address.
-    pub(crate) fn find(&self, address: usize) -> Option<BlockInfo> {
-        let mut arenas = self.arenas.iter();
-        let find = |(arena, small): &Pair| small.find(address).or_else(|| arena.find(address));
-        let sight = arenas.find_map(find)?;
-        let node = self.arenas.number_of(sight.storage, sight.node);
-        Some(BlockInfo::of(sight, node))
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) use self::room::Free;
 use self::room::Room;
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
-use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Sight};
+use crate::address_map::AddressMap;
+use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
 use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
@@ -44,6 +45,7 @@ pub(crate) struct Arena {
     reserve: Arc<Reserve>,
     virtual_memory: Option<VirtualMemoryProperties>,
     state: Mutex<Room>,
+    index: Arc<AddressMap>,
     /// Held by whoever obtains, remaps or returns memory, so that two threads do not both grow for
     /// what one growth serves. Driver calls are made under it and never under `state`.
     growth: Mutex<Growth>,
@@ -88,12 +90,14 @@ impl Arena {
         let virtual_memory = device.virtual_memory(home.storage);
         let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
         let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
+        let room = Room::new(home, ArenaKind::Large);
         Self {
             home,
+            index: Arc::clone(room.index()),
             device,
             reserve,
             virtual_memory,
-            state: Mutex::new(Room::new(home, ArenaKind::Large)),
+            state: Mutex::new(room),
             growth: Mutex::new(Growth {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
@@ -145,9 +149,10 @@ impl Arena {
         queues.extend(self.state.lock().space.pending_queues());
     }
 
-    /// The live block that contains a host address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        self.state.lock().find(address)
+    /// The record of the block that contains a host address, if there is one, else none or any. Takes no
+    /// lock and O(1) time.
+    pub(crate) fn find(&self, address: usize) -> Option<&'static Record> {
+        self.index.find(address)
     }
 
     /// Free memory.

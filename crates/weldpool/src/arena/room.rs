@@ -5,12 +5,17 @@
 use std::collections::BTreeMap;
 
 use super::{Home, Want};
+use crate::address_map::{AddressMap, Spare, Writer};
 use crate::binding::Base;
-use crate::block::{ArenaKind, Block, Cut, Point, Record, Sight};
+use crate::block::{ArenaKind, Block, Cut, Point, Record};
 use crate::space::{Range, Space};
+use crate::sync::{Arc, Mutex};
 
 /// Records of blocks that are kept for the next ones.
 const SPARE_RECORDS_MAX: usize = 256;
+
+/// Nodes of the indices of rooms that are gone.
+static SPARE_NODES: Mutex<Vec<Spare>> = Mutex::new(Vec::new());
 
 /// What allocation and release need.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub(crate) struct Room {
     /// By the position of their first byte.
     regions: BTreeMap<usize, (usize, Base)>,
     spare_records: Vec<Block>,
+    /// Where its blocks are.
+    index: Writer,
     home: Home,
     kind: ArenaKind,
 }
@@ -40,6 +47,7 @@ impl Room {
             space: Space::default(),
             regions: BTreeMap::new(),
             spare_records: Vec::new(),
+            index: AddressMap::new(SPARE_NODES.lock().pop().unwrap_or_default()),
             home,
             kind,
         }
@@ -109,6 +117,9 @@ impl Room {
         point: Option<Point>,
         contended: bool,
     ) -> Option<Range> {
+        if let Some(host) = block.host() {
+            self.index.remove(host.as_ptr().addr());
+        }
         let freed = self.space.release(block.position(), point, !contended);
         if self.spare_records.len() < SPARE_RECORDS_MAX {
             self.spare_records.push(block);
@@ -144,16 +155,15 @@ impl Room {
         let record = block.as_record();
         let point = self.space.take(free.start, position, want.bytes, record);
         block.set_point(point);
+        if let Some(host) = block.host() {
+            self.index.insert(host.as_ptr().addr(), record);
+        }
         block
     }
 
-    /// The live block that contains a host address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        let (_, record) = self.space.used_at(address)?;
-        let sight = record.sight()?;
-        // Positions of memory without addresses are no addresses.
-        let inside = sight.address != 0 && address.checked_sub(sight.address)? < sight.requested;
-        inside.then_some(sight)
+    /// Finds its blocks without a lock.
+    pub(crate) fn index(&self) -> &Arc<AddressMap> {
+        self.index.map()
     }
 
     pub(crate) fn free(&self) -> Free {
@@ -170,5 +180,6 @@ impl Drop for Room {
         for record in self.spare_records.drain(..) {
             record.retire();
         }
+        SPARE_NODES.lock().push(self.index.take_spare());
     }
 }

@@ -4,7 +4,8 @@
 
 use loom::thread;
 
-use crate::block::{Block, ListId, Node};
+use crate::address_map::{AddressMap, Spare};
+use crate::block::{Block, ListId, Node, Record};
 use crate::class_pool::ClassPools;
 use crate::guard::Borrow;
 use crate::in_flight::{Access, InFlight, Use};
@@ -279,5 +280,59 @@ fn a_writer_is_alone() {
             }
         }
         writer.join().unwrap();
+    });
+}
+
+/// Blocks come and go on both sides of one that stays, in nodes that are used again, while others look
+/// that one up.
+#[test]
+fn what_stays_in_a_map_is_found() {
+    static RECORDS: [Record; 3] = [Record(4 * 256), Record(5 * 256), Record(10 * 256)];
+    check(|| {
+        let [before, stays, after] = &RECORDS;
+        let mut writer = AddressMap::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        // From granule 5, in one leaf, to granule 9, in the next.
+        writer.insert(stays.start(), stays);
+        let writing = thread::spawn(move || {
+            for other in [before, after] {
+                writer.insert(other.start(), other);
+                writer.remove(other.start());
+            }
+        });
+        let found = |granule: usize| map.find(granule * 256 + 7).map(Record::start);
+        assert_eq!(found(9), Some(stays.start()));
+        assert_eq!(found(5), Some(stays.start()));
+        writing.join().unwrap();
+        assert_eq!(found(9), Some(stays.start()));
+        assert_eq!(found(10), Some(stays.start()), "the last before it");
+    });
+}
+
+/// A look-up that is in a node which is used again elsewhere does not take what it finds there for its own.
+#[test]
+fn what_comes_to_a_map_is_found_by_its_own_addresses_alone() {
+    static RECORDS: [Record; 2] = [Record(4 * 256), Record(17 * 256)];
+    check(|| {
+        let [first, second] = &RECORDS;
+        let mut writer = AddressMap::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        writer.insert(first.start(), first);
+        let writing = thread::spawn(move || {
+            writer.remove(first.start());
+            // In the node that was the first one's.
+            writer.insert(second.start(), second);
+        });
+        let found = map.find(5 * 256).map(Record::start);
+        assert!(
+            found.is_none_or(|start| start == first.start()),
+            "{found:?}"
+        );
+        writing.join().unwrap();
+        assert_eq!(map.find(5 * 256).map(Record::start), None);
+        assert_eq!(
+            map.find(17 * 256 + 1).map(Record::start),
+            Some(second.start())
+        );
     });
 }

@@ -41,6 +41,16 @@ pub(crate) mod block {
         }
     }
 
+    /// Where a block starts.
+    #[derive(Debug)]
+    pub(crate) struct Record(pub(crate) usize);
+
+    impl Record {
+        pub(crate) fn start(&self) -> usize {
+            self.0
+        }
+    }
+
     /// A number that exists once.
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     pub(crate) struct Block(pub(crate) usize);
