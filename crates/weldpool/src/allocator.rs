@@ -243,7 +243,7 @@ impl Allocator {
     }
 
     /// The live buffer that contains `address`, from the start of any block to the last requested
-    /// byte. O(log n); the address is not dereferenced.
+    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
         self.handle.pool.find(address.addr())

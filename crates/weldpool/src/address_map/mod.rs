@@ -16,7 +16,7 @@
 //! still in one then finds records that start elsewhere, and takes no notice of them. Like records they
 //! live as long as the process, so that no reference to one can dangle.
 //!
-//! A node takes 520 bytes. For blocks that lie close together that are 520 bytes for each 16 KiB of
+//! A node takes 528 bytes. For blocks that lie close together that are 528 bytes for each 16 KiB of
 //! addresses that a block starts in, and a sixty-fourth of that at each level above.
 
 mod link;

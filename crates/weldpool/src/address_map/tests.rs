@@ -74,6 +74,12 @@ fn addresses_inside_find_their_block() {
     assert_eq!(start_of(&map, top - 1), Some(top - GRANULE));
 }
 
+/// As the documents say.
+#[test]
+fn a_node_takes_528_bytes() {
+    assert_eq!(size_of::<Node>(), 528);
+}
+
 #[test]
 fn what_the_map_does_not_cover_is_left_out() {
     let mut writer = AddressMap::new(Spare::default());

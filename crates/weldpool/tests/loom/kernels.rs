@@ -283,8 +283,7 @@ fn a_writer_is_alone() {
     });
 }
 
-/// Blocks come and go on both sides of one that stays, in nodes that are used again, while others look
-/// that one up.
+/// Blocks come and go on both sides of one that stays, while others look that one up.
 #[test]
 fn what_stays_in_a_map_is_found() {
     static RECORDS: [Record; 3] = [Record(4 * 256), Record(5 * 256), Record(10 * 256)];
@@ -306,6 +305,26 @@ fn what_stays_in_a_map_is_found() {
         writing.join().unwrap();
         assert_eq!(found(9), Some(stays.start()));
         assert_eq!(found(10), Some(stays.start()), "the last before it");
+    });
+}
+
+/// A look-up that is in a leaf while that comes to be used elsewhere goes on to what it looks for.
+#[test]
+fn a_node_of_a_map_that_is_used_again_hides_nothing() {
+    static RECORDS: [Record; 3] = [Record(5 * 256), Record(10 * 256), Record(16 * 256)];
+    check(|| {
+        let [stays, after, elsewhere] = &RECORDS;
+        let mut writer = AddressMap::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        writer.insert(stays.start(), stays);
+        writer.insert(after.start(), after);
+        let writing = thread::spawn(move || {
+            writer.remove(after.start());
+            writer.insert(elsewhere.start(), elsewhere);
+        });
+        let found = map.find(9 * 256 + 7).map(Record::start);
+        assert_eq!(found, Some(stays.start()));
+        writing.join().unwrap();
     });
 }
 
