@@ -42,6 +42,7 @@ mod address;
 mod address_map;
 mod allocator;
 mod arena;
+mod asymmetric_fence;
 mod binding;
 mod block;
 mod buffer;
@@ -55,6 +56,7 @@ pub mod gc;
 mod grouped;
 mod guard;
 mod health;
+mod high_water;
 mod histogram;
 mod in_flight;
 #[cfg(feature = "serde")]

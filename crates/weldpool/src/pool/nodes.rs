@@ -4,23 +4,23 @@
 //! that finds room in the thread's cache looks at no node, so a cache may hold memory of another node:
 //! after memory ran out on its own, when others free here what they allocated elsewhere, and when the
 //! thread has moved. Such blocks leave the cache as soon as it is noticed, which is when the thread is
-//! found on another node, and when an allocation that is [looked at](Pool::look_at) is served by one.
+//! found on another node, and when an allocation [past the warm path](Pool::take_near) would be served by one.
 
 #![forbid(unsafe_code)]
 
 use super::Pool;
 use super::place::Place;
 use crate::arena::SMALL_BYTES_MAX;
-use crate::block::{Block, Node};
+use crate::block::{Block, CacheKey, Node};
 use crate::device::StorageMode;
 use crate::error::{ErrorKind, Result};
 use crate::sync::Ordering;
 use crate::thread_cache;
 
-/// Counted bytes between two allocations that are looked at where none is sampled, and most that one
-/// allocation counts for.
-pub(super) const LOOK_BYTES: u64 = 8 << 20;
-pub(super) const LOOK_COUNTED_BYTES_MAX: u64 = LOOK_BYTES / 64;
+/// Bytes between two allocations of a list that come past the warm path where none is sampled, and most that
+/// one allocation counts for.
+const LOOK_BYTES: usize = 8 << 20;
+const LOOK_COUNTED_BYTES_MAX: usize = LOOK_BYTES / 64;
 
 impl Pool {
     /// The node whose memory is to serve this thread. If the thread came from another, its caches leave
@@ -63,12 +63,26 @@ impl Pool {
         })
     }
 
-    /// Takes note of a block that a cache of this thread is about to serve a request with. If it is of
-    /// another node, there may be more.
-    pub(super) fn look_at(&self, block: &Block, here: Node) {
-        if block.node() != here {
-            self.send_away(here);
+    /// A block from this thread's cache, not counted. One of another node is not served: it goes home, and
+    /// so does what else of other nodes the thread's caches hold.
+    pub(super) fn take_near(&self, key: CacheKey, place: Place) -> Option<Block> {
+        let block = thread_cache::take(key, place.list)?;
+        if block.node() == place.node {
+            return Some(block);
         }
+        self.send_home(block);
+        self.send_away(place.node);
+        thread_cache::take(key, place.list)
+    }
+
+    /// Allocations of a list before the next that comes past the warm path: a sample, or, where none are
+    /// taken, one that somebody has to see for the nodes' sake.
+    pub(super) fn draw(&self, block_bytes: usize) -> u64 {
+        let sampler = &self.observer.sampler;
+        if sampler.is_off() && self.arenas.node_count() > 1 {
+            return (LOOK_BYTES / block_bytes.clamp(1, LOOK_COUNTED_BYTES_MAX)) as u64;
+        }
+        sampler.draw(block_bytes)
     }
 
     /// Whether a freed block is to go past the cache of this thread, because it is of another node.

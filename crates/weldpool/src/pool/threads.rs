@@ -3,21 +3,15 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
-use super::nodes::{LOOK_BYTES, LOOK_COUNTED_BYTES_MAX};
-use crate::block::CacheKey;
+use crate::block::{CacheKey, ListId};
+use crate::high_water::HighWater;
 use crate::sync::{Arc, Ordering};
-use crate::thread_cache::{Shard, ThreadTotals};
+use crate::thread_cache::Shard;
 
 impl Pool {
-    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
-    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
-        let speaks = totals.is_none();
-        let totals = totals.unwrap_or_default();
-        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
-        shard.set_speaks(speaks);
-        if speaks {
-            self.grant_credit(&shard.totals);
-        }
+    /// A shard for a thread's cache.
+    pub(crate) fn new_shard(&self, key: CacheKey) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(key, self.classes.list_count()));
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
@@ -26,15 +20,14 @@ impl Pool {
         shard
     }
 
-    /// Lets a thread's caches serve until the next sample.
-    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
-        let sampler = &self.observer.sampler;
-        if sampler.is_off() && self.arenas.node_count() > 1 {
-            // Somebody has to see on which node the thread is, and what its caches serve.
-            totals.set_credit(LOOK_BYTES, LOOK_COUNTED_BYTES_MAX);
-        } else {
-            totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
-        }
+    /// The peak of requested bytes, to which threads add apart.
+    pub(crate) fn live_water(&self) -> &HighWater {
+        &self.live_water
+    }
+
+    /// That of a list.
+    pub(crate) fn list_water(&self, list: ListId) -> &HighWater {
+        self.classes.water(list).unwrap_or(&self.unlisted_water)
     }
 
     /// Divides what may lie idle among the threads' caches.
@@ -43,7 +36,7 @@ impl Pool {
         let all = if open { self.cache_limit.bytes() } else { 0 };
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
         for shard in shards {
-            shard.totals.set_lent_bytes_max(share);
+            shard.set_lent_bytes_max(share);
         }
     }
 
