@@ -150,14 +150,6 @@ const fn is_covered(address: usize) -> bool {
 }
 
 impl AddressMap {
-    /// An empty map, and the right to change it.
-    pub(crate) fn new(spare: Spare) -> Writer {
-        let map = Arc::new(Self {
-            root: Node::inner(),
-        });
-        Writer { map, spare }
-    }
-
     /// The record of the block that contains an address, if there is one, else none or any. Takes no lock
     /// and O(1) time.
     pub(crate) fn find(&self, address: usize) -> Option<&'static Record> {
@@ -200,6 +192,14 @@ impl AddressMap {
 }
 
 impl Writer {
+    /// An empty map, and the right to change it.
+    pub(crate) fn new(spare: Spare) -> Self {
+        let map = Arc::new(AddressMap {
+            root: Node::inner(),
+        });
+        Self { map, spare }
+    }
+
     /// The map, for looking things up.
     pub(crate) fn map(&self) -> &Arc<AddressMap> {
         &self.map

@@ -47,7 +47,7 @@ impl Room {
             space: Space::default(),
             regions: BTreeMap::new(),
             spare_records: Vec::new(),
-            index: AddressMap::new(SPARE_NODES.lock().pop().unwrap_or_default()),
+            index: Writer::new(SPARE_NODES.lock().pop().unwrap_or_default()),
             home,
             kind,
         }
