@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weldpool::device::fake::Call;
 use weldpool::device::{
     AddressRange, Budget, DeviceProperties, DeviceQueue, Location, Physical, ReleaseError, Segment,
-    Timeline, VirtualMemory, VirtualMemoryProperties,
+    Timeline, Topology, VirtualMemory, VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
@@ -133,6 +133,15 @@ impl FaultyDevice {
     pub fn failed(&self) -> Option<Call> {
         self.faults.state().failed
     }
+
+    /// Takes note of a segment that is given out.
+    fn noted(&self, segment: Box<dyn Segment>) -> Box<dyn Segment> {
+        self.held.obtained(segment.bytes());
+        if let Some(start) = start_of(segment.as_ref()) {
+            self.held.mapped(start, segment.bytes());
+        }
+        segment
+    }
 }
 
 impl Device for FaultyDevice {
@@ -147,12 +156,17 @@ impl Device for FaultyDevice {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
-        let segment = self.inner.create_segment(bytes, storage)?;
-        self.held.obtained(segment.bytes());
-        if let Some(start) = start_of(segment.as_ref()) {
-            self.held.mapped(start, segment.bytes());
-        }
-        Ok(segment)
+        Ok(self.noted(self.inner.create_segment(bytes, storage)?))
+    }
+
+    fn create_segment_on(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+    ) -> Result<Box<dyn Segment>> {
+        self.faults.check(Call::CreateSegment)?;
+        Ok(self.noted(self.inner.create_segment_on(bytes, storage, node)?))
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
@@ -185,6 +199,10 @@ impl Device for FaultyDevice {
             .filter(|_| self.virtual_memory)?;
         let memory = self.memories.iter().find(|one| one.storage == storage)?;
         Some(memory)
+    }
+
+    fn topology(&self, storage: StorageMode) -> Option<&Topology> {
+        self.inner.topology(storage)
     }
 
     fn charged_ns(&self) -> u64 {
@@ -236,6 +254,13 @@ impl VirtualMemory for FaultyMemory {
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
         self.faults.check(Call::CreatePhysical)?;
         let physical = self.inner()?.create(bytes, storage)?;
+        self.held.obtained(bytes);
+        Ok(physical)
+    }
+
+    fn create_on(&self, bytes: usize, storage: StorageMode, node: usize) -> Result<Physical> {
+        self.faults.check(Call::CreatePhysical)?;
+        let physical = self.inner()?.create_on(bytes, storage, node)?;
         self.held.obtained(bytes);
         Ok(physical)
     }

@@ -18,16 +18,20 @@ pub struct BlockInfo {
     pub name: Name,
     /// Its storage mode.
     pub storage: StorageMode,
+    /// The system's number of the node (NUMA) that its memory was obtained on, where the device keeps
+    /// memory apart by nodes.
+    pub node: Option<u32>,
 }
 
 impl BlockInfo {
-    pub(crate) fn of(sight: Sight) -> Self {
+    pub(crate) fn of(sight: Sight, node: Option<u32>) -> Self {
         Self {
             address: sight.address,
             bytes: sight.requested,
             block_bytes: sight.bytes,
             name: sight.name,
             storage: sight.storage,
+            node,
         }
     }
 }

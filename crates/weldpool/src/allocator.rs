@@ -243,10 +243,10 @@ impl Allocator {
     }
 
     /// The live buffer that contains `address`, from the start of any block to the last requested
-    /// byte. O(log n); the address is not dereferenced.
+    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
-        self.handle.pool.find(address.addr()).map(BlockInfo::of)
+        self.handle.pool.find(address.addr())
     }
 
     /// Takes back a buffer by the address that [`Buffer::into_raw`] gave.

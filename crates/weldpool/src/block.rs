@@ -92,6 +92,30 @@ pub(crate) enum ArenaKind {
     Large,
 }
 
+/// A node of memory (NUMA), by its position in the device's topology; the first one where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node(u8);
+
+impl Node {
+    /// Nodes that have arenas of their own.
+    pub(crate) const MAX: usize = 128;
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// The first `count` nodes, of which there are at most [`MAX`](Self::MAX).
+    pub(crate) fn first(count: usize) -> impl Iterator<Item = Self> {
+        (0..u8::MAX).take(count.min(Self::MAX)).map(Self)
+    }
+
+    /// The node at a position below [`MAX`](Self::MAX).
+    pub(crate) fn at(position: usize) -> Self {
+        Self(u8::try_from(position).unwrap_or(0) % Self::MAX as u8)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The key of one cache in every thread: a pool, or a queue of it. Neither part is used again while
 /// anything refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +145,7 @@ const TOUCHED: u64 = 4;
 const STATE_MASK: u64 = 0xFF;
 const ALIGNMENT_SHIFT: u32 = 8;
 const NAME_SHIFT: u32 = 32;
+const NODE_SHIFT: u32 = 1;
 
 /// What is known of one block. Only the block's owner writes; reports read whatever is there.
 #[derive(Debug, Default)]
@@ -138,6 +163,7 @@ pub(crate) struct Record {
     point_queue: AtomicU32,
     thread_max: AtomicU8,
     storage: AtomicU8,
+    /// The kind of the arena, and its node above that bit.
     arena: AtomicU8,
     in_flight: InFlight,
     // What driver calls, arenas and reports need.
@@ -168,6 +194,7 @@ pub(crate) struct Cut {
     pub(crate) pool: CacheKey,
     pub(crate) storage: StorageMode,
     pub(crate) arena: ArenaKind,
+    pub(crate) node: Node,
     pub(crate) list: ListId,
     /// Most blocks of the list that a thread keeps in one place.
     pub(crate) thread_max: u8,
@@ -189,7 +216,8 @@ impl Block {
         let record = self.0;
         let relaxed = Ordering::Relaxed;
         record.storage.store(cut.storage as u8, relaxed);
-        record.arena.store(cut.arena as u8, relaxed);
+        let arena = cut.arena as u8 | cut.node.0 << NODE_SHIFT;
+        record.arena.store(arena, relaxed);
         record.list.store(cut.list.0, relaxed);
         record
             .thread_max
@@ -272,11 +300,17 @@ impl Block {
     }
 
     pub(crate) fn arena(&self) -> ArenaKind {
-        if self.0.arena.load(Ordering::Relaxed) == ArenaKind::Small as u8 {
+        let kind = self.0.arena.load(Ordering::Relaxed) % (1 << NODE_SHIFT);
+        if kind == ArenaKind::Small as u8 {
             ArenaKind::Small
         } else {
             ArenaKind::Large
         }
+    }
+
+    /// The node that its memory was obtained on.
+    pub(crate) fn node(&self) -> Node {
+        Node(self.0.arena.load(Ordering::Relaxed) >> NODE_SHIFT)
     }
 
     pub(crate) fn alignment(&self) -> usize {
@@ -379,13 +413,9 @@ impl Block {
         self.0.holder.load(Ordering::Relaxed) & TOUCHED != 0
     }
 
-    /// Marks the block as owned by a bare address.
-    pub(crate) fn set_detached(&self, detached: bool) {
-        if detached {
-            self.0.holder.fetch_or(DETACHED, Ordering::Relaxed);
-        } else {
-            self.0.holder.fetch_and(!DETACHED, Ordering::Relaxed);
-        }
+    /// Leaves the block to whoever has its address; see [`Record::attach`].
+    pub(crate) fn detach(self) {
+        self.0.holder.fetch_or(DETACHED, Ordering::Release);
     }
 
     /// The record, for maps that find blocks and do not own them.
@@ -412,18 +442,50 @@ pub(crate) struct Sight {
     pub(crate) bytes: usize,
     pub(crate) address: usize,
     pub(crate) storage: StorageMode,
+    pub(crate) node: Node,
 }
 
 impl Record {
-    /// What a report may know, if a user holds the block.
-    pub(crate) fn sight(&'static self) -> Option<Sight> {
+    /// Address of the block's first byte for the host; zero if it has none.
+    pub(crate) fn start(&self) -> usize {
+        self.host.load(Ordering::Relaxed).addr()
+    }
+
+    /// Whether an address lies in the block.
+    #[cfg(test)]
+    pub(crate) fn contains(&self, address: usize) -> bool {
+        let inside = address.checked_sub(self.start());
+        inside.is_some_and(|inside| inside < self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// The block, if it is one of the pool's that was [left](Block::detach) to whoever has this address.
+    pub(crate) fn attach(&'static self, pool: CacheKey, address: usize) -> Option<Block> {
+        let is_it = || self.start() == address && self.pool_id.load(Ordering::Relaxed) == pool.id;
+        if !is_it() || self.holder.load(Ordering::Relaxed) & DETACHED == 0 {
+            return None;
+        }
+        if self.holder.fetch_and(!DETACHED, Ordering::Acquire) & DETACHED == 0 {
+            return None;
+        }
+        if is_it() {
+            return Some(Block(self));
+        }
+        // The address was given back twice, and the record has come to describe a block of another.
+        self.holder.fetch_or(DETACHED, Ordering::Release);
+        None
+    }
+
+    /// What a report may know, if a user holds the block and it is one of the pool's.
+    pub(crate) fn sight(&'static self, pool: CacheKey) -> Option<Sight> {
         let block = Block(self);
-        (self.holder.load(Ordering::Relaxed) & STATE_MASK != IDLE).then(|| Sight {
+        let held = self.holder.load(Ordering::Relaxed) & STATE_MASK != IDLE;
+        (held && block.pool().id == pool.id).then(|| Sight {
             name: block.name(),
             requested: block.requested(),
             bytes: block.bytes(),
             address: block.host().map_or(0, |host| host.as_ptr().addr()),
             storage: block.storage(),
+            node: block.node(),
         })
     }
 }
@@ -432,9 +494,7 @@ impl Record {
 pub(crate) fn for_each_live(pool: CacheKey, mut visit: impl FnMut(Sight)) {
     let slabs = RECORDS.lock().slabs.clone();
     for record in slabs.into_iter().flatten() {
-        if record.pool_id.load(Ordering::Relaxed) == pool.id
-            && let Some(sight) = record.sight()
-        {
+        if let Some(sight) = record.sight(pool) {
             visit(sight);
         }
     }

@@ -123,10 +123,7 @@ impl Buffer {
         let Ok(address) = self.host_address() else {
             return Err(self);
         };
-        let Some(pool) = pool_of(&self.block) else {
-            return Err(self);
-        };
-        pool.detach(self.block.last());
+        self.block.last().detach();
         std::mem::forget(self);
         Ok(address)
     }

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::block::{Block, ListId};
+use crate::block::{Block, ListId, Node};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
 use crate::request::DEFAULT_ALIGNMENT;
@@ -23,7 +23,9 @@ pub(crate) struct ClassPools {
     small: [[ListId; SMALL]; StorageMode::ALL.len()],
     /// The classes of larger ones; none if all of them have wishes.
     warm: ClassIndex,
+    /// By node and list. What is counted of a list is counted at the first node.
     lists: Grouped<ClassPool>,
+    nodes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +54,7 @@ impl ClassPool {
 
 impl ClassPools {
     /// `warm` says whether requests without wishes of their own can be served as they come.
-    pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
+    pub(crate) fn new(classes: SizeClasses, warm: bool, nodes: usize) -> Self {
         let count = classes.as_slice().len();
         let lists = count * StorageMode::ALL.len();
         let warm = if warm {
@@ -73,7 +75,8 @@ impl ClassPools {
             classes,
             small,
             warm,
-            lists: Grouped::new(lists),
+            lists: Grouped::new(lists * nodes),
+            nodes,
         }
     }
 
@@ -119,9 +122,17 @@ impl ClassPools {
         class.map_or(ListId::NONE, |class| self.list(block.storage(), class))
     }
 
-    /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
-    pub(crate) fn take(&self, list: ListId, count: usize) -> Vec<Block> {
-        let Some(pool) = self.lists.get(list.index()) else {
+    /// The position of a list's idle blocks of a node; none for what is no list.
+    fn position(&self, list: ListId, node: Node) -> Option<usize> {
+        let lists = self.list_count();
+        (list.index() < lists).then(|| node.index() * lists + list.index())
+    }
+
+    /// Up to `count` idle blocks of a node, most recently freed first: those are the likeliest to be in a
+    /// cache.
+    pub(crate) fn take(&self, list: ListId, node: Node, count: usize) -> Vec<Block> {
+        let pool = self.position(list, node);
+        let Some(pool) = pool.and_then(|position| self.lists.get(position)) else {
             return Vec::new();
         };
         let mut idle = pool.idle.lock();
@@ -129,22 +140,32 @@ impl ClassPools {
         idle.split_off(rest)
     }
 
-    /// Keeps blocks of one list up to the class's limit; gives the others back.
-    pub(crate) fn put(&self, list: ListId, mut blocks: Vec<Block>) -> Vec<Block> {
-        let Some(pool) = self.lists.make(list.index()) else {
-            return blocks;
-        };
+    /// Keeps blocks of one list up to the class's limit, of each node; gives the others back.
+    pub(crate) fn put(&self, list: ListId, blocks: Vec<Block>) -> Vec<Block> {
         let class = list.index() % self.classes.as_slice().len().max(1);
         let most = self
             .classes
             .as_slice()
             .get(class)
             .map_or(0, |class| class.cached_max);
-        let mut idle = pool.idle.lock();
-        let room = most.saturating_sub(idle.len()).min(blocks.len());
-        idle.extend(blocks.drain(..room));
-        drop(idle);
-        blocks
+        let mut left = Vec::new();
+        let mut blocks = blocks.into_iter().peekable();
+        while let Some(node) = blocks.peek().map(Block::node) {
+            let position = self.position(list, node);
+            let Some(pool) = position.and_then(|position| self.lists.make(position)) else {
+                left.extend(blocks);
+                break;
+            };
+            let mut idle = pool.idle.lock();
+            while let Some(block) = blocks.next_if(|block| block.node() == node) {
+                if idle.len() < most {
+                    idle.push(block);
+                } else {
+                    left.push(block);
+                }
+            }
+        }
+        left
     }
 
     /// Takes every idle block out.
@@ -156,8 +177,11 @@ impl ClassPools {
 
     /// Takes every idle block of one list out.
     pub(crate) fn drain_list(&self, list: usize, drained: &mut Vec<Block>) {
-        if let Some(pool) = self.lists.get(list) {
-            drained.append(&mut pool.idle.lock());
+        for node in Node::first(self.nodes) {
+            let position = self.position(ListId::new(list), node);
+            if let Some(pool) = position.and_then(|position| self.lists.get(position)) {
+                drained.append(&mut pool.idle.lock());
+            }
         }
     }
 
@@ -171,7 +195,11 @@ impl ClassPools {
             if initial == 0 || !list.is_some() || block.point().is_some() {
                 return Some(block);
             }
-            let mut idle = self.lists.make(list.index())?.idle.lock();
+            let position = self.position(list, block.node());
+            let Some(pool) = position.and_then(|position| self.lists.make(position)) else {
+                return Some(block);
+            };
+            let mut idle = pool.idle.lock();
             if idle.len() >= initial {
                 return Some(block);
             }

@@ -39,6 +39,7 @@
 //! The crate knows nothing of models, tensors, network protocols or async runtimes.
 
 mod address;
+mod address_map;
 mod allocator;
 mod arena;
 mod asymmetric_fence;
@@ -109,7 +110,7 @@ pub use request::Request;
 pub use runtime::Runtime;
 pub use sampler::Samples;
 pub use size_class::{SizeClass, SizeClasses};
-pub use stats::{ClassStats, Counter, Stats};
+pub use stats::{ClassStats, Counter, NodeStats, Stats};
 pub use strategy::Strategy;
 pub use view::BufferView;
 

@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod allocate;
+mod arenas;
 mod cache_limit;
 mod close;
 mod figures;
 mod free;
 mod idle;
+mod nodes;
 mod observe;
 mod place;
 mod recovery;
@@ -20,11 +23,11 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::Duration;
 
+use self::arenas::Arenas;
 use self::cache_limit::CacheLimit;
 use self::tuned::Tuned;
-use crate::arena::{Arena, Reserve, SmallArena};
-use crate::block::{Block, CacheKey, Sight};
-use crate::buffer::Buffer;
+use crate::arena::Reserve;
+use crate::block::{Block, CacheKey};
 use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
@@ -67,7 +70,7 @@ pub(crate) struct Pool {
     key: CacheKey,
     name: String,
     device: Arc<Metered>,
-    arenas: [(Arena, SmallArena); StorageMode::ALL.len()],
+    arenas: Arenas,
     classes: ClassPools,
     orders: Orders,
     deferred: Deferred,
@@ -107,8 +110,6 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
-    /// Blocks of buffers whose owners keep only the address.
-    detached: Mutex<HashMap<usize, Block>>,
     observer: Observer,
 }
 
@@ -131,11 +132,7 @@ impl Pool {
         };
         let divisible = device.properties().storage_modes.iter().any(divides);
         let key = CacheKey::new();
-        let arena = |storage| {
-            let arena = Arena::new(storage, key, Arc::clone(&device), Arc::clone(&reserve));
-            (arena, SmallArena::new(storage, key))
-        };
-        let arenas = StorageMode::ALL.map(arena);
+        let arenas = Arenas::new(key, &device, &reserve);
         let callbacks = Arc::<Callbacks>::default();
         let on_out_of_memory = match config.on_out_of_memory.clone() {
             Some(handler) => Some(callbacks.add(handler)?),
@@ -145,7 +142,7 @@ impl Pool {
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
-        let classes = ClassPools::new(config.classes, warm);
+        let classes = ClassPools::new(config.classes, warm, arenas.node_count());
         let shared = Shard::new(key, classes.list_count());
         let pool = Arc::new(Self {
             key,
@@ -185,7 +182,6 @@ impl Pool {
             contended: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            detached: Mutex::new(HashMap::new()),
             observer,
         });
         let mut pools = POOLS.write();
@@ -244,27 +240,6 @@ impl Pool {
 
     fn supervisor(&self) -> Option<Arc<Supervisor>> {
         self.supervisor.get()?.upgrade()
-    }
-
-    /// Keeps a buffer's block while its owner has only the address.
-    pub(crate) fn detach(&self, block: Block) {
-        block.set_detached(true);
-        if let Some(address) = block.host() {
-            self.detached.lock().insert(address.as_ptr().addr(), block);
-        }
-    }
-
-    /// The buffer that was given up at an address.
-    pub(crate) fn attach(&self, address: usize) -> Option<Buffer> {
-        let block = self.detached.lock().remove(&address)?;
-        block.set_detached(false);
-        Some(Buffer::new(block))
-    }
-
-    /// The live buffer that contains an address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        let mut arenas = self.arenas.iter();
-        arenas.find_map(|(arena, small)| small.find(address).or_else(|| arena.find(address)))
     }
 }
 

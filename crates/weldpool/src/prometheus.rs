@@ -1,12 +1,16 @@
 //! Statistics in Prometheus's text format, version 0.0.4.
 //!
 //! Names are `weldpool_pool_*`, those that the server's `/metrics` has, with the label `pool`; what
-//! belongs to a size class has `class` besides, its size in bytes. Classes that were never used are
-//! left out, and the server leaves out all of them.
+//! belongs to a size class has `class` besides, its size in bytes, and what belongs to a node of memory
+//! `node`, its number. Classes that were never used are left out, and the server leaves out all of
+//! them; so are nodes where memory is all alike.
 
 #![forbid(unsafe_code)]
 
 mod family;
+#[macro_use]
+mod table;
+mod nodes;
 
 use std::fmt::{self, Write};
 
@@ -18,6 +22,7 @@ use crate::sampler::Samples;
 use crate::stats::{ClassStats, Stats};
 
 pub use self::family::{Family, Kind, Value};
+use self::table::Metric;
 
 /// The media type to serve the text with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -60,34 +65,16 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     limits(out, pools)?;
     health(out, pools)?;
     classes(out, pools)?;
+    nodes::nodes(out, pools)?;
     levels(out, pools)?;
     recovery(out, pools)?;
     histograms(out, pools)
 }
 
-/// A metric of a `T`, and where its value comes from.
-struct Metric<T> {
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
-    read: fn(&T) -> Value,
-}
-
-macro_rules! metrics {
-    ($($name:literal, $kind:ident, $help:literal, |$all:ident| $value:expr;)*) => {
-        &[$(Metric {
-            name: concat!("weldpool_pool_", $name),
-            kind: Kind::$kind,
-            help: $help,
-            read: |$all| Value::from($value),
-        },)*]
-    };
-}
-
 const POOLS: &[Metric<Stats>] = metrics! {
     "live_bytes", Gauge, "Bytes requested and not yet freed", |all| all.live.value;
     "live_peak_bytes", Gauge, "Highest live bytes", |all| all.live.peak;
-    "requested_bytes_total", Counter, "All bytes ever requested", |all| all.live.total;
+    "allocated_bytes_total", Counter, "Bytes of all blocks ever handed out", |all| all.live.total;
     "block_bytes", Gauge, "Bytes of the blocks behind live buffers", |all| all.block_bytes;
     "reserved_bytes", Gauge, "Bytes held from the driver", |all| all.reserved.value;
     "reserved_peak_bytes", Gauge, "Highest reserved bytes", |all| all.reserved.peak;

@@ -104,6 +104,11 @@ impl Sampler {
         }
     }
 
+    /// Whether nothing is sampled.
+    pub(crate) fn is_off(&self) -> bool {
+        self.interval == 0
+    }
+
     /// What an allocation counts for, in intervals.
     fn measure(&self, block_bytes: usize) -> f64 {
         (block_bytes as u64).min(self.counted_bytes_max()) as f64 / self.interval as f64

@@ -18,7 +18,7 @@ use crate::histogram::Histogram;
 use crate::json;
 use crate::name::Name;
 use crate::report::Report;
-use crate::stats::{ClassStats, Stats};
+use crate::stats::{ClassStats, NodeStats, Stats};
 
 /// Serializes a structure: its fields, some as another value or under another name, then figures that
 /// its methods give, without what is left out.
@@ -74,6 +74,16 @@ impl Serialize for ClassStats {
     }
 }
 
+impl Serialize for NodeStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, self => NodeStats {
+            number, reserved, block_bytes, free_bytes, local_allocations, remote_allocations,
+            returned_blocks,
+            ; with locality,
+        })
+    }
+}
+
 impl Serialize for GcStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, self => GcStats {
@@ -89,7 +99,7 @@ impl Serialize for Stats {
             live, reserved, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
             hits, misses, growths, remaps, failures, memory_failures, driver_calls,
             driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
-            classes: classes.iter().filter(used).collect::<Vec<_>>(), out_of_memory, pressure,
+            classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory, pressure,
             pressure_level: pressure_level.name(), pressure_events, pressure_returned_bytes, gc,
             ; with hit_rate, utilisation, internal_fragmentation, external_fragmentation, internal_waste,
             external_waste, allocation_reduction,

@@ -284,21 +284,6 @@ impl<T: Copy> Space<T> {
         }
     }
 
-    /// The interval in use that contains `position`.
-    pub(crate) fn used_at(&self, position: usize) -> Option<(Range, T)> {
-        let (&start, interval) = self.intervals.range(..=position).next_back()?;
-        match interval.state {
-            State::Used(owner) if position - start < interval.bytes => Some((
-                Range {
-                    start,
-                    bytes: interval.bytes,
-                },
-                owner,
-            )),
-            _ => None,
-        }
-    }
-
     /// Bytes free for everybody.
     pub(crate) fn clean_bytes(&self) -> usize {
         self.clean.bytes
@@ -496,8 +481,6 @@ mod tests {
         assert_eq!((a, b, c), (0, 1024, 1536));
         assert_eq!(space.release(b, None, false), Some(range(1024, 512)));
         assert_eq!(allocate(&mut space, 300, 4), Some(b), "the hole fits best");
-        assert_eq!(space.used_at(1100), Some((range(1024, 300), 0)));
-        assert_eq!(space.used_at(1400), None);
         space.release(b, None, false);
         space.release(a, None, false);
         assert_eq!(space.largest_clean(), 4096 - 1792);

@@ -69,6 +69,38 @@ impl ClassStats {
     }
 }
 
+/// Statistics of one node's memory (NUMA). Requests that threads' caches serve look at no node and are not
+/// counted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// The system's number of the node.
+    pub number: u32,
+    /// Bytes held of its memory.
+    pub reserved: Counter,
+    /// Bytes of its memory in blocks, handed out or in caches.
+    pub block_bytes: u64,
+    /// Bytes of its memory that are free in arenas.
+    pub free_bytes: u64,
+    /// Requests of threads on the node that its own memory served.
+    pub local_allocations: u64,
+    /// Requests of threads on the node that another node's memory served, because its own was out.
+    pub remote_allocations: u64,
+    /// Blocks of its memory that caches of threads on other nodes gave up.
+    pub returned_blocks: u64,
+}
+
+impl NodeStats {
+    /// local / (local + remote); 1 before the first request.
+    #[must_use]
+    pub fn locality(&self) -> f64 {
+        ratio(
+            self.local_allocations,
+            self.local_allocations + self.remote_allocations,
+        )
+    }
+}
+
 /// Statistics of an allocator: exact when no call is under way, O(classes) to read.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
@@ -118,6 +150,8 @@ pub struct Stats {
     pub largest_free: usize,
     /// The size classes, smallest first.
     pub classes: Vec<ClassStats>,
+    /// The nodes that memory is kept apart by (NUMA); none where it is all alike.
+    pub nodes: Vec<NodeStats>,
     /// Times that memory was out, and what helped.
     pub out_of_memory: OutOfMemoryStats,
     /// Memory pressure from 0 to 1: the greatest of reserved / limit and what the monitor last read.

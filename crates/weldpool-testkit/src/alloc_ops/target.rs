@@ -1,12 +1,16 @@
 //! The devices that operations run on.
 
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use weldpool::device::DeviceQueue;
 use weldpool::device::fake::{Builder, Control, FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
-use weldpool::{Device, StorageMode};
+#[cfg(target_os = "linux")]
+use weldpool::device::{NumaNode, Topology, host::NumaPolicy};
+use weldpool::{Device, Result, StorageMode};
 
 use super::input::Input;
 use crate::FaultyDevice;
@@ -33,6 +37,23 @@ fn by_hand<M>(builder: Builder<M>, seed: u64) -> Builder<M> {
     builder.seed(seed).delays(Duration::ZERO).manual(true)
 }
 
+/// The host; with nodes, one whose threads move between two.
+fn host(nodes: bool) -> Result<HostDevice> {
+    #[cfg(target_os = "linux")]
+    if nodes {
+        let node = |number| NumaNode {
+            number,
+            ..NumaNode::default()
+        };
+        let looks = AtomicU32::new(0);
+        let current = move || looks.fetch_add(1, Ordering::Relaxed) / 4 % 2;
+        let topology = Topology::fake(vec![node(0), node(1)], current);
+        return HostDevice::with_topology(NumaPolicy::Local, topology);
+    }
+    let _ = nodes;
+    HostDevice::new()
+}
+
 impl Target {
     #[expect(
         clippy::expect_used,
@@ -43,9 +64,10 @@ impl Target {
         let scarce = input.flag();
         let memory = if scarce { 64 << 20 } else { 16 << 30 };
         let seed = u64::from(input.byte());
-        let host = || Arc::new(HostDevice::new().expect("a host device"));
+        // The host's memory is never scarce here; it may have nodes instead.
+        let host = || host(scarce).expect("a host device");
         let (inner, fake): (Arc<dyn Device>, _) = match kind {
-            0 | 1 => (host(), None),
+            0 | 1 => (Arc::new(host()), None),
             2 => {
                 let builder = FakeDiscrete::builder().memory(memory).pinned_memory(memory);
                 let device = Arc::new(by_hand(builder, seed).build().expect("a discrete fake"));

@@ -5,7 +5,7 @@ use super::region::Region;
 use super::remap::Donors;
 use super::{Arena, Growth, Want};
 use crate::block::{Block, Point};
-use crate::device::{Device as _, Segment, VirtualMemoryProperties};
+use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
 use crate::sync::MutexGuard;
@@ -176,7 +176,7 @@ impl Arena {
             let bytes = missing.min(most & !(properties.granularity - 1));
             let created = self.reserve.commit(bytes).and_then(|()| {
                 self.device
-                    .create_physical(bytes, self.storage)
+                    .create_physical(bytes, self.home.storage, self.home.node.index())
                     .inspect_err(|_| self.reserve.uncommit(bytes))
             });
             match created {
@@ -268,7 +268,7 @@ impl Arena {
             .unwrap_or(properties.address_bytes_max);
         let mut bytes = round(properties.address_bytes_max);
         let range = loop {
-            match self.device.reserve_addresses(bytes, self.storage) {
+            match self.device.reserve_addresses(bytes, self.home.storage) {
                 Ok(range) => break range,
                 // A limit on address space: less will do.
                 Err(_) if bytes / 2 >= least => bytes = round(bytes / 2),
@@ -338,10 +338,10 @@ impl Arena {
         self.reserve.commit(bytes)?;
         let segment = self
             .device
-            .create_segment(bytes, self.storage)
+            .create_segment(bytes, self.home.storage, self.home.node.index())
             .inspect_err(|_| self.reserve.uncommit(bytes))?;
         self.reserve.count_growth();
-        tracing::debug!(bytes, storage = %self.storage, "segment obtained");
+        tracing::debug!(bytes, storage = %self.home.storage, "segment obtained");
         Ok(self.add_segment(growth, segment))
     }
 

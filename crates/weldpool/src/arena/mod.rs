@@ -21,22 +21,31 @@ pub(crate) use self::room::Free;
 use self::room::Room;
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
-use crate::block::{ArenaKind, Block, CacheKey, ListId, Point, Sight};
+use crate::address_map::AddressMap;
+use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
 use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
-/// The memory of one storage mode.
+/// Whose memory an arena is made of, and what kind of memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    /// The pool whose blocks these are.
+    pub(crate) key: CacheKey,
+    pub(crate) storage: StorageMode,
+    pub(crate) node: Node,
+}
+
+/// The memory of one storage mode on one node.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    storage: StorageMode,
-    /// The pool whose blocks these are.
-    key: CacheKey,
+    home: Home,
     device: Arc<Metered>,
     /// What all arenas of the allocator share: the limit and how much of it is used.
     reserve: Arc<Reserve>,
     virtual_memory: Option<VirtualMemoryProperties>,
     state: Mutex<Room>,
+    index: Arc<AddressMap>,
     /// Held by whoever obtains, remaps or returns memory, so that two threads do not both grow for
     /// what one growth serves. Driver calls are made under it and never under `state`.
     growth: Mutex<Growth>,
@@ -77,22 +86,18 @@ pub(crate) struct Want {
 }
 
 impl Arena {
-    pub(crate) fn new(
-        storage: StorageMode,
-        key: CacheKey,
-        device: Arc<Metered>,
-        reserve: Arc<Reserve>,
-    ) -> Self {
-        let virtual_memory = device.virtual_memory(storage);
+    pub(crate) fn new(home: Home, device: Arc<Metered>, reserve: Arc<Reserve>) -> Self {
+        let virtual_memory = device.virtual_memory(home.storage);
         let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
         let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
+        let room = Room::new(home, ArenaKind::Large);
         Self {
-            storage,
+            home,
+            index: Arc::clone(room.index()),
             device,
             reserve,
             virtual_memory,
-            key,
-            state: Mutex::new(Room::new(key, storage, ArenaKind::Large)),
+            state: Mutex::new(room),
             growth: Mutex::new(Growth {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
@@ -105,8 +110,12 @@ impl Arena {
         }
     }
 
+    pub(crate) fn home(&self) -> Home {
+        self.home
+    }
+
     fn empty_room(&self) -> Room {
-        Room::new(self.key, self.storage, ArenaKind::Large)
+        Room::new(self.home, ArenaKind::Large)
     }
 
     /// A block from memory already held.
@@ -140,9 +149,10 @@ impl Arena {
         queues.extend(self.state.lock().space.pending_queues());
     }
 
-    /// The live block that contains a host address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        self.state.lock().find(address)
+    /// The record of the block that contains a host address, if there is one, else none or any. Takes no
+    /// lock and O(1) time.
+    pub(crate) fn find(&self, address: usize) -> Option<&'static Record> {
+        self.index.find(address)
     }
 
     /// Free memory.

@@ -4,14 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use super::Want;
+use super::{Home, Want};
+use crate::address_map::{AddressMap, Spare, Writer};
 use crate::binding::Base;
-use crate::block::{ArenaKind, Block, CacheKey, Cut, Point, Record, Sight};
-use crate::device::StorageMode;
+use crate::block::{ArenaKind, Block, Cut, Point, Record};
 use crate::space::{Range, Space};
+use crate::sync::{Arc, Mutex};
 
 /// Records of blocks that are kept for the next ones.
 const SPARE_RECORDS_MAX: usize = 256;
+
+/// Nodes of the indices of rooms that are gone.
+static SPARE_NODES: Mutex<Vec<Spare>> = Mutex::new(Vec::new());
 
 /// What allocation and release need.
 #[derive(Debug)]
@@ -20,8 +24,9 @@ pub(crate) struct Room {
     /// By the position of their first byte.
     regions: BTreeMap<usize, (usize, Base)>,
     spare_records: Vec<Block>,
-    key: CacheKey,
-    storage: StorageMode,
+    /// Where its blocks are.
+    index: Writer,
+    home: Home,
     kind: ArenaKind,
 }
 
@@ -37,13 +42,13 @@ pub(crate) struct Free {
 }
 
 impl Room {
-    pub(crate) fn new(key: CacheKey, storage: StorageMode, kind: ArenaKind) -> Self {
+    pub(crate) fn new(home: Home, kind: ArenaKind) -> Self {
         Self {
             space: Space::default(),
             regions: BTreeMap::new(),
             spare_records: Vec::new(),
-            key,
-            storage,
+            index: Writer::new(SPARE_NODES.lock().pop().unwrap_or_default()),
+            home,
             kind,
         }
     }
@@ -112,6 +117,9 @@ impl Room {
         point: Option<Point>,
         contended: bool,
     ) -> Option<Range> {
+        if let Some(host) = block.host() {
+            self.index.remove(host.as_ptr().addr());
+        }
         let freed = self.space.release(block.position(), point, !contended);
         if self.spare_records.len() < SPARE_RECORDS_MAX {
             self.spare_records.push(block);
@@ -127,9 +135,10 @@ impl Room {
             unreachable!("free space lies in a region");
         };
         let cut = Cut {
-            pool: self.key,
-            storage: self.storage,
+            pool: self.home.key,
+            storage: self.home.storage,
             arena: self.kind,
+            node: self.home.node,
             list: want.list,
             thread_max: want.thread_max,
             position,
@@ -146,16 +155,15 @@ impl Room {
         let record = block.as_record();
         let point = self.space.take(free.start, position, want.bytes, record);
         block.set_point(point);
+        if let Some(host) = block.host() {
+            self.index.insert(host.as_ptr().addr(), record);
+        }
         block
     }
 
-    /// The live block that contains a host address.
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        let (_, record) = self.space.used_at(address)?;
-        let sight = record.sight()?;
-        // Positions of memory without addresses are no addresses.
-        let inside = sight.address != 0 && address.checked_sub(sight.address)? < sight.requested;
-        inside.then_some(sight)
+    /// Finds its blocks without a lock.
+    pub(crate) fn index(&self) -> &Arc<AddressMap> {
+        self.index.map()
     }
 
     pub(crate) fn free(&self) -> Free {
@@ -172,5 +180,6 @@ impl Drop for Room {
         for record in self.spare_records.drain(..) {
             record.retire();
         }
+        SPARE_NODES.lock().push(self.index.take_spare());
     }
 }

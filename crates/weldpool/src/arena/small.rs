@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Free, Room, Want};
+use super::{Free, Home, Room, Want};
+use crate::address_map::AddressMap;
 use crate::binding::Base;
-use crate::block::{ArenaKind, Block, CacheKey, Point, Sight};
-use crate::device::StorageMode;
+use crate::block::{ArenaKind, Block, Point, Record};
 use crate::space::Range;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// Largest block that is small.
 pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -17,9 +17,12 @@ pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
 const SPAN_BYTES: (usize, usize) = (SMALL_BYTES_MAX, 1 << 20);
 const SPAN_DIVISOR: usize = 8;
 
-/// Small blocks of one storage mode.
+/// Small blocks of one storage mode and node.
 #[derive(Debug)]
-pub(crate) struct SmallArena(Mutex<Spans>);
+pub(crate) struct SmallArena {
+    spans: Mutex<Spans>,
+    index: Arc<AddressMap>,
+}
 
 #[derive(Debug)]
 struct Spans {
@@ -30,12 +33,16 @@ struct Spans {
 }
 
 impl SmallArena {
-    pub(crate) fn new(storage: StorageMode, key: CacheKey) -> Self {
-        Self(Mutex::new(Spans {
-            room: Room::new(key, storage, ArenaKind::Small),
-            spans: BTreeMap::new(),
-            bytes: 0,
-        }))
+    pub(crate) fn new(home: Home) -> Self {
+        let room = Room::new(home, ArenaKind::Small);
+        Self {
+            index: Arc::clone(room.index()),
+            spans: Mutex::new(Spans {
+                room,
+                spans: BTreeMap::new(),
+                bytes: 0,
+            }),
+        }
     }
 
     /// Up to `count` blocks from the spans there are; the first is returned, the others are pushed.
@@ -45,7 +52,7 @@ impl SmallArena {
         count: usize,
         more: &mut Vec<Block>,
     ) -> Option<Block> {
-        let mut spans = self.0.lock();
+        let mut spans = self.spans.lock();
         let first = spans.room.allocate(want)?;
         while more.len() + 1 < count
             && let Some(block) = spans.room.allocate(want)
@@ -57,7 +64,7 @@ impl SmallArena {
 
     /// Size of the next span.
     pub(crate) fn next_span_bytes(&self) -> usize {
-        let bytes = self.0.lock().bytes / SPAN_DIVISOR;
+        let bytes = self.spans.lock().bytes / SPAN_DIVISOR;
         bytes
             .clamp(SPAN_BYTES.0, SPAN_BYTES.1)
             .next_multiple_of(SMALL_BYTES_MAX)
@@ -69,7 +76,7 @@ impl SmallArena {
             start: span.position(),
             bytes: span.bytes(),
         };
-        let mut spans = self.0.lock();
+        let mut spans = self.spans.lock();
         let base = Base::of_place(&span.place());
         spans.room.add_region(range, base);
         // What pends on the span pends on every block of it.
@@ -85,7 +92,7 @@ impl SmallArena {
         point: Option<Point>,
         contended: bool,
     ) -> Option<Block> {
-        let mut spans = self.0.lock();
+        let mut spans = self.spans.lock();
         let free = spans.room.release(block, point, contended)?;
         let whole = spans.spans.get(&free.start);
         whole.filter(|span| span.bytes() == free.bytes)?;
@@ -97,7 +104,7 @@ impl SmallArena {
 
     /// Takes out the spans that are empty.
     pub(crate) fn take_empty(&self) -> Vec<Block> {
-        let mut spans = self.0.lock();
+        let mut spans = self.spans.lock();
         let empty: Vec<Range> = spans
             .room
             .space
@@ -112,19 +119,20 @@ impl SmallArena {
     }
 
     pub(crate) fn pass(&self, queue: u32, completed: u64) -> bool {
-        self.0.lock().room.space.pass(queue, completed)
+        self.spans.lock().room.space.pass(queue, completed)
     }
 
     pub(crate) fn pending_queues(&self, queues: &mut Vec<(u32, u64)>) {
-        queues.extend(self.0.lock().room.space.pending_queues());
+        queues.extend(self.spans.lock().room.space.pending_queues());
     }
 
-    pub(crate) fn find(&self, address: usize) -> Option<Sight> {
-        self.0.lock().room.find(address)
+    /// As [`Arena::find`](super::Arena::find).
+    pub(crate) fn find(&self, address: usize) -> Option<&'static Record> {
+        self.index.find(address)
     }
 
     pub(crate) fn free(&self) -> Free {
-        self.0.lock().room.free()
+        self.spans.lock().room.free()
     }
 }
 

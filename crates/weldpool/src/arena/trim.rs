@@ -4,9 +4,9 @@
 
 use super::mappings::Piece;
 use super::region::Backing;
-use super::{Arena, Growth};
+use super::{Arena, Growth, Home};
 use crate::block::Point;
-use crate::device::{Device as _, ReleaseError};
+use crate::device::{ReleaseError, Segment};
 use crate::space::{Free, Range};
 
 impl Arena {
@@ -53,7 +53,7 @@ impl Arena {
             match region.backing {
                 Backing::Segment(segment) => {
                     let bytes = segment.bytes();
-                    match self.device.release_segment(segment) {
+                    match self.release_segment(segment) {
                         Ok(()) => self.reserve.uncommit(bytes),
                         Err(ReleaseError { error, .. }) => {
                             tracing::error!(bytes, %error, "a segment could not be returned at the end");
@@ -138,7 +138,7 @@ impl Arena {
         let Backing::Segment(segment) = growth.regions.remove(&start)?.backing else {
             return None;
         };
-        match self.device.release_segment(segment) {
+        match self.release_segment(segment) {
             Ok(()) => {
                 self.reserve.uncommit(whole.bytes);
                 Some(whole.bytes)
@@ -150,6 +150,11 @@ impl Arena {
                 Some(0)
             }
         }
+    }
+
+    fn release_segment(&self, segment: Box<dyn Segment>) -> Result<(), ReleaseError> {
+        let Home { storage, node, .. } = self.home;
+        self.device.release_segment(segment, storage, node.index())
     }
 
     fn take_largest(&self, growth: &mut Growth) -> Option<(Range, Vec<Piece>)> {
@@ -181,12 +186,14 @@ impl Arena {
 
     /// Returns memory that is mapped nowhere; what the driver refuses stays spare.
     pub(super) fn release_spare(&self, growth: &mut Growth) -> usize {
+        let Home { storage, node, .. } = self.home;
         let mut returned = 0;
         for piece in std::mem::take(&mut growth.spare) {
+            let Piece { physical, bytes } = piece;
             // SAFETY: the piece is mapped nowhere, so nothing can use it.
             let released = unsafe {
-                let (physical, bytes) = (piece.physical, piece.bytes);
-                self.device.release_physical(physical, bytes, self.storage)
+                self.device
+                    .release_physical(physical, bytes, storage, node.index())
             };
             match released {
                 Ok(()) => {

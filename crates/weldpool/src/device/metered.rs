@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, DeviceQueue, Physical, ReleaseError, Segment,
-    StorageMode, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, Physical, ReleaseError, Segment, StorageMode,
+    Topology, VirtualMemory, VirtualMemoryProperties,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +18,8 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 pub(crate) struct Metered {
     device: Arc<dyn Device>,
     reserved: AtomicCounter,
+    /// What of it is on which node, where memory is kept apart by nodes.
+    nodes: Box<[AtomicCounter]>,
     calls: AtomicU64,
     failures: AtomicU64,
     /// Real time, and time that a simulated device charged.
@@ -27,7 +29,11 @@ pub(crate) struct Metered {
 
 impl Metered {
     pub(crate) fn new(device: Arc<dyn Device>) -> Self {
+        let topologies = StorageMode::ALL.map(|storage| device.topology(storage));
+        let topology = topologies.into_iter().flatten().next();
+        let nodes = topology.map_or(0, |topology| topology.nodes().len());
         Self {
+            nodes: (0..nodes).map(|_| AtomicCounter::default()).collect(),
             device,
             reserved: AtomicCounter::default(),
             calls: AtomicU64::new(0),
@@ -44,6 +50,36 @@ impl Metered {
     /// Bytes held from the driver.
     pub(crate) fn reserved(&self) -> Counter {
         self.reserved.read()
+    }
+
+    /// Bytes held of a node's memory, where memory is kept apart by nodes.
+    pub(crate) fn reserved_on(&self, node: usize) -> Counter {
+        let node = self.nodes.get(node);
+        node.map(AtomicCounter::read).unwrap_or_default()
+    }
+
+    /// The nodes that memory of a storage mode is kept apart by, if it is.
+    pub(crate) fn topology(&self, storage: StorageMode) -> Option<&Topology> {
+        self.device.topology(storage)
+    }
+
+    fn count_obtained(&self, bytes: usize, storage: StorageMode, node: usize) {
+        self.reserved.add(bytes as u64);
+        if let Some(counter) = self.counter_of(storage, node) {
+            counter.add(bytes as u64);
+        }
+    }
+
+    fn count_returned(&self, bytes: usize, storage: StorageMode, node: usize) {
+        self.reserved.subtract(bytes as u64);
+        if let Some(counter) = self.counter_of(storage, node) {
+            counter.subtract(bytes as u64);
+        }
+    }
+
+    fn counter_of(&self, storage: StorageMode, node: usize) -> Option<&AtomicCounter> {
+        self.topology(storage)?;
+        self.nodes.get(node)
     }
 
     /// Calls that obtain or return memory, and how many of them failed.
@@ -93,30 +129,41 @@ impl Metered {
     }
 }
 
-impl Device for Metered {
-    fn properties(&self) -> &DeviceProperties {
+/// The device's calls, those for memory counted.
+impl Metered {
+    pub(crate) fn properties(&self) -> &DeviceProperties {
         self.device.properties()
     }
 
-    fn budget(&self) -> Result<Budget> {
+    pub(crate) fn budget(&self) -> Result<Budget> {
         self.device.budget()
     }
 
-    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
-        let segment = self.timed(|| self.device.create_segment(bytes, storage))?;
-        self.reserved.add(segment.bytes() as u64);
+    /// A segment, on a node where memory is kept apart by nodes.
+    pub(crate) fn create_segment(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+    ) -> Result<Box<dyn Segment>> {
+        let segment = self.timed(|| match self.topology(storage) {
+            Some(_) => self.device.create_segment_on(bytes, storage, node),
+            None => self.device.create_segment(bytes, storage),
+        })?;
+        self.count_obtained(segment.bytes(), storage, node);
         Ok(segment)
     }
 
-    fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
-        let bytes = segment.bytes() as u64;
+    pub(crate) fn release_segment(
+        &self,
+        segment: Box<dyn Segment>,
+        storage: StorageMode,
+        node: usize,
+    ) -> std::result::Result<(), ReleaseError> {
+        let bytes = segment.bytes();
         self.timed(|| self.device.release_segment(segment))?;
-        self.reserved.subtract(bytes);
+        self.count_returned(bytes, storage, node);
         Ok(())
-    }
-
-    fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
-        self.device.create_queue()
     }
 }
 
@@ -136,10 +183,19 @@ impl Metered {
         self.timed(|| memory.reserve(bytes))
     }
 
-    pub(crate) fn create_physical(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
+    /// Physical memory, of a node where memory is kept apart by nodes.
+    pub(crate) fn create_physical(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+    ) -> Result<Physical> {
         let memory = self.memory(storage)?;
-        let physical = self.timed(|| memory.create(bytes, storage))?;
-        self.reserved.add(bytes as u64);
+        let physical = self.timed(|| match self.topology(storage) {
+            Some(_) => memory.create_on(bytes, storage, node),
+            None => memory.create(bytes, storage),
+        })?;
+        self.count_obtained(bytes, storage, node);
         Ok(physical)
     }
 
@@ -151,11 +207,12 @@ impl Metered {
         physical: Physical,
         bytes: usize,
         storage: StorageMode,
+        node: usize,
     ) -> Result<()> {
         let memory = self.memory(storage)?;
         // SAFETY: the caller's promise.
         self.timed(|| unsafe { memory.release(physical, bytes) })?;
-        self.reserved.subtract(bytes as u64);
+        self.count_returned(bytes, storage, node);
         Ok(())
     }
 

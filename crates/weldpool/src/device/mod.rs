@@ -12,6 +12,7 @@ mod metered;
 mod pages;
 mod properties;
 mod raw;
+mod topology;
 mod virtual_memory;
 
 use std::fmt::Debug;
@@ -25,6 +26,7 @@ pub use fence::Timeline;
 pub(crate) use metered::Metered;
 pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+pub use topology::{NumaNode, Topology};
 pub use virtual_memory::{AddressRange, Physical, VirtualMemory, VirtualMemoryProperties};
 
 /// One GPU or the host.
@@ -53,6 +55,22 @@ pub trait Device: Debug + Send + Sync {
     /// Nothing stays behind on failure.
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>>;
 
+    /// As [`create_segment`](Self::create_segment), of the memory of one node; `node` is its position in
+    /// [`topology`](Self::topology). Default: of whichever memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) also when only this node has no more.
+    fn create_segment_on(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+    ) -> Result<Box<dyn Segment>> {
+        let _ = node;
+        self.create_segment(bytes, storage)
+    }
+
     /// Returns a segment to the system at once.
     ///
     /// # Errors
@@ -70,6 +88,15 @@ pub trait Device: Debug + Send + Sync {
     /// Address space and physical memory apart, for memory of this storage mode, if the driver offers
     /// it. Default: it does not, and all memory comes as segments.
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        let _ = storage;
+        None
+    }
+
+    /// The nodes (NUMA) by which memory of this storage mode is to be kept apart, two at least; constant,
+    /// and the same for all storage modes that have one. An allocator then obtains memory by
+    /// [`create_segment_on`](Self::create_segment_on) and [`VirtualMemory::create_on`]. Default: memory is
+    /// all alike.
+    fn topology(&self, storage: StorageMode) -> Option<&Topology> {
         let _ = storage;
         None
     }

@@ -77,6 +77,18 @@ pub trait VirtualMemory: Debug + Send + Sync {
     /// As for [`Device::create_segment`](super::Device::create_segment).
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical>;
 
+    /// As [`create`](Self::create), of the memory of one node; `node` is its position in
+    /// [`Device::topology`](super::Device::topology). It stays the memory of that node wherever it is
+    /// mapped. Default: of whichever memory.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) also when only this node has no more.
+    fn create_on(&self, bytes: usize, storage: StorageMode, node: usize) -> Result<Physical> {
+        let _ = node;
+        self.create(bytes, storage)
+    }
+
     /// Returns physical memory to the system: a whole handle, or any multiple of the granularity of a
     /// divisible one.
     ///

@@ -118,7 +118,7 @@ impl Pool {
         // The warm path is closed while a recorder is there, for a sample, and at a new peak; and a strategy
         // chose after that was tried.
         let cached = if pooled {
-            thread_cache::take(key, place.list)
+            self.take_near(key, place)
         } else {
             None
         };
@@ -138,7 +138,8 @@ impl Pool {
     fn is_sample(&self, place: &Place, key: CacheKey) -> bool {
         let sampler = &self.observer.sampler;
         if place.list.is_some() {
-            thread_cache::charge(key, place.list, || sampler.draw(place.bytes))
+            let due = thread_cache::charge(key, place.list, || self.draw(place.bytes));
+            due && !sampler.is_off()
         } else {
             sampler.is_due(place.bytes)
         }
@@ -171,6 +172,7 @@ impl Pool {
             }
             obtained => obtained?,
         };
+        self.arenas.count_served(place.node, &block);
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
@@ -182,9 +184,11 @@ impl Pool {
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
-        let arena = &self.arenas[place.storage.index()].0;
         let want = place.want(ListId::DIRECT, None, false);
-        let block = arena.direct(&want, &|point| self.orders.passed(point))?;
+        let block = self.near(place, |place| {
+            let (arena, _) = self.arenas.at(place.storage, place.node);
+            arena.direct(&want, &|point| self.orders.passed(point))
+        })?;
         Ok((block, Source::Driver))
     }
 
@@ -201,7 +205,9 @@ impl Pool {
             self.contended.store(true, Ordering::Relaxed);
         }
         if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
-            let mut blocks = self.classes.take(place.list, place.refill_blocks());
+            let mut blocks = self
+                .classes
+                .take(place.list, place.node, place.refill_blocks());
             if let Some(block) = blocks.pop() {
                 self.keep(key, blocks);
                 return Ok((block, Source::Held));
@@ -251,7 +257,7 @@ impl Pool {
         queue: Option<u32>,
         contended: bool,
     ) -> Option<Block> {
-        let (arena, small) = &self.arenas[place.storage.index()];
+        let (arena, small) = self.arenas.at(place.storage, place.node);
         let want = place.want(place.list, queue, contended);
         if !place.is_small() {
             let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
@@ -272,7 +278,8 @@ impl Pool {
         Some(first)
     }
 
-    /// A block from more memory, or from holes mapped together.
+    /// A block from more memory, or from holes mapped together; of another node, if memory is out on the
+    /// request's.
     pub(super) fn grow(
         self: &Arc<Self>,
         place: Place,
@@ -280,7 +287,25 @@ impl Pool {
         queue: Option<u32>,
         contended: bool,
     ) -> Result<(Block, Source)> {
-        let (arena, small) = &self.arenas[place.storage.index()];
+        self.near(place, |there| {
+            let held = (there.node != place.node)
+                .then(|| self.obtain_held(there, key, queue, contended))
+                .flatten();
+            match held {
+                Some(block) => Ok((block, Source::Held)),
+                None => self.grow_on(there, key, queue, contended),
+            }
+        })
+    }
+
+    fn grow_on(
+        self: &Arc<Self>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        contended: bool,
+    ) -> Result<(Block, Source)> {
+        let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
             let want = place.want(place.list, queue, contended);

@@ -34,7 +34,7 @@ impl Pool {
         }
         let passed = |point| self.orders.passed(point);
         if self.deferred_bytes() == 0 || left_out(Wait::Close) {
-            for (arena, _) in &self.arenas {
+            for (arena, _) in self.arenas.iter() {
                 arena.close(&passed);
             }
         } else {
@@ -43,7 +43,7 @@ impl Pool {
                 bytes = self.deferred_bytes(),
                 "work in flight never ended; its memory is kept for the life of the process"
             );
-            for (arena, _) in &self.arenas {
+            for (arena, _) in self.arenas.iter() {
                 arena.leak();
             }
             self.deferred.leak();

@@ -151,6 +151,7 @@ impl Pool {
             free_bytes: free as u64,
             largest_free: self.largest_free(),
             classes: self.classes.stats(&counted.lists),
+            nodes: self.arenas.stats(&self.device),
             out_of_memory: self.out_of_memory.read(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()

@@ -37,7 +37,10 @@ impl Pool {
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed);
         // A full bin gets room if it may; else it has to make some.
-        let left = if pooled {
+        let left = if pooled && self.is_foreign(&block) {
+            self.send_home(block);
+            None
+        } else if pooled {
             thread_cache::put(key, block)
         } else {
             Some(block)
@@ -80,7 +83,7 @@ impl Pool {
             return;
         }
         let contended = self.is_contended();
-        let (arena, small) = &self.arenas[block.storage().index()];
+        let (arena, small) = self.arenas.of(&block);
         let point = self.orders.pending_point(&block);
         if contended
             && let Some(point) = point
@@ -138,7 +141,7 @@ impl Pool {
                 block.retire();
                 continue;
             }
-            let (arena, small) = &self.arenas[block.storage().index()];
+            let (arena, small) = self.arenas.of(&block);
             let point = self.orders.pending_point(&block);
             self.classes.count_returned(block.list(), block.bytes());
             match block.arena() {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::arena::{Arena, SmallArena};
+use super::arenas::Pair;
 use crate::block::{Block, Point};
 use crate::thread_cache;
 use crate::wait::{Wait, left_out};
@@ -32,7 +32,7 @@ impl Pool {
 
     /// Gives spans without a small block back to their arenas.
     pub(super) fn release_empty_spans(&self) {
-        for (arena, small) in &self.arenas {
+        for (arena, small) in self.arenas.iter() {
             for span in small.take_empty() {
                 arena.release(span, None, self.is_contended());
             }
@@ -53,7 +53,7 @@ impl Pool {
             return any;
         }
         let mut queues = Vec::new();
-        for (arena, small) in &self.arenas {
+        for (arena, small) in self.arenas.iter() {
             arena.pending_queues(&mut queues);
             small.pending_queues(&mut queues);
         }
@@ -69,7 +69,7 @@ impl Pool {
                 _ if left_out(Wait::Collect) => u64::MAX,
                 completed => completed,
             };
-            for (arena, small) in &self.arenas {
+            for (arena, small) in self.arenas.iter() {
                 any |= arena.pass(queue, completed);
                 any |= small.pass(queue, completed);
             }
@@ -82,7 +82,7 @@ impl Pool {
         let start = Instant::now();
         self.deferred.wait(timeout);
         let mut queues = Vec::new();
-        for (arena, small) in &self.arenas {
+        for (arena, small) in self.arenas.iter() {
             arena.pending_queues(&mut queues);
             small.pending_queues(&mut queues);
         }
@@ -114,8 +114,7 @@ impl Pool {
     }
 
     pub(super) fn deferred_bytes(&self) -> u64 {
-        let pending =
-            |(arena, small): &(Arena, SmallArena)| arena.free().pending + small.free().pending;
+        let pending = |(arena, small): &Pair| arena.free().pending + small.free().pending;
         let arenas: usize = self.arenas.iter().map(pending).sum();
         self.deferred.bytes() + arenas as u64
     }

@@ -5,9 +5,9 @@
 use std::time::Instant;
 
 use super::Pool;
+use crate::arena::Home;
 use crate::block::{Block, ListId};
 use crate::dashboard::Dashboard;
-use crate::device::StorageMode;
 use crate::env::StatsOnExit;
 use crate::error::ErrorKind;
 use crate::health::Health;
@@ -110,9 +110,12 @@ impl Pool {
 
     fn arena_reports(&self) -> Vec<ArenaReport> {
         let mut reports = Vec::new();
-        for (storage, (arena, small)) in StorageMode::ALL.into_iter().zip(&self.arenas) {
+        for (arena, small) in self.arenas.iter() {
+            let Home { storage, node, .. } = arena.home();
+            let node = self.arenas.number_of(storage, node);
             let report = |free: crate::arena::Free, segments, small| ArenaReport {
                 storage,
+                node,
                 small,
                 segments,
                 free_bytes: free.bytes as u64,

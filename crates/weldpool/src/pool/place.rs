@@ -4,8 +4,8 @@
 
 use super::Pool;
 use crate::arena::{SMALL_BYTES_MAX, SmallArena, Want};
-use crate::block::ListId;
-use crate::device::{Device, StorageMode};
+use crate::block::{ListId, Node};
+use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 
@@ -17,6 +17,8 @@ const REFILL_BLOCKS_MAX: usize = 32;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) storage: StorageMode,
+    /// The node whose memory is to serve it.
+    pub(super) node: Node,
     pub(super) list: ListId,
     pub(super) thread_max: u8,
     pub(super) bytes: usize,
@@ -50,10 +52,12 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+        let node = self.here(request.storage);
         let refill = class.is_some() && !self.observer.recording();
         Ok(match class {
             Some(class) => Place {
                 storage: request.storage,
+                node,
                 list: self.classes.list(request.storage, class),
                 thread_max: self.tuned.thread_max(&classes.as_slice()[class]),
                 bytes: classes.as_slice()[class].bytes,
@@ -62,6 +66,7 @@ impl Pool {
             },
             None => Place {
                 storage: request.storage,
+                node,
                 list: ListId::NONE,
                 thread_max: 0,
                 // Cannot overflow: the request is at most a segment's length.

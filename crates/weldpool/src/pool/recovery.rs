@@ -77,7 +77,7 @@ impl Pool {
                 }
                 self.out_of_memory.taken(step);
                 let step_name = step.name();
-                match self.attempt(shortage) {
+                match self.attempt(shortage, step) {
                     Ok(served) => {
                         self.out_of_memory.resolved(step);
                         tracing::debug!(pool = %self.name, bytes, step_name, round, "memory was found");
@@ -103,17 +103,34 @@ impl Pool {
         Err(first)
     }
 
-    /// The request once more.
-    fn attempt(self: &Arc<Self>, shortage: &Shortage<'_>) -> Result<(Block, Source)> {
+    /// The request once more. What other nodes hold is looked at when it did not go back to the device to be
+    /// had on the request's own.
+    fn attempt(
+        self: &Arc<Self>,
+        shortage: &Shortage<'_>,
+        step: RecoveryStep,
+    ) -> Result<(Block, Source)> {
         let Shortage {
             place, key, queue, ..
         } = *shortage;
         if shortage.direct {
             return self.obtain_direct(place);
         }
-        match self.obtain_held(place, key, queue, true) {
+        if let Some(block) = self.obtain_held(place, key, queue, true) {
+            return Ok((block, Source::Held));
+        }
+        let grown = self.grow(place, key, queue, true);
+        let early = matches!(
+            step,
+            RecoveryStep::FlushCaches | RecoveryStep::CollectFences
+        );
+        if early || !grown.as_ref().is_err_and(is_shortage) {
+            return grown;
+        }
+        let held = |place| self.obtain_held(place, key, queue, true);
+        match self.elsewhere(place).find_map(held) {
             Some(block) => Ok((block, Source::Held)),
-            None => self.grow(place, key, queue, true),
+            None => grown,
         }
     }
 
@@ -131,7 +148,10 @@ impl Pool {
                 true
             }
             RecoveryStep::CollectFences => self.collect(true),
-            RecoveryStep::ReturnIdle => self.trim(usize::MAX) > 0,
+            // What could not go back may serve from another node.
+            RecoveryStep::ReturnIdle => {
+                self.trim(usize::MAX) > 0 || self.arenas.are_spread(shortage.place.storage)
+            }
             RecoveryStep::AssessPressure => {
                 let assessed = self
                     .supervisor()

@@ -17,6 +17,8 @@ use crate::text;
 pub struct ArenaReport {
     /// Its storage mode.
     pub storage: StorageMode,
+    /// The system's number of its node (NUMA), where memory is kept apart by nodes.
+    pub node: Option<u32>,
     /// Whether it cuts small blocks from spans of the other arena of its storage mode.
     pub small: bool,
     /// Segments, or pieces of physical memory; 0 for small blocks, which have none of their own.
@@ -82,6 +84,7 @@ impl Report {
         self.memory(&mut page);
         self.health(&mut page);
         self.classes(&mut page);
+        self.nodes(&mut page);
         self.live(&mut page, options.backtrace_lines);
         self.arenas(&mut page);
         self.samples(&mut page);
@@ -212,6 +215,31 @@ impl Report {
         });
     }
 
+    fn nodes(&self, page: &mut Page) {
+        let nodes = &self.stats.nodes;
+        if nodes.is_empty() {
+            return;
+        }
+        page.heading("Nodes of memory");
+        page.line(&format!(
+            "  {:>4} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
+            "NODE", "RESERVED", "BLOCKS", "FREE", "LOCAL", "REMOTE", "LOCALITY", "RETURNED"
+        ));
+        page.rows(nodes, |node| {
+            format!(
+                "  {:>4} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
+                node.number,
+                text::bytes(node.reserved.value),
+                text::bytes(node.block_bytes),
+                text::bytes(node.free_bytes),
+                text::count(node.local_allocations),
+                text::count(node.remote_allocations),
+                text::percent(node.locality()),
+                text::count(node.returned_blocks),
+            )
+        });
+    }
+
     fn live(&self, page: &mut Page, backtrace_lines: usize) {
         page.heading(&format!(
             "Live buffers by name: {} of {}",
@@ -246,10 +274,14 @@ impl Report {
             "ARENA", "SEGMENTS", "FREE", "LARGEST", "WAITING"
         ));
         page.rows(&arenas, |arena| {
+            let node = arena
+                .node
+                .map(|node| format!(" {node}"))
+                .unwrap_or_default();
             let kind = if arena.small { ", small" } else { "" };
             format!(
                 "  {:<16} {:>9} {:>12} {:>12} {:>12}",
-                format!("{}{kind}", arena.storage.name()),
+                format!("{}{node}{kind}", arena.storage.name()),
                 arena.segments,
                 text::bytes(arena.free_bytes),
                 text::bytes(arena.largest_free),

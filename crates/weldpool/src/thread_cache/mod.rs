@@ -250,6 +250,34 @@ pub(crate) fn drain_own(pool: &Pool, drained: &mut Vec<Block>) {
     });
 }
 
+/// Takes the blocks that are `unwanted` out of this thread's caches of a pool. The others keep their order.
+pub(crate) fn take_out_blocks(pool: &Pool, unwanted: impl Fn(&Block) -> bool) -> Vec<Block> {
+    let mut taken = Vec::new();
+    let _ended = CACHES.try_with(|caches| {
+        let Ok(caches) = caches.try_borrow() else {
+            return;
+        };
+        for cache in caches.iter().flatten() {
+            if !std::ptr::eq(Arc::as_ptr(&cache.pool), pool) {
+                continue;
+            }
+            let mut drained = Vec::new();
+            // SAFETY: the cache is this thread's.
+            unsafe { cache.shard.drain_all(&mut drained) };
+            // The last out was the first in.
+            for block in drained.into_iter().rev() {
+                let left = if unwanted(&block) {
+                    Err(block)
+                } else {
+                    cache.shard.put(block)
+                };
+                taken.extend(left.err());
+            }
+        }
+    });
+    taken
+}
+
 #[inline]
 fn add(counter: &crate::sync::AtomicUsize, amount: usize) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);

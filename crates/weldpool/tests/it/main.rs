@@ -9,6 +9,8 @@ mod config;
 mod fake;
 mod health;
 mod host;
+#[cfg(target_os = "linux")]
+mod numa;
 mod observe;
 mod ordered_reuse;
 mod policy;
@@ -18,6 +20,9 @@ mod trace;
 use self::fake::Checked;
 
 weldpool_testkit::device_suite!(host_device, || Arc::new(HostDevice::new().unwrap()));
+// Of two nodes, each thread on one of them.
+#[cfg(target_os = "linux")]
+weldpool_testkit::device_suite!(host_of_two_nodes, numa::host_of_threads);
 weldpool_testkit::device_suite!(fake_discrete, || Arc::new(Checked(
     FakeDiscrete::builder().seed(1).build().unwrap()
 )));

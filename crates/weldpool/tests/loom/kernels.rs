@@ -4,7 +4,8 @@
 
 use loom::thread;
 
-use crate::block::{Block, ListId};
+use crate::address_map::{Spare, Writer};
+use crate::block::{Block, ListId, Node, Record};
 use crate::class_pool::ClassPools;
 use crate::counter::AtomicCounter;
 use crate::guard::Borrow;
@@ -165,11 +166,11 @@ fn class_pools_exchange_batches_without_loss() {
             cached_max: 2,
             thread_max: 1,
         };
-        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false));
+        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false, 1));
         let other = Arc::clone(&pools);
         let putter = thread::spawn(move || other.put(LIST, vec![Block(1), Block(2)]));
         let mut all = pools.put(LIST, vec![Block(3)]);
-        all.extend(pools.take(LIST, 2));
+        all.extend(pools.take(LIST, Node::FIRST, 2));
         all.extend(putter.join().unwrap());
         let mut kept = Vec::new();
         pools.drain(&mut kept);
@@ -419,5 +420,78 @@ fn a_writer_is_alone() {
             }
         }
         writer.join().unwrap();
+    });
+}
+
+/// Blocks come and go on both sides of one that stays, while others look that one up.
+#[test]
+fn what_stays_in_a_map_is_found() {
+    static RECORDS: [Record; 3] = [Record(4 * 256), Record(5 * 256), Record(10 * 256)];
+    check(|| {
+        let [before, stays, after] = &RECORDS;
+        let mut writer = Writer::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        // From granule 5, in one leaf, to granule 9, in the next.
+        writer.insert(stays.start(), stays);
+        let writing = thread::spawn(move || {
+            for other in [before, after] {
+                writer.insert(other.start(), other);
+                writer.remove(other.start());
+            }
+        });
+        let found = |granule: usize| map.find(granule * 256 + 7).map(Record::start);
+        assert_eq!(found(9), Some(stays.start()));
+        assert_eq!(found(5), Some(stays.start()));
+        writing.join().unwrap();
+        assert_eq!(found(9), Some(stays.start()));
+        assert_eq!(found(10), Some(stays.start()), "the last before it");
+    });
+}
+
+/// A look-up that is in a leaf while that comes to be used elsewhere goes on to what it looks for.
+#[test]
+fn a_node_of_a_map_that_is_used_again_hides_nothing() {
+    static RECORDS: [Record; 3] = [Record(5 * 256), Record(10 * 256), Record(16 * 256)];
+    check(|| {
+        let [stays, after, elsewhere] = &RECORDS;
+        let mut writer = Writer::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        writer.insert(stays.start(), stays);
+        writer.insert(after.start(), after);
+        let writing = thread::spawn(move || {
+            writer.remove(after.start());
+            writer.insert(elsewhere.start(), elsewhere);
+        });
+        let found = map.find(9 * 256 + 7).map(Record::start);
+        assert_eq!(found, Some(stays.start()));
+        writing.join().unwrap();
+    });
+}
+
+/// A look-up that is in a node which is used again elsewhere does not take what it finds there for its own.
+#[test]
+fn what_comes_to_a_map_is_found_by_its_own_addresses_alone() {
+    static RECORDS: [Record; 2] = [Record(4 * 256), Record(17 * 256)];
+    check(|| {
+        let [first, second] = &RECORDS;
+        let mut writer = Writer::new(Spare::default());
+        let map = Arc::clone(writer.map());
+        writer.insert(first.start(), first);
+        let writing = thread::spawn(move || {
+            writer.remove(first.start());
+            // In the node that was the first one's.
+            writer.insert(second.start(), second);
+        });
+        let found = map.find(5 * 256).map(Record::start);
+        assert!(
+            found.is_none_or(|start| start == first.start()),
+            "{found:?}"
+        );
+        writing.join().unwrap();
+        assert_eq!(map.find(5 * 256).map(Record::start), None);
+        assert_eq!(
+            map.find(17 * 256 + 1).map(Record::start),
+            Some(second.start())
+        );
     });
 }

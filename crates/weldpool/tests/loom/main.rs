@@ -18,6 +18,8 @@ mod sync;
 
 pub(crate) use self::stand_in::{block, device, error, queue, request, size_class, stats};
 
+#[path = "../../src/address_map/mod.rs"]
+mod address_map;
 #[path = "../../src/class_pool.rs"]
 mod class_pool;
 #[path = "../../src/counter.rs"]

@@ -30,6 +30,31 @@ pub(crate) mod block {
         }
     }
 
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Node(usize);
+
+    impl Node {
+        pub(crate) const FIRST: Self = Self(0);
+
+        pub(crate) fn first(count: usize) -> impl Iterator<Item = Self> {
+            (0..count).map(Self)
+        }
+
+        pub(crate) fn index(self) -> usize {
+            self.0
+        }
+    }
+
+    /// Where a block starts.
+    #[derive(Debug)]
+    pub(crate) struct Record(pub(crate) usize);
+
+    impl Record {
+        pub(crate) fn start(&self) -> usize {
+            self.0
+        }
+    }
+
     /// A number that exists once.
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     pub(crate) struct Block(pub(crate) usize);
@@ -37,6 +62,10 @@ pub(crate) mod block {
     impl Block {
         pub(crate) fn list(&self) -> ListId {
             ListId(0)
+        }
+
+        pub(crate) fn node(&self) -> Node {
+            Node::FIRST
         }
 
         pub(crate) fn bytes(&self) -> usize {

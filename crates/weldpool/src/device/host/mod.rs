@@ -8,6 +8,8 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod control_group;
 #[cfg(target_os = "linux")]
+mod nodes;
+#[cfg(target_os = "linux")]
 mod numa;
 mod queue;
 #[cfg(target_os = "linux")]
@@ -20,15 +22,17 @@ pub(crate) mod wait;
 use std::ptr::NonNull;
 
 #[cfg(target_os = "linux")]
+use self::nodes::Nodes;
+#[cfg(target_os = "linux")]
 use self::numa::Numa;
 #[cfg(target_os = "linux")]
-pub use self::numa::{NumaNode, NumaPolicy, Topology};
-#[cfg(target_os = "linux")]
-use super::VirtualMemory;
+pub use self::numa::NumaPolicy;
 use super::mapping::{Mapper, Mapping};
 use super::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
 };
+#[cfg(target_os = "linux")]
+use super::{Topology, VirtualMemory};
 use crate::error::Result;
 use crate::sync::Arc;
 
@@ -42,9 +46,10 @@ const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30
 #[derive(Debug)]
 pub struct HostDevice {
     properties: DeviceProperties,
-    mapper: Arc<Mapper>,
     #[cfg(target_os = "linux")]
-    numa: Arc<Numa>,
+    nodes: Arc<Nodes>,
+    #[cfg(not(target_os = "linux"))]
+    mapper: Arc<Mapper>,
     #[cfg(target_os = "linux")]
     memory: virtual_memory::HostMemory,
 }
@@ -64,8 +69,7 @@ impl HostDevice {
     }
 
     /// Opens the host with a say on which nodes its memory lies. Pages go there when they are first
-    /// touched; memory that is reused stays where it is. An allocator per node, each over a device of
-    /// its own, keeps the nodes' memory apart.
+    /// touched; memory that is reused stays where it is.
     ///
     /// # Errors
     ///
@@ -73,14 +77,25 @@ impl HostDevice {
     /// there is not, or that has no memory.
     #[cfg(target_os = "linux")]
     pub fn with_numa(policy: NumaPolicy) -> Result<Self> {
-        Self::with(Numa::new(policy, Topology::of_this_machine())?)
+        Self::with_topology(policy, Topology::of_this_machine())
+    }
+
+    /// As [`with_numa`](Self::with_numa), on a topology that may be
+    /// [made up](Topology::fake): then memory is kept apart by its nodes, each of which has no more than
+    /// its [`memory_bytes`](super::NumaNode::memory_bytes), and lies where the system puts it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`with_numa`](Self::with_numa).
+    #[cfg(target_os = "linux")]
+    pub fn with_topology(policy: NumaPolicy, topology: Topology) -> Result<Self> {
+        Self::with(Numa::new(policy, topology)?)
     }
 
     fn with(#[cfg(target_os = "linux")] numa: Numa) -> Result<Self> {
         #[cfg(target_os = "linux")]
-        let numa = Arc::new(numa);
+        let nodes = Arc::new(Nodes::new(numa)?);
         let page_bytes = rustix::param::page_size();
-        let mapper = Arc::new(Mapper::new()?);
         Ok(Self {
             properties: DeviceProperties {
                 kind: DeviceKind::Host,
@@ -96,10 +111,11 @@ impl HostDevice {
                 parallelism: std::thread::available_parallelism().map_or(1, usize::from),
             },
             #[cfg(target_os = "linux")]
-            memory: virtual_memory::HostMemory::new(Arc::clone(&mapper), Arc::clone(&numa)),
+            memory: virtual_memory::HostMemory::new(Arc::clone(&nodes)),
             #[cfg(target_os = "linux")]
-            numa,
-            mapper,
+            nodes,
+            #[cfg(not(target_os = "linux"))]
+            mapper: Arc::new(Mapper::new()?),
         })
     }
 }
@@ -113,14 +129,33 @@ impl Device for HostDevice {
         system::budget()
     }
 
+    #[cfg(not(target_os = "linux"))]
     fn create_segment(&self, bytes: usize, _storage: StorageMode) -> Result<Box<dyn Segment>> {
         let mapping = Mapper::map(&self.mapper, bytes)?;
-        #[cfg(target_os = "linux")]
-        if let Some(binding) = self.numa.binding() {
-            self.numa
-                .note(mapping.bind(binding.mode.number(), &binding.mask()));
-        }
         Ok(Box::new(HostSegment { mapping }))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
+        self.create_segment_on(bytes, storage, self.nodes.current())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_segment_on(
+        &self,
+        bytes: usize,
+        _storage: StorageMode,
+        node: usize,
+    ) -> Result<Box<dyn Segment>> {
+        let mapping = Mapper::map(self.nodes.mapper(node)?, bytes)?;
+        let bind = |mode, mask: &[u64]| mapping.bind(mode, mask);
+        self.nodes.bind(node, bind);
+        Ok(Box::new(HostSegment { mapping }))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn topology(&self, _storage: StorageMode) -> Option<&Topology> {
+        self.nodes.divided()
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
@@ -173,29 +208,7 @@ mod tests {
         assert_eq!(segment.host_address().unwrap().as_ptr().addr() % page, 0);
         device.release_segment(segment).unwrap();
         #[cfg(target_os = "linux")]
-        assert_eq!(device.mapper.mapped_bytes(), 0);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn memory_is_bound_where_there_seem_to_be_nodes() {
-        use crate::{Allocator, StorageMode};
-
-        let node = |number| NumaNode {
-            number,
-            processors: vec![0],
-        };
-        // The machine has node 0 at least; the second one is made up and never asked for.
-        let topology = Topology::of(vec![node(0), node(1)]);
-        let numa = Numa::new(NumaPolicy::Node(0), topology).unwrap();
-        assert!(numa.binding().is_some());
-        let device = Arc::new(HostDevice::with(numa).unwrap());
-        let segment = device.create_segment(1 << 20, StorageMode::Shared).unwrap();
-        device.release_segment(segment).unwrap();
-        let allocator = Allocator::builder(device).build().unwrap();
-        let mut buffer = allocator.allocate(1 << 20).unwrap();
-        buffer.write::<u8>().unwrap().fill(7);
-        assert_eq!(buffer.read::<u8>().unwrap()[1 << 19], 7);
+        assert_eq!(device.nodes.mapper(0).unwrap().mapped_bytes(), 0);
     }
 
     #[cfg(target_os = "linux")]

@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::system::list;
+use super::system::{list, node_memory};
+use crate::device::{NumaNode, Topology};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Where sysfs tells of nodes.
 const NODES: &str = "/sys/devices/system/node";
-/// Nodes a kernel can have.
-const NODES_MAX: u32 = 1024;
 
 /// Where the pages of host memory are to be when they are first touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,7 +21,9 @@ pub enum NumaPolicy {
     /// otherwise, by numactl(8) for example.
     #[default]
     System,
-    /// On the node of the thread whose request obtained the memory, else on any other.
+    /// On the node of the thread whose request they serve: an allocator keeps the memory of each node
+    /// apart, obtains more of it there, and goes to another node only when there is no more. The system
+    /// may do the latter by itself.
     Local,
     /// On this node alone.
     Node(u32),
@@ -29,71 +31,60 @@ pub enum NumaPolicy {
     Interleave,
 }
 
-/// A node of the machine that has memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NumaNode {
-    /// Its number.
-    pub number: u32,
-    /// Its processors; none for memory without any.
-    pub processors: Vec<u32>,
-}
-
-/// The nodes of a machine that have memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topology {
-    nodes: Vec<NumaNode>,
-}
-
 impl Topology {
     /// The nodes of this machine; one node, 0, where the system tells of none.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        Self::read(Path::new(NODES)).unwrap_or_else(|| Self {
-            nodes: vec![NumaNode {
-                number: 0,
-                processors: Vec::new(),
-            }],
-        })
-    }
-
-    /// A topology as described; nodes beyond number 1023 are left out.
-    #[must_use]
-    pub fn of(nodes: Vec<NumaNode>) -> Self {
-        let nodes = nodes.into_iter().filter(|node| node.number < NODES_MAX);
-        Self {
-            nodes: nodes.collect(),
-        }
+        Self::read(Path::new(NODES)).unwrap_or_else(|| Self::of(vec![NumaNode::default()]))
     }
 
     /// The nodes that a directory like `/sys/devices/system/node` tells of, which is laid out as
-    /// Documentation/ABI/stable/sysfs-devices-node says; none if there is no such thing.
+    /// Documentation/ABI/stable/sysfs-devices-node says; none if there is no such thing. Processors of a
+    /// node without memory belong to the nearest with some.
     fn read(directory: &Path) -> Option<Self> {
         let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
-        let numbers = read("has_memory").or_else(|| read("online"))?;
-        let nodes = list(numbers.trim())?.into_iter().map(|number| {
-            let processors = read(&format!("node{number}/cpulist"));
-            NumaNode {
-                number,
-                processors: processors
-                    .and_then(|text| list(text.trim()))
-                    .unwrap_or_default(),
+        let listed = |name: &str| list(read(name)?.trim());
+        let online = listed("online").unwrap_or_default();
+        let with_memory = match read("has_memory") {
+            Some(text) => list(text.trim())?,
+            None => online.clone(),
+        };
+        if with_memory.is_empty() {
+            return None;
+        }
+        // A row of distances has all nodes that are online, in order.
+        let distances = |number: u32| -> BTreeMap<u32, u32> {
+            let text = read(&format!("node{number}/distance")).unwrap_or_default();
+            let row = text.split_whitespace().filter_map(|one| one.parse().ok());
+            online.iter().copied().zip(row).collect()
+        };
+        let mut nodes: Vec<NumaNode> = with_memory
+            .iter()
+            .map(|&number| {
+                let row = distances(number);
+                let far = |other: &u32| row.get(other).copied().unwrap_or(u32::MAX);
+                NumaNode {
+                    number,
+                    processors: listed(&format!("node{number}/cpulist")).unwrap_or_default(),
+                    distances: if row.is_empty() {
+                        Vec::new()
+                    } else {
+                        with_memory.iter().map(far).collect()
+                    },
+                    memory_bytes: read(&format!("node{number}/meminfo"))
+                        .and_then(|text| node_memory(&text, "MemTotal")),
+                }
+            })
+            .collect();
+        for number in online.iter().filter(|one| !with_memory.contains(one)) {
+            let row = distances(*number);
+            let far = |node: &&mut NumaNode| row.get(&node.number).copied().unwrap_or(u32::MAX);
+            let processors = listed(&format!("node{number}/cpulist"));
+            if let Some(nearest) = nodes.iter_mut().min_by_key(far) {
+                nearest.processors.extend(processors.unwrap_or_default());
             }
-        });
-        Some(Self::of(nodes.collect()))
-    }
-
-    /// The nodes.
-    #[must_use]
-    pub fn nodes(&self) -> &[NumaNode] {
-        &self.nodes
-    }
-
-    /// The node of a processor.
-    #[must_use]
-    pub fn node_of(&self, processor: u32) -> Option<u32> {
-        let mut nodes = self.nodes.iter();
-        let node = nodes.find(|node| node.processors.contains(&processor))?;
-        Some(node.number)
+        }
+        Some(Self::of(nodes))
     }
 }
 
@@ -154,14 +145,11 @@ impl Default for Numa {
 
 impl Numa {
     pub(super) fn new(policy: NumaPolicy, topology: Topology) -> Result<Self> {
+        let nodes = topology.nodes();
         if let NumaPolicy::Node(number) = policy
-            && topology.nodes.iter().all(|node| node.number != number)
+            && nodes.iter().all(|node| node.number != number)
         {
-            let nodes: Vec<String> = topology
-                .nodes
-                .iter()
-                .map(|node| node.number.to_string())
-                .collect();
+            let nodes: Vec<String> = nodes.iter().map(|node| node.number.to_string()).collect();
             return Err(Error::with_message(
                 ErrorKind::InvalidConfig,
                 format!(
@@ -177,24 +165,22 @@ impl Numa {
         })
     }
 
-    /// What memory obtained now, by this thread, is bound to; none where the system decides or there is
-    /// nothing to decide.
-    pub(super) fn binding(&self) -> Option<Binding> {
-        if self.policy == NumaPolicy::System {
-            return None;
-        }
-        let processor = rustix::thread::sched_getcpu();
-        self.binding_on(u32::try_from(processor).ok()?)
+    /// The nodes that memory is kept apart by, if it is.
+    pub(super) fn divided(&self) -> Option<&Topology> {
+        let divided = self.policy == NumaPolicy::Local && self.topology.nodes().len() > 1;
+        divided.then_some(&self.topology)
     }
 
-    fn binding_on(&self, processor: u32) -> Option<Binding> {
-        let nodes = &self.topology.nodes;
-        if nodes.len() < 2 {
+    /// What memory is bound to that is obtained on the node at a position, which only counts where memory
+    /// is [kept apart](Self::divided); none where the system decides or there is nothing to decide.
+    pub(super) fn binding(&self, position: usize) -> Option<Binding> {
+        let nodes = self.topology.nodes();
+        if nodes.len() < 2 || self.topology.is_fake() {
             return None;
         }
         let (mode, nodes) = match self.policy {
             NumaPolicy::System => return None,
-            NumaPolicy::Local => (Mode::Preferred, vec![self.topology.node_of(processor)?]),
+            NumaPolicy::Local => (Mode::Preferred, vec![nodes.get(position)?.number]),
             NumaPolicy::Node(node) => (Mode::Bind, vec![node]),
             NumaPolicy::Interleave => {
                 let all = nodes.iter().map(|node| node.number);
@@ -202,6 +188,12 @@ impl Numa {
             }
         };
         Some(Binding { mode, nodes })
+    }
+
+    /// Whether the system would not bind memory.
+    #[cfg(test)]
+    pub(super) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Takes note of what the system said to a binding. Memory that it would not bind, as in a container
@@ -223,26 +215,28 @@ mod tests {
         NumaNode {
             number,
             processors: processors.into_iter().collect(),
+            ..NumaNode::default()
         }
     }
 
     /// Two nodes with processors, and one, far away, of memory alone.
-    fn fake() -> Topology {
+    fn some_nodes() -> Topology {
         Topology::of(vec![node(0, 0..4), node(1, 4..8), node(70, [])])
     }
 
     #[test]
     fn each_policy_binds_as_it_says() {
-        let binding = |policy, processor| {
-            let numa = Numa::new(policy, fake()).unwrap();
-            let binding = numa.binding_on(processor);
+        let binding = |policy, position| {
+            let numa = Numa::new(policy, some_nodes()).unwrap();
+            let binding = numa.binding(position);
             binding.map(|binding| (binding.mode, binding.mask()))
         };
         assert_eq!(binding(NumaPolicy::System, 0), None);
-        let local = |mask| Some((Mode::Preferred, vec![mask]));
-        assert_eq!(binding(NumaPolicy::Local, 3), local(1));
-        assert_eq!(binding(NumaPolicy::Local, 4), local(2));
-        assert_eq!(binding(NumaPolicy::Local, 99), None, "of no node");
+        let local = |mask| Some((Mode::Preferred, mask));
+        assert_eq!(binding(NumaPolicy::Local, 0), local(vec![1]));
+        assert_eq!(binding(NumaPolicy::Local, 1), local(vec![2]));
+        assert_eq!(binding(NumaPolicy::Local, 2), local(vec![0, 1 << 6]));
+        assert_eq!(binding(NumaPolicy::Local, 3), None, "of no node");
         let far = Some((Mode::Bind, vec![0, 1 << 6]));
         assert_eq!(binding(NumaPolicy::Node(70), 0), far);
         let all = Some((Mode::Interleave, vec![3, 1 << 6]));
@@ -250,8 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn only_local_memory_is_kept_apart() {
+        for policy in [
+            NumaPolicy::System,
+            NumaPolicy::Node(1),
+            NumaPolicy::Interleave,
+        ] {
+            let numa = Numa::new(policy, some_nodes()).unwrap();
+            assert!(numa.divided().is_none(), "{policy:?}");
+        }
+        let local = Numa::new(NumaPolicy::Local, some_nodes()).unwrap();
+        assert_eq!(local.divided().unwrap().nodes().len(), 3);
+    }
+
+    #[test]
     fn a_node_that_there_is_not_is_named() {
-        let error = Numa::new(NumaPolicy::Node(2), fake()).unwrap_err();
+        let error = Numa::new(NumaPolicy::Node(2), some_nodes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         let text = error.to_string();
         assert!(text.contains("is 2") && text.contains("0, 1, 70"), "{text}");
@@ -266,14 +274,16 @@ mod tests {
             NumaPolicy::Interleave,
         ] {
             let numa = Numa::new(policy, one.clone()).unwrap();
-            assert_eq!(numa.binding_on(0), None);
+            assert_eq!(numa.binding(0), None);
+            assert!(numa.divided().is_none());
         }
     }
 
     #[test]
     fn topologies_are_read_from_directories() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(Topology::read(directory.path()), None);
+        let read = || Topology::read(directory.path());
+        assert!(read().is_none());
         let write = |name: &str, text: &str| {
             let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -284,20 +294,40 @@ mod tests {
         write("node1/cpulist", "2-3\n");
         // A node of memory alone has no processors.
         write("node2/cpulist", "\n");
-        let all = vec![node(0, [0, 1, 4]), node(1, [2, 3]), node(2, [])];
-        assert_eq!(Topology::read(directory.path()), Some(Topology::of(all)));
-        // A node of processors alone has no memory.
+        let all = [node(0, [0, 1, 4]), node(1, [2, 3]), node(2, [])];
+        assert_eq!(read().unwrap().nodes(), all);
+        // A node of processors alone has no memory; its processors use the nearest there is.
         write("has_memory", "1-2\n");
-        let some = Topology::read(directory.path()).unwrap();
-        assert_eq!(some.nodes(), [node(1, [2, 3]), node(2, [])]);
+        write("node0/distance", "10 21 16\n");
+        write("node1/distance", "21 10 20\n");
+        write(
+            "node2/meminfo",
+            "Node 2 MemTotal:       1024 kB\nNode 2 MemFree: 7 kB\n",
+        );
+        let some = read().unwrap();
+        assert_eq!(
+            some.nodes(),
+            [
+                NumaNode {
+                    distances: vec![10, 20],
+                    ..node(1, [2, 3])
+                },
+                NumaNode {
+                    memory_bytes: Some(1 << 20),
+                    ..node(2, [0, 1, 4])
+                },
+            ]
+        );
         assert_eq!(some.node_of(2), Some(1));
-        assert_eq!(some.node_of(0), None);
+        assert_eq!(some.node_of(0), Some(2));
+        assert_eq!(some.node_of(9), None);
         write("has_memory", "nonsense");
-        assert_eq!(Topology::read(directory.path()), None);
+        assert!(read().is_none());
     }
 
     #[test]
     fn this_machine_has_a_node() {
-        assert!(!Topology::of_this_machine().nodes().is_empty());
+        let topology = Topology::of_this_machine();
+        assert!(topology.current() < topology.nodes().len());
     }
 }

@@ -1,7 +1,7 @@
 //! What the operating system tells of memory and processors.
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{budget, list, numa_nodes, processor_name};
+pub(super) use linux::{budget, list, node_memory, numa_nodes, processor_name};
 #[cfg(not(target_os = "linux"))]
 pub(super) use other::{budget, numa_nodes, processor_name};
 
@@ -37,6 +37,13 @@ mod linux {
             .parse::<u64>()
             .ok()?
             .checked_mul(1024)
+    }
+
+    /// A value of a node's `meminfo` in bytes, whose lines are as those of `/proc/meminfo` behind the node.
+    pub(crate) fn node_memory(text: &str, key: &str) -> Option<u64> {
+        let line = text.lines().find(|line| line.contains(key))?;
+        let (at, _) = line.match_indices(key).next()?;
+        meminfo(&line[at..], key)
     }
 
     /// The smallest hard limit on the way from the process's control group to the root.

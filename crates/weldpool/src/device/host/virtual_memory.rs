@@ -5,9 +5,9 @@
 
 use std::ptr::NonNull;
 
-use super::numa::Numa;
+use super::nodes::Nodes;
 use super::system;
-use crate::device::mapping::{Mapper, failed};
+use crate::device::mapping::{FILE_BYTES_MAX, failed};
 use crate::device::raw::{self, Address};
 use crate::device::{AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,20 +22,18 @@ const ADDRESS_BYTES: (u64, u64) = (64 << 30, 4 << 40);
 /// The host's virtual memory.
 #[derive(Debug)]
 pub(super) struct HostMemory {
-    mapper: Arc<Mapper>,
-    numa: Arc<Numa>,
+    nodes: Arc<Nodes>,
     properties: VirtualMemoryProperties,
 }
 
 impl HostMemory {
-    pub(super) fn new(mapper: Arc<Mapper>, numa: Arc<Numa>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>) -> Self {
         let total = system::budget().map_or(ADDRESS_BYTES.0, |budget| budget.total);
         let bytes = total
             .saturating_mul(ADDRESSES_PER_MEMORY)
             .clamp(ADDRESS_BYTES.0, ADDRESS_BYTES.1);
         Self {
-            mapper,
-            numa,
+            nodes,
             properties: VirtualMemoryProperties {
                 granularity: rustix::param::page_size(),
                 divisible: true,
@@ -66,26 +64,33 @@ impl VirtualMemory for HostMemory {
         Ok(Box::new(HostAddresses {
             address,
             bytes,
-            mapper: Arc::clone(&self.mapper),
-            numa: Arc::clone(&self.numa),
+            nodes: Arc::clone(&self.nodes),
         }))
     }
 
-    fn create(&self, bytes: usize, _storage: StorageMode) -> Result<Physical> {
-        self.mapper
-            .create(bytes)
-            .map(|offset| Physical::new(offset as u64))
+    fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
+        self.create_on(bytes, storage, self.nodes.current())
+    }
+
+    fn create_on(&self, bytes: usize, _storage: StorageMode, node: usize) -> Result<Physical> {
+        let offset = self.nodes.mapper(node)?.create(bytes)?;
+        Ok(Physical::new(node as u64 * FILE_BYTES + offset as u64))
     }
 
     unsafe fn release(&self, physical: Physical, bytes: usize) -> Result<()> {
-        self.mapper.release(file_offset(physical), bytes)
+        let (node, offset) = node_and_offset(physical);
+        self.nodes.mapper(node)?.release(offset, bytes)
     }
 }
 
-/// The offset in the memory file that stands for physical memory.
-fn file_offset(physical: Physical) -> usize {
-    // Offsets were made from `usize`.
-    usize::try_from(physical.number()).unwrap_or(usize::MAX)
+/// Numbers of physical memory are offsets in the nodes' memory files, as if one followed the other.
+const FILE_BYTES: u64 = FILE_BYTES_MAX as u64;
+
+/// The node that physical memory is of, and its offset in the node's memory file.
+fn node_and_offset(physical: Physical) -> (usize, usize) {
+    let narrow = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let number = physical.number();
+    (narrow(number / FILE_BYTES), narrow(number % FILE_BYTES))
 }
 
 /// Reserved addresses.
@@ -93,8 +98,7 @@ fn file_offset(physical: Physical) -> usize {
 struct HostAddresses {
     address: Address,
     bytes: usize,
-    mapper: Arc<Mapper>,
-    numa: Arc<Numa>,
+    nodes: Arc<Nodes>,
 }
 
 impl HostAddresses {
@@ -124,16 +128,14 @@ unsafe impl AddressRange for HostAddresses {
 
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
         let address = self.part(at, bytes)?;
-        let offset = file_offset(physical) as u64;
+        let (node, offset) = node_and_offset(physical);
+        let file = self.nodes.mapper(node)?.file();
         // SAFETY: the part lies in our reservation, and the caller promises that nothing uses it.
-        unsafe { raw::map_file_at(address, self.mapper.file(), offset, bytes) }
+        unsafe { raw::map_file_at(address, file, offset as u64, bytes) }
             .map_err(|error| failed("mmap", error))?;
-        if let Some(binding) = self.numa.binding() {
-            // SAFETY: these are the addresses just mapped.
-            let bound =
-                unsafe { raw::bind(address, bytes, binding.mode.number(), &binding.mask()) };
-            self.numa.note(bound);
-        }
+        // SAFETY: these are the addresses just mapped.
+        let bind = |mode, mask: &[u64]| unsafe { raw::bind(address, bytes, mode, mask) };
+        self.nodes.bind(node, bind);
         Ok(())
     }
 

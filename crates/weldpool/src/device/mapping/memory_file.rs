@@ -14,7 +14,7 @@ use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
 /// Offsets the memory file may have. Only touched pages take memory.
-const FILE_BYTES_MAX: usize = 1 << 46;
+pub(in crate::device) const FILE_BYTES_MAX: usize = 1 << 46;
 
 /// The file's length grows by this much at once; untouched pages take no memory.
 const FILE_STEP: usize = 1 << 30;
@@ -24,6 +24,7 @@ const FILE_STEP: usize = 1 << 30;
 pub(in crate::device) struct Mapper {
     file: OwnedFd,
     state: Mutex<FileState>,
+    bytes_max: usize,
 }
 
 /// Which parts of the memory file are in use.
@@ -35,6 +36,14 @@ struct FileState {
 
 impl Mapper {
     pub(in crate::device) fn new() -> Result<Self> {
+        Self::with_limit(None)
+    }
+
+    /// One that hands out at most `bytes_max` bytes.
+    pub(in crate::device) fn with_limit(bytes_max: Option<u64>) -> Result<Self> {
+        let bytes_max = bytes_max.map_or(FILE_BYTES_MAX, |most| {
+            usize::try_from(most).map_or(FILE_BYTES_MAX, |most| most.min(FILE_BYTES_MAX))
+        });
         let file = rustix::fs::memfd_create("weldpool", MemfdFlags::CLOEXEC)
             .map_err(|error| failed("memfd_create", error))?;
         let mut offsets = Space::default();
@@ -45,6 +54,7 @@ impl Mapper {
         Ok(Self {
             file,
             state: Mutex::new(FileState { offsets, length: 0 }),
+            bytes_max,
         })
     }
 
@@ -56,6 +66,13 @@ impl Mapper {
     pub(in crate::device) fn create(&self, bytes: usize) -> Result<usize> {
         let mut state = self.state.lock();
         let page = rustix::param::page_size();
+        let used = FILE_BYTES_MAX - state.offsets.clean_bytes();
+        if bytes > self.bytes_max.saturating_sub(used) {
+            return Err(Error::with_message(
+                ErrorKind::OutOfMemory,
+                format!("{used} of {} bytes are in use", self.bytes_max),
+            ));
+        }
         let Some((free, offset)) = state.offsets.find_clean(bytes, page) else {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,

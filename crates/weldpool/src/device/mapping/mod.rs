@@ -9,7 +9,7 @@ mod memory_file;
 #[cfg(not(target_os = "linux"))]
 pub(in crate::device) use anonymous::{Mapper, Mapping};
 #[cfg(target_os = "linux")]
-pub(in crate::device) use memory_file::{Mapper, Mapping};
+pub(in crate::device) use memory_file::{FILE_BYTES_MAX, Mapper, Mapping};
 
 use crate::error::{Error, ErrorKind};
 

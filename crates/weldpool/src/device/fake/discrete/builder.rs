@@ -1,6 +1,7 @@
 //! Settings that only a discrete fake has.
 
 use super::FakeDiscrete;
+use crate::device::Topology;
 use crate::device::fake::builder::Builder;
 use crate::device::fake::costs::Costs;
 use crate::error::Result;
@@ -16,6 +17,7 @@ pub type FakeDiscreteBuilder = Builder<DiscreteModel>;
 pub struct DiscreteModel {
     pub(super) memory: u64,
     pub(super) pinned: u64,
+    pub(super) topology: Option<Topology>,
     pub(super) costs: Costs,
 }
 
@@ -24,6 +26,7 @@ impl Default for DiscreteModel {
         Self {
             memory: MEMORY_BYTES,
             pinned: MEMORY_BYTES,
+            topology: None,
             costs: Costs::h200(),
         }
     }
@@ -39,6 +42,13 @@ impl FakeDiscreteBuilder {
     /// Bytes of host memory that can be pinned. Default: 139 GiB.
     pub fn pinned_memory(mut self, bytes: u64) -> Self {
         self.model.pinned = bytes;
+        self
+    }
+
+    /// The host's nodes, by which pinned memory is kept apart if there are two at least. Each has as many
+    /// bytes as it says, or else as many as can be pinned in all. Default: one node.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.model.topology = Some(topology);
         self
     }
 

@@ -11,7 +11,7 @@ use crate::device::fake::store::{Fresh, Store};
 use crate::device::fake::violation::{Rule, broken};
 use crate::device::mapping::Mapper;
 use crate::device::raw::Address;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 /// Memory, addresses and costs of one device.
@@ -21,7 +21,8 @@ pub(super) struct Memory {
     mapper: Arc<Mapper>,
     costs: Costs,
     private: Arc<Capacity>,
-    pinned: Arc<Capacity>,
+    /// By node, where it is kept apart by nodes.
+    pinned: Vec<Arc<Capacity>>,
     space: AddressSpace,
     poison: bool,
 }
@@ -32,7 +33,8 @@ impl Memory {
         ledger: Arc<Ledger>,
         mapper: Arc<Mapper>,
         costs: Costs,
-        [private, pinned]: [Arc<Capacity>; 2],
+        private: Arc<Capacity>,
+        pinned: Vec<Arc<Capacity>>,
         poison: bool,
     ) -> Self {
         Self {
@@ -62,8 +64,9 @@ impl Memory {
         &self.private
     }
 
-    pub(super) fn pinned(&self) -> &Capacity {
-        &self.pinned
+    /// Bytes of pinned host memory of each node.
+    pub(super) fn pinned_bytes(&self) -> impl Iterator<Item = u64> {
+        self.pinned.iter().map(|capacity| capacity.used())
     }
 
     pub(super) fn poison(&self) -> bool {
@@ -83,9 +86,15 @@ impl Memory {
         )))
     }
 
-    /// Pinned host memory.
-    pub(super) fn new_pinned(&self, bytes: usize) -> Result<Arc<Store>> {
-        let claim = Capacity::claim(&self.pinned, bytes)?;
+    /// Pinned host memory of a node.
+    pub(super) fn new_pinned(&self, bytes: usize, node: usize) -> Result<Arc<Store>> {
+        let capacity = self.pinned.get(node).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidRequest,
+                "the fake device has no such node",
+            )
+        })?;
+        let claim = Capacity::claim(capacity, bytes)?;
         Ok(Arc::new(Store::new(
             &self.mapper,
             bytes,

@@ -15,7 +15,7 @@ use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
-    VirtualMemory,
+    Topology, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -37,7 +37,8 @@ const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30
 ///   as wanted, and inaccessible until [`allow_access`](crate::device::AddressRange::allow_access). New
 ///   contents are whatever was there before; here up to 4 MiB are poison and the rest zeroes.
 /// * `Shared` storage is pinned host memory (`cudaMallocHost`), as segments only; its device address is
-///   its host address, as with CUDA's unified addressing.
+///   its host address, as with CUDA's unified addressing. It can be kept apart by the host's
+///   [nodes](FakeDiscreteBuilder::topology).
 /// * A handle released while it is still mapped holds its memory until the last mapping is gone
 ///   (documentation of `cuMemUnmap`), but work that touches it is a broken rule, since
 ///   [`VirtualMemory::release`] forbids it.
@@ -67,6 +68,8 @@ pub struct FakeDiscrete {
     memory: Arc<Memory>,
     virtual_memory: DiscreteMemory,
     control: Control,
+    /// Of two nodes at least.
+    topology: Option<Topology>,
 }
 
 impl FakeDiscrete {
@@ -89,17 +92,30 @@ impl FakeDiscrete {
         let DiscreteModel {
             memory,
             pinned,
+            topology,
             costs,
         } = model;
         let ordinal = settings.ordinal;
         let poison = settings.poison;
         let control = Control::new(settings, costs.event_record_ns, costs.event_query_ns, false);
+        let topology = topology.filter(|topology| topology.nodes().len() > 1);
+        let capacities = match &topology {
+            None => vec![pinned],
+            Some(topology) => {
+                let nodes = topology.nodes().iter();
+                nodes
+                    .map(|node| node.memory_bytes.unwrap_or(pinned))
+                    .collect()
+            }
+        };
+        let capacity = |bytes| Arc::new(Capacity::new(bytes));
         let memory = Arc::new(Memory::new(
             ordinal,
             Arc::clone(control.ledger()),
             Arc::new(Mapper::new()?),
             costs,
-            [memory, pinned].map(Capacity::new).map(Arc::new),
+            capacity(memory),
+            capacities.into_iter().map(capacity).collect(),
             poison,
         ));
         Ok(Self {
@@ -113,12 +129,15 @@ impl FakeDiscrete {
                 alignment_min: 256,
                 segment_bytes_max: SEGMENT_BYTES_MAX,
                 storage_modes: vec![StorageMode::Shared, StorageMode::Private],
-                numa_nodes: vec![0],
+                numa_nodes: topology.as_ref().map_or(vec![0], |topology| {
+                    topology.nodes().iter().map(|node| node.number).collect()
+                }),
                 parallelism: 1,
             },
             virtual_memory: DiscreteMemory::new(Arc::clone(&memory)),
             memory,
             control,
+            topology,
         })
     }
 
@@ -147,7 +166,13 @@ impl FakeDiscrete {
     /// Bytes of host memory that are pinned.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
-        self.memory.pinned().used()
+        self.memory.pinned_bytes().sum()
+    }
+
+    /// Bytes of host memory that are pinned on the node at a position of the topology.
+    #[must_use]
+    pub fn pinned_bytes_on(&self, node: usize) -> u64 {
+        self.memory.pinned_bytes().nth(node).unwrap_or_default()
     }
 }
 
@@ -167,10 +192,20 @@ impl Device for FakeDiscrete {
     }
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
+        let node = self.topology.as_ref().map_or(0, Topology::current);
+        self.create_segment_on(bytes, storage, node)
+    }
+
+    fn create_segment_on(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+    ) -> Result<Box<dyn Segment>> {
         self.control.ledger().enter(Call::CreateSegment)?;
         self.memory.check_granularity(&[bytes], "a segment")?;
         match storage {
-            StorageMode::Shared => Ok(Box::new(segment::Pinned::new(&self.memory, bytes)?)),
+            StorageMode::Shared => Ok(Box::new(segment::Pinned::new(&self.memory, bytes, node)?)),
             StorageMode::Private => Ok(Box::new(segment::Private::new(&self.memory, bytes)?)),
             StorageMode::Managed => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -204,6 +239,12 @@ impl Device for FakeDiscrete {
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
         (storage == StorageMode::Private).then_some(&self.virtual_memory)
+    }
+
+    fn topology(&self, storage: StorageMode) -> Option<&Topology> {
+        self.topology
+            .as_ref()
+            .filter(|_| storage == StorageMode::Shared)
     }
 
     fn charged_ns(&self) -> u64 {

@@ -69,8 +69,8 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    pub(super) fn new(memory: &Arc<Memory>, bytes: usize) -> Result<Self> {
-        let store = memory.new_pinned(bytes)?;
+    pub(super) fn new(memory: &Arc<Memory>, bytes: usize, node: usize) -> Result<Self> {
+        let store = memory.new_pinned(bytes, node)?;
         let pages = store.pages()?;
         let segment = Self {
             memory: Arc::clone(memory),
