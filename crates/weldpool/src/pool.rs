@@ -143,6 +143,11 @@ impl Pool {
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
+        let tuned = Tuned::new(
+            config.classes.as_slice().len(),
+            config.slack_per_1024,
+            divisible,
+        );
         let classes = ClassPools::new(config.classes, warm);
         let shared = Shard::new(key, classes.list_count(), Arc::default());
         let pool = Arc::new(Self {
@@ -158,8 +163,8 @@ impl Pool {
             alignment: config.alignment,
             chooses,
             strategy: config.strategy,
-            tuned: Tuned::default(),
-            cache_limit: CacheLimit::new(cached_bytes_max),
+            tuned,
+            cache_limit: CacheLimit::new(cached_bytes_max, config.cached_bytes_max.is_some()),
             out_of_memory: Ledger::default(),
             callbacks,
             _on_out_of_memory: on_out_of_memory,

@@ -72,8 +72,9 @@ impl Arena {
         let mut own = Vec::new();
         let mut clean = Vec::new();
         let mut found = 0;
+        let few_pieces = self.reserve.few_pieces();
         for free in room.space.largest_free_for(want.queue).take(DONORS_MAX) {
-            if found >= need || (whose == Whose::Own && free.point.is_none()) {
+            if (found >= need && !few_pieces) || (whose == Whose::Own && free.point.is_none()) {
                 break;
             }
             if let Some(movable) = growth.mappings.movable(free.range) {
@@ -95,8 +96,12 @@ impl Arena {
             return Donors::default();
         }
         // The last one: the smallest that holds the rest, so that large holes stay whole.
+        let worth = |movable: Range| match few_pieces {
+            true => movable.bytes / (growth.mappings.pieces_in(movable) + 1),
+            false => movable.bytes,
+        };
         for list in [&mut own, &mut clean] {
-            list.sort_by_key(|(movable, _)| std::cmp::Reverse(movable.bytes));
+            list.sort_by_cached_key(|(movable, _)| std::cmp::Reverse(worth(*movable)));
         }
         let mut donors = Donors::default();
         let mut missing = need;
@@ -244,7 +249,10 @@ impl Arena {
             let free = room.space.add_pending(whole, point);
             room.cut_block(free, window.position, want)
         };
-        self.unmap_stale(growth, passed);
+        let waiting = growth.stale.len();
+        if waiting > self.reserve.moved_ranges_max() || self.too_many_mappings(growth, properties) {
+            self.unmap_stale(growth, passed);
+        }
         Ok(block)
     }
 

@@ -59,8 +59,7 @@ impl Pool {
             return false;
         }
         self.observer.sampler.freed(id_of(block));
-        let thread_max = self.classes.thread_max(block.list());
-        let thread_max = self.tuned.limit(block.bytes(), thread_max);
+        let thread_max = self.thread_max(block.list());
         if thread_max > 0 {
             set_thread_max(block, thread_max);
         }
