@@ -32,26 +32,62 @@ struct Records {
     slabs: Vec<&'static [Record]>,
 }
 
-/// Number of the list, in every cache, that a block belongs to: its class and storage mode.
+/// The list, in every cache, that a block belongs to: its class and storage mode.
+///
+/// Packed so that a thread finds the list's bin by two masks: the number of its group of [`GROUP`] above,
+/// and its number in there, with room below for the offset of a bin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListId(u32);
 
 impl ListId {
-    /// For blocks that return to their arena.
-    pub(crate) const NONE: Self = Self(u32::MAX);
-    /// For blocks whose memory returns to the device.
-    pub(crate) const DIRECT: Self = Self(u32::MAX - 1);
+    /// Lists per group.
+    pub(crate) const GROUP: usize = 64;
+    /// Groups there can be, of which the last is for blocks without a list.
+    pub(crate) const GROUPS: usize = 256;
+    /// Most lists there can be.
+    pub(crate) const MOST: usize = (Self::GROUPS - 1) * Self::GROUP;
+    const GROUP_SHIFT: u32 = 19;
+    const SHIFT: u32 = 6;
 
+    /// For blocks that return to their arena.
+    pub(crate) const NONE: Self = Self::packed(Self::MOST);
+    /// For blocks whose memory returns to the device.
+    pub(crate) const DIRECT: Self = Self::packed(Self::MOST + 1);
+
+    /// The list of a number; none from [`MOST`](Self::MOST) on.
     pub(crate) fn new(index: usize) -> Self {
-        Self(u32::try_from(index).unwrap_or(u32::MAX))
+        if index < Self::MOST {
+            Self::packed(index)
+        } else {
+            Self::NONE
+        }
     }
 
+    const fn packed(index: usize) -> Self {
+        let (group, number) = (index / Self::GROUP, index % Self::GROUP);
+        // Both are less than 256.
+        Self((group as u32) << Self::GROUP_SHIFT | (number as u32) << Self::SHIFT)
+    }
+
+    /// The number of its group.
+    #[inline]
+    pub(crate) fn group(self) -> usize {
+        (self.0 >> Self::GROUP_SHIFT) as usize % Self::GROUPS
+    }
+
+    /// Its number in there.
+    #[inline]
+    pub(crate) fn in_group(self) -> usize {
+        (self.0 >> Self::SHIFT) as usize % Self::GROUP
+    }
+
+    /// Its number; no less than [`MOST`](Self::MOST) if it is none.
     pub(crate) fn index(self) -> usize {
-        self.0 as usize
+        self.group() * Self::GROUP + self.in_group()
     }
 
     pub(crate) fn is_some(self) -> bool {
-        self.0 < Self::DIRECT.0
+        self.0 < Self::NONE.0
     }
 }
 

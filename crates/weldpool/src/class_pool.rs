@@ -6,16 +6,23 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
+use crate::high_water::HighWater;
+use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::thread_cache::TallySum;
 
+/// Multiples of 256 bytes below which a request's list is found by one look.
+const SMALL: usize = 256;
+
 /// The pools of one allocator.
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
-    /// The classes of requests without wishes of their own; none if all of them have some.
+    /// The lists of small requests without wishes of their own, by storage mode and last byte.
+    small: [[ListId; SMALL]; StorageMode::ALL.len()],
+    /// The classes of larger ones; none if all of them have wishes.
     warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
@@ -23,6 +30,8 @@ pub(crate) struct ClassPools {
 #[derive(Debug, Default)]
 struct ClassPool {
     idle: Mutex<Vec<Block>>,
+    /// Of requested bytes.
+    water: HighWater,
     /// Requests that no idle block served.
     misses: AtomicU64,
     /// Bytes of blocks cut for the list, in use or idle.
@@ -33,14 +42,25 @@ struct ClassPool {
 impl ClassPools {
     /// `warm` says whether requests without wishes of their own can be served as they come.
     pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
-        let lists = classes.as_slice().len() * StorageMode::ALL.len();
+        let count = classes.as_slice().len();
+        let lists = count * StorageMode::ALL.len();
         let warm = if warm {
             classes.index().clone()
         } else {
             ClassIndex::default()
         };
+        // Sizes of classes are multiples of 256, so one byte stands for 256.
+        let small = |storage: StorageMode, number: usize| {
+            let class = warm.index_of_last(number * DEFAULT_ALIGNMENT);
+            class.map_or(ListId::NONE, |class| {
+                ListId::new(storage.index() * count + class)
+            })
+        };
+        let small =
+            StorageMode::ALL.map(|storage| std::array::from_fn(|number| small(storage, number)));
         Self {
             classes,
+            small,
             warm,
             lists: Grouped::new(lists),
         }
@@ -68,7 +88,11 @@ impl ClassPools {
     #[inline]
     pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
         // Zero bytes wrap to more than any class holds.
-        let class = self.warm.index_of_last(bytes.wrapping_sub(1))?;
+        let last = bytes.wrapping_sub(1);
+        if let Some(list) = self.small[storage.index()].get(last / DEFAULT_ALIGNMENT) {
+            return Some(*list);
+        }
+        let class = self.warm.index_of_last(last)?;
         Some(self.list(storage, class))
     }
 
@@ -146,6 +170,12 @@ impl ClassPools {
         drained.into_iter().filter_map(keep).collect()
     }
 
+    /// The peak of a list's requested bytes; none for blocks without a list.
+    pub(crate) fn water(&self, list: ListId) -> Option<&HighWater> {
+        let pool = self.lists.make(list.index())?;
+        Some(&pool.water)
+    }
+
     /// Counts a request that no idle block served.
     pub(crate) fn count_miss(&self, list: ListId) {
         if let Some(pool) = self.lists.make(list.index()) {
@@ -168,10 +198,11 @@ impl ClassPools {
         }
     }
 
-    /// Forgets hits and misses.
+    /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
         for (_, pool) in self.lists.iter() {
             pool.misses.store(0, Ordering::Relaxed);
+            pool.water.reset();
         }
     }
 
@@ -184,14 +215,13 @@ impl ClassPools {
                 ..ClassStats::default()
             };
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
-                if let Some(totals) = totals.get(list) {
-                    stats.allocations += totals.allocations;
-                    stats.frees += totals.frees;
-                    stats.live_bytes += totals.live();
-                    stats.live_bytes_peak += totals.live_peak;
-                }
+                let totals = totals.get(list).copied().unwrap_or_default();
+                stats.allocations += totals.allocations;
+                stats.frees += totals.frees;
                 if let Some(pool) = self.lists.get(list) {
                     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                    stats.live_bytes += pool.water.sum(totals.headroom);
+                    stats.live_bytes_peak += pool.water.peak();
                     stats.misses += load(&pool.misses);
                     stats.held_bytes += load(&pool.held);
                     stats.held_bytes_peak += load(&pool.held_peak);

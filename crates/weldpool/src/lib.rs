@@ -41,6 +41,7 @@
 mod address;
 mod allocator;
 mod arena;
+mod asymmetric_fence;
 mod binding;
 mod block;
 mod buffer;
@@ -54,6 +55,7 @@ pub mod gc;
 mod grouped;
 mod guard;
 mod health;
+mod high_water;
 mod histogram;
 mod in_flight;
 #[cfg(feature = "serde")]

@@ -64,7 +64,8 @@ pub struct ClassStats {
     pub frees: u64,
     /// Bytes requested by users and not yet freed.
     pub live_bytes: u64,
-    /// Greatest sum of those: exact for one thread, an upper bound for several.
+    /// Greatest sum of those: exact for one thread, and for several at most too high by what their caches
+    /// keep.
     pub live_bytes_peak: u64,
     /// Bytes of the blocks cut for the class, in use or idle.
     pub held_bytes: u64,
@@ -113,7 +114,8 @@ impl ClassStats {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes requested by users and not yet freed.
+    /// Bytes requested by users and not yet freed. The peak is exact for one thread, and for several at
+    /// most too high by what their caches keep. The total counts blocks, rounding included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,

@@ -36,7 +36,7 @@ impl Pool {
             let latency = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             set_thread_max(block, 0);
             let sampler = &self.observer.sampler;
-            sampler.allocated(id_of(block), requested, name, latency);
+            sampler.allocated(id_of(block), requested, block.bytes(), name, latency);
         }
         if self.observer.recording() {
             self.observer
@@ -44,9 +44,9 @@ impl Pool {
         }
     }
 
-    /// Takes note of a block that was given back and is not yet anybody else's. True if it was kept
-    /// from the threads' caches for being a sample, which is over then.
-    pub(super) fn observe_free(&self, block: &mut Block, stream: Option<u64>) -> bool {
+    /// Takes note of a block that was given back and is not yet anybody else's. One that was kept from the
+    /// threads' caches for being a sample, which is over then, is no longer.
+    pub(super) fn observe_free(&self, block: &mut Block, stream: Option<u64>) {
         if self.observer.recording() {
             let stream = stream.unwrap_or_else(|| {
                 let point = block.point();
@@ -56,14 +56,13 @@ impl Pool {
                 .record(Op::Free, id_of(block), block.requested(), stream);
         }
         if block.thread_max() > 0 {
-            return false;
+            return;
         }
         self.observer.sampler.freed(id_of(block));
         let thread_max = self.thread_max(block.list());
         if thread_max > 0 {
             set_thread_max(block, thread_max);
         }
-        thread_max > 0
     }
 
     /// Counts a failed allocation.

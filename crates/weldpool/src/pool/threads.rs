@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
-use crate::block::CacheKey;
+use crate::block::{CacheKey, ListId};
+use crate::high_water::HighWater;
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache::{Shard, ThreadTotals};
 
@@ -14,9 +15,6 @@ impl Pool {
         let totals = totals.unwrap_or_default();
         let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
         shard.set_speaks(speaks);
-        if speaks {
-            self.grant_credit(&shard.totals);
-        }
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
@@ -25,10 +23,14 @@ impl Pool {
         shard
     }
 
-    /// Lets a thread's caches serve until the next sample.
-    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
-        let sampler = &self.observer.sampler;
-        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+    /// The peak of requested bytes, to which threads add apart.
+    pub(crate) fn live_water(&self) -> &HighWater {
+        &self.live_water
+    }
+
+    /// That of a list.
+    pub(crate) fn list_water(&self, list: ListId) -> &HighWater {
+        self.classes.water(list).unwrap_or(&self.unlisted_water)
     }
 
     /// Divides what may lie idle among the threads' caches.

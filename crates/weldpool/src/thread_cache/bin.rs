@@ -6,122 +6,187 @@ use std::cell::UnsafeCell;
 
 use super::tally::Tally;
 use crate::block::{Block, THREAD_MAX};
-use crate::sync::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering, raise, spin_while,
-};
+use crate::sync::{AtomicU8, AtomicU32, Ordering};
 
 /// Most blocks in one bin.
 const BIN_BLOCKS_MAX: usize = THREAD_MAX as usize;
+/// Room that a bin is first given.
+const FIRST_ROOM: usize = 8;
 
 /// Nothing may be put here yet.
 const CLOSED: u8 = 0;
 /// The thread alone comes here.
 const OWN: u8 = 1;
-/// Others may come too, under the lock.
-const SHARED: u8 = 2;
+/// Others may come too; see [`Lending`](super::lending::Lending).
+const LENT: u8 = 2;
+
+type Slots = [Option<Block>; BIN_BLOCKS_MAX];
 
 /// One list of one thread.
+///
+/// Whoever may touch the blocks is *inside*: of an own bin the thread that owns it, of a lent one whoever
+/// has the right that the thread's [`Lending`](super::lending::Lending) gives.
 #[derive(Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Bin {
-    kind: AtomicU8,
-    locked: AtomicBool,
+    pub(super) tally: Tally,
+    /// There once the bin is open.
+    slots: UnsafeCell<Option<Box<Slots>>>,
     count: AtomicU32,
-    blocks: UnsafeCell<Option<Box<[Option<Block>; BIN_BLOCKS_MAX]>>>,
-    pub(crate) tally: Tally,
+    /// Most blocks that may be here.
+    room: AtomicU32,
+    /// Of each block; at most `u32::MAX` is told apart.
+    block_bytes: AtomicU32,
+    kind: AtomicU8,
 }
 
-// SAFETY: `blocks` is only touched by the owner while the kind is `OWN`, and only under the lock
-// while it is `SHARED`; see the methods, whose callers promise who they are.
+// SAFETY: `slots` is only touched from inside, where one thread is at a time; see the methods, whose
+// callers promise it.
 unsafe impl Sync for Bin {}
 
 impl Bin {
-    /// Whether the thread alone comes here, and blocks may be put here.
+    /// Whether others come here too.
     #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.kind.load(Ordering::Acquire) == LENT
+    }
+
+    /// Whether the thread alone comes here.
     pub(crate) fn is_own(&self) -> bool {
         self.kind.load(Ordering::Relaxed) == OWN
     }
 
-    /// Whether others come here too, and blocks may be put here.
+    /// Blocks that are here.
     #[inline]
-    pub(crate) fn is_shared(&self) -> bool {
-        self.kind.load(Ordering::Relaxed) == SHARED
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize
     }
 
-    /// Lets blocks be put here; `shared` says whether others may take them, and is the same each time.
+    /// Bytes of the blocks that are here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * self.block_bytes()
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.block_bytes.load(Ordering::Relaxed) as usize
+    }
+
+    /// Most blocks that may be here.
+    fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed) as usize
+    }
+
+    /// Lets blocks be put here, with room for as many as there can be if the bin is lent and for none
+    /// otherwise. Length of the blocks and `lent` are the same each time.
     ///
     /// # Safety
     ///
     /// The caller is the thread that owns the bin.
-    pub(crate) unsafe fn open(&self, shared: bool) {
+    pub(crate) unsafe fn open(&self, block_bytes: usize, lent: bool) {
         if self.kind.load(Ordering::Relaxed) == CLOSED {
             // SAFETY: nobody but the owner touches the blocks of a closed bin.
-            let blocks = unsafe { &mut *self.blocks.get() };
-            *blocks = Some(Box::new([const { None }; BIN_BLOCKS_MAX]));
-            let kind = if shared { SHARED } else { OWN };
+            let slots = unsafe { &mut *self.slots.get() };
+            *slots = Some(Box::new([const { None }; BIN_BLOCKS_MAX]));
+            let (kind, room) = if lent { (LENT, THREAD_MAX) } else { (OWN, 0) };
+            self.room.store(room.into(), Ordering::Relaxed);
+            let bytes = u32::try_from(block_bytes).unwrap_or(u32::MAX);
+            self.block_bytes.store(bytes, Ordering::Relaxed);
             self.kind.store(kind, Ordering::Release);
         }
+    }
+
+    /// Makes room for more blocks, `most` in all and further ones of at most so many bytes; says of how
+    /// many bytes. For the owner.
+    pub(crate) fn grow(&self, most: usize, bytes_max: usize) -> usize {
+        let room = self.room();
+        let grown = (most.min(BIN_BLOCKS_MAX).saturating_sub(room))
+            .min(bytes_max / self.block_bytes().max(1))
+            .min(room.max(FIRST_ROOM));
+        self.set_room(room + grown);
+        grown * self.block_bytes()
+    }
+
+    /// Takes back room that no block has; says of how many bytes. For the owner.
+    pub(crate) fn shrink(&self) -> usize {
+        let (room, len) = (self.room(), self.len());
+        self.set_room(len);
+        room.saturating_sub(len) * self.block_bytes()
+    }
+
+    fn set_room(&self, room: usize) {
+        // At most `BIN_BLOCKS_MAX`.
+        self.room.store(room as u32, Ordering::Relaxed);
+    }
+
+    /// # Safety
+    ///
+    /// The caller is inside, and the bin is open.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "whoever is inside is alone")]
+    unsafe fn slots(&self) -> &mut Slots {
+        // SAFETY: nobody else touches the slots now.
+        let slots = unsafe { &mut *self.slots.get() };
+        debug_assert!(slots.is_some());
+        // SAFETY: the bin is open.
+        unsafe { slots.as_mut().unwrap_unchecked() }
     }
 
     /// Takes the block that was put here last.
     ///
     /// # Safety
     ///
-    /// The caller is the thread that owns the bin, which is its own.
+    /// The caller is inside.
     #[inline]
-    pub(crate) unsafe fn pop_own(&self) -> Option<Block> {
-        // SAFETY: the owner comes alone to such a bin.
-        unsafe { self.pop_here() }
+    pub(crate) unsafe fn pop(&self) -> Option<Block> {
+        let last = self.count.load(Ordering::Relaxed).checked_sub(1)?;
+        // SAFETY: what was put here, the bin was open for.
+        let slots = unsafe { self.slots() };
+        // What stays behind stands for nothing: the count says so.
+        let block = slots[last as usize % BIN_BLOCKS_MAX].as_ref();
+        self.count.store(last, Ordering::Relaxed);
+        // SAFETY: the slots below the count have blocks.
+        Some(unsafe { block.unwrap_unchecked() }.last())
     }
 
-    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`].
+    /// Whether there is room for one of the blocks of which a thread keeps at most so many.
+    pub(crate) fn has_room(&self, thread_max: usize) -> bool {
+        self.slot_for(thread_max).is_some()
+    }
+
+    /// The slot for one of the blocks of which a thread keeps at most so many, if there is room.
+    #[inline]
+    fn slot_for(&self, thread_max: usize) -> Option<u32> {
+        let count = self.count.load(Ordering::Relaxed);
+        let room = self.room.load(Ordering::Relaxed);
+        (count < room && (count as usize) < thread_max).then_some(count)
+    }
+
+    /// Puts a block here, or gives it back where the bin is closed or full.
     ///
     /// # Safety
     ///
-    /// As for [`pop_own`](Self::pop_own).
+    /// The caller is inside.
     #[inline]
-    pub(crate) unsafe fn push_own(&self, block: Block, most: usize) -> Result<(), Block> {
-        // SAFETY: the owner comes alone to such a bin.
-        unsafe { self.push_here(block, most) }
-    }
-
-    /// Takes the block that was put here last; nothing if the bin is not shared.
-    #[inline]
-    pub(crate) fn pop_shared(&self) -> Option<Block> {
-        if !self.is_shared() {
-            return None;
-        }
-        let _held = self.lock();
-        // SAFETY: the lock is held.
-        unsafe { self.pop_here() }
-    }
-
-    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`], and the bin is
-    /// shared.
-    #[inline]
-    pub(crate) fn push_shared(&self, block: Block, most: usize) -> Result<(), Block> {
-        if !self.is_shared() {
+    pub(crate) unsafe fn push(&self, block: Block) -> Result<(), Block> {
+        let Some(count) = self.slot_for(block.thread_max()) else {
             return Err(block);
-        }
-        let _held = self.lock();
-        // SAFETY: the lock is held.
-        unsafe { self.push_here(block, most) }
+        };
+        // SAFETY: a closed bin has no room.
+        let slots = unsafe { self.slots() };
+        slots[count as usize % BIN_BLOCKS_MAX] = Some(block);
+        self.count.store(count + 1, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Takes everything out for the owner, or for anybody of a bin that others may come to. Others get
-    /// nothing of the owner's own.
+    /// Takes everything out.
     ///
     /// # Safety
     ///
-    /// `owner` only if the caller is the thread that owns the bin.
-    pub(crate) unsafe fn drain(&self, owner: bool, drained: &mut Vec<Block>) {
-        let kind = self.kind.load(Ordering::Acquire);
-        let _held = (kind == SHARED).then(|| self.lock());
-        if kind == SHARED || (kind == OWN && owner) {
-            // SAFETY: the lock is held, or the owner comes alone.
-            while let Some(block) = unsafe { self.pop_here() } {
-                drained.push(block);
-            }
+    /// The caller is inside.
+    pub(crate) unsafe fn drain(&self, drained: &mut Vec<Block>) {
+        // SAFETY: the caller's promise.
+        while let Some(block) = unsafe { self.pop() } {
+            drained.push(block);
         }
     }
 
@@ -129,130 +194,19 @@ impl Bin {
     ///
     /// # Safety
     ///
-    /// The caller is the thread that owns the bin.
+    /// The caller is inside.
     pub(crate) unsafe fn take_half(&self) -> Vec<Block> {
         let mut all = Vec::new();
-        // SAFETY: the caller is the owner.
-        unsafe { self.drain(true, &mut all) };
+        // SAFETY: the caller's promise.
+        unsafe { self.drain(&mut all) };
         // The last out was the first in.
         let recent = all.len() - all.len() / 2;
         let half = all.split_off(recent);
         for block in all.into_iter().rev() {
-            let put = if self.is_own() {
-                // SAFETY: the caller is the owner.
-                unsafe { self.push_own(block, BIN_BLOCKS_MAX) }
-            } else {
-                self.push_shared(block, BIN_BLOCKS_MAX)
-            };
+            // SAFETY: the caller's promise.
+            let put = unsafe { self.push(block) };
             debug_assert!(put.is_ok(), "there was room for twice as many");
         }
         half
-    }
-
-    /// # Safety
-    ///
-    /// The caller is the owner of an `OWN` bin or holds the lock of a `SHARED` one.
-    #[inline]
-    unsafe fn pop_here(&self) -> Option<Block> {
-        let count = self.count.load(Ordering::Relaxed);
-        let last = count.checked_sub(1)?;
-        self.count.store(last, Ordering::Relaxed);
-        // SAFETY: nobody else touches the blocks now; see above.
-        let blocks = unsafe { &*self.blocks.get() };
-        // What stays behind stands for nothing: the count says so.
-        let block = blocks.as_ref()?[last as usize % BIN_BLOCKS_MAX].as_ref();
-        block.map(Block::last)
-    }
-
-    /// # Safety
-    ///
-    /// As for [`pop_here`](Self::pop_here).
-    #[inline]
-    unsafe fn push_here(&self, block: Block, most: usize) -> Result<(), Block> {
-        let count = self.count.load(Ordering::Relaxed);
-        if count as usize >= most {
-            return Err(block);
-        }
-        // SAFETY: nobody else touches the blocks now; see above.
-        let Some(blocks) = (unsafe { &mut *self.blocks.get() }) else {
-            return Err(block);
-        };
-        blocks[count as usize % BIN_BLOCKS_MAX] = Some(block);
-        self.count.store(count + 1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    #[inline]
-    fn lock(&self) -> Held<'_> {
-        while raise(&self.locked) {
-            // Whoever holds it takes a few dozen instructions, unless it was preempted.
-            spin_while(&self.locked);
-        }
-        Held(&self.locked)
-    }
-}
-
-/// The lock of a bin, held until dropped.
-struct Held<'a>(&'a AtomicBool);
-
-impl Drop for Held<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// Bins per group.
-const GROUP: usize = 64;
-
-/// The bins of one thread, one per list, in groups that are made when first used.
-pub(crate) struct Bins(Box<[OnceLock<Box<Group>>]>);
-
-struct Group {
-    /// Which bins were ever used.
-    used: AtomicU64,
-    bins: [Bin; GROUP],
-}
-
-impl Bins {
-    pub(crate) fn new(lists: usize) -> Self {
-        Self(
-            (0..lists.div_ceil(GROUP))
-                .map(|_| OnceLock::new())
-                .collect(),
-        )
-    }
-
-    /// The bin of a list, if its group was made.
-    #[inline]
-    pub(crate) fn get(&self, list: usize) -> Option<&Bin> {
-        let group = self.0.get(list / GROUP)?.get()?;
-        Some(&group.bins[list % GROUP])
-    }
-
-    /// The bin of a list, to be used; none beyond the last list.
-    pub(crate) fn make(&self, list: usize) -> Option<&Bin> {
-        let group = self.0.get(list / GROUP)?.get_or_init(|| {
-            Box::new(Group {
-                used: AtomicU64::new(0),
-                bins: std::array::from_fn(|_| Bin::default()),
-            })
-        });
-        group.used.fetch_or(1 << (list % GROUP), Ordering::Relaxed);
-        Some(&group.bins[list % GROUP])
-    }
-
-    /// The bins that were ever used, with their lists' numbers.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (usize, &Bin)> {
-        let groups = self.0.iter().enumerate();
-        groups.flat_map(|(number, group)| {
-            let group = group.get();
-            let used = group.map_or(0, |group| group.used.load(Ordering::Relaxed));
-            let bins = group
-                .into_iter()
-                .flat_map(|group| group.bins.iter().enumerate());
-            bins.filter(move |(index, _)| used >> index & 1 == 1)
-                .map(move |(index, bin)| (number * GROUP + index, bin))
-        })
     }
 }

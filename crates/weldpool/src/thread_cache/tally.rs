@@ -1,19 +1,25 @@
-//! Counters of one thread, by list.
+//! Counters of one list in one thread.
 
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::high_water::{Headroom, HighWater};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// Counters of one list. They have one writer, so counting is a load and a store.
+/// Counters of one list, which one thread writes, so that counting is a load and a store.
+///
+/// Of the allocations the warm path counts only how many may follow before one is to be a sample.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Tally {
-    allocations: AtomicU64,
+    /// Allocations before the next sample.
+    left: AtomicU64,
     frees: AtomicU64,
-    /// Requested bytes, ever.
-    allocated_bytes: AtomicU64,
-    freed_bytes: AtomicU64,
-    /// Greatest difference of the two.
-    live_peak: AtomicU64,
+    /// What the peak of requested bytes of the list is above what is live, this thread's part.
+    pub(super) headroom: Headroom,
+    /// The number of allocations at which `left` is zero.
+    end: AtomicU64,
+    /// Whether `left` was ever drawn.
+    drawn: AtomicBool,
 }
 
 /// Sums over threads.
@@ -21,84 +27,101 @@ pub(crate) struct Tally {
 pub(crate) struct TallySum {
     pub(crate) allocations: u64,
     pub(crate) frees: u64,
-    pub(crate) allocated_bytes: u64,
-    pub(crate) freed_bytes: u64,
-    /// Sum of the threads' own peaks: exact for one thread, an upper bound for several.
-    pub(crate) live_peak: u64,
+    /// For the list's [`HighWater`].
+    pub(crate) headroom: u64,
 }
 
-/// Adds to a counter that this thread alone writes; wraps. Returns the sum.
-#[inline]
-pub(crate) fn add(counter: &AtomicU64, amount: u64) -> u64 {
-    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-    counter.store(sum, Ordering::Relaxed);
-    sum
+fn set(counter: &AtomicU64, value: u64) {
+    counter.store(value, Ordering::Relaxed);
 }
 
-/// Raises a peak that this thread alone writes. A thread that frees what others allocated has a
-/// negative level.
-#[inline]
-pub(crate) fn raise(peak: &AtomicU64, level: u64) {
-    if level.cast_signed() > peak.load(Ordering::Relaxed).cast_signed() {
-        peak.store(level, Ordering::Relaxed);
-    }
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 impl Tally {
+    /// What is left of the allocations before the next sample, after one; none if this is the sample.
     #[inline]
-    pub(crate) fn count_allocation(&self, requested: u64) {
-        add(&self.allocations, 1);
-        let allocated = add(&self.allocated_bytes, requested);
-        let freed = self.freed_bytes.load(Ordering::Relaxed);
-        raise(&self.live_peak, allocated.wrapping_sub(freed));
+    pub(super) fn left_after_one(&self) -> Option<u64> {
+        self.left.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Counts the allocation that leaves so many.
+    #[inline]
+    pub(super) fn leave(&self, left: u64) {
+        self.left.store(left, Ordering::Relaxed);
     }
 
     #[inline]
-    pub(crate) fn count_free(&self, requested: u64) {
-        add(&self.frees, 1);
-        add(&self.freed_bytes, requested);
+    pub(super) fn count_free(&self, requested: u64) {
+        let frees = self.frees.load(Ordering::Relaxed).wrapping_add(1);
+        self.frees.store(frees, Ordering::Relaxed);
+        self.headroom.put(requested);
     }
 
-    /// Adds, atomically, what another tally counted.
-    pub(crate) fn absorb(&self, other: &Self) {
-        for (own, other) in self.counters().into_iter().zip(other.counters()) {
-            own.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// Whether the next allocation, which the warm path does not count, is to be a sample. `draw` says
+    /// after how many further ones the next is.
+    pub(super) fn charge(&self, draw: impl Fn() -> u64) -> bool {
+        let renew = |allocations: u64| {
+            let drawn = draw();
+            set(&self.end, allocations.wrapping_add(drawn));
+            set(&self.left, drawn);
+        };
+        if !self.drawn.swap(true, Ordering::Relaxed) {
+            renew(get(&self.end));
         }
-    }
-
-    pub(crate) fn reset(&self) {
-        for counter in self.counters() {
-            counter.store(0, Ordering::Relaxed);
+        let (left, end) = (get(&self.left), get(&self.end));
+        match left.checked_sub(1) {
+            Some(left) => {
+                set(&self.end, end.wrapping_sub(1));
+                set(&self.left, left);
+            }
+            None => renew(end),
         }
+        left == 0
     }
 
-    fn counters(&self) -> [&AtomicU64; 5] {
-        [
-            &self.allocations,
-            &self.frees,
-            &self.allocated_bytes,
-            &self.freed_bytes,
-            &self.live_peak,
-        ]
+    /// Counts an allocation that the warm path does not.
+    pub(super) fn count_allocation(&self, water: &HighWater, requested: u64) {
+        set(&self.end, get(&self.end).wrapping_add(1));
+        water.take(&self.headroom, requested);
+    }
+
+    /// Adds what another tally counted, whose thread has ended.
+    pub(super) fn absorb(&self, other: &Self) {
+        let TallySum {
+            allocations, frees, ..
+        } = other.read();
+        set(&self.end, get(&self.end).wrapping_add(allocations));
+        set(&self.frees, get(&self.frees).wrapping_add(frees));
+        self.headroom.put(other.headroom.bytes());
+    }
+
+    pub(super) fn reset(&self) {
+        set(&self.end, get(&self.left));
+        set(&self.frees, 0);
+        self.headroom.leave(0);
+    }
+
+    fn read(&self) -> TallySum {
+        TallySum {
+            allocations: get(&self.end).wrapping_sub(get(&self.left)),
+            frees: get(&self.frees),
+            headroom: self.headroom.bytes(),
+        }
     }
 }
 
 impl TallySum {
     pub(crate) fn add(&mut self, tally: &Tally) {
-        let sums = [
-            &mut self.allocations,
-            &mut self.frees,
-            &mut self.allocated_bytes,
-            &mut self.freed_bytes,
-            &mut self.live_peak,
-        ];
-        for (sum, counter) in sums.into_iter().zip(tally.counters()) {
-            *sum = sum.wrapping_add(counter.load(Ordering::Relaxed));
-        }
+        let read = tally.read();
+        self.allocations = self.allocations.wrapping_add(read.allocations);
+        self.frees = self.frees.wrapping_add(read.frees);
+        self.headroom = self.headroom.wrapping_add(read.headroom);
     }
 
-    /// Requested bytes that users hold.
+    /// Blocks that users hold.
     pub(crate) fn live(&self) -> u64 {
-        self.allocated_bytes.wrapping_sub(self.freed_bytes)
+        self.allocations.wrapping_sub(self.frees)
     }
 }
