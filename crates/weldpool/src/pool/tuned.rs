@@ -135,7 +135,7 @@ impl Pool {
             remaps: self.reserve.remaps(),
             returned_bytes: self.reserve.returned_bytes(),
             reserved_bytes: self.reserved_bytes(),
-            live_bytes: self.totals().live,
+            live_bytes: self.live_bytes(),
             live_bytes_peak: self.reserve.peak_live(),
             contended: self.is_contended(),
             divisible: tuned.divisible,
