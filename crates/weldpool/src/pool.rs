@@ -142,7 +142,9 @@ impl Pool {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
-        let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let strategy = config.strategy.clone();
+        let strategy = strategy.map(|one| one.for_allocator().unwrap_or(one));
+        let chooses = strategy.as_ref().is_some_and(|one| one.chooses());
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
@@ -165,7 +167,7 @@ impl Pool {
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
             chooses,
-            strategy: config.strategy,
+            strategy,
             tuned,
             cache_limit: CacheLimit::new(cached_bytes_max, config.cached_bytes_max.is_some()),
             out_of_memory: Ledger::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Asked, Choice, Demand, Driven, Shape, Strategy, Surroundings, Tuning};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// Largest block whose class always serves, from spans that it shares with others.
 const SMALL_BYTES: usize = 64 << 10;
@@ -35,12 +35,14 @@ const RETENTION_REQUESTS: u64 = 1 << 14;
 ///   the caches without a driver call, up to what is configured; a call makes it one again.
 /// - *Minimums.* A small class that is asked for again and again keeps a few blocks when caches are emptied.
 /// - *Retention.* Memory grows by an eighth of what the live peak rose lately, within a slack. As much
-///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together again and again, it
+///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together, it
 ///   is done out of few pieces, and the addresses they left are unmapped many at once. A request that
 ///   would exceed the slack waits for memory that another queue is about to give back.
 ///
 /// The slack is 0.5 % at first. With a greater [`ratio_max`](Self::new) it rises toward that while holes
 /// are mapped together at an unchanged live peak.
+///
+/// Each allocator learns for itself, also where several are built with one configuration.
 ///
 /// Where the device cannot divide its memory everything stays as configured. It is not asked about
 /// requests that caches serve, so that these cost what they cost without it.
@@ -153,6 +155,10 @@ impl Strategy for Adaptive {
 
     fn chooses(&self) -> bool {
         false
+    }
+
+    fn for_allocator(&self) -> Option<Arc<dyn Strategy>> {
+        Some(Arc::new(Self::with(self.slack_max, self.wait_max)))
     }
 
     fn shape(&self, demand: &Demand) -> Shape {

@@ -44,6 +44,7 @@ use crate::device::{DeviceProperties, StorageMode};
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::stats::Stats;
+use crate::sync::Arc;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +156,12 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// Where not, the strategy costs a request that is served from a cache nothing.
     fn chooses(&self) -> bool {
         true
+    }
+
+    /// The strategy for one allocator, asked for when that is built: a fresh one of the same settings if it
+    /// learns from the workload; none if this one may serve any number of allocators.
+    fn for_allocator(&self) -> Option<Arc<dyn Strategy>> {
+        None
     }
 
     /// How a size class serves a request past the threads' caches. Called with no lock held; it must not

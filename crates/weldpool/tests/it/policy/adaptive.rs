@@ -37,13 +37,13 @@ fn replay(trace: &str, config: &Config) -> ReplayReport {
 
 #[test]
 fn it_is_worse_than_the_default_on_no_trace_and_clearly_better_on_three() {
+    // One for all: each allocator learns for itself.
+    let adaptive = Config {
+        strategy: Some(Arc::new(Adaptive::default())),
+        ..Config::default()
+    };
     let mut clearly = Vec::new();
     for trace in TRACES {
-        let adaptive = Config {
-            // What it learned belongs to one workload.
-            strategy: Some(Arc::new(Adaptive::default())),
-            ..Config::default()
-        };
         let (ours, default) = (replay(trace, &adaptive), replay(trace, &Config::default()));
         let (calls, ratio) = (ours.driver_calls, ours.reserved_over_live);
         let words = format!(
