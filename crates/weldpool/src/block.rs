@@ -34,56 +34,48 @@ struct Records {
 
 /// The list, in every cache, that a block belongs to: its class and storage mode.
 ///
-/// Packed so that a thread finds the list's bin by two masks: the number of its group of [`GROUP`] above,
-/// and its number in there, with room below for the offset of a bin.
+/// Kept as the offset in bytes of a thread's bin for it, so that finding the bin is one addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListId(u32);
 
 impl ListId {
-    /// Lists per group.
-    pub(crate) const GROUP: usize = 64;
-    /// Groups there can be, of which the last is for blocks without a list.
-    pub(crate) const GROUPS: usize = 256;
     /// Most lists there can be.
-    pub(crate) const MOST: usize = (Self::GROUPS - 1) * Self::GROUP;
-    const GROUP_SHIFT: u32 = 19;
-    const SHIFT: u32 = 6;
+    pub(crate) const MOST: usize = Self::COUNT - 3;
+    /// Lists, and what stands for none.
+    pub(crate) const COUNT: usize = 16384;
+    /// Length of a bin in bytes.
+    pub(crate) const BIN_BYTES: usize = 128;
 
     /// For blocks that return to their arena.
-    pub(crate) const NONE: Self = Self::packed(Self::MOST);
+    pub(crate) const NONE: Self = Self::numbered(Self::MOST);
     /// For blocks whose memory returns to the device.
-    pub(crate) const DIRECT: Self = Self::packed(Self::MOST + 1);
+    pub(crate) const DIRECT: Self = Self::numbered(Self::MOST + 1);
+    /// For samples, whose free must come past the threads' caches.
+    pub(crate) const SAMPLED: Self = Self::numbered(Self::MOST + 2);
 
     /// The list of a number; none from [`MOST`](Self::MOST) on.
     pub(crate) fn new(index: usize) -> Self {
         if index < Self::MOST {
-            Self::packed(index)
+            Self::numbered(index)
         } else {
             Self::NONE
         }
     }
 
-    const fn packed(index: usize) -> Self {
-        let (group, number) = (index / Self::GROUP, index % Self::GROUP);
-        // Both are less than 256.
-        Self((group as u32) << Self::GROUP_SHIFT | (number as u32) << Self::SHIFT)
+    const fn numbered(index: usize) -> Self {
+        // Less than 2^21.
+        Self((index * Self::BIN_BYTES) as u32)
     }
 
-    /// The number of its group.
+    /// Less than [`COUNT`](Self::COUNT) times the length of a bin.
     #[inline]
-    pub(crate) fn group(self) -> usize {
-        (self.0 >> Self::GROUP_SHIFT) as usize % Self::GROUPS
-    }
-
-    /// Its number in there.
-    #[inline]
-    pub(crate) fn in_group(self) -> usize {
-        (self.0 >> Self::SHIFT) as usize % Self::GROUP
+    pub(crate) fn bin_offset(self) -> usize {
+        self.0 as usize
     }
 
     /// Its number; no less than [`MOST`](Self::MOST) if it is none.
     pub(crate) fn index(self) -> usize {
-        self.group() * Self::GROUP + self.in_group()
+        self.0 as usize / Self::BIN_BYTES
     }
 
     pub(crate) fn is_some(self) -> bool {
@@ -106,9 +98,12 @@ pub(crate) enum ArenaKind {
 pub(crate) struct CacheKey {
     /// Position among the caches of a thread.
     pub(crate) slot: u32,
-    /// Unique in the process.
+    /// Unique in the process. Its remainder by [`HOT`] is the slot's.
     pub(crate) id: u64,
 }
+
+/// Keys whose caches a thread finds at once.
+pub(crate) const HOT: usize = 8;
 
 /// A point of a queue: reached when its timeline has passed `value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +116,8 @@ pub(crate) struct Point {
 const IDLE: u64 = 0;
 const LIVE: u64 = 1;
 const DETACHED: u64 = 2;
+/// Work may use the block, or have used it; of one that is only live, none ever did.
+const TOUCHED: u64 = 4;
 const STATE_MASK: u64 = 0xFF;
 const ALIGNMENT_SHIFT: u32 = 8;
 const NAME_SHIFT: u32 = 32;
@@ -244,6 +241,12 @@ impl Block {
         position: usize;
     }
 
+    /// Whether threads keep blocks of its list.
+    #[inline]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.thread_max() > 0
+    }
+
     /// Most blocks of its list that a thread keeps in one place.
     #[inline]
     pub(crate) fn thread_max(&self) -> usize {
@@ -335,14 +338,26 @@ impl Block {
         }
     }
 
-    /// Marks the block as handed out.
+    /// Moves the block to another list.
+    pub(crate) fn set_list(&self, list: ListId) {
+        self.0.list.store(list.0, Ordering::Relaxed);
+    }
+
+    /// Changes how many blocks of its list a thread keeps, as far as this block is concerned.
+    pub(crate) fn set_thread_max(&self, thread_max: u8) {
+        let thread_max = thread_max.min(THREAD_MAX);
+        self.0.thread_max.store(thread_max, Ordering::Relaxed);
+    }
+
+    /// Marks the block as handed out; `touched` if a point came along with it.
     #[inline]
-    pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name) {
+    pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name, touched: bool) {
         let record = self.0;
+        let state = if touched { LIVE | TOUCHED } else { LIVE };
         record.requested.store(requested, Ordering::Relaxed);
         let name = u64::from(name.to_number()) << NAME_SHIFT;
         let power = u64::from(alignment.trailing_zeros()) << ALIGNMENT_SHIFT;
-        record.holder.store(name | power | LIVE, Ordering::Relaxed);
+        record.holder.store(name | power | state, Ordering::Relaxed);
     }
 
     /// Marks the block as given back.
@@ -351,11 +366,26 @@ impl Block {
         self.0.holder.store(IDLE, Ordering::Relaxed);
     }
 
+    /// Marks the block as one that work may use.
+    pub(crate) fn touch(&self) {
+        if !self.is_touched() {
+            self.0.holder.fetch_or(TOUCHED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether work may use the block, or a point came along with it.
+    #[inline]
+    pub(crate) fn is_touched(&self) -> bool {
+        self.0.holder.load(Ordering::Relaxed) & TOUCHED != 0
+    }
+
     /// Marks the block as owned by a bare address.
     pub(crate) fn set_detached(&self, detached: bool) {
-        let state = if detached { DETACHED } else { LIVE };
-        let holder = self.0.holder.load(Ordering::Relaxed) & !STATE_MASK;
-        self.0.holder.store(holder | state, Ordering::Relaxed);
+        if detached {
+            self.0.holder.fetch_or(DETACHED, Ordering::Relaxed);
+        } else {
+            self.0.holder.fetch_and(!DETACHED, Ordering::Relaxed);
+        }
     }
 
     /// The record, for maps that find blocks and do not own them.

@@ -6,11 +6,10 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
-use crate::high_water::HighWater;
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::thread_cache::TallySum;
 
 /// Multiples of 256 bytes below which a request's list is found by one look.
@@ -30,13 +29,25 @@ pub(crate) struct ClassPools {
 #[derive(Debug, Default)]
 struct ClassPool {
     idle: Mutex<Vec<Block>>,
-    /// Of requested bytes.
-    water: HighWater,
+    /// The length of most requests; 0 until there is one.
+    usual: AtomicU32,
+    /// Requested bytes, as far as threads told; wraps.
+    live: AtomicU64,
+    live_peak: AtomicU64,
     /// Requests that no idle block served.
     misses: AtomicU64,
     /// Bytes of blocks cut for the list, in use or idle.
     held: AtomicU64,
     held_peak: AtomicU64,
+}
+
+impl ClassPool {
+    /// Raises the peak to a level; a negative one is that of threads that have not told yet. Returns the
+    /// peak.
+    fn raise_peak(&self, live: u64) -> u64 {
+        let live = live.cast_signed().max(0).cast_unsigned();
+        self.live_peak.fetch_max(live, Ordering::Relaxed).max(live)
+    }
 }
 
 impl ClassPools {
@@ -100,6 +111,12 @@ impl ClassPools {
     #[inline]
     pub(crate) fn list(&self, storage: StorageMode, class: usize) -> ListId {
         ListId::new(storage.index() * self.classes.as_slice().len() + class)
+    }
+
+    /// The list of a block's length.
+    pub(crate) fn list_of(&self, block: &Block) -> ListId {
+        let class = self.classes.index_of(block.bytes());
+        class.map_or(ListId::NONE, |class| self.list(block.storage(), class))
     }
 
     /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
@@ -170,10 +187,28 @@ impl ClassPools {
         drained.into_iter().filter_map(keep).collect()
     }
 
-    /// The peak of a list's requested bytes; none for blocks without a list.
-    pub(crate) fn water(&self, list: ListId) -> Option<&HighWater> {
-        let pool = self.lists.make(list.index())?;
-        Some(&pool.water)
+    /// The usual length of requests of a list, which is that of the first; 0 where there is none.
+    pub(crate) fn usual_bytes(&self, list: ListId, requested: u64) -> u32 {
+        let (Some(pool), Ok(requested)) = (self.lists.make(list.index()), u32::try_from(requested))
+        else {
+            return 0;
+        };
+        let relaxed = Ordering::Relaxed;
+        match pool.usual.load(relaxed) {
+            0 => match pool.usual.compare_exchange(0, requested, relaxed, relaxed) {
+                Ok(_) => requested,
+                Err(first) => first,
+            },
+            usual => usual,
+        }
+    }
+
+    /// Takes note of requested bytes that are live, or no longer, in one thread; wraps.
+    pub(crate) fn note_live(&self, list: ListId, more: u64) {
+        if let Some(pool) = self.lists.make(list.index()) {
+            let before = pool.live.fetch_add(more, Ordering::Relaxed);
+            pool.raise_peak(before.wrapping_add(more));
+        }
     }
 
     /// Counts a request that no idle block served.
@@ -202,7 +237,8 @@ impl ClassPools {
     pub(crate) fn reset(&self) {
         for (_, pool) in self.lists.iter() {
             pool.misses.store(0, Ordering::Relaxed);
-            pool.water.reset();
+            pool.live.store(0, Ordering::Relaxed);
+            pool.live_peak.store(0, Ordering::Relaxed);
         }
     }
 
@@ -217,11 +253,11 @@ impl ClassPools {
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
                 let totals = totals.get(list).copied().unwrap_or_default();
                 stats.allocations += totals.allocations;
-                stats.frees += totals.frees;
+                stats.frees += totals.frees();
+                stats.live_bytes += totals.live_bytes;
                 if let Some(pool) = self.lists.get(list) {
                     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                    stats.live_bytes += pool.water.sum(totals.headroom);
-                    stats.live_bytes_peak += pool.water.peak();
+                    stats.live_bytes_peak += pool.raise_peak(totals.live_bytes);
                     stats.misses += load(&pool.misses);
                     stats.held_bytes += load(&pool.held);
                     stats.held_bytes_peak += load(&pool.held_peak);

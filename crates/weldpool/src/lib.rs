@@ -47,6 +47,7 @@ mod block;
 mod buffer;
 mod class_pool;
 mod config;
+mod counter;
 mod dashboard;
 pub mod device;
 pub mod env;

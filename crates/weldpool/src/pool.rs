@@ -87,9 +87,8 @@ pub(crate) struct Pool {
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
-    /// Of requested bytes, in all and of blocks without a list.
+    /// Of requested bytes.
     live_water: HighWater,
-    unlisted_water: HighWater,
     /// Keeps what ended threads counted.
     shared: Shard,
     misses: AtomicU64,
@@ -154,7 +153,7 @@ impl Pool {
             divisible,
         );
         let classes = ClassPools::new(config.classes, warm);
-        let shared = Shard::new(key, classes.list_count(), Arc::default());
+        let shared = Shard::new(key, classes.list_count());
         let pool = Arc::new(Self {
             key,
             name,
@@ -178,7 +177,6 @@ impl Pool {
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
             live_water: HighWater::default(),
-            unlisted_water: HighWater::default(),
             shared,
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),

@@ -13,6 +13,7 @@ const INDEX_BITS: u32 = 7;
 
 /// One size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SizeClass {
     /// Size of its blocks in bytes; a multiple of 256.
     pub bytes: usize,

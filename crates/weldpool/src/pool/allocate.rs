@@ -33,17 +33,19 @@ impl Pool {
         storage: StorageMode,
         bytes: usize,
         name: Name,
+        touched: bool,
     ) -> Option<Block> {
         let list = self.classes.warm_list(storage, bytes)?;
         let block = thread_cache::pop(key, list, bytes)?;
-        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name, touched);
         Some(block)
     }
 
     /// A buffer of shared storage without a name from this thread's cache.
     #[inline]
     pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
-        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+        let name = Name::default();
+        self.take_warm(self.key, StorageMode::Shared, bytes, name, false)
             .map(Buffer::new)
     }
 
@@ -57,7 +59,9 @@ impl Pool {
             None => self.key,
             Some(queue) => queue.core().key_in(self.key)?,
         };
-        self.take_warm(key, request.storage, request.bytes, request.name)
+        // Only what was freed on a queue carries a point.
+        let touched = request.queue.is_some();
+        self.take_warm(key, request.storage, request.bytes, request.name, touched)
             .map(Buffer::new)
     }
 
@@ -118,14 +122,15 @@ impl Pool {
         } else {
             None
         };
-        let mut block = match cached {
+        let block = match cached {
             Some(block) => block,
             None => self.obtain_somehow(&request, place, key, queue, pooled)?,
         };
         thread_cache::count_allocation(self, key, block.list(), request.bytes, block.bytes());
         let what = (request.bytes, request.name);
-        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
-        block.hand_out(request.bytes, place.alignment, request.name);
+        self.observe_allocation(&block, what, stream_of(queue), sampled);
+        let touched = block.point().is_some();
+        block.hand_out(request.bytes, place.alignment, request.name, touched);
         Ok(Buffer::new(block))
     }
 

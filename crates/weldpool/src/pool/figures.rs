@@ -43,7 +43,6 @@ impl Pool {
         }
         self.classes.reset();
         self.live_water.reset();
-        self.unlisted_water.reset();
         self.misses.store(0, Ordering::Relaxed);
         self.shortages.store(0, Ordering::Relaxed);
         self.reopen_at.store(0, Ordering::Relaxed);
@@ -70,21 +69,23 @@ impl Pool {
         let UnlistedSum {
             allocated, freed, ..
         } = counted.unlisted;
-        let bytes = counted.listed_bytes(self.classes.classes(), TallySum::live);
+        let bytes = counted.listed_bytes(self.classes.classes(), |list| list.live);
         bytes.wrapping_add(allocated.wrapping_sub(freed))
     }
 
     /// Buffers that users hold.
     pub(super) fn live_buffers(&self) -> u64 {
-        self.counted().sum(TallySum::live)
+        // Until all is added, so that no thread that ends is counted twice.
+        let shards = self.shards.lock();
+        let live = shards.iter().map(|shard| shard.live_blocks());
+        live.fold(self.shared.live_blocks(), u64::wrapping_add)
     }
 
     /// Bytes requested by users and not yet freed; O(threads).
     pub(crate) fn live_bytes(&self) -> u64 {
         let shards = self.shards.lock();
-        let speaking = shards.iter().filter(|shard| shard.speaks());
-        let headrooms = speaking.map(|shard| shard.totals.headroom());
-        let all = headrooms.fold(self.shared.totals.headroom(), u64::wrapping_add);
+        let headrooms = shards.iter().map(|shard| shard.headroom());
+        let all = headrooms.fold(self.shared.headroom(), u64::wrapping_add);
         self.live_water.sum(all)
     }
 
@@ -135,7 +136,7 @@ impl Pool {
             cached_bytes: reserved.value.saturating_sub(block_bytes + deferred_bytes),
             deferred_bytes,
             allocations,
-            frees: counted.sum(|list| list.frees),
+            frees: counted.sum(TallySum::frees),
             hits: allocations.saturating_sub(misses),
             misses,
             growths: self.reserve.growths(),

@@ -10,11 +10,11 @@ use crate::thread_cache::{self, Shard};
 
 impl Pool {
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
             let last = uses.last().map(|last| last.fence.queue().number);
-            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
+            self.observe_free(&block, last.map(|queue| u64::from(queue) + 1));
             thread_cache::count_free(self, self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
@@ -30,11 +30,10 @@ impl Pool {
     }
 
     /// Takes a block back for which a cache had no room.
-    pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block) {
-        let list = block.list();
+    pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, block: Block) {
+        self.observe_free(&block, None);
         thread_cache::count_free(self, key, &block);
-        self.observe_free(&mut block, None);
-        let pooled = list.is_some()
+        let pooled = block.list().is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed);
         // A full bin gets room if it may; else it has to make some.
@@ -124,13 +123,6 @@ impl Pool {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
             self.shared.absorb(shard);
-            if shard.speaks() {
-                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-                match shards.iter().find(heir) {
-                    Some(heir) => heir.set_speaks(true),
-                    None => self.shared.totals.absorb(&shard.totals),
-                }
-            }
             self.share_out(&shards);
         }
         self.give_back(blocks);

@@ -18,7 +18,7 @@ impl Pool {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
         self.reopen_shelves(obtained);
         if obtained.is_multiple_of(OPERATIONS_EVERY) {
-            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees());
             self.reserve.note_operations(self.counted().sum(served));
         }
         obtained

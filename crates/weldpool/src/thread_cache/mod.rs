@@ -16,9 +16,9 @@ use std::cell::{Cell, RefCell};
 
 use self::bin::Bin;
 use self::shard::Gate;
-pub(crate) use self::shard::{Shard, ThreadTotals, UnlistedSum};
+pub(crate) use self::shard::{Shard, UnlistedSum};
 pub(crate) use self::tally::TallySum;
-use crate::block::{Block, CacheKey, ListId};
+use crate::block::{Block, CacheKey, HOT, ListId};
 use crate::pool::{Pool, free_past_cache};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
@@ -26,8 +26,6 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 const OWN_BYTES_MAX: usize = 1 << 20;
 /// Largest block that it does.
 const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
-/// Keys whose shards a thread finds at once.
-const HOT: usize = 8;
 
 thread_local! {
     static CACHES: RefCell<Vec<Option<Box<ThreadCache>>>> = const { RefCell::new(Vec::new()) };
@@ -60,9 +58,10 @@ impl CacheKey {
             slots.used += 1;
             slots.used - 1
         });
+        let number = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
             slot,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: number * HOT as u64 + u64::from(slot) % HOT as u64,
         }
     }
 
@@ -84,7 +83,7 @@ pub(crate) struct ThreadCache {
 /// Runs `visit` on this thread's shard for `key`, if the warm path is open for it.
 #[inline(always)]
 fn warm<T>(key: CacheKey, visit: impl FnOnce(&Shard) -> T) -> Option<T> {
-    let gate = SHARDS.with(|shards| shards[key.slot as usize % HOT].get());
+    let gate = SHARDS.with(|shards| shards[key.id as usize % HOT].get());
     // SAFETY: the pointer is `CLOSED` or that of a shard which a cache of this thread owns; the cache
     // clears the pointer before it goes, and `visit` lets none go.
     let open = unsafe { &*gate }.open.load(Ordering::Relaxed);
@@ -153,10 +152,10 @@ pub(crate) fn take(key: CacheKey, list: ListId) -> Option<Block> {
     with(key, |cache| {
         let shard = &cache.shard;
         let bin = shard.bins.get(list);
-        let held = bin.is_lent().then(|| shard.lending.hold());
+        let _held = shard.lending.hold();
         // SAFETY: the cache is this thread's, which has the right to what is lent too.
         let block = unsafe { bin.pop() }?;
-        if held.is_some() {
+        if bin.is_lent() {
             add(&shard.lent_bytes, block.bytes().wrapping_neg());
         }
         Some(block)
@@ -215,17 +214,17 @@ pub(crate) fn count_allocation(
 ) {
     counting(pool, key, |shard| {
         let requested = requested as u64;
-        pool.live_water().take(&shard.totals.headroom, requested);
-        shard.count_allocation(list, pool.list_water(list), requested, block_bytes);
+        pool.live_water().take(&shard.headroom, requested);
+        shard.count_allocation(pool, list, requested, block_bytes);
     });
 }
 
 /// Counts a free likewise.
 pub(crate) fn count_free(pool: &Arc<Pool>, key: CacheKey, block: &Block) {
     counting(pool, key, |shard| {
-        let list = block.list();
-        shard.count_free(list, block.requested() as u64, block.bytes());
-        shard.settle(pool, list);
+        let requested = block.requested() as u64;
+        shard.count_free(pool, block.list(), requested, block.bytes());
+        shard.settle(pool);
     });
 }
 
@@ -257,6 +256,12 @@ fn add(counter: &crate::sync::AtomicUsize, amount: usize) {
     counter.store(sum, Ordering::Relaxed);
 }
 
+/// What the counters are after an allocation.
+struct Left {
+    allocations: u64,
+    headroom: u64,
+}
+
 impl Shard {
     /// A block of the list, counted as handed out.
     ///
@@ -266,29 +271,17 @@ impl Shard {
     #[inline(always)]
     unsafe fn pop(&self, list: ListId, requested: usize) -> Option<Block> {
         let bin = self.bins.get(list);
-        if bin.is_lent() {
-            return self.pop_lent(bin, requested);
-        }
-        // SAFETY: the owner is inside of a bin that is not lent.
-        unsafe { self.pop_counted(bin, requested) }
-    }
-
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard, and inside of the bin.
-    #[inline(always)]
-    unsafe fn pop_counted(&self, bin: &Bin, requested: usize) -> Option<Block> {
-        let requested = requested as u64;
-        let totals = &*self.totals;
-        let left = bin.tally.left_after_one()?;
-        let list_headroom = bin.tally.headroom.after(requested)?;
-        let headroom = totals.headroom.after(requested)?;
-        // SAFETY: the caller's promise.
-        let block = unsafe { bin.pop() }?;
-        bin.tally.leave(left);
-        bin.tally.headroom.leave(list_headroom);
-        totals.headroom.leave(headroom);
-        Some(block)
+        let Some(last) = bin.last_own() else {
+            return if bin.is_lent() {
+                self.pop_lent(bin, requested)
+            } else {
+                None
+            };
+        };
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
+        // SAFETY: the owner is inside of what is not lent.
+        Some(unsafe { bin.take_own(last) })
     }
 
     // The paths of lent bins are functions of their own, so that the others have no calls to make room
@@ -297,10 +290,29 @@ impl Shard {
     #[inline(never)]
     fn pop_lent(&self, bin: &Bin, requested: usize) -> Option<Block> {
         let _inside = self.lending.enter()?;
+        let last = bin.last_lent()?;
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
         // SAFETY: this thread is the owner, and inside.
-        let block = unsafe { self.pop_counted(bin, requested) }?;
+        let block = unsafe { bin.take_lent(last) };
         add(&self.lent_bytes, block.bytes().wrapping_neg());
         Some(block)
+    }
+
+    /// What an allocation leaves of the counters; nothing for a sample, or at a new peak.
+    #[inline(always)]
+    fn after_allocation(&self, bin: &Bin, requested: usize) -> Option<Left> {
+        Some(Left {
+            allocations: bin.tally.left_after_one()?,
+            headroom: self.headroom.after(requested as u64)?,
+        })
+    }
+
+    #[inline(always)]
+    fn count(&self, bin: &Bin, left: Left, requested: usize) {
+        bin.tally.leave(left.allocations);
+        self.headroom.leave(left.headroom);
+        bin.tally.allocate_bytes(requested as u64);
     }
 
     /// Puts a block into its bin, counted as given back; where there is no room, the pool takes it.
@@ -311,48 +323,45 @@ impl Shard {
     #[inline(always)]
     unsafe fn push(&self, block: Block) {
         let bin = self.bins.get(block.list());
-        if bin.is_lent() {
-            self.push_lent(bin, block);
-            return;
-        }
-        // SAFETY: the owner is inside of a bin that is not lent.
-        if let Err(block) = unsafe { self.push_counted(bin, block) } {
-            free_past_cache(self.key(), block);
+        let requested = block.requested() as u64;
+        // SAFETY: the caller is the owner.
+        match unsafe { bin.push_own(block) } {
+            Ok(()) => self.count_pushed(bin, requested),
+            Err(block) => self.push_elsewhere(bin, block),
         }
     }
 
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard, and inside of the bin.
     #[inline(always)]
-    unsafe fn push_counted(&self, bin: &Bin, block: Block) -> Result<(), Block> {
-        let requested = block.requested() as u64;
-        // SAFETY: the caller's promise.
-        unsafe { bin.push(block) }?;
-        bin.tally.count_free(requested);
-        self.totals.headroom.put(requested);
-        Ok(())
+    fn count_pushed(&self, bin: &Bin, requested: u64) {
+        bin.tally.free_bytes(requested);
+        self.headroom.put(requested);
     }
 
     #[inline(never)]
-    fn push_lent(&self, bin: &Bin, block: Block) {
-        if let Err(block) = self.put_lent(bin, block) {
+    fn push_elsewhere(&self, bin: &Bin, block: Block) {
+        let left = if bin.is_lent() {
+            self.push_lent(bin, block)
+        } else {
+            Err(block)
+        };
+        if let Err(block) = left {
             free_past_cache(self.key(), block);
         }
     }
 
     #[inline(always)]
-    fn put_lent(&self, bin: &Bin, block: Block) -> Result<(), Block> {
-        let bytes = block.bytes();
+    fn push_lent(&self, bin: &Bin, block: Block) -> Result<(), Block> {
+        let (bytes, requested) = (block.bytes(), block.requested() as u64);
         let Some(_inside) = self.lending.enter() else {
             return Err(block);
         };
         let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.totals.lent_bytes_max() {
+        if lent > self.lent_bytes_max() || !block.is_kept() {
             return Err(block);
         }
         // SAFETY: this thread is the owner, and inside.
-        unsafe { self.push_counted(bin, block) }?;
+        unsafe { bin.push_lent(block) }?;
+        self.count_pushed(bin, requested);
         self.lent_bytes.store(lent, Ordering::Relaxed);
         Ok(())
     }
@@ -360,28 +369,25 @@ impl Shard {
     /// Puts a block into its bin, which is opened and given room if need be. Only for the thread that
     /// owns the shard.
     fn put(&self, block: Block) -> Result<(), Block> {
-        let Some(bin) = self.bins.make(block.list()) else {
+        let Some(bin) = self.bins.make(block.list()).filter(|_| block.is_kept()) else {
             return Err(block);
         };
         let (bytes, most) = (block.bytes(), block.thread_max());
         let lent = bytes > OWN_BLOCK_BYTES_MAX;
         // SAFETY: the caller is the owner.
-        unsafe { bin.open(bytes, lent) };
+        unsafe { bin.open(bytes, most, lent) };
+        let _held = self.lending.hold();
         if !lent {
-            if !bin.has_room(most) {
+            if !bin.has_room() {
                 let own = self.own_room_bytes.load(Ordering::Relaxed);
                 let grown = bin.grow(most, OWN_BYTES_MAX.saturating_sub(own));
                 self.own_room_bytes.store(own + grown, Ordering::Relaxed);
             }
-            if !bin.has_room(most) {
-                return Err(block);
-            }
             // SAFETY: the owner is inside of its own bin.
             return unsafe { bin.push(block) };
         }
-        let _held = self.lending.hold();
         let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.totals.lent_bytes_max() || !bin.has_room(most) {
+        if lent > self.lent_bytes_max() {
             return Err(block);
         }
         // SAFETY: the owner has the right to what is lent.
@@ -395,21 +401,18 @@ impl Shard {
     /// The caller is the thread that owns the shard.
     unsafe fn take_surplus(&self, list: ListId) -> Option<Vec<Block>> {
         let bin = self.bins.get(list);
+        let _held = self.lending.hold();
         if bin.is_lent() {
-            let _held = self.lending.hold();
             // SAFETY: the owner has the right to what is lent.
             let surplus = unsafe { bin.take_half() };
             self.count_out(&surplus);
             return Some(surplus);
         }
-        if !bin.is_own() {
-            return None;
-        }
         // SAFETY: the owner is inside of its own bin.
         let mut surplus = unsafe { bin.take_half() };
         let full = |shard: &Self| shard.own_room_bytes.load(Ordering::Relaxed) > OWN_BYTES_MAX / 2;
         if full(self) {
-            let own = |(other, bin): &(usize, &Bin)| *other != list.index() && bin.is_own();
+            let own = |(other, bin): &(usize, &Bin)| *other != list.index() && !bin.is_lent();
             // Room that nothing needs, and where that is not enough, room that something has.
             for (_, bin) in self.bins.used().filter(own) {
                 self.shrink(bin);
@@ -430,21 +433,15 @@ impl Shard {
         add(&self.own_room_bytes, bin.shrink().wrapping_neg());
     }
 
-    /// Takes as much of the peaks' headroom as the blocks of a list that lie here need. For the owner.
+    /// Takes as much of the peak's headroom as the blocks of a list that lie here need. For the owner.
     fn provide(&self, pool: &Pool, list: ListId) {
         let bytes = self.bins.get(list).bytes() as u64;
-        pool.list_water(list)
-            .borrow(&self.tally(list).headroom, bytes);
-        pool.live_water().borrow(&self.totals.headroom, bytes);
+        pool.live_water().borrow(&self.headroom, bytes);
     }
 
     /// Leaves to other threads what headroom the blocks that lie here do not need. For the owner.
-    fn settle(&self, pool: &Pool, list: ListId) {
-        let bytes = self.bins.get(list).bytes() as u64;
-        pool.list_water(list)
-            .settle(&self.tally(list).headroom, bytes);
-        pool.live_water()
-            .settle(&self.totals.headroom, self.bytes());
+    fn settle(&self, pool: &Pool) {
+        pool.live_water().settle(&self.headroom, self.bytes());
     }
 
     /// Takes blocks that were lent out of the account of what lies here. For whoever has the right.
@@ -481,12 +478,12 @@ impl Shard {
     ///
     /// The caller is the thread that owns the shard.
     unsafe fn drain_all(&self, drained: &mut Vec<Block>) {
-        for (_, bin) in self.bins.used().filter(|(_, bin)| bin.is_own()) {
+        let _held = self.lending.hold();
+        for (_, bin) in self.bins.used().filter(|(_, bin)| !bin.is_lent()) {
             // SAFETY: the owner is inside of its own bin.
             unsafe { bin.drain(drained) };
             self.shrink(bin);
         }
-        let _held = self.lending.hold();
         // SAFETY: the owner has the right to what is lent.
         unsafe { self.drain_lent_here(|_| true, drained) };
     }
@@ -497,7 +494,7 @@ impl ThreadCache {
         Self {
             key,
             pool: Arc::clone(pool),
-            shard: pool.new_shard(key, totals_of(pool)),
+            shard: pool.new_shard(key),
         }
     }
 
@@ -517,17 +514,6 @@ impl ThreadCache {
             }
         });
     }
-}
-
-/// The totals of this thread for a pool, if one of its caches has them.
-fn totals_of(pool: &Pool) -> Option<Arc<ThreadTotals>> {
-    let found = CACHES.try_with(|caches| {
-        let caches = caches.try_borrow().ok()?;
-        let mut caches = caches.iter().flatten();
-        let cache = caches.find(|cache| std::ptr::eq(Arc::as_ptr(&cache.pool), pool))?;
-        Some(Arc::clone(&cache.shard.totals))
-    });
-    found.ok().flatten()
 }
 
 /// Makes a cache this thread's; one of a thread that is ending leaves what it has to the pool.

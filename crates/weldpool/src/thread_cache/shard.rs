@@ -6,8 +6,9 @@ use super::bins::Bins;
 use super::lending::Lending;
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::high_water::{Headroom, HighWater};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::high_water::Headroom;
+use crate::pool::Pool;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -21,7 +22,10 @@ pub(crate) struct Gate {
 #[repr(C, align(128))]
 pub(crate) struct Shard {
     pub(crate) gate: Gate,
-    pub(crate) totals: Arc<ThreadTotals>,
+    /// What the peak of requested bytes is above what is live, this shard's part.
+    pub(super) headroom: Headroom,
+    /// Most bytes of blocks that may lie where others may take them: the pool's say.
+    lent_bytes_max: AtomicUsize,
     /// Bytes of room that the thread's own bins were given.
     pub(super) own_room_bytes: AtomicUsize,
     /// Bytes of blocks in bins that others may come to. Who has the right to those changes it.
@@ -30,8 +34,6 @@ pub(crate) struct Shard {
     /// Of blocks that have no list.
     unlisted: Unlisted,
     key: CacheKey,
-    /// Whether the thread's totals are taken from this one of its shards.
-    speaks: AtomicBool,
     pub(crate) bins: Bins,
 }
 
@@ -43,16 +45,6 @@ struct Unlisted {
     allocated: AtomicU64,
     /// Bytes of blocks taken back, ever.
     freed: AtomicU64,
-}
-
-/// What a thread has of one pool, over its queues.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct ThreadTotals {
-    /// What the peak of requested bytes is above what is live, this thread's part.
-    pub(super) headroom: Headroom,
-    /// What the thread may put, of each cache, where others may take it: the pool's say.
-    lent_bytes_max: AtomicUsize,
 }
 
 /// Sums over threads of what was counted of blocks without a list, besides their [`TallySum`].
@@ -71,39 +63,19 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(sum, Ordering::Relaxed);
 }
 
-impl ThreadTotals {
-    #[inline]
-    pub(crate) fn lent_bytes_max(&self) -> usize {
-        self.lent_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_lent_bytes_max(&self, bytes: usize) {
-        self.lent_bytes_max.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn headroom(&self) -> u64 {
-        self.headroom.bytes()
-    }
-
-    /// Adds what a thread had that has ended. Under the lock of the pool's list of shards.
-    pub(crate) fn absorb(&self, other: &Self) {
-        self.headroom.put(other.headroom.bytes());
-    }
-}
-
 impl Shard {
-    pub(crate) fn new(key: CacheKey, lists: usize, totals: Arc<ThreadTotals>) -> Self {
+    pub(crate) fn new(key: CacheKey, lists: usize) -> Self {
         Self {
             gate: Gate {
                 open: AtomicU64::new(key.id),
             },
-            totals,
+            headroom: Headroom::default(),
+            lent_bytes_max: AtomicUsize::new(0),
             own_room_bytes: AtomicUsize::new(0),
             lent_bytes: AtomicUsize::new(0),
             lending: Lending::new(),
             unlisted: Unlisted::default(),
             key,
-            speaks: AtomicBool::new(true),
             bins: Bins::new(lists),
         }
     }
@@ -113,13 +85,17 @@ impl Shard {
         self.key
     }
 
-    /// Whether the thread's totals are taken from this one of its shards.
-    pub(crate) fn speaks(&self) -> bool {
-        self.speaks.load(Ordering::Relaxed)
+    #[inline]
+    pub(super) fn lent_bytes_max(&self) -> usize {
+        self.lent_bytes_max.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_speaks(&self, speaks: bool) {
-        self.speaks.store(speaks, Ordering::Relaxed);
+    pub(crate) fn set_lent_bytes_max(&self, bytes: usize) {
+        self.lent_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn headroom(&self) -> u64 {
+        self.headroom.bytes()
     }
 
     /// Asks the thread to go past its cache from its next call on, or no longer.
@@ -139,33 +115,43 @@ impl Shard {
         (own + self.lent_bytes.load(Ordering::Relaxed)) as u64
     }
 
-    /// Counts an allocation that the warm path does not; `water` is the list's. For the owner.
+    /// Counts an allocation that the warm path does not, of a block that is in no bin. For the owner.
     pub(super) fn count_allocation(
         &self,
+        pool: &Pool,
         list: ListId,
-        water: &HighWater,
         requested: u64,
         block_bytes: usize,
     ) {
         match self.bins.make(list) {
-            Some(bin) => bin.tally.count_allocation(water, requested),
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_allocation(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
             None => {
                 add(&self.unlisted.allocated, block_bytes as u64);
-                self.unlisted.tally.count_allocation(water, requested);
+                self.unlisted.tally.count_allocation(requested);
             }
         }
     }
 
-    /// Counts a free that the warm path does not. For the owner.
-    pub(super) fn count_free(&self, list: ListId, requested: u64, block_bytes: usize) {
+    /// Counts a free that the warm path does not, of a block that is in no bin. For the owner.
+    pub(super) fn count_free(&self, pool: &Pool, list: ListId, requested: u64, block_bytes: usize) {
         match self.bins.make(list) {
-            Some(bin) => bin.tally.count_free(requested),
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_free(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
             None => {
                 add(&self.unlisted.freed, block_bytes as u64);
                 self.unlisted.tally.count_free(requested);
             }
         }
-        self.totals.headroom.put(requested);
+        self.headroom.put(requested);
     }
 
     /// The counters of a list.
@@ -175,14 +161,26 @@ impl Shard {
             .map_or(&self.unlisted.tally, |bin| &bin.tally)
     }
 
+    /// Blocks that users hold, as far as this thread counted; wraps. Blocks that come to the bins or leave
+    /// them, past the warm path, do so before or after.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        let _held = self.lending.hold();
+        let mut sum = TallySum::default();
+        for (_, bin) in self.bins.used() {
+            sum.add(&bin.tally, bin.len());
+        }
+        sum.add(&self.unlisted.tally, 0);
+        sum.live
+    }
+
     /// Adds what was counted per list.
     pub(crate) fn add_to(&self, lists: &mut [TallySum], unlisted: &mut UnlistedSum) {
         for (list, bin) in self.bins.used() {
             if let Some(sum) = lists.get_mut(list) {
-                sum.add(&bin.tally);
+                sum.add(&bin.tally, bin.len());
             }
         }
-        unlisted.tally.add(&self.unlisted.tally);
+        unlisted.tally.add(&self.unlisted.tally, 0);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         unlisted.allocated = unlisted
             .allocated
@@ -192,24 +190,26 @@ impl Shard {
 
     /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
-        self.totals.headroom.leave(0);
-        self.unlisted.tally.reset();
+        self.headroom.leave(0);
+        self.unlisted.tally.reset(0);
         self.unlisted.allocated.store(0, Ordering::Relaxed);
         self.unlisted.freed.store(0, Ordering::Relaxed);
         for (_, bin) in self.bins.used() {
-            bin.tally.reset();
+            bin.tally.reset(bin.len());
         }
     }
 
     /// Adds what another shard counted per list, whose thread has ended. Under the lock of the pool's
     /// list of shards.
     pub(crate) fn absorb(&self, other: &Self) {
+        self.headroom.put(other.headroom.bytes());
         self.unlisted.tally.absorb(&other.unlisted.tally);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         add(&self.unlisted.allocated, load(&other.unlisted.allocated));
         add(&self.unlisted.freed, load(&other.unlisted.freed));
         for (list, bin) in other.bins.used() {
             if let Some(own) = self.bins.make(ListId::new(list)) {
+                own.tally.set_usual(bin.tally.usual(), own.len());
                 own.tally.absorb(&bin.tally);
             }
         }

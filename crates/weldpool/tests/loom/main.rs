@@ -20,12 +20,16 @@ pub(crate) use self::stand_in::{block, device, error, queue, size_class, stats};
 
 #[path = "../../src/class_pool.rs"]
 mod class_pool;
+#[path = "../../src/counter.rs"]
+mod counter;
 #[path = "../../src/grouped.rs"]
 mod grouped;
 #[path = "../../src/guard.rs"]
 mod guard;
 #[path = "../../src/in_flight.rs"]
 mod in_flight;
+#[path = "../../src/arena/reserve.rs"]
+mod reserve;
 #[path = "../../src/signals.rs"]
 mod signals;
 mod thread_cache;
