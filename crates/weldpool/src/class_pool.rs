@@ -185,13 +185,19 @@ impl ClassPools {
         }
     }
 
-    /// Keeps, of drained blocks, as many of each class as it started with; gives the others back.
-    pub(crate) fn keep_initial(&self, drained: Vec<Block>) -> Vec<Block> {
+    /// Keeps, of drained blocks, as many of each class as it started with, or as `least` says if that is
+    /// more; gives the others back.
+    pub(crate) fn keep_least(
+        &self,
+        drained: Vec<Block>,
+        least: impl Fn(usize) -> usize,
+    ) -> Vec<Block> {
         let count = self.classes.as_slice().len().max(1);
         let keep = |block: Block| {
             let list = block.list();
-            let class = self.classes.as_slice().get(list.index() % count);
-            let initial = class.map_or(0, |class| class.initial);
+            let class = list.index() % count;
+            let initial = self.classes.as_slice().get(class);
+            let initial = initial.map_or(0, |class| class.initial).max(least(class));
             if initial == 0 || !list.is_some() || block.point().is_some() {
                 return Some(block);
             }

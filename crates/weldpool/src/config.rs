@@ -54,7 +54,8 @@ pub struct Config {
     pub reserved_bytes_max: Option<u64>,
     /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed past
     /// the threads' caches, which together may hold as much besides.
-    /// Default: a quarter of the device's memory or of its outside limit.
+    /// Default: a quarter of the device's memory or of its outside limit, or what the strategy says if that
+    /// is more.
     pub cached_bytes_max: Option<u64>,
     /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.
     pub segment_bytes_min: usize,

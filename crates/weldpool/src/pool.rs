@@ -138,10 +138,17 @@ impl Pool {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
-        let chooses = config.strategy.as_ref().is_some_and(|one| one.chooses());
+        let strategy = config.strategy.clone();
+        let strategy = strategy.map(|one| one.for_allocator().unwrap_or(one));
+        let chooses = strategy.as_ref().is_some_and(|one| one.chooses());
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
+        let tuned = Tuned::new(
+            config.classes.as_slice().len(),
+            config.slack_per_1024,
+            divisible,
+        );
         let classes = ClassPools::new(config.classes, warm, arenas.node_count());
         let shared = Shard::new(key, classes.list_count());
         let pool = Arc::new(Self {
@@ -156,9 +163,9 @@ impl Pool {
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
             chooses,
-            strategy: config.strategy,
-            tuned: Tuned::default(),
-            cache_limit: CacheLimit::new(cached_bytes_max),
+            strategy,
+            tuned,
+            cache_limit: CacheLimit::new(cached_bytes_max, config.cached_bytes_max.is_some()),
             out_of_memory: Ledger::default(),
             callbacks,
             _on_out_of_memory: on_out_of_memory,

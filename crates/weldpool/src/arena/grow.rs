@@ -105,10 +105,15 @@ impl Arena {
         let window = self.window(growth, want, tail)?;
         let need = window.bytes_to_map(properties);
         let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
-        let usual = usize::try_from(self.reserve.committed() / GROWTH_DIVISOR)
-            .unwrap_or(GROWTH_BYTES_MAX)
-            .clamp(need, GROWTH_BYTES_MAX.max(need))
-            .next_multiple_of(properties.granularity)
+        let usual = match self.reserve.growth_bytes() {
+            0 => usize::try_from(self.reserve.committed() / GROWTH_DIVISOR)
+                .unwrap_or(GROWTH_BYTES_MAX)
+                .min(GROWTH_BYTES_MAX)
+                .next_multiple_of(properties.granularity),
+            bytes => bytes.min(slack) & !(properties.granularity - 1),
+        };
+        let usual = usual
+            .max(need)
             .min(growth.top().map_or(need, |(_, bytes)| bytes));
         let donors = if slack >= need || self.too_many_mappings(growth, properties) {
             Donors::default()

@@ -14,6 +14,19 @@ pub(crate) struct Piece {
     pub(crate) bytes: usize,
 }
 
+/// Divisible pieces in the order of their memory, neighbours as one, so that a call maps as much as it can.
+pub(crate) fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_unstable_by_key(|piece| piece.physical);
+    pieces.dedup_by(|next, last| {
+        let neighbours = last.physical.offset(last.bytes) == next.physical;
+        if neighbours {
+            last.bytes += next.bytes;
+        }
+        neighbours
+    });
+    pieces
+}
+
 /// The mappings in use, by position. Every operation is O(log n + pieces it touches).
 #[derive(Debug)]
 pub(crate) struct Mappings {
@@ -158,6 +171,17 @@ mod tests {
             ]
         );
         assert_eq!(mappings.movable(range(0x13001, 0xfff)), None);
+    }
+
+    #[test]
+    fn pieces_are_joined_in_the_order_of_their_memory() {
+        let pieces = [(0x8000, 0x1000), (0x4000, 0x1000), (0x2000, 0x2000), (0, 1)];
+        let pieces = pieces.map(|(number, bytes)| piece(number, bytes));
+        assert_eq!(
+            joined(pieces.to_vec()),
+            [piece(0, 1), piece(0x2000, 0x3000), piece(0x8000, 0x1000)]
+        );
+        assert_eq!(joined(Vec::new()), []);
     }
 
     #[test]

@@ -139,6 +139,12 @@ impl Arena {
         self.state.lock().release(block, point, contended)
     }
 
+    /// Bytes that are free for one queue alone.
+    pub(crate) fn pending_bytes_of(&self, queue: Option<u32>) -> usize {
+        let room = self.state.lock();
+        queue.map_or(0, |queue| room.space.pending_bytes_of(queue))
+    }
+
     /// Makes pending memory clean whose point on `queue` has passed.
     pub(crate) fn pass(&self, queue: u32, completed: u64) -> bool {
         self.state.lock().space.pass(queue, completed)

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::grow::Window;
-use super::mappings::Piece;
+use super::mappings::{Piece, joined};
 use super::{Arena, Growth, Want};
 use crate::block::{Block, Point};
 use crate::device::{AddressRange, VirtualMemoryProperties};
@@ -72,8 +72,9 @@ impl Arena {
         let mut own = Vec::new();
         let mut clean = Vec::new();
         let mut found = 0;
+        let few_pieces = self.reserve.few_pieces();
         for free in room.space.largest_free_for(want.queue).take(DONORS_MAX) {
-            if found >= need || (whose == Whose::Own && free.point.is_none()) {
+            if (found >= need && !few_pieces) || (whose == Whose::Own && free.point.is_none()) {
                 break;
             }
             if let Some(movable) = growth.mappings.movable(free.range) {
@@ -95,8 +96,12 @@ impl Arena {
             return Donors::default();
         }
         // The last one: the smallest that holds the rest, so that large holes stay whole.
+        let worth = |movable: Range| match few_pieces {
+            true => movable.bytes / (growth.mappings.pieces_in(movable) + 1),
+            false => movable.bytes,
+        };
         for list in [&mut own, &mut clean] {
-            list.sort_by_key(|(movable, _)| std::cmp::Reverse(movable.bytes));
+            list.sort_by_cached_key(|(movable, _)| std::cmp::Reverse(worth(*movable)));
         }
         let mut donors = Donors::default();
         let mut missing = need;
@@ -193,11 +198,8 @@ impl Arena {
         created: Vec<Piece>,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<Block> {
-        let pieces: Vec<Piece> = donors
-            .iter()
-            .flat_map(|donor| donor.pieces.iter().copied())
-            .chain(created.iter().copied())
-            .collect();
+        let pieces = donors.iter().flat_map(|donor| &donor.pieces);
+        let pieces = joined(pieces.chain(&created).copied().collect());
         let mapped = Range {
             start: window.top,
             bytes: pieces.iter().map(|piece| piece.bytes).sum(),
@@ -247,7 +249,10 @@ impl Arena {
             let free = room.space.add_pending(whole, point);
             room.cut_block(free, window.position, want)
         };
-        self.unmap_stale(growth, passed);
+        let waiting = growth.stale.len();
+        if waiting > self.reserve.moved_ranges_max() || self.too_many_mappings(growth, properties) {
+            self.unmap_stale(growth, passed);
+        }
         Ok(block)
     }
 
@@ -291,9 +296,28 @@ impl Arena {
     /// Unmaps the addresses whose memory is mapped elsewhere by now, as far as no work can still use
     /// them; what the driver refuses is tried again next time.
     pub(super) fn unmap_stale(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
-        let stale = std::mem::take(&mut growth.stale);
+        let mut stale = std::mem::take(&mut growth.stale);
+        let over = |point: Option<Point>| point.is_none_or(passed) || left_out(Wait::Unmap);
+        stale.sort_unstable_by_key(|(range, _)| range.start);
+        // A call for all that lies side by side in the same addresses.
+        stale.dedup_by(|next, last| {
+            let side_by_side = last.0.end() == next.0.start
+                && !growth.regions.contains_key(&next.0.start)
+                && over(last.1)
+                && over(next.1);
+            if side_by_side {
+                *last = (
+                    Range {
+                        bytes: last.0.bytes + next.0.bytes,
+                        ..last.0
+                    },
+                    None,
+                );
+            }
+            side_by_side
+        });
         for (range, point) in stale {
-            let over = point.is_none_or(passed) || left_out(Wait::Unmap);
+            let over = over(point);
             let unmapped = over && self.unmap(growth, range).is_ok();
             if unmapped {
                 growth.addresses.add(range);

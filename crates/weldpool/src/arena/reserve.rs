@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicU64, Ordering};
+use crate::strategy::Tuning;
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// No limit.
 const UNLIMITED: u64 = u64::MAX;
@@ -17,8 +18,8 @@ pub(crate) struct Reserve {
     /// The greatest sum of requested bytes seen when memory was short.
     peak_live: AtomicU64,
     /// Memory held may exceed the greatest sum of requested bytes by this part in 1024, and by
-    /// `slack_bytes`, before holes are remapped instead.
-    slack_per_1024: u64,
+    /// [`SLACK_BYTES`], before holes are remapped instead.
+    slack_per_1024: AtomicU64,
     /// Requests and frees served so far, from time to time.
     operations: AtomicU64,
     /// Driver time that each of them may cost on average, in nanoseconds.
@@ -27,8 +28,22 @@ pub(crate) struct Reserve {
     growths: AtomicU64,
     /// Times that memory was mapped at a second place instead of growing.
     remaps: AtomicU64,
+    /// Bytes that went back to the device.
+    returned: AtomicU64,
+    retention: Retention,
     segment_bytes_min: usize,
     segment_bytes_max: usize,
+}
+
+/// What a strategy changes about obtaining and keeping memory.
+#[derive(Debug, Default)]
+struct Retention {
+    /// Memory grows by this much at least, while slack allows.
+    growth_bytes: AtomicUsize,
+    /// Ranges whose memory was mapped elsewhere that may wait to be unmapped together.
+    moved_max: AtomicUsize,
+    /// Whether holes are mapped together that lie in few pieces, rather than large ones.
+    few_pieces: AtomicBool,
 }
 
 /// Bytes of the greatest sum of requested ones that earn as much driver time as an operation: memory
@@ -48,11 +63,13 @@ impl Reserve {
             committed: AtomicU64::new(0),
             limit: AtomicU64::new(limit.unwrap_or(UNLIMITED)),
             peak_live: AtomicU64::new(0),
-            slack_per_1024,
+            slack_per_1024: AtomicU64::new(slack_per_1024),
             operations: AtomicU64::new(0),
             driver_ns_per_operation,
             growths: AtomicU64::new(0),
             remaps: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            retention: Retention::default(),
             segment_bytes_min: segment_bytes.0,
             segment_bytes_max: segment_bytes.1,
         }
@@ -93,6 +110,7 @@ impl Reserve {
 
     pub(crate) fn uncommit(&self, bytes: usize) {
         self.committed.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.returned.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Takes note of the requested bytes that are live now.
@@ -121,8 +139,42 @@ impl Reserve {
     /// Bytes that may be added before holes are to be used instead.
     pub(crate) fn slack(&self) -> u64 {
         let peak = self.peak_live.load(Ordering::Relaxed);
-        let allowed = peak + peak / 1024 * self.slack_per_1024 + SLACK_BYTES;
+        let allowed =
+            peak + peak / 1024 * self.slack_per_1024.load(Ordering::Relaxed) + SLACK_BYTES;
         allowed.saturating_sub(self.committed())
+    }
+
+    /// Takes over what a strategy says; `slack_per_1024` is what was configured.
+    pub(crate) fn tune(&self, tuning: &Tuning, slack_per_1024: u32) {
+        let slack = tuning.slack_per_1024.unwrap_or(slack_per_1024);
+        let retention = &self.retention;
+        self.slack_per_1024
+            .store(u64::from(slack), Ordering::Relaxed);
+        retention
+            .growth_bytes
+            .store(tuning.growth_bytes, Ordering::Relaxed);
+        retention
+            .moved_max
+            .store(tuning.moved_ranges_max, Ordering::Relaxed);
+        retention
+            .few_pieces
+            .store(tuning.few_pieces, Ordering::Relaxed);
+    }
+
+    pub(crate) fn growth_bytes(&self) -> usize {
+        self.retention.growth_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn moved_ranges_max(&self) -> usize {
+        self.retention.moved_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn few_pieces(&self) -> bool {
+        self.retention.few_pieces.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn returned_bytes(&self) -> u64 {
+        self.returned.load(Ordering::Relaxed)
     }
 
     pub(crate) fn segment_bytes_min(&self) -> usize {

@@ -86,6 +86,8 @@ impl Arena {
             // No queue is asked here, so work that is over may count as not.
             return self.return_handles(&mut growth, properties, all, Some(range), &|_| false);
         }
+        // What goes back is mapped nowhere else then.
+        self.unmap_stale(&mut growth, &|_| false);
         let taken = {
             let mut room = self.state.lock();
             // Somebody may have taken it, or a part of it, meanwhile.

@@ -246,6 +246,11 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
+        if self.await_others(place, queue)
+            && let Some(block) = held(self)
+        {
+            return Ok((block, Source::Held));
+        }
         self.grow(place, key, queue, contended)
     }
 

@@ -11,6 +11,10 @@ const UNHELD: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct CacheLimit {
     configured: AtomicU64,
+    /// Whether somebody chose it; else a strategy may keep more.
+    chosen: AtomicBool,
+    /// What a strategy keeps.
+    kept: AtomicU64,
     /// Half of it holds for as long as pressure lasts.
     halved: AtomicBool,
     /// What was idle when growth of caches was refused.
@@ -18,9 +22,11 @@ pub(crate) struct CacheLimit {
 }
 
 impl CacheLimit {
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64, chosen: bool) -> Self {
         Self {
             configured: AtomicU64::new(bytes),
+            chosen: AtomicBool::new(chosen),
+            kept: AtomicU64::new(0),
             halved: AtomicBool::new(false),
             frozen_at: AtomicU64::new(UNHELD),
         }
@@ -28,7 +34,15 @@ impl CacheLimit {
 
     /// Sets what is configured; returns what it was.
     pub(crate) fn set(&self, bytes: u64) -> u64 {
+        self.chosen.store(true, Ordering::Relaxed);
         self.configured.swap(bytes, Ordering::Relaxed)
+    }
+
+    /// Keeps so many bytes, if nobody chose a limit; true if that changes it.
+    pub(crate) fn keep(&self, bytes: u64) -> bool {
+        let before = self.bytes();
+        self.kept.store(bytes, Ordering::Relaxed);
+        self.bytes() != before
     }
 
     /// Holds the limit down, or lifts what was held before. Caches that may not grow keep at most the
@@ -44,7 +58,10 @@ impl CacheLimit {
 
     /// Idle bytes that may be kept now.
     pub(crate) fn bytes(&self) -> u64 {
-        let configured = self.configured.load(Ordering::Relaxed);
+        let mut configured = self.configured.load(Ordering::Relaxed);
+        if !self.chosen.load(Ordering::Relaxed) {
+            configured = configured.max(self.kept.load(Ordering::Relaxed));
+        }
         let halves = u32::from(self.halved.load(Ordering::Relaxed));
         (configured >> halves).min(self.frozen_at.load(Ordering::Relaxed))
     }
@@ -56,8 +73,11 @@ mod tests {
 
     #[test]
     fn pressure_holds_the_limit_down_and_lets_it_go() {
-        let limit = CacheLimit::new(1000);
+        let limit = CacheLimit::new(1000, false);
         assert_eq!(limit.bytes(), 1000);
+        assert!(limit.keep(1500) && !limit.keep(1500));
+        assert_eq!(limit.bytes(), 1500, "nobody chose the limit");
+        assert!(limit.keep(500));
         limit.hold(true, false, 900);
         assert_eq!(limit.bytes(), 500);
         limit.hold(true, true, 300);
@@ -69,6 +89,7 @@ mod tests {
             "it does not rise while growth is refused"
         );
         assert_eq!(limit.set(200), 1000);
+        assert!(!limit.keep(1500));
         assert_eq!(limit.bytes(), 200);
         limit.hold(false, false, 0);
         assert_eq!((limit.bytes(), limit.set(5)), (200, 200));

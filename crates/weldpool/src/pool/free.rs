@@ -93,6 +93,7 @@ impl Pool {
             queue.note_freed(block.bytes());
         }
         self.classes.count_returned(block.list(), block.bytes());
+        self.note_returned(&block);
         let direct = block.list() == ListId::DIRECT;
         let freed = match block.arena() {
             ArenaKind::Small => match small.release(block, point, contended) {

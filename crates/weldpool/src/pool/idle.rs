@@ -22,7 +22,9 @@ impl Pool {
         }
         self.classes.drain(&mut drained);
         if !all {
-            drained = self.classes.keep_initial(drained);
+            drained = self
+                .classes
+                .keep_least(drained, |class| self.tuned.kept(class));
         }
         let bytes = drained.iter().map(Block::bytes).sum();
         self.give_back(drained);

@@ -65,8 +65,7 @@ impl Pool {
         }
         // What a strategy kept from the threads' caches it may not any more.
         if !block.is_kept() {
-            let thread_max = self.classes.thread_max(block.list());
-            block.set_thread_max(self.tuned.limit(block.bytes(), thread_max));
+            block.set_thread_max(self.thread_max(block.list()));
         }
     }
 

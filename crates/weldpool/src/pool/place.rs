@@ -54,12 +54,13 @@ impl Pool {
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
         let node = self.here(request.storage);
         let refill = class.is_some() && !self.observer.recording();
-        Ok(match class {
-            Some(class) => Place {
+        let shape = class.map(|class| (class, self.shape(class)));
+        Ok(match shape.filter(|(_, shape)| !shape.exact) {
+            Some((class, shape)) => Place {
                 storage: request.storage,
                 node,
                 list: self.classes.list(request.storage, class),
-                thread_max: self.tuned.thread_max(&classes.as_slice()[class]),
+                thread_max: shape.thread_max,
                 bytes: classes.as_slice()[class].bytes,
                 alignment,
                 refill,

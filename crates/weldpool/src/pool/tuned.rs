@@ -1,47 +1,124 @@
-//! What a strategy changed about the pool while it runs.
+//! What a strategy is told about the pool, and what it changed about it.
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use super::Pool;
-use crate::size_class::SizeClass;
-use crate::strategy::{Driven, Strategy};
+use super::place::Place;
+use crate::block::{ArenaKind, Block, ListId};
+use crate::grouped::Grouped;
+use crate::strategy::{Demand, Driven, Shape, Strategy};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Requests without a driver call between two questions.
 const QUIET_REQUESTS: u64 = 1024;
 
-/// The present tuning, and what was counted by when it was last asked for.
+/// What was counted for the strategy, per class and in all.
 #[derive(Debug)]
 pub(super) struct Tuned {
-    cached_block_bytes_max: AtomicUsize,
+    classes: Grouped<ClassDemand>,
     requests: AtomicU64,
     driver_calls: AtomicU64,
+    wait_us: AtomicU64,
+    slack_per_1024: u32,
+    divisible: bool,
 }
 
-impl Default for Tuned {
-    fn default() -> Self {
-        Self {
-            cached_block_bytes_max: AtomicUsize::new(usize::MAX),
-            requests: AtomicU64::new(0),
-            driver_calls: AtomicU64::new(0),
-        }
-    }
+#[derive(Debug, Default)]
+struct ClassDemand {
+    requests: AtomicU64,
+    returned: AtomicU64,
+    /// What the strategy said last.
+    kept: AtomicUsize,
+    thread_max: AtomicUsize,
 }
 
 impl Tuned {
-    /// Blocks of a class that each thread keeps.
-    pub(super) fn thread_max(&self, class: &SizeClass) -> u8 {
-        self.limit(class.bytes, class.thread_max)
+    pub(super) fn new(classes: usize, slack_per_1024: u32, divisible: bool) -> Self {
+        Self {
+            classes: Grouped::new(classes),
+            requests: AtomicU64::new(0),
+            driver_calls: AtomicU64::new(0),
+            wait_us: AtomicU64::new(0),
+            slack_per_1024,
+            divisible,
+        }
     }
 
-    /// What is left of the blocks of a length that a thread may keep.
-    pub(super) fn limit(&self, bytes: usize, thread_max: u8) -> u8 {
-        let cached = bytes <= self.cached_block_bytes_max.load(Ordering::Relaxed);
-        if cached { thread_max } else { 0 }
+    /// Idle blocks of a class that stay when caches are emptied, if that was said.
+    pub(super) fn kept(&self, class: usize) -> usize {
+        let demand = self.classes.get(class);
+        demand.map_or(0, |demand| demand.kept.load(Ordering::Relaxed))
     }
 }
 
 impl Pool {
+    /// Most blocks of a list that a thread keeps, as was said last.
+    pub(super) fn thread_max(&self, list: ListId) -> u8 {
+        let configured = self.classes.thread_max(list);
+        let class = list.index() % self.classes.classes().as_slice().len().max(1);
+        match self.tuned.classes.get(class).filter(|_| list.is_some()) {
+            Some(said) => {
+                let said = said.thread_max.load(Ordering::Relaxed);
+                configured.min(u8::try_from(said).unwrap_or(u8::MAX))
+            }
+            None => configured,
+        }
+    }
+
+    /// How a class serves a request that came past the caches.
+    pub(super) fn shape(&self, class: usize) -> Shape {
+        let size = &self.classes.classes().as_slice()[class];
+        let Some(strategy) = &self.strategy else {
+            return Shape::of(size);
+        };
+        let Some(counted) = self.tuned.classes.make(class) else {
+            return Shape::of(size);
+        };
+        let shape = strategy.shape(&Demand {
+            class: *size,
+            requests: counted.requests.fetch_add(1, Ordering::Relaxed) + 1,
+            returned: counted.returned.load(Ordering::Relaxed),
+            divisible: self.tuned.divisible,
+        });
+        counted.kept.store(shape.kept, Ordering::Relaxed);
+        let thread_max = usize::from(shape.thread_max);
+        counted.thread_max.store(thread_max, Ordering::Relaxed);
+        shape
+    }
+
+    /// Waits for memory that work on other queues still uses, where the strategy would rather than exceed
+    /// the slack for a request; true if it waited.
+    pub(super) fn await_others(&self, place: Place, queue: Option<u32>) -> bool {
+        let longest = Duration::from_micros(self.tuned.wait_us.load(Ordering::Relaxed));
+        let need = place.bytes as u64;
+        if longest.is_zero() || place.is_small() || self.reserve.slack() >= need {
+            return false;
+        }
+        let (arena, _) = self.arenas.at(place.storage, place.node);
+        let waits = arena.free().bytes + arena.pending_bytes_of(queue) < place.bytes
+            && arena.free().bytes + arena.free().pending >= place.bytes;
+        if waits {
+            self.wait(longest);
+        }
+        waits
+    }
+
+    /// Counts a block that comes back past the caches.
+    pub(super) fn note_returned(&self, block: &Block) {
+        if self.strategy.is_none() || block.arena() == ArenaKind::Small {
+            return;
+        }
+        if block.list() == ListId::DIRECT {
+            return;
+        }
+        let class = self.classes.classes().index_of(block.bytes());
+        if let Some(counted) = class.and_then(|class| self.tuned.classes.get(class)) {
+            counted.returned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Asks the strategy, if it is time to, after a request past the threads' caches.
     pub(super) fn tune(&self, strategy: &dyn Strategy) {
         let tuned = &self.tuned;
@@ -54,12 +131,22 @@ impl Pool {
         let tuning = strategy.tune(&Driven {
             requests,
             driver_calls,
+            growths: self.reserve.growths(),
+            remaps: self.reserve.remaps(),
+            returned_bytes: self.reserve.returned_bytes(),
             reserved_bytes: self.reserved_bytes(),
+            live_bytes: self.live_bytes(),
+            live_bytes_peak: self.reserve.peak_live(),
             contended: self.is_contended(),
+            divisible: tuned.divisible,
         });
         if let Some(tuning) = tuning {
-            let most = tuning.cached_block_bytes_max.unwrap_or(usize::MAX);
-            tuned.cached_block_bytes_max.store(most, Ordering::Relaxed);
+            let wait_us = u64::try_from(tuning.wait_max.as_micros()).unwrap_or(u64::MAX);
+            tuned.wait_us.store(wait_us, Ordering::Relaxed);
+            self.reserve.tune(&tuning, tuned.slack_per_1024);
+            if self.cache_limit.keep(tuning.cached_bytes) {
+                self.share_out(&self.shards.lock());
+            }
         }
     }
 }

@@ -139,7 +139,9 @@ impl Pool {
         for list in (0..self.classes.list_count()).filter(|&list| unused(list)) {
             self.classes.drain_list(list, &mut drained);
         }
-        let drained = self.classes.keep_initial(drained);
+        let drained = self
+            .classes
+            .keep_least(drained, |class| self.tuned.kept(class));
         self.give_back(drained);
         self.release_empty_spans();
     }

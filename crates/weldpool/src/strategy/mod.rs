@@ -32,16 +32,19 @@
 mod adaptive;
 mod fixed;
 mod seed_document;
+mod tuning;
 
 use std::fmt;
 
 pub use self::adaptive::Adaptive;
 pub use self::fixed::Fixed;
 pub use self::seed_document::SeedDocument;
+pub use self::tuning::{Demand, Driven, Shape, Tuning};
 use crate::device::{DeviceProperties, StorageMode};
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::stats::Stats;
+use crate::sync::Arc;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,32 +158,22 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         true
     }
 
+    /// The strategy for one allocator, asked for when that is built: a fresh one of the same settings if it
+    /// learns from the workload; none if this one may serve any number of allocators.
+    fn for_allocator(&self) -> Option<Arc<dyn Strategy>> {
+        None
+    }
+
+    /// How a size class serves a request past the threads' caches. Called with no lock held; it must not
+    /// allocate from the same allocator.
+    fn shape(&self, demand: &Demand) -> Shape {
+        Shape::of(&demand.class)
+    }
+
     /// What the allocator is to do from now on; none for no change. Asked after requests past the threads'
     /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other.
     fn tune(&self, driven: &Driven) -> Option<Tuning> {
         let _ = driven;
         None
     }
-}
-
-/// What a strategy is told when it is asked to tune. Counts are since the allocator was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Driven {
-    /// Requests past the threads' caches.
-    pub requests: u64,
-    /// Driver calls that obtain, map or return memory.
-    pub driver_calls: u64,
-    /// Bytes held from the driver.
-    pub reserved_bytes: u64,
-    /// Whether several queues, or queues and the host, allocate.
-    pub contended: bool,
-}
-
-/// What a strategy may change while an allocator runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tuning {
-    /// Largest block that threads keep for the next request of its size class when it is freed; none for
-    /// all that have a class. A larger one returns to its arena at once, where it joins its neighbours.
-    pub cached_block_bytes_max: Option<usize>,
 }

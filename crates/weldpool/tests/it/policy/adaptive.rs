@@ -1,12 +1,23 @@
-//! The adaptive strategy against the default configuration on recorded traces.
+//! The adaptive strategy against the default configuration on the recorded traces, on the host. A replay on one
+//! thread is deterministic but for which allocations are samples.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weldpool::device::host::HostDevice;
 use weldpool::strategy::Adaptive;
 use weldpool::trace::{Reader, Replay, ReplayOptions, ReplayReport, Target, read_all};
-use weldpool::{Allocator, Config};
+use weldpool::{Allocator, Config, ErrorKind};
+
+const TRACES: [&str; 6] = [
+    "gnn_train",
+    "gpt_train",
+    "llama_generate",
+    "maskrcnn_train",
+    "mixed_serving",
+    "resnet_train",
+];
 
 fn replay(trace: &str, config: &Config) -> ReplayReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/traces");
@@ -17,25 +28,56 @@ fn replay(trace: &str, config: &Config) -> ReplayReport {
         let allocator = Allocator::builder(device).config(config.clone()).build()?;
         Ok(Target::new(allocator))
     };
-    let replay = Replay::new(ReplayOptions::default());
-    replay.run(&events, make).unwrap()
+    let once = ReplayOptions {
+        mean_pass: false,
+        ..ReplayOptions::default()
+    };
+    Replay::new(once).run(&events, make).unwrap()
 }
 
 #[test]
-fn it_stays_near_the_default_on_recorded_traces() {
+fn it_is_worse_than_the_default_on_no_trace_and_clearly_better_on_three() {
+    // One for all: each allocator learns for itself.
     let adaptive = Config {
         strategy: Some(Arc::new(Adaptive::default())),
         ..Config::default()
     };
-    for trace in ["gnn_train", "maskrcnn_train", "resnet_train"] {
-        let ours = replay(trace, &adaptive);
-        let default = replay(trace, &Config::default());
-        let words = format!("{trace}: {ours:?} {default:?}");
-        assert_eq!(ours.failures, 0, "{words}");
-        assert!(ours.driver_calls * 4 <= default.driver_calls * 5, "{words}");
-        assert!(
-            ours.reserved_over_live <= default.reserved_over_live + 0.004,
-            "{words}"
+    let mut clearly = Vec::new();
+    for trace in TRACES {
+        let (ours, default) = (replay(trace, &adaptive), replay(trace, &Config::default()));
+        let (calls, ratio) = (ours.driver_calls, ours.reserved_over_live);
+        let words = format!(
+            "{trace}: {ratio} and {calls} calls; default {} and {}",
+            default.reserved_over_live, default.driver_calls
         );
+        assert_eq!(ours.failures, 0, "{words}");
+        assert!(calls <= default.driver_calls, "{words}");
+        assert!(ratio <= default.reserved_over_live + 0.0002, "{words}");
+        // 5/1024 of slack, and half a megabyte.
+        assert!(ratio <= 1.0055, "{words}");
+        let fewer_calls = 10 * calls <= 9 * default.driver_calls;
+        if fewer_calls || ratio + 0.005 <= default.reserved_over_live {
+            clearly.push(words);
+        }
     }
+    assert!(clearly.len() >= 3, "{clearly:?}");
+}
+
+#[test]
+fn the_ratio_that_it_may_reach_can_be_chosen() {
+    let with = |ratio_max| Config {
+        strategy: Some(Arc::new(
+            Adaptive::new(ratio_max, Duration::from_millis(2)).unwrap(),
+        )),
+        ..Config::default()
+    };
+    let tight = replay("resnet_train", &with(1.0));
+    let usual = replay("resnet_train", &with(1.005));
+    assert!(tight.reserved_over_live <= 1.001, "{tight:?}");
+    assert!(
+        tight.driver_calls > usual.driver_calls,
+        "{tight:?} {usual:?}"
+    );
+    let error = Adaptive::new(0.5, Duration::ZERO).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }

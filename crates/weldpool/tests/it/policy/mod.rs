@@ -12,6 +12,7 @@ mod limits;
 mod out_of_memory;
 mod pressure;
 mod strategy;
+mod tuning;
 
 use std::sync::Arc;
 
