@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Free, Room, Want};
+use super::{Free, Room, Spare, Want};
 use crate::binding::Base;
 use crate::block::{ArenaKind, Block, CacheKey, Point, Sight};
 use crate::device::StorageMode;
@@ -46,9 +46,9 @@ impl SmallArena {
         more: &mut Vec<Block>,
     ) -> Option<Block> {
         let mut spans = self.0.lock();
-        let first = spans.room.allocate(want)?;
+        let first = spans.room.allocate(want, Spare::None)?;
         while more.len() + 1 < count
-            && let Some(block) = spans.room.allocate(want)
+            && let Some(block) = spans.room.allocate(want, Spare::None)
         {
             more.push(block);
         }

@@ -237,6 +237,7 @@ impl Pool {
             if let Some(block) = held(self) {
                 return Ok((block, Source::Held));
             }
+            self.note_fragmented(&self.arenas[place.storage.index()].0, place.bytes);
         }
         self.grow(place, key, queue, contended)
     }
@@ -282,12 +283,14 @@ impl Pool {
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
             let want = place.want(place.list, queue, contended);
+            self.await_exchange(arena, &want);
             let grown = arena.grow(&want, &passed)?;
             self.classes.count_cut(place.list, place.bytes);
             return Ok(grown);
         }
         loop {
             let span = place.span(small, queue, contended);
+            self.await_exchange(arena, &span);
             let (span, source) = arena.grow(&span, &passed)?;
             small.add_span(span);
             // Another thread may have used up the span already.
