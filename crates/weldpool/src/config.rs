@@ -59,8 +59,8 @@ pub struct Config {
     pub cached_bytes_max: Option<u64>,
     /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.
     pub segment_bytes_min: usize,
-    /// An arena grows by an eighth of what it holds, up to this many bytes at once unless a single
-    /// request needs more. Default: 64 MiB.
+    /// Where segments of their own size would cost too much driver time, an arena grows by a 64th of
+    /// what it holds, up to this many bytes at once unless a single request needs more. Default: 64 MiB.
     pub segment_bytes_max: usize,
     /// Part of the greatest sum of requested bytes, in 1024ths, by which memory held may exceed it
     /// before holes are mapped together, or empty segments returned, rather than more obtained.
@@ -69,7 +69,8 @@ pub struct Config {
     /// Driver time in nanoseconds that each request and free may cost on average where memory comes in
     /// handles that cannot be divided (CUDA): while less was spent, handles are small and mapped
     /// together out of free parts, beyond it they are large and memory grows instead. More is tighter.
-    /// 100 costs less than growing by handles of 20 MiB does. Default: 1000.
+    /// 100 costs less than growing by handles of 20 MiB does. Where there is no virtual memory (Metal),
+    /// sixteen times as much may go into exchanging segments, waits for work included. Default: 1000.
     pub driver_ns_per_operation: u32,
     /// How long an allocation that found no memory waits for work in flight to give some back.
     /// Default: one second.

@@ -82,13 +82,14 @@ impl Orders {
         }
     }
 
-    /// Waits until the work before a point is over, up to `timeout`.
-    pub(crate) fn wait(&self, point: Point, timeout: Duration) {
+    /// Waits until the work before a point is over, up to `timeout`; true if it is.
+    pub(crate) fn wait(&self, point: Point, timeout: Duration) -> bool {
         self.cover(point);
-        if let Some(queue) = self.get(point.queue) {
-            // A fence that fails or is late leaves its memory where it is.
-            let _late = queue.timeline().wait(point.value, Some(timeout));
-        }
+        // A fence that fails or is late leaves its memory where it is.
+        self.get(point.queue).is_none_or(|queue| {
+            let waited = queue.timeline().wait(point.value, Some(timeout));
+            waited.unwrap_or(false)
+        })
     }
 
     /// The point that all of these uses are over at, if they are on one queue of the pool.

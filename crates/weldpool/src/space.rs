@@ -284,6 +284,18 @@ impl<T: Copy> Space<T> {
         }
     }
 
+    /// The points that a range waits for which is free throughout; none if any of it is in use.
+    pub(crate) fn awaited(&self, range: Range) -> Option<Vec<Point>> {
+        let mut points = Vec::new();
+        for interval in self.intervals.range(range.start..range.end()) {
+            match interval.1.state {
+                State::Free(point) => points.extend(point),
+                State::Used(_) => return None,
+            }
+        }
+        Some(points)
+    }
+
     /// Bytes free for everybody.
     pub(crate) fn clean_bytes(&self) -> usize {
         self.clean.bytes

@@ -23,7 +23,7 @@ mod link;
 mod nodes;
 
 use self::link::Link;
-pub(crate) use self::nodes::Spare;
+pub(crate) use self::nodes::SpareNodes;
 use crate::block::Record;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -61,7 +61,7 @@ pub(crate) struct AddressMap {
 #[derive(Debug)]
 pub(crate) struct Writer {
     map: Arc<AddressMap>,
-    spare: Spare,
+    spare: SpareNodes,
 }
 
 impl Node {
@@ -193,7 +193,7 @@ impl AddressMap {
 
 impl Writer {
     /// An empty map, and the right to change it.
-    pub(crate) fn new(spare: Spare) -> Self {
+    pub(crate) fn new(spare: SpareNodes) -> Self {
         let map = Arc::new(AddressMap {
             root: Node::inner(),
         });
@@ -234,7 +234,7 @@ impl Writer {
     }
 
     /// Forgets all blocks; returns the nodes, for other maps.
-    pub(crate) fn take_spare(&mut self) -> Spare {
+    pub(crate) fn take_spare(&mut self) -> SpareNodes {
         empty(&self.map.root, &mut self.spare);
         std::mem::take(&mut self.spare)
     }
@@ -266,7 +266,7 @@ impl Writer {
 }
 
 /// Empties a node, and puts the nodes below it among the spare ones.
-fn empty(node: &Node, spare: &mut Spare) {
+fn empty(node: &Node, spare: &mut SpareNodes) {
     while let Some(slot) = last(node.used()) {
         if let Some(part) = node.part(slot) {
             node.clear(slot);

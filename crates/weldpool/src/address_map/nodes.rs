@@ -6,12 +6,12 @@ use super::Node;
 
 /// Empty nodes, to be used before new ones are made; those are never freed.
 #[derive(Debug, Default)]
-pub(crate) struct Spare {
+pub(crate) struct SpareNodes {
     inner: Vec<&'static Node>,
     leaves: Vec<&'static Node>,
 }
 
-impl Spare {
+impl SpareNodes {
     pub(super) fn take(&mut self, leaf: bool) -> &'static Node {
         let (spare, new): (_, fn() -> Node) = if leaf {
             (&mut self.leaves, Node::leaf)

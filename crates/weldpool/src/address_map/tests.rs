@@ -42,7 +42,7 @@ fn nodes(node: &Node) -> usize {
 
 #[test]
 fn addresses_inside_find_their_block() {
-    let mut writer = Writer::new(Spare::default());
+    let mut writer = Writer::new(SpareNodes::default());
     let map = Arc::clone(writer.map());
     assert_eq!(start_of(&map, 0x1000), None);
     // One granule, one leaf, many nodes, and the greatest there can be.
@@ -82,7 +82,7 @@ fn a_node_takes_528_bytes() {
 
 #[test]
 fn what_the_map_does_not_cover_is_left_out() {
-    let mut writer = Writer::new(Spare::default());
+    let mut writer = Writer::new(SpareNodes::default());
     let beyond = 1 << bits_below(LEVELS);
     for start in [beyond, usize::MAX & !(GRANULE - 1)] {
         writer.insert(start, record(start, GRANULE));
@@ -95,7 +95,7 @@ fn what_the_map_does_not_cover_is_left_out() {
 /// Agrees with an ordered map over many insertions and removals, near and far.
 #[test]
 fn agrees_with_an_ordered_map() {
-    let mut writer = Writer::new(Spare::default());
+    let mut writer = Writer::new(SpareNodes::default());
     let mut model: BTreeMap<usize, usize> = BTreeMap::new();
     let mut seed = 7_u64;
     let random = RefCell::new(move |below: usize| {
@@ -157,7 +157,7 @@ fn agrees_with_an_ordered_map() {
 fn what_stays_is_found_while_all_around_changes() {
     const START: usize = 0x7f12_3456_7000 + 5 * GRANULE;
     const BYTES: usize = 3 << 20;
-    let mut writer = Writer::new(Spare::default());
+    let mut writer = Writer::new(SpareNodes::default());
     let map = Arc::clone(writer.map());
     writer.insert(START, record(START, BYTES));
     let around: Vec<_> = (0..200)

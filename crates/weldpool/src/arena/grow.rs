@@ -8,7 +8,6 @@ use crate::block::{Block, Point};
 use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
-use crate::sync::MutexGuard;
 
 /// Address space reserved at once, as a multiple of what one request needs.
 const ADDRESSES_PER_REQUEST: usize = 4;
@@ -16,10 +15,6 @@ const ADDRESSES_PER_REQUEST: usize = 4;
 const GROWTH_DIVISOR: u64 = 256;
 /// Most that virtual memory grows beyond a request.
 const GROWTH_BYTES_MAX: usize = 32 << 20;
-/// Part of what is held by which an arena of segments grows at least.
-const SEGMENT_DIVISOR: u64 = 64;
-/// Requests of this part of the largest usual segment and above get a segment of their own size.
-const OWN_SEGMENT_DIVISOR: usize = 8;
 
 /// Where the memory of a block came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +35,7 @@ impl Arena {
     ) -> Result<(Block, Source)> {
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
-        let held = self.state.lock().allocate(want);
+        let held = self.state.lock().allocate(want, self.spare());
         if let Some(block) = held {
             return Ok((block, Source::Held));
         }
@@ -53,7 +48,7 @@ impl Arena {
                     self.grow_by_handles(&mut growth, properties, want, passed)
                 }
             }
-            None => self.grow_by_segment(growth, want),
+            None => self.grow_by_segment(&mut growth, want),
         }
     }
 
@@ -291,7 +286,7 @@ impl Arena {
     }
 
     /// Length of a segment that surely holds the block.
-    fn segment_room(&self, want: &Want) -> Result<usize> {
+    pub(super) fn segment_room(&self, want: &Want) -> Result<usize> {
         let properties = self.device.properties();
         let room = if want.alignment > properties.granularity {
             want.bytes.checked_add(want.alignment - 1)
@@ -308,38 +303,7 @@ impl Arena {
             })
     }
 
-    fn grow_by_segment(
-        &self,
-        mut growth: MutexGuard<'_, Growth>,
-        want: &Want,
-    ) -> Result<(Block, Source)> {
-        let need = self.segment_room(want)?;
-        let (least, most) = (
-            self.reserve.segment_bytes_min(),
-            self.reserve.segment_bytes_max(),
-        );
-        let usual = if need >= most / OWN_SEGMENT_DIVISOR {
-            need
-        } else {
-            usize::try_from(self.reserve.committed() / SEGMENT_DIVISOR)
-                .unwrap_or(most)
-                .clamp(least, most)
-                .max(need)
-                .next_multiple_of(self.device.properties().granularity)
-        };
-        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
-        if slack < usual {
-            // Segments that are empty but too small make way for the one that is needed.
-            self.return_segments(&mut growth, usual - slack);
-        }
-        let region = match self.create_segment(&mut growth, usual) {
-            Err(_) if usual > need => self.create_segment(&mut growth, need)?,
-            created => created?,
-        };
-        Ok((self.cut_new(region, want)?, Source::Driver))
-    }
-
-    fn create_segment(&self, growth: &mut Growth, bytes: usize) -> Result<Range> {
+    pub(super) fn create_segment(&self, growth: &mut Growth, bytes: usize) -> Result<Range> {
         self.reserve.commit(bytes)?;
         let segment = self
             .device
@@ -361,7 +325,7 @@ impl Arena {
     }
 
     /// A block at the start of a new segment.
-    fn cut_new(&self, region: Range, want: &Want) -> Result<Block> {
+    pub(super) fn cut_new(&self, region: Range, want: &Want) -> Result<Block> {
         let mut room = self.state.lock();
         let free = room.space.add(region);
         let position = region

@@ -7,6 +7,7 @@ mod region;
 mod remap;
 mod reserve;
 mod room;
+mod segments;
 mod small;
 mod trim;
 mod windows;
@@ -18,7 +19,7 @@ use self::mappings::{Mappings, Piece};
 use self::region::Region;
 pub(crate) use self::reserve::Reserve;
 pub(crate) use self::room::Free;
-use self::room::Room;
+use self::room::{Room, Spare};
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
@@ -120,13 +121,14 @@ impl Arena {
 
     /// A block from memory already held.
     pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
+        let spare = self.spare();
         if let Some(queue) = want.queue.filter(|_| want.contended) {
-            let own = self.state.lock().allocate_own(want, queue);
+            let own = self.state.lock().allocate_own(want, queue, spare);
             if let Some(block) = own.or_else(|| self.remap_own(want, passed)) {
                 return Some(block);
             }
         }
-        self.state.lock().allocate(want)
+        self.state.lock().allocate(want, spare)
     }
 
     /// Takes a block back. Returns the clean range it is part of now, if it is clean.

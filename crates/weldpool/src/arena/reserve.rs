@@ -24,6 +24,10 @@ pub(crate) struct Reserve {
     operations: AtomicU64,
     /// Driver time that each of them may cost on average, in nanoseconds.
     driver_ns_per_operation: u64,
+    /// Whether empty segments are spared for requests of their size.
+    sparing: AtomicBool,
+    /// Time spent waiting for work so that its memory could be exchanged, in nanoseconds.
+    waited_ns: AtomicU64,
     /// Segments, or additions to virtual memory, that were obtained.
     growths: AtomicU64,
     /// Times that memory was mapped at a second place instead of growing.
@@ -66,6 +70,8 @@ impl Reserve {
             slack_per_1024: AtomicU64::new(slack_per_1024),
             operations: AtomicU64::new(0),
             driver_ns_per_operation,
+            sparing: AtomicBool::new(false),
+            waited_ns: AtomicU64::new(0),
             growths: AtomicU64::new(0),
             remaps: AtomicU64::new(0),
             returned: AtomicU64::new(0),
@@ -134,6 +140,23 @@ impl Reserve {
         let memory = self.peak_live() / MEMORY_PER_OPERATION;
         let earned = operations.saturating_add(memory);
         driver_ns <= earned.saturating_mul(self.driver_ns_per_operation)
+    }
+
+    pub(crate) fn set_sparing(&self, sparing: bool) {
+        self.sparing.store(sparing, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_sparing(&self) -> bool {
+        self.sparing.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of time spent waiting for work instead of growing.
+    pub(crate) fn note_waited(&self, nanoseconds: u64) {
+        self.waited_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waited_ns(&self) -> u64 {
+        self.waited_ns.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be added before holes are to be used instead.

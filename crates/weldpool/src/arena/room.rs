@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::{Home, Want};
-use crate::address_map::{AddressMap, Spare, Writer};
+use crate::address_map::{AddressMap, SpareNodes, Writer};
 use crate::binding::Base;
 use crate::block::{ArenaKind, Block, Cut, Point, Record};
 use crate::space::{Range, Space};
@@ -15,7 +15,21 @@ use crate::sync::{Arc, Mutex};
 const SPARE_RECORDS_MAX: usize = 256;
 
 /// Nodes of the indices of rooms that are gone.
-static SPARE_NODES: Mutex<Vec<Spare>> = Mutex::new(Vec::new());
+static SPARE_NODES: Mutex<Vec<SpareNodes>> = Mutex::new(Vec::new());
+
+/// A region is much too large for a block that leaves more than this part of it.
+const SPARE_DIVISOR: usize = 16;
+
+/// Which empty regions are spared, because they can be exchanged for one that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spare {
+    None,
+    /// Those above a length of which a block would leave so many bytes, and much of the whole.
+    Larger {
+        than: usize,
+        leaving: usize,
+    },
+}
 
 /// What allocation and release need.
 #[derive(Debug)]
@@ -74,7 +88,7 @@ impl Room {
     }
 
     /// A block from memory that work on `queue` alone still uses.
-    pub(crate) fn allocate_own(&mut self, want: &Want, queue: u32) -> Option<Block> {
+    pub(crate) fn allocate_own(&mut self, want: &Want, queue: u32, spare: Spare) -> Option<Block> {
         let Want {
             bytes, alignment, ..
         } = *want;
@@ -82,11 +96,33 @@ impl Room {
         let (free, position) = space
             .find_pending(queue, bytes, alignment)
             .or_else(|| space.join_for(queue, bytes, alignment, false))?;
+        if self.breaks_into(position, bytes, spare) {
+            return None;
+        }
         Some(self.cut_block(free, position, want))
     }
 
+    /// Whether a block there would be the only one in a region that is much too large for it.
+    fn breaks_into(&self, position: usize, bytes: usize, spare: Spare) -> bool {
+        let Spare::Larger { than, leaving } = spare else {
+            return false;
+        };
+        let Some((&start, &(length, _))) = self.regions.range(..=position).next_back() else {
+            return false;
+        };
+        let left = length.saturating_sub(bytes);
+        let region = Range {
+            start,
+            bytes: length,
+        };
+        length > than
+            && left >= leaving
+            && left > length / SPARE_DIVISOR
+            && self.space.awaited(region).is_some()
+    }
+
     /// A block from whatever the request may have.
-    pub(crate) fn allocate(&mut self, want: &Want) -> Option<Block> {
+    pub(crate) fn allocate(&mut self, want: &Want, spare: Spare) -> Option<Block> {
         let Want {
             bytes, alignment, ..
         } = *want;
@@ -107,6 +143,9 @@ impl Room {
             Some(found) => found,
             None => space.join_for(want.queue?, bytes, alignment, true)?,
         };
+        if self.breaks_into(position, bytes, spare) {
+            return None;
+        }
         Some(self.cut_block(free, position, want))
     }
 

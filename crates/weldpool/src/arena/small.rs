@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Free, Home, Room, Want};
+use super::{Free, Home, Room, Spare, Want};
 use crate::address_map::AddressMap;
 use crate::binding::Base;
 use crate::block::{ArenaKind, Block, Point, Record};
@@ -53,9 +53,9 @@ impl SmallArena {
         more: &mut Vec<Block>,
     ) -> Option<Block> {
         let mut spans = self.spans.lock();
-        let first = spans.room.allocate(want)?;
+        let first = spans.room.allocate(want, Spare::None)?;
         while more.len() + 1 < count
-            && let Some(block) = spans.room.allocate(want)
+            && let Some(block) = spans.room.allocate(want, Spare::None)
         {
             more.push(block);
         }

@@ -105,29 +105,8 @@ impl Arena {
         })
     }
 
-    /// Returns empty segments, largest first, until `bytes` are given back.
-    pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
-        let regions = &growth.regions;
-        let mut empty: Vec<Range> = {
-            let room = self.state.lock();
-            let whole = |free: &Range| {
-                let region = regions.get(&free.start);
-                region.is_some_and(|region| region.bytes == free.bytes)
-            };
-            room.space.clean_intervals().filter(whole).collect()
-        };
-        empty.sort_by_key(|range| range.bytes);
-        let mut returned = 0;
-        while returned < bytes
-            && let Some(range) = empty.pop()
-        {
-            returned += self.return_segment_at(growth, range.start).unwrap_or(0);
-        }
-        returned
-    }
-
     /// Returns the segment around a position, if it is empty.
-    fn return_segment_at(&self, growth: &mut Growth, position: usize) -> Option<usize> {
+    pub(super) fn return_segment_at(&self, growth: &mut Growth, position: usize) -> Option<usize> {
         let (&start, region) = growth.regions.range(..=position).next_back()?;
         let whole = region.range();
         {

@@ -8,6 +8,9 @@ use crate::in_flight::Use;
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache::{self, Shard};
 
+/// Where segments are exchanged, a freed block of this many bytes is worth a signal of its own.
+const SIGNAL_BYTES: usize = 1 << 20;
+
 impl Pool {
     /// Takes a block back from a buffer; `uses` are those that may not be over.
     pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
@@ -91,6 +94,13 @@ impl Pool {
             && queue.signalled() < point.value
         {
             queue.note_freed(block.bytes());
+        }
+        if let Some(point) = point
+            && block.bytes() >= SIGNAL_BYTES
+            && arena.exchanges()
+        {
+            // Whoever exchanges its segment waits the shorter.
+            self.orders.cover(point);
         }
         self.classes.count_returned(block.list(), block.bytes());
         self.note_returned(&block);

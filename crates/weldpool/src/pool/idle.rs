@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use super::arenas::Pair;
+use crate::arena::{Arena, Want};
 use crate::block::{Block, Point};
 use crate::thread_cache;
 use crate::wait::{Wait, left_out};
+
+/// Longest wait for memory in flight instead of growing.
+const EXCHANGE_WAIT_MAX: Duration = Duration::from_millis(5);
 
 impl Pool {
     /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
@@ -90,9 +94,28 @@ impl Pool {
         }
         for (queue, value) in queues {
             let left = timeout.saturating_sub(start.elapsed());
-            self.orders.wait(Point { queue, value }, left);
+            let _late = self.orders.wait(Point { queue, value }, left);
         }
         self.collect(true);
+    }
+
+    /// Waits for work in flight where that lets segments be exchanged instead of growing.
+    pub(super) fn await_exchange(&self, arena: &Arena, want: &Want) {
+        let start = Instant::now();
+        let (mut last, mut asked) = (None, false);
+        while let Some(point) = arena.exchange_after(want) {
+            asked = true;
+            let left = EXCHANGE_WAIT_MAX.saturating_sub(start.elapsed());
+            if last == Some(point) || left.is_zero() || !self.orders.wait(point, left) {
+                break;
+            }
+            self.collect(false);
+            last = Some(point);
+        }
+        if asked {
+            let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.reserve.note_waited(waited);
+        }
     }
 
     /// Returns all idle memory to the device; says how many bytes.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
+use crate::arena::Arena;
 use crate::sync::Ordering;
 use crate::thread_cache::TallySum;
 
@@ -32,8 +33,24 @@ impl Pool {
         if shortages < SHORTAGES_FREE {
             return;
         }
-        let reopen_at = self.obtained.load(Ordering::Relaxed) + self.shelves_closed_for * shortages;
+        self.close_shelves_for(self.shelves_closed_for * shortages);
+    }
+
+    /// As [`close_shelves`](Self::close_shelves), where segments are exchanged, if there is free memory
+    /// enough for a request but in no one piece: empty segments are spared as long.
+    pub(super) fn note_fragmented(&self, arena: &Arena, bytes: usize) {
+        let free = arena.free();
+        if !arena.exchanges() || free.bytes + free.pending < bytes {
+            return;
+        }
+        let shortages = self.shortages.fetch_add(1, Ordering::Relaxed) + 1;
+        self.close_shelves_for(self.shelves_closed_for * shortages);
+    }
+
+    fn close_shelves_for(&self, requests: u64) {
+        let reopen_at = self.obtained.load(Ordering::Relaxed) + requests;
         if self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0 {
+            self.reserve.set_sparing(true);
             self.share_out(&self.shards.lock());
         }
     }
@@ -47,6 +64,7 @@ impl Pool {
         let reopen_at = self.reopen_at.load(Ordering::Relaxed);
         if reopen_at != 0 && obtained >= reopen_at {
             self.reopen_at.store(0, Ordering::Relaxed);
+            self.reserve.set_sparing(false);
             self.share_out(&self.shards.lock());
         }
     }

@@ -4,7 +4,7 @@
 
 use loom::thread;
 
-use crate::address_map::{Spare, Writer};
+use crate::address_map::{SpareNodes, Writer};
 use crate::block::{Block, ListId, Node, Record};
 use crate::class_pool::ClassPools;
 use crate::counter::AtomicCounter;
@@ -429,7 +429,7 @@ fn what_stays_in_a_map_is_found() {
     static RECORDS: [Record; 3] = [Record(4 * 256), Record(5 * 256), Record(10 * 256)];
     check(|| {
         let [before, stays, after] = &RECORDS;
-        let mut writer = Writer::new(Spare::default());
+        let mut writer = Writer::new(SpareNodes::default());
         let map = Arc::clone(writer.map());
         // From granule 5, in one leaf, to granule 9, in the next.
         writer.insert(stays.start(), stays);
@@ -454,7 +454,7 @@ fn a_node_of_a_map_that_is_used_again_hides_nothing() {
     static RECORDS: [Record; 3] = [Record(5 * 256), Record(10 * 256), Record(16 * 256)];
     check(|| {
         let [stays, after, elsewhere] = &RECORDS;
-        let mut writer = Writer::new(Spare::default());
+        let mut writer = Writer::new(SpareNodes::default());
         let map = Arc::clone(writer.map());
         writer.insert(stays.start(), stays);
         writer.insert(after.start(), after);
@@ -474,7 +474,7 @@ fn what_comes_to_a_map_is_found_by_its_own_addresses_alone() {
     static RECORDS: [Record; 2] = [Record(4 * 256), Record(17 * 256)];
     check(|| {
         let [first, second] = &RECORDS;
-        let mut writer = Writer::new(Spare::default());
+        let mut writer = Writer::new(SpareNodes::default());
         let map = Arc::clone(writer.map());
         writer.insert(first.start(), first);
         let writing = thread::spawn(move || {

@@ -25,6 +25,7 @@ pub(super) struct TraceClock {
     furthest_us: AtomicU64,
     latency_us: u64,
     stalls: AtomicU64,
+    stalled_us: AtomicU64,
     timelines: Mutex<Vec<Arc<TraceTimeline>>>,
 }
 
@@ -35,6 +36,7 @@ impl TraceClock {
             furthest_us: AtomicU64::new(0),
             latency_us,
             stalls: AtomicU64::new(0),
+            stalled_us: AtomicU64::new(0),
             timelines: Mutex::new(Vec::new()),
         }
     }
@@ -65,6 +67,11 @@ impl TraceClock {
     /// Waits that moved the clock.
     pub(super) fn stalls(&self) -> u64 {
         self.stalls.load(Ordering::Relaxed)
+    }
+
+    /// Trace time that went by in waits, in microseconds.
+    pub(super) fn stalled_us(&self) -> u64 {
+        self.stalled_us.load(Ordering::Relaxed)
     }
 
     pub(super) fn create_queue(self: &Arc<Self>) -> Arc<dyn DeviceQueue> {
@@ -232,6 +239,10 @@ impl Timeline for TraceTimeline {
         }
         if until_us > self.clock.now_us() {
             self.clock.stalls.fetch_add(1, Ordering::Relaxed);
+            let stalled_us = until_us - self.clock.now_us();
+            self.clock
+                .stalled_us
+                .fetch_add(stalled_us, Ordering::Relaxed);
             self.clock.advance(until_us);
         }
         Ok(self.completed()? >= value)

@@ -235,7 +235,8 @@ impl<'a> Pass<'a> {
             return 0.0;
         }
         let pretended_ns = self.pretended_ns() - real_before;
-        (took_ns as f64 - pretended_ns as f64 + charged_ns as f64) / calls as f64
+        let stalled_ns = 1000.0 * self.clock.stalled_us() as f64;
+        (took_ns as f64 - pretended_ns as f64 + charged_ns as f64 + stalled_ns) / calls as f64
     }
 
     /// Real time spent so far in calls of a device that only pretends.

@@ -5,6 +5,7 @@
 mod files;
 mod pickles;
 mod recorded;
+mod variants;
 
 use std::path::Path;
 

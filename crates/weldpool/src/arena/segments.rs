@@ -1,0 +1,164 @@
+//! Memory in whole segments, where there is no virtual memory to map holes together with.
+//!
+//! A hole in a segment can only be filled, an empty segment can be exchanged for one of another size. So
+//! while driver time allows, each large request gets a segment of its own size, and a segment that is
+//! empty is spared by requests that are much smaller.
+
+#![forbid(unsafe_code)]
+
+use super::{Arena, Growth, Source, Spare, Want};
+use crate::block::{Block, Point};
+use crate::device::Device as _;
+use crate::error::Result;
+use crate::space::Range;
+
+/// Part of what is held by which an arena of segments grows at least, when exchanging is too dear.
+const SEGMENT_DIVISOR: u64 = 64;
+/// Requests of this part of the largest usual segment and above get a segment of their own size then.
+const OWN_SEGMENT_DIVISOR: usize = 8;
+/// Driver time for exchanging segments, in multiples of what an operation may cost elsewhere: there is
+/// no cheaper way to use a hole.
+const EXCHANGE_TIMES: u64 = 16;
+/// An empty segment is spared if a request would leave this part of the greatest sum of requested bytes.
+const SPARE_DIVISOR: u64 = 16384;
+/// And at least as many bytes.
+const SPARE_BYTES_MIN: usize = 256 << 10;
+
+impl Arena {
+    /// The empty segments that requests leave alone at present.
+    pub(super) fn spare(&self) -> Spare {
+        if !self.exchanges() || !self.reserve.is_sparing() || !self.affords_exchange() {
+            return Spare::None;
+        }
+        let leaving = self.reserve.peak_live() / SPARE_DIVISOR;
+        let leaving = usize::try_from(leaving).unwrap_or(usize::MAX);
+        Spare::Larger {
+            than: self.reserve.segment_bytes_min(),
+            leaving: leaving.max(SPARE_BYTES_MIN),
+        }
+    }
+
+    /// Whether empty segments are exchanged for others.
+    pub(crate) fn exchanges(&self) -> bool {
+        self.virtual_memory.is_none()
+    }
+
+    fn affords_exchange(&self) -> bool {
+        let spent = self.device.spent_ns() + self.reserve.waited_ns();
+        self.reserve.affords(spent / EXCHANGE_TIMES)
+    }
+
+    /// What to wait for so that enough segments become empty to be exchanged for one that holds the
+    /// request; none if they are, or growing is within the slack, or nothing would help.
+    pub(crate) fn exchange_after(&self, want: &Want) -> Option<Point> {
+        if !self.exchanges() || !self.reserve.is_sparing() || !self.affords_exchange() {
+            return None;
+        }
+        let need = self.segment_room(want).ok()? as u64;
+        let slack = self.reserve.slack();
+        let growth = self.growth.lock();
+        let room = self.state.lock();
+        let mut empty = 0;
+        let mut awaited: Vec<(u64, Point, u64)> = Vec::new();
+        for region in growth.regions.values() {
+            let bytes = region.bytes as u64;
+            let Some(points) = room.space.awaited(region.range()) else {
+                continue;
+            };
+            match points.into_iter().max_by_key(|point| point.value) {
+                None => empty += bytes,
+                Some(point) => awaited.push((point.value, point, bytes)),
+            }
+        }
+        if slack + empty >= need {
+            return None;
+        }
+        let all: u64 = awaited.iter().map(|&(.., bytes)| bytes).sum();
+        if slack + empty + all < need {
+            return None;
+        }
+        let first = awaited.into_iter().min_by_key(|&(value, ..)| value);
+        first.map(|(_, point, _)| point)
+    }
+
+    /// A block in a new segment, for which empty ones make way; where they do not suffice, in an empty
+    /// one that was spared.
+    pub(super) fn grow_by_segment(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+    ) -> Result<(Block, Source)> {
+        let need = self.segment_room(want)?;
+        let (least, most) = (
+            self.reserve.segment_bytes_min(),
+            self.reserve.segment_bytes_max(),
+        );
+        let granularity = self.device.properties().granularity;
+        let exact = self.affords_exchange();
+        let usual = if exact {
+            need.max(least.next_multiple_of(granularity))
+        } else if need >= most / OWN_SEGMENT_DIVISOR {
+            need
+        } else {
+            usize::try_from(self.reserve.committed() / SEGMENT_DIVISOR)
+                .unwrap_or(most)
+                .clamp(least, most)
+                .max(need)
+                .next_multiple_of(granularity)
+        };
+        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        if slack < usual {
+            let missing = usual - slack;
+            if exact && self.empty_bytes(growth) < missing {
+                let held = self.state.lock().allocate(want, Spare::None);
+                if let Some(block) = held {
+                    return Ok((block, Source::Held));
+                }
+            }
+            self.return_segments(growth, missing);
+        }
+        let region = match self.create_segment(growth, usual) {
+            Err(_) if usual > need => self.create_segment(growth, need),
+            created => created,
+        };
+        match region {
+            Ok(region) => Ok((self.cut_new(region, want)?, Source::Driver)),
+            // What was spared is better than nothing.
+            Err(error) => {
+                let held = self.state.lock().allocate(want, Spare::None);
+                held.map(|block| (block, Source::Held)).ok_or(error)
+            }
+        }
+    }
+
+    fn empty_bytes(&self, growth: &Growth) -> usize {
+        let empty = self.empty_segments(growth);
+        empty.iter().map(|range| range.bytes).sum()
+    }
+
+    /// Segments in which nothing is used or waits, by size.
+    pub(super) fn empty_segments(&self, growth: &Growth) -> Vec<Range> {
+        let whole = |free: &Range| {
+            let region = growth.regions.get(&free.start);
+            region.is_some_and(|region| region.bytes == free.bytes)
+        };
+        let room = self.state.lock();
+        let mut empty: Vec<Range> = room.space.clean_intervals().filter(whole).collect();
+        empty.sort_by_key(|range| range.bytes);
+        empty
+    }
+
+    /// Returns empty segments until `bytes` are given back: the smallest one that suffices, or the
+    /// largest there is, and so on.
+    pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
+        let mut empty = self.empty_segments(growth);
+        let mut returned = 0;
+        while returned < bytes && !empty.is_empty() {
+            let missing = bytes - returned;
+            let suffices = empty.partition_point(|range| range.bytes < missing);
+            let range = empty.remove(suffices.min(empty.len() - 1));
+            returned += self.return_segment_at(growth, range.start).unwrap_or(0);
+        }
+        returned
+    }
+}
