@@ -62,7 +62,8 @@ fn suite(paths: &Paths, sanitizer: &str) -> Result<Run> {
         flags.push_str(" -Cunsafe-allow-abi-mismatch=sanitizer");
     }
     let run = nightly::cargo("test", &flags)?
-        .args(["--package", "weldpool", "--lib", "--tests", "--target-dir"])
+        .args(["--package", "weldpool", "--package", "weldpool-testkit"])
+        .args(["--no-fail-fast", "--lib", "--tests", "--target-dir"])
         .arg(paths.variant(sanitizer))
         .directory(paths.root());
     Ok(run)

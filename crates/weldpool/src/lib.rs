@@ -58,6 +58,7 @@ mod histogram;
 mod in_flight;
 #[cfg(feature = "serde")]
 mod json;
+mod kept;
 mod name;
 mod observer;
 mod order;
