@@ -100,7 +100,9 @@ impl Counted {
             let value = |key| value(&events, key);
             (value("high"), value("max"), value("oom_kill"))
         } else {
-            let max = number(&group.join("memory.failcnt"))?;
+            // Where swap is accounted for, the limit of both together is looked at first.
+            let with_swap = number(&group.join("memory.memsw.failcnt")).unwrap_or(0);
+            let max = number(&group.join("memory.failcnt"))?.saturating_add(with_swap);
             (0, max, value(&read("memory.oom_control"), "oom_kill"))
         };
         Ok(Self {
@@ -240,7 +242,8 @@ mod tests {
             ("memory.usage_in_bytes", "4096\n"),
             ("memory.limit_in_bytes", "65536\n"),
             ("memory.max_usage_in_bytes", "8192\n"),
-            ("memory.failcnt", "7\n"),
+            ("memory.failcnt", "4\n"),
+            ("memory.memsw.failcnt", "3\n"),
             (
                 "memory.oom_control",
                 "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",

@@ -2,32 +2,17 @@
 
 #![allow(unsafe_code)]
 
-use loom::thread;
-
 use crate::block::{Block, ListId};
 use crate::class_pool::ClassPools;
 use crate::guard::Borrow;
 use crate::in_flight::{Access, InFlight, Use};
+use crate::model::{check, check_all, thread};
 use crate::queue::{Fence, QueueId};
 use crate::signals::Signals;
 use crate::size_class::{SizeClass, SizeClasses};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::thread_cache::bin::Bin;
 use crate::thread_cache::shard::{ThreadTotals, Totals};
-
-/// Preemptions of one execution: three find nearly everything, and more take hours.
-const PREEMPTIONS_MAX: usize = 3;
-
-fn check(test: impl Fn() + Sync + Send + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(PREEMPTIONS_MAX);
-    model.check(test);
-}
-
-/// Without a bound, which would count the turns of a thread that spins.
-fn check_all(test: impl Fn() + Sync + Send + 'static) {
-    loom::model(test);
-}
 
 const LIST: ListId = ListId(0);
 

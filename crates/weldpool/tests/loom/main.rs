@@ -3,17 +3,21 @@
 //!
 //! The kernels are the library's own files, compiled here against locks and atomics of `loom` in place
 //! of `crate::sync`. The library as a whole does not compile against those, which cannot be in statics;
-//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this.
+//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this. Without
+//! `--cfg loom` the same tests run on the library's own locks and threads of the system, which is how Miri
+//! and the sanitizers see them.
 
-#![cfg(loom)]
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     clippy::unwrap_used,
     reason = "whole files are compiled, of which a part is used"
 )]
 
+mod model;
 mod stand_in;
+#[cfg_attr(not(loom), path = "../../src/sync.rs")]
 mod sync;
 
 pub(crate) use self::stand_in::{block, device, error, queue, size_class, stats};
