@@ -32,6 +32,11 @@ impl Toolchain {
         if TARGETS.iter().all(|target| has_library(target)) {
             return Ok(Self::Installed);
         }
+        Self::debian(steps)
+    }
+
+    /// Debian's packages, which bring the source of the standard library too.
+    pub(crate) fn debian(steps: &mut Steps) -> Result<Self> {
         if !debian::is_debian() {
             return Err(missing());
         }
@@ -77,8 +82,8 @@ impl Toolchain {
 fn missing() -> Failure {
     let targets = TARGETS.join(" ");
     let packages = DEBIAN_PACKAGES.join(" ");
-    Failure::new("there is no Rust standard library for macOS on this machine").hint(format!(
-        "run `rustup target add {targets}`; or, on Debian, as root `apt-get install {packages}`"
+    Failure::new("there is no source of Rust's standard library on this machine").hint(format!(
+        "on Debian, as root, `apt-get install {packages}`; for macOS also `rustup target add {targets}`"
     ))
 }
 
