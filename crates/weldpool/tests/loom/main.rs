@@ -11,6 +11,7 @@
     dead_code,
     unused_imports,
     unreachable_pub,
+    clippy::default_constructed_unit_structs,
     clippy::unwrap_used,
     reason = "whole files are compiled, of which a part is used"
 )]
