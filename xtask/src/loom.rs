@@ -18,9 +18,6 @@ pub(crate) fn check(paths: &Paths, steps: &mut Steps) -> Result<()> {
     let loom = Run::cargo()
         .directory(paths.root())
         .args(["test", "--package", "weldpool", "--test", "loom"])
-        .arg("--target-dir")
-        .arg(paths.variant("loom"))
-        .env("RUSTFLAGS", "--cfg loom")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .compiled_with("--cfg loom", &paths.variant("loom"));
     steps.log("check the concurrent kernels with loom", loom)
 }

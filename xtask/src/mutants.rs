@@ -58,18 +58,10 @@ pub(crate) fn run(paths: &Paths, arguments: Arguments) -> Result<()> {
 /// Builds once and runs the tests without any mutation, then with each.
 pub(crate) fn check(paths: &Paths, steps: &mut Steps) -> Result<()> {
     let tests = || {
-        let cargo = Run::cargo().directory(paths.root()).args([
-            "test",
-            "--package",
-            "weldpool",
-            "--test",
-            "it",
-            "--target-dir",
-        ]);
-        cargo
-            .arg(paths.variant("mutants"))
-            .env("RUSTFLAGS", "--cfg weldpool_mutation")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        Run::cargo()
+            .directory(paths.root())
+            .args(["test", "--package", "weldpool", "--test", "it"])
+            .compiled_with("--cfg weldpool_mutation", &paths.variant("mutants"))
     };
     steps.log(
         "run the hard cases of ordered reuse",

@@ -53,6 +53,15 @@ impl Run {
         self
     }
 
+    /// For cargo: builds with these flags of the compiler, and in a target folder of their own, so that
+    /// other builds stay as they are.
+    pub(crate) fn compiled_with(self, flags: &str, target: &Path) -> Self {
+        self.arg("--target-dir")
+            .arg(target)
+            .env("RUSTFLAGS", flags)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+    }
+
     pub(crate) fn directory(mut self, path: &Path) -> Self {
         self.command.current_dir(path);
         self

@@ -1,7 +1,7 @@
 //! The program `bench`: runs the suites of this crate.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ enum Suite {
     /// Compare our allocator with glibc, mimalloc, jemalloc and allocators of ranges
     Alloc(AllocArgs),
     /// Count the instructions of an allocate and free pair with callgrind
-    Instructions(InstructionsArgs),
+    Instructions(Cases),
     /// Replay recorded traces of real models and compare what is held with what PyTorch held
-    Replay(ReplayArgs),
+    Replay(Cases),
     /// Compare our server with Triton and with the least that a server can do, over HTTP
     Serve(ServeArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
@@ -72,17 +72,41 @@ enum Suite {
     },
 }
 
+/// What every suite with a report takes.
 #[derive(Debug, Args)]
-struct AllocArgs {
+struct Run {
     /// Write the results to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure one or two cases of each kind, shortly and once: for a look, not for a record
+    /// Measure less, shortly and once: for a look, not for a record
     #[arg(long)]
     quick: bool,
+}
+
+impl Run {
+    /// Prints the table, and writes the file that was asked for.
+    fn show(&self, report: &Report) -> Result<()> {
+        print!("{}", report.table());
+        self.json
+            .as_deref()
+            .map_or(Ok(()), |path| report.write(path))
+    }
+}
+
+/// The same for suites of many cases.
+#[derive(Debug, Args)]
+struct Cases {
+    #[command(flatten)]
+    run: Run,
     /// Only cases whose name contains TEXT
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
+}
+
+#[derive(Debug, Args)]
+struct AllocArgs {
+    #[command(flatten)]
+    cases: Cases,
     /// Measurements of each contender in each case [default: 5, with --quick 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     rounds: Option<u8>,
@@ -92,26 +116,9 @@ struct AllocArgs {
 }
 
 #[derive(Debug, Args)]
-struct InstructionsArgs {
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Count fewer pairs
-    #[arg(long)]
-    quick: bool,
-    /// Only cases whose name contains TEXT
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    filter: String,
-}
-
-#[derive(Debug, Args)]
 struct ServeArgs {
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Measure shortly and with our client only: for a look, not for a record
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    run: Run,
     /// Seconds of one measurement [default: 3, with --quick 0.5]
     #[arg(long, value_name = "N", value_parser = seconds)]
     seconds: Option<Duration>,
@@ -147,32 +154,15 @@ struct SoakArgs {
 }
 
 #[derive(Debug, Args)]
-struct ReplayArgs {
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Replay the shortest trace only, once: for a look, not for a record
-    #[arg(long)]
-    quick: bool,
-    /// Only cases whose name contains TEXT
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    filter: String,
-}
-
-#[derive(Debug, Args)]
 struct SoakAllocArgs {
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    run: Run,
     /// How long to run
     #[arg(long, value_name = "N", default_value_t = 30.0)]
     minutes: f64,
     /// Threads that allocate
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
     threads: u8,
-    /// Run for 20 seconds: for a look, not for a record
-    #[arg(long)]
-    quick: bool,
     /// Start of the random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -180,9 +170,8 @@ struct SoakAllocArgs {
 
 #[derive(Debug, Args)]
 struct PressureArgs {
-    /// Write the results to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    run: Run,
     /// The limit in MiB
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=65536))]
     limit_mib: u32,
@@ -193,9 +182,6 @@ struct PressureArgs {
     /// The command that the report is to name
     #[arg(long, hide = true)]
     command: Option<String>,
-    /// Ten times as fast, with an interval of 100 ms: for a look, not for a record
-    #[arg(long)]
-    quick: bool,
 }
 
 #[derive(Debug, Args)]
@@ -236,26 +222,30 @@ fn seconds_in(text: &str, range: RangeInclusive<f64>) -> std::result::Result<Dur
 }
 
 fn serve(args: &ServeArgs) -> Result<()> {
-    let default = if args.quick { 500 } else { 3000 };
+    let default = if args.run.quick { 500 } else { 3000 };
     let options = serve::Options {
         command: command_line(),
         window: args.seconds.unwrap_or(Duration::from_millis(default)),
         rounds: usize::from(args.rounds),
-        attempts: if args.quick { 1 } else { ATTEMPTS },
+        attempts: if args.run.quick { 1 } else { ATTEMPTS },
         peers_only: args.peers_only,
-        second_client: !args.quick && !args.no_perf_analyzer,
+        second_client: !args.run.quick && !args.no_perf_analyzer,
         triton_instances: usize::from(args.triton_instances),
         split: args.split,
     };
-    show(&serve::run(&options)?, args.json.as_deref())
+    args.run.show(&serve::run(&options)?)
 }
 
 fn allocate(args: &AllocArgs) -> Result<()> {
-    let (warm_up, samples, rounds) = if args.quick { (5, 20, 1) } else { (50, 150, 5) };
+    let (warm_up, samples, rounds) = if args.cases.run.quick {
+        (5, 20, 1)
+    } else {
+        (50, 150, 5)
+    };
     let options = alloc::Options {
         command: command_line(),
-        quick: args.quick,
-        filter: args.filter.clone(),
+        quick: args.cases.run.quick,
+        filter: args.cases.filter.clone(),
         rounds: usize::from(args.rounds.unwrap_or(rounds)),
         effort: alloc::Effort {
             warm_up: Duration::from_millis(warm_up),
@@ -263,31 +253,25 @@ fn allocate(args: &AllocArgs) -> Result<()> {
         },
         keeping_c_library: args.keeping_glibc,
     };
-    show(&alloc::run(&options)?, args.json.as_deref())
+    args.cases.run.show(&alloc::run(&options)?)
 }
 
-fn count_instructions(args: &InstructionsArgs) -> Result<()> {
+fn count_instructions(args: &Cases) -> Result<()> {
     let options = instructions::Options {
         command: command_line(),
         filter: args.filter.clone(),
-        pairs: if args.quick { 1_000 } else { 10_000 },
+        pairs: if args.run.quick { 1_000 } else { 10_000 },
     };
-    show(&instructions::run(&options)?, args.json.as_deref())
+    args.run.show(&instructions::run(&options)?)
 }
 
-fn replay_traces(args: &ReplayArgs) -> Result<()> {
+fn replay_traces(args: &Cases) -> Result<()> {
     let options = replay::Options {
         command: command_line(),
-        quick: args.quick,
+        quick: args.run.quick,
         filter: args.filter.clone(),
     };
-    show(&replay::run(&options)?, args.json.as_deref())
-}
-
-/// Prints the table, and writes the file that was asked for.
-fn show(report: &Report, json: Option<&Path>) -> Result<()> {
-    print!("{}", report.table());
-    json.map_or(Ok(()), |path| report.write(path))
+    args.run.show(&replay::run(&options)?)
 }
 
 /// Runs the endurance test; a server that fails it makes this program fail too.
@@ -311,7 +295,7 @@ fn endure(args: &SoakArgs) -> Result<()> {
 
 /// Runs the allocator's endurance test; what is not steady makes this program fail.
 fn endure_alloc(args: &SoakAllocArgs) -> Result<()> {
-    let seconds = if args.quick {
+    let seconds = if args.run.quick {
         20.0
     } else {
         60.0 * args.minutes
@@ -324,10 +308,7 @@ fn endure_alloc(args: &SoakAllocArgs) -> Result<()> {
         seed: args.seed,
         command: command_line(),
     })?;
-    print!("{}", report.table());
-    if let Some(path) = args.json.as_deref() {
-        report.write(path)?;
-    }
+    args.run.show(&report)?;
     if report.bars.iter().all(|bar| bar.met) {
         return Ok(());
     }
@@ -341,12 +322,9 @@ fn press(args: &PressureArgs) -> Result<()> {
         command: args.command.clone().unwrap_or_else(command_line),
         limit_bytes: u64::from(args.limit_mib) << 20,
         group: args.group.clone(),
-        quick: args.quick,
+        quick: args.run.quick,
     })?;
-    print!("{}", report.table());
-    args.json
-        .as_deref()
-        .map_or(Ok(()), |path| report.write(path))
+    args.run.show(&report)
 }
 
 /// The command as it is to be typed, with `FILE` for files, which name nobody's folders then.

@@ -193,7 +193,7 @@ impl Report {
             .map_err(|error| Error::io(format!("writing {}", path.display()), error))
     }
 
-    /// The rows as a table, the bars and what is missing, for a terminal.
+    /// The rows as a table, the bars, what is missing and the configuration that all rows are of, for a terminal.
     pub fn table(&self) -> String {
         let mut lines = vec![["case", "unit", "ours", "best peer", "", "ratio"].map(str::to_owned)];
         for row in &self.rows {
@@ -221,6 +221,9 @@ impl Report {
         }
         for missing in &self.missing {
             let _ = writeln!(text, "not measured: {missing}");
+        }
+        if let Some(config) = self.config["weldpool"].as_str() {
+            let _ = writeln!(text, "all rows of ours with {config}");
         }
         text
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
-use weldpool_bench::alloc::{Case, Contender};
+use weldpool_bench::alloc::{Case, Contender, MAPPINGS};
 use weldpool_bench::machine::Machine;
 
 #[test]
@@ -33,6 +33,18 @@ fn every_contender_has_a_figure_in_every_case_it_claims() {
 
     let cases = Case::all(Machine::this().cores, true);
     let rows = report["rows"].as_array().unwrap();
+    let (mappings, rows) = rows.split_last().unwrap();
+    assert_eq!(mappings["case"], MAPPINGS);
+    assert!(mappings["ours"].as_f64().unwrap() > 0.0, "{mappings}");
+    let bars = report["bars"].as_array().unwrap();
+    let mappings = bars.iter().find(|bar| bar["bar"] == "mappings").unwrap();
+    assert_eq!(mappings["met"], true, "{mappings}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains(config),
+        "the configuration is not shown: {text}"
+    );
+
     assert_eq!(rows.len(), cases.len());
     for (row, case) in rows.iter().zip(cases) {
         assert_eq!(row["case"], case.to_string());

@@ -4,6 +4,7 @@
 pub mod alloc_ops;
 pub mod device_suite;
 mod faulty;
+mod foreign;
 mod held;
 pub mod trace_readers;
 

@@ -32,26 +32,54 @@ struct Records {
     slabs: Vec<&'static [Record]>,
 }
 
-/// Number of the list, in every cache, that a block belongs to: its class and storage mode.
+/// The list, in every cache, that a block belongs to: its class and storage mode.
+///
+/// Kept as the offset in bytes of a thread's bin for it, so that finding the bin is one addition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListId(u32);
 
 impl ListId {
-    /// For blocks that return to their arena.
-    pub(crate) const NONE: Self = Self(u32::MAX);
-    /// For blocks whose memory returns to the device.
-    pub(crate) const DIRECT: Self = Self(u32::MAX - 1);
+    /// Most lists there can be.
+    pub(crate) const MOST: usize = Self::COUNT - 3;
+    /// Lists, and what stands for none.
+    pub(crate) const COUNT: usize = 16384;
+    /// Length of a bin in bytes.
+    pub(crate) const BIN_BYTES: usize = 128;
 
+    /// For blocks that return to their arena.
+    pub(crate) const NONE: Self = Self::numbered(Self::MOST);
+    /// For blocks whose memory returns to the device.
+    pub(crate) const DIRECT: Self = Self::numbered(Self::MOST + 1);
+    /// For samples, whose free must come past the threads' caches.
+    pub(crate) const SAMPLED: Self = Self::numbered(Self::MOST + 2);
+
+    /// The list of a number; none from [`MOST`](Self::MOST) on.
     pub(crate) fn new(index: usize) -> Self {
-        Self(u32::try_from(index).unwrap_or(u32::MAX))
+        if index < Self::MOST {
+            Self::numbered(index)
+        } else {
+            Self::NONE
+        }
     }
 
-    pub(crate) fn index(self) -> usize {
+    const fn numbered(index: usize) -> Self {
+        // Less than 2^21.
+        Self((index * Self::BIN_BYTES) as u32)
+    }
+
+    /// Less than [`COUNT`](Self::COUNT) times the length of a bin.
+    #[inline]
+    pub(crate) fn bin_offset(self) -> usize {
         self.0 as usize
     }
 
+    /// Its number; no less than [`MOST`](Self::MOST) if it is none.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize / Self::BIN_BYTES
+    }
+
     pub(crate) fn is_some(self) -> bool {
-        self.0 < Self::DIRECT.0
+        self.0 < Self::NONE.0
     }
 }
 
@@ -70,9 +98,12 @@ pub(crate) enum ArenaKind {
 pub(crate) struct CacheKey {
     /// Position among the caches of a thread.
     pub(crate) slot: u32,
-    /// Unique in the process.
+    /// Unique in the process. Its remainder by [`HOT`] is the slot's.
     pub(crate) id: u64,
 }
+
+/// Keys whose caches a thread finds at once.
+pub(crate) const HOT: usize = 8;
 
 /// A point of a queue: reached when its timeline has passed `value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +116,8 @@ pub(crate) struct Point {
 const IDLE: u64 = 0;
 const LIVE: u64 = 1;
 const DETACHED: u64 = 2;
+/// Work may use the block, or have used it; of one that is only live, none ever did.
+const TOUCHED: u64 = 4;
 const STATE_MASK: u64 = 0xFF;
 const ALIGNMENT_SHIFT: u32 = 8;
 const NAME_SHIFT: u32 = 32;
@@ -208,6 +241,12 @@ impl Block {
         position: usize;
     }
 
+    /// Whether threads keep blocks of its list.
+    #[inline]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.thread_max() > 0
+    }
+
     /// Most blocks of its list that a thread keeps in one place.
     #[inline]
     pub(crate) fn thread_max(&self) -> usize {
@@ -299,14 +338,26 @@ impl Block {
         }
     }
 
-    /// Marks the block as handed out.
+    /// Moves the block to another list.
+    pub(crate) fn set_list(&self, list: ListId) {
+        self.0.list.store(list.0, Ordering::Relaxed);
+    }
+
+    /// Changes how many blocks of its list a thread keeps, as far as this block is concerned.
+    pub(crate) fn set_thread_max(&self, thread_max: u8) {
+        let thread_max = thread_max.min(THREAD_MAX);
+        self.0.thread_max.store(thread_max, Ordering::Relaxed);
+    }
+
+    /// Marks the block as handed out; `touched` if a point came along with it.
     #[inline]
-    pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name) {
+    pub(crate) fn hand_out(&self, requested: usize, alignment: usize, name: Name, touched: bool) {
         let record = self.0;
+        let state = if touched { LIVE | TOUCHED } else { LIVE };
         record.requested.store(requested, Ordering::Relaxed);
         let name = u64::from(name.to_number()) << NAME_SHIFT;
         let power = u64::from(alignment.trailing_zeros()) << ALIGNMENT_SHIFT;
-        record.holder.store(name | power | LIVE, Ordering::Relaxed);
+        record.holder.store(name | power | state, Ordering::Relaxed);
     }
 
     /// Marks the block as given back.
@@ -315,11 +366,26 @@ impl Block {
         self.0.holder.store(IDLE, Ordering::Relaxed);
     }
 
+    /// Marks the block as one that work may use.
+    pub(crate) fn touch(&self) {
+        if !self.is_touched() {
+            self.0.holder.fetch_or(TOUCHED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether work may use the block, or a point came along with it.
+    #[inline]
+    pub(crate) fn is_touched(&self) -> bool {
+        self.0.holder.load(Ordering::Relaxed) & TOUCHED != 0
+    }
+
     /// Marks the block as owned by a bare address.
     pub(crate) fn set_detached(&self, detached: bool) {
-        let state = if detached { DETACHED } else { LIVE };
-        let holder = self.0.holder.load(Ordering::Relaxed) & !STATE_MASK;
-        self.0.holder.store(holder | state, Ordering::Relaxed);
+        if detached {
+            self.0.holder.fetch_or(DETACHED, Ordering::Relaxed);
+        } else {
+            self.0.holder.fetch_and(!DETACHED, Ordering::Relaxed);
+        }
     }
 
     /// The record, for maps that find blocks and do not own them.

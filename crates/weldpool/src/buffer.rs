@@ -143,6 +143,7 @@ impl Buffer {
             self.settle();
         }
         if !self.block.in_flight().is_unused() {
+            self.block.touch();
             // Recorded by `submit`, so dropping takes them into account.
             self.block.in_flight().add(Use {
                 fence: queue.fence_or_next(),
@@ -202,6 +203,7 @@ impl Buffer {
     }
 
     pub(crate) fn part_of(&self, range: Range<usize>) -> Part<'_> {
+        self.block.touch();
         Part {
             location: self.block.place().location(range.start),
             bytes: range.end - range.start,
@@ -230,19 +232,24 @@ impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
         let block = self.block.last();
-        if block.in_flight().is_unused() && block.point().is_none() {
+        if block.is_touched() {
+            self.drop_touched(block);
+        } else {
             block.take_back();
             thread_cache::push(block.pool(), block);
-        } else {
-            self.drop_used(block);
         }
     }
 }
 
 impl Buffer {
     #[cold]
-    fn drop_used(&self, block: Block) {
+    fn drop_touched(&self, block: Block) {
         self.settle();
+        if block.in_flight().is_unused() {
+            block.take_back();
+            thread_cache::push(block.pool(), block);
+            return;
+        }
         let uses = block.in_flight().take();
         if let Some(pool) = pool_of(&block) {
             let waits = !left_out(Wait::Drop);

@@ -6,16 +6,22 @@
 use crate::block::{Block, ListId};
 use crate::device::StorageMode;
 use crate::grouped::Grouped;
+use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::thread_cache::TallySum;
+
+/// Multiples of 256 bytes below which a request's list is found by one look.
+const SMALL: usize = 256;
 
 /// The pools of one allocator.
 #[derive(Debug)]
 pub(crate) struct ClassPools {
     classes: SizeClasses,
-    /// The classes of requests without wishes of their own; none if all of them have some.
+    /// The lists of small requests without wishes of their own, by storage mode and last byte.
+    small: [[ListId; SMALL]; StorageMode::ALL.len()],
+    /// The classes of larger ones; none if all of them have wishes.
     warm: ClassIndex,
     lists: Grouped<ClassPool>,
 }
@@ -23,6 +29,11 @@ pub(crate) struct ClassPools {
 #[derive(Debug, Default)]
 struct ClassPool {
     idle: Mutex<Vec<Block>>,
+    /// The length of most requests; 0 until there is one.
+    usual: AtomicU32,
+    /// Requested bytes, as far as threads told; wraps.
+    live: AtomicU64,
+    live_peak: AtomicU64,
     /// Requests that no idle block served.
     misses: AtomicU64,
     /// Bytes of blocks cut for the list, in use or idle.
@@ -30,17 +41,37 @@ struct ClassPool {
     held_peak: AtomicU64,
 }
 
+impl ClassPool {
+    /// Raises the peak to a level; a negative one is that of threads that have not told yet. Returns the
+    /// peak.
+    fn raise_peak(&self, live: u64) -> u64 {
+        let live = live.cast_signed().max(0).cast_unsigned();
+        self.live_peak.fetch_max(live, Ordering::Relaxed).max(live)
+    }
+}
+
 impl ClassPools {
     /// `warm` says whether requests without wishes of their own can be served as they come.
     pub(crate) fn new(classes: SizeClasses, warm: bool) -> Self {
-        let lists = classes.as_slice().len() * StorageMode::ALL.len();
+        let count = classes.as_slice().len();
+        let lists = count * StorageMode::ALL.len();
         let warm = if warm {
             classes.index().clone()
         } else {
             ClassIndex::default()
         };
+        // Sizes of classes are multiples of 256, so one byte stands for 256.
+        let small = |storage: StorageMode, number: usize| {
+            let class = warm.index_of_last(number * DEFAULT_ALIGNMENT);
+            class.map_or(ListId::NONE, |class| {
+                ListId::new(storage.index() * count + class)
+            })
+        };
+        let small =
+            StorageMode::ALL.map(|storage| std::array::from_fn(|number| small(storage, number)));
         Self {
             classes,
+            small,
             warm,
             lists: Grouped::new(lists),
         }
@@ -76,7 +107,11 @@ impl ClassPools {
     #[inline]
     pub(crate) fn warm_list(&self, storage: StorageMode, bytes: usize) -> Option<ListId> {
         // Zero bytes wrap to more than any class holds.
-        let class = self.warm.index_of_last(bytes.wrapping_sub(1))?;
+        let last = bytes.wrapping_sub(1);
+        if let Some(list) = self.small[storage.index()].get(last / DEFAULT_ALIGNMENT) {
+            return Some(*list);
+        }
+        let class = self.warm.index_of_last(last)?;
         Some(self.list(storage, class))
     }
 
@@ -84,6 +119,12 @@ impl ClassPools {
     #[inline]
     pub(crate) fn list(&self, storage: StorageMode, class: usize) -> ListId {
         ListId::new(storage.index() * self.classes.as_slice().len() + class)
+    }
+
+    /// The list of a block's length.
+    pub(crate) fn list_of(&self, block: &Block) -> ListId {
+        let class = self.classes.index_of(block.bytes());
+        class.map_or(ListId::NONE, |class| self.list(block.storage(), class))
     }
 
     /// Up to `count` idle blocks, most recently freed first: those are the likeliest to be in a cache.
@@ -148,6 +189,30 @@ impl ClassPools {
         drained.into_iter().filter_map(keep).collect()
     }
 
+    /// The usual length of requests of a list, which is that of the first; 0 where there is none.
+    pub(crate) fn usual_bytes(&self, list: ListId, requested: u64) -> u32 {
+        let (Some(pool), Ok(requested)) = (self.lists.make(list.index()), u32::try_from(requested))
+        else {
+            return 0;
+        };
+        let relaxed = Ordering::Relaxed;
+        match pool.usual.load(relaxed) {
+            0 => match pool.usual.compare_exchange(0, requested, relaxed, relaxed) {
+                Ok(_) => requested,
+                Err(first) => first,
+            },
+            usual => usual,
+        }
+    }
+
+    /// Takes note of requested bytes that are live, or no longer, in one thread; wraps.
+    pub(crate) fn note_live(&self, list: ListId, more: u64) {
+        if let Some(pool) = self.lists.make(list.index()) {
+            let before = pool.live.fetch_add(more, Ordering::Relaxed);
+            pool.raise_peak(before.wrapping_add(more));
+        }
+    }
+
     /// Counts a request that no idle block served.
     pub(crate) fn count_miss(&self, list: ListId) {
         if let Some(pool) = self.lists.make(list.index()) {
@@ -170,10 +235,12 @@ impl ClassPools {
         }
     }
 
-    /// Forgets hits and misses.
+    /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
         for (_, pool) in self.lists.iter() {
             pool.misses.store(0, Ordering::Relaxed);
+            pool.live.store(0, Ordering::Relaxed);
+            pool.live_peak.store(0, Ordering::Relaxed);
         }
     }
 
@@ -186,14 +253,13 @@ impl ClassPools {
                 ..ClassStats::default()
             };
             for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
-                if let Some(totals) = totals.get(list) {
-                    stats.allocations += totals.allocations;
-                    stats.frees += totals.frees;
-                    stats.live_bytes += totals.live();
-                    stats.live_bytes_peak += totals.live_peak;
-                }
+                let totals = totals.get(list).copied().unwrap_or_default();
+                stats.allocations += totals.allocations;
+                stats.frees += totals.frees();
+                stats.live_bytes += totals.live_bytes;
                 if let Some(pool) = self.lists.get(list) {
                     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                    stats.live_bytes_peak += pool.raise_peak(totals.live_bytes);
                     stats.misses += load(&pool.misses);
                     stats.held_bytes += load(&pool.held);
                     stats.held_bytes_peak += load(&pool.held_peak);

@@ -528,6 +528,15 @@ mod tests {
         assert_eq!(health.to_string(), "critical: out_of_memory, hit_rate");
     }
 
+    /// A real allocator shows each rule, and that its advice helps.
+    #[test]
+    fn every_rule_has_a_program_that_triggers_it() {
+        let programs = include_str!("../tests/it/health.rs");
+        for (rule, _, _) in RULES {
+            assert!(programs.contains(&format!("\"{rule}\"")), "{rule}");
+        }
+    }
+
     #[test]
     fn advice_names_settings_that_exist() {
         let known = [

@@ -118,6 +118,35 @@ macro_rules! plain {
     };
 }
 
+/// Lists and objects, by their brackets.
+macro_rules! lists {
+    ($($name:ident($($argument:ty),*): $open:literal, $close:literal;)*) => {
+        $(
+            fn $name(self, $(_: $argument),*) -> Written<List<'a>> {
+                Ok(self.open($open, $close))
+            }
+        )*
+    };
+}
+
+/// The same inside an object of one key.
+macro_rules! variants {
+    ($($name:ident: $open:literal, $close:literal;)*) => {
+        $(
+            fn $name(
+                self,
+                _: &'static str,
+                _: u32,
+                variant: &'static str,
+                _: usize,
+            ) -> Written<List<'a>> {
+                self.variant(variant)?;
+                Ok(self.open($open, $close))
+            }
+        )*
+    };
+}
+
 impl<'a> ser::Serializer for &'a mut Writer {
     type Ok = ();
     type Error = Unsupported;
@@ -206,81 +235,36 @@ impl<'a> ser::Serializer for &'a mut Writer {
         Ok(())
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Written<List<'a>> {
-        Ok(self.open('[', "]"))
-    }
-
-    fn serialize_tuple(self, _: usize) -> Written<List<'a>> {
-        Ok(self.open('[', "]"))
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Written<List<'a>> {
-        Ok(self.open('[', "]"))
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Written<List<'a>> {
-        self.variant(variant)?;
-        Ok(self.open('[', "]}"))
-    }
-
     fn serialize_map(self, _: Option<usize>) -> Written<Self::SerializeMap> {
         Err(Unsupported)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Written<List<'a>> {
-        Ok(self.open('{', "}"))
+    lists! {
+        serialize_seq(Option<usize>): '[', "]";
+        serialize_tuple(usize): '[', "]";
+        serialize_tuple_struct(&'static str, usize): '[', "]";
+        serialize_struct(&'static str, usize): '{', "}";
     }
 
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Written<List<'a>> {
-        self.variant(variant)?;
-        Ok(self.open('{', "}}"))
+    variants! {
+        serialize_tuple_variant: '[', "]}";
+        serialize_struct_variant: '{', "}}";
     }
 }
 
 macro_rules! elements {
-    ($($trait:ident: $method:ident,)*) => {
+    ($($trait:ident: $method:ident($($key:ident)?) => $put:ident;)*) => {
         $(
             impl ser::$trait for List<'_> {
                 type Ok = ();
                 type Error = Unsupported;
 
-                fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Written {
-                    self.element(value)
-                }
-
-                fn end(self) -> Written {
-                    self.close()
-                }
-            }
-        )*
-    };
-}
-
-macro_rules! named {
-    ($($trait:ident,)*) => {
-        $(
-            impl ser::$trait for List<'_> {
-                type Ok = ();
-                type Error = Unsupported;
-
-                fn serialize_field<T: Serialize + ?Sized>(
+                fn $method<T: Serialize + ?Sized>(
                     &mut self,
-                    key: &'static str,
+                    $($key: &'static str,)?
                     value: &T,
                 ) -> Written {
-                    self.field(key, value)
+                    self.$put($($key,)? value)
                 }
 
                 fn end(self) -> Written {
@@ -292,15 +276,12 @@ macro_rules! named {
 }
 
 elements! {
-    SerializeSeq: serialize_element,
-    SerializeTuple: serialize_element,
-    SerializeTupleStruct: serialize_field,
-    SerializeTupleVariant: serialize_field,
-}
-
-named! {
-    SerializeStruct,
-    SerializeStructVariant,
+    SerializeSeq: serialize_element() => element;
+    SerializeTuple: serialize_element() => element;
+    SerializeTupleStruct: serialize_field() => element;
+    SerializeTupleVariant: serialize_field() => element;
+    SerializeStruct: serialize_field(key) => field;
+    SerializeStructVariant: serialize_field(key) => field;
 }
 
 #[cfg(test)]

@@ -41,11 +41,13 @@
 mod address;
 mod allocator;
 mod arena;
+mod asymmetric_fence;
 mod binding;
 mod block;
 mod buffer;
 mod class_pool;
 mod config;
+mod counter;
 mod dashboard;
 pub mod device;
 pub mod env;
@@ -54,6 +56,7 @@ pub mod gc;
 mod grouped;
 mod guard;
 mod health;
+mod high_water;
 mod histogram;
 mod in_flight;
 #[cfg(feature = "serde")]

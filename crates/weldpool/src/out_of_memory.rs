@@ -57,6 +57,7 @@ impl RecoveryStep {
 
 /// How often memory was out, and what helped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct OutOfMemoryStats {
     /// Requests for which neither the device nor the limit allowed more memory.

@@ -29,6 +29,7 @@ use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode};
 use crate::error::Result;
+use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
@@ -52,12 +53,11 @@ pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
     pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
 }
 
-/// Takes a block back for which this thread's cache has no room; `counted` says whether the free was
-/// counted.
+/// Takes a block back for which this thread's cache has no room.
 #[cold]
-pub(crate) fn free_past_cache(key: CacheKey, block: Block, counted: bool) {
+pub(crate) fn free_past_cache(key: CacheKey, block: Block) {
     if let Some(pool) = pool_of(&block) {
-        pool.free_cold(key, block, counted);
+        pool.free_cold(key, block);
     }
 }
 
@@ -87,6 +87,8 @@ pub(crate) struct Pool {
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
+    /// Of requested bytes.
+    live_water: HighWater,
     /// Keeps what ended threads counted.
     shared: Shard,
     misses: AtomicU64,
@@ -144,7 +146,7 @@ impl Pool {
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
         let classes = ClassPools::new(config.classes, warm);
-        let shared = Shard::new(key, classes.list_count(), Arc::default());
+        let shared = Shard::new(key, classes.list_count());
         let pool = Arc::new(Self {
             key,
             name,
@@ -167,6 +169,7 @@ impl Pool {
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
+            live_water: HighWater::default(),
             shared,
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),

@@ -2,11 +2,13 @@
 //!
 //! Names are `weldpool_pool_*`, those that the server's `/metrics` has, with the label `pool`; what
 //! belongs to a size class has `class` besides, its size in bytes. Classes that were never used are
-//! left out.
+//! left out, and the server leaves out all of them.
 
 #![forbid(unsafe_code)]
 
-use std::fmt::{self, Display, Write};
+mod family;
+
+use std::fmt::{self, Write};
 
 use crate::health::{Health, HealthStatus};
 use crate::histogram::Histogram;
@@ -14,6 +16,8 @@ use crate::out_of_memory::RecoveryStep;
 use crate::pressure::Level;
 use crate::sampler::Samples;
 use crate::stats::{ClassStats, Stats};
+
+pub use self::family::{Family, Kind, Value};
 
 /// The media type to serve the text with.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,6 +31,9 @@ pub struct Pool<'a> {
     pub stats: &'a Stats,
     /// Its histograms, if they are wanted.
     pub samples: Option<&'a Samples>,
+    /// Whether its size classes are written: nine lines for each that was ever used, of which the fine
+    /// preset has hundreds.
+    pub classes: bool,
 }
 
 /// The metrics of all `pools`, which differ in their names.
@@ -44,10 +51,10 @@ pub fn text(pools: &[Pool<'_>]) -> String {
 ///
 /// What `out` says.
 pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    for (name, kind, help, read) in POOLS {
-        family(out, name, kind, help)?;
+    for metric in POOLS {
+        let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
         for pool in pools {
-            sample(out, name, "", &[("pool", pool.name)], read(pool.stats))?;
+            family.sample(&[("pool", pool.name)], (metric.read)(pool.stats))?;
         }
     }
     limits(out, pools)?;
@@ -58,380 +65,151 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     histograms(out, pools)
 }
 
-type Metric<T> = (&'static str, &'static str, &'static str, fn(&T) -> Value);
-
-/// A number as it is written: counts exactly, ratios as floats.
-enum Value {
-    Count(u64),
-    Float(f64),
+/// A metric of a `T`, and where its value comes from.
+struct Metric<T> {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    read: fn(&T) -> Value,
 }
 
-impl Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count(count) => write!(f, "{count}"),
-            Self::Float(float) if float.is_nan() => f.write_str("NaN"),
-            Self::Float(float) if float.is_infinite() => {
-                f.write_str(if *float > 0.0 { "+Inf" } else { "-Inf" })
-            }
-            Self::Float(float) => write!(f, "{float}"),
-        }
-    }
+macro_rules! metrics {
+    ($($name:literal, $kind:ident, $help:literal, |$all:ident| $value:expr;)*) => {
+        &[$(Metric {
+            name: concat!("weldpool_pool_", $name),
+            kind: Kind::$kind,
+            help: $help,
+            read: |$all| Value::from($value),
+        },)*]
+    };
 }
 
-const POOLS: [Metric<Stats>; 33] = {
-    use Value::{Count, Float};
-    [
-        (
-            "weldpool_pool_live_bytes",
-            "gauge",
-            "Bytes requested and not yet freed",
-            |all| Count(all.live.value),
-        ),
-        (
-            "weldpool_pool_live_peak_bytes",
-            "gauge",
-            "Highest live bytes",
-            |all| Count(all.live.peak),
-        ),
-        (
-            "weldpool_pool_requested_bytes_total",
-            "counter",
-            "All bytes ever requested",
-            |all| Count(all.live.total),
-        ),
-        (
-            "weldpool_pool_block_bytes",
-            "gauge",
-            "Bytes of the blocks behind live buffers",
-            |all| Count(all.block_bytes),
-        ),
-        (
-            "weldpool_pool_reserved_bytes",
-            "gauge",
-            "Bytes held from the driver",
-            |all| Count(all.reserved.value),
-        ),
-        (
-            "weldpool_pool_reserved_peak_bytes",
-            "gauge",
-            "Highest reserved bytes",
-            |all| Count(all.reserved.peak),
-        ),
-        (
-            "weldpool_pool_cached_bytes",
-            "gauge",
-            "Bytes held from the driver and idle",
-            |all| Count(all.cached_bytes),
-        ),
-        (
-            "weldpool_pool_deferred_bytes",
-            "gauge",
-            "Bytes of freed blocks that wait for a fence",
-            |all| Count(all.deferred_bytes),
-        ),
-        (
-            "weldpool_pool_free_bytes",
-            "gauge",
-            "Bytes free in arenas",
-            |all| Count(all.free_bytes),
-        ),
-        (
-            "weldpool_pool_largest_free_bytes",
-            "gauge",
-            "Largest free range",
-            |all| Count(all.largest_free as u64),
-        ),
-        (
-            "weldpool_pool_segments",
-            "gauge",
-            "Segments held from the driver",
-            |all| Count(all.segments as u64),
-        ),
-        (
-            "weldpool_pool_utilisation_ratio",
-            "gauge",
-            "Live / reserved",
-            |all| Float(all.utilisation()),
-        ),
-        (
-            "weldpool_pool_hit_ratio",
-            "gauge",
-            "Hits / (hits + misses)",
-            |all| Float(all.hit_rate()),
-        ),
-        (
-            "weldpool_pool_internal_waste_bytes",
-            "gauge",
-            "Bytes of blocks in use beyond what was requested",
-            |all| Count(all.internal_waste()),
-        ),
-        (
-            "weldpool_pool_external_waste_bytes",
-            "gauge",
-            "Bytes held from the driver that are in no user's block",
-            |all| Count(all.external_waste()),
-        ),
-        (
-            "weldpool_pool_external_fragmentation_ratio",
-            "gauge",
-            "1 - largest free range / all free bytes",
-            |all| Float(all.external_fragmentation()),
-        ),
-        (
-            "weldpool_pool_allocations_total",
-            "counter",
-            "Successful allocations",
-            |all| Count(all.allocations),
-        ),
-        (
-            "weldpool_pool_frees_total",
-            "counter",
-            "Buffers given back",
-            |all| Count(all.frees),
-        ),
-        (
-            "weldpool_pool_hits_total",
-            "counter",
-            "Allocations from memory already held",
-            |all| Count(all.hits),
-        ),
-        (
-            "weldpool_pool_misses_total",
-            "counter",
-            "Allocations that needed the driver",
-            |all| Count(all.misses),
-        ),
-        (
-            "weldpool_pool_growths_total",
-            "counter",
-            "Segments obtained",
-            |all| Count(all.growths),
-        ),
-        (
-            "weldpool_pool_remaps_total",
-            "counter",
-            "Times that holes were mapped together",
-            |all| Count(all.remaps),
-        ),
-        (
-            "weldpool_pool_failures_total",
-            "counter",
-            "Allocations that failed",
-            |all| Count(all.failures),
-        ),
-        (
-            "weldpool_pool_driver_calls_total",
-            "counter",
-            "Driver calls for memory",
-            |all| Count(all.driver_calls),
-        ),
-        (
-            "weldpool_pool_driver_failures_total",
-            "counter",
-            "Driver calls that failed",
-            |all| Count(all.driver_failures),
-        ),
-        (
-            "weldpool_pool_driver_seconds_total",
-            "counter",
-            "Seconds in driver calls",
-            |all| Float(all.driver_ns as f64 / 1e9),
-        ),
-        (
-            "weldpool_pool_memory_failures_total",
-            "counter",
-            "Allocations that failed for lack of memory or because of a limit",
-            |all| Count(all.memory_failures),
-        ),
-        (
-            "weldpool_pool_out_of_memory_total",
-            "counter",
-            "Allocations for which neither device nor limit allowed more memory",
-            |all| Count(all.out_of_memory.events),
-        ),
-        (
-            "weldpool_pool_pressure_ratio",
-            "gauge",
-            "Memory pressure from 0 to 1",
-            |all| Float(all.pressure),
-        ),
-        (
-            "weldpool_pool_pressure_events_total",
-            "counter",
-            "Changes of the level of pressure",
-            |all| Count(all.pressure_events),
-        ),
-        (
-            "weldpool_pool_pressure_returned_bytes_total",
-            "counter",
-            "Bytes that went back to the device in answer to pressure",
-            |all| Count(all.pressure_returned_bytes),
-        ),
-        (
-            "weldpool_pool_collections_total",
-            "counter",
-            "Times that the collecting thread had something to do",
-            |all| Count(all.gc.collections),
-        ),
-        (
-            "weldpool_pool_collected_bytes_total",
-            "counter",
-            "Bytes that the collecting thread gave back",
-            |all| Count(all.gc.given_back_bytes),
-        ),
-    ]
+const POOLS: &[Metric<Stats>] = metrics! {
+    "live_bytes", Gauge, "Bytes requested and not yet freed", |all| all.live.value;
+    "live_peak_bytes", Gauge, "Highest live bytes", |all| all.live.peak;
+    "requested_bytes_total", Counter, "All bytes ever requested", |all| all.live.total;
+    "block_bytes", Gauge, "Bytes of the blocks behind live buffers", |all| all.block_bytes;
+    "reserved_bytes", Gauge, "Bytes held from the driver", |all| all.reserved.value;
+    "reserved_peak_bytes", Gauge, "Highest reserved bytes", |all| all.reserved.peak;
+    "cached_bytes", Gauge, "Bytes held from the driver and idle", |all| all.cached_bytes;
+    "deferred_bytes", Gauge, "Bytes of freed blocks that wait for a fence",
+        |all| all.deferred_bytes;
+    "free_bytes", Gauge, "Bytes free in arenas", |all| all.free_bytes;
+    "largest_free_bytes", Gauge, "Largest free range", |all| all.largest_free as u64;
+    "segments", Gauge, "Segments held from the driver", |all| all.segments as u64;
+    "utilisation_ratio", Gauge, "Live / reserved", |all| all.utilisation();
+    "hit_ratio", Gauge, "Hits / (hits + misses)", |all| all.hit_rate();
+    "internal_waste_bytes", Gauge, "Bytes of blocks in use beyond what was requested",
+        |all| all.internal_waste();
+    "external_waste_bytes", Gauge, "Bytes held from the driver that are in no user's block",
+        |all| all.external_waste();
+    "external_fragmentation_ratio", Gauge, "1 - largest free range / all free bytes",
+        |all| all.external_fragmentation();
+    "allocations_total", Counter, "Successful allocations", |all| all.allocations;
+    "frees_total", Counter, "Buffers given back", |all| all.frees;
+    "hits_total", Counter, "Allocations from memory already held", |all| all.hits;
+    "misses_total", Counter, "Allocations that needed the driver", |all| all.misses;
+    "growths_total", Counter, "Segments obtained", |all| all.growths;
+    "remaps_total", Counter, "Times that holes were mapped together", |all| all.remaps;
+    "failures_total", Counter, "Allocations that failed", |all| all.failures;
+    "driver_calls_total", Counter, "Driver calls for memory", |all| all.driver_calls;
+    "driver_failures_total", Counter, "Driver calls that failed", |all| all.driver_failures;
+    "driver_seconds_total", Counter, "Seconds in driver calls", |all| all.driver_ns as f64 / 1e9;
+    "memory_failures_total", Counter, "Allocations that failed for lack of memory or because of a limit",
+        |all| all.memory_failures;
+    "out_of_memory_total", Counter, "Allocations for which neither device nor limit allowed more memory",
+        |all| all.out_of_memory.events;
+    "pressure_ratio", Gauge, "Memory pressure from 0 to 1", |all| all.pressure;
+    "pressure_events_total", Counter, "Changes of the level of pressure", |all| all.pressure_events;
+    "pressure_returned_bytes_total", Counter, "Bytes that went back to the device in answer to pressure",
+        |all| all.pressure_returned_bytes;
+    "collections_total", Counter, "Times that the collecting thread had something to do",
+        |all| all.gc.collections;
+    "collected_bytes_total", Counter, "Bytes that the collecting thread gave back",
+        |all| all.gc.given_back_bytes;
 };
 
-const CLASSES: [Metric<ClassStats>; 8] = {
-    use Value::{Count, Float};
-    [
-        (
-            "weldpool_pool_class_allocations_total",
-            "counter",
-            "Allocations of the size class",
-            |class| Count(class.allocations),
-        ),
-        (
-            "weldpool_pool_class_misses_total",
-            "counter",
-            "Allocations of the size class that needed a new block",
-            |class| Count(class.misses),
-        ),
-        (
-            "weldpool_pool_class_live_bytes",
-            "gauge",
-            "Bytes requested of the size class and not yet freed",
-            |class| Count(class.live_bytes),
-        ),
-        (
-            "weldpool_pool_class_held_bytes",
-            "gauge",
-            "Bytes of the blocks cut for the size class",
-            |class| Count(class.held_bytes),
-        ),
-        (
-            "weldpool_pool_class_held_peak_bytes",
-            "gauge",
-            "Highest bytes held for the size class",
-            |class| Count(class.held_bytes_peak),
-        ),
-        (
-            "weldpool_pool_class_internal_waste_bytes",
-            "gauge",
-            "Bytes of blocks in use beyond what was requested",
-            |class| Count(class.internal_waste()),
-        ),
-        (
-            "weldpool_pool_class_hit_ratio",
-            "gauge",
-            "Hits / (hits + misses) of the size class",
-            |class| Float(class.hit_rate()),
-        ),
-        (
-            "weldpool_pool_class_efficiency_ratio",
-            "gauge",
-            "Hit rate x peak requested bytes / peak held bytes of the size class",
-            |class| Float(class.efficiency() / 100.0),
-        ),
-    ]
+const CLASSES: &[Metric<ClassStats>] = metrics! {
+    "class_allocations_total", Counter, "Allocations of the size class", |class| class.allocations;
+    "class_misses_total", Counter, "Allocations of the size class that needed a new block",
+        |class| class.misses;
+    "class_live_bytes", Gauge, "Bytes requested of the size class and not yet freed",
+        |class| class.live_bytes;
+    "class_held_bytes", Gauge, "Bytes of the blocks cut for the size class",
+        |class| class.held_bytes;
+    "class_held_peak_bytes", Gauge, "Highest bytes held for the size class",
+        |class| class.held_bytes_peak;
+    "class_internal_waste_bytes", Gauge, "Bytes of blocks in use beyond what was requested",
+        |class| class.internal_waste();
+    "class_external_waste_bytes", Gauge, "Bytes of the blocks of the size class that are in no use",
+        |class| class.external_waste();
+    "class_hit_ratio", Gauge, "Hits / (hits + misses) of the size class", |class| class.hit_rate();
+    "class_efficiency_ratio", Gauge, "Hit rate x peak requested bytes / peak held bytes of the size class",
+        |class| class.efficiency() / 100.0;
 };
-
-fn family(out: &mut impl Write, name: &str, kind: &str, help: &str) -> fmt::Result {
-    write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n")
-}
-
-fn sample(
-    out: &mut impl Write,
-    name: &str,
-    suffix: &str,
-    labels: &[(&str, &str)],
-    value: Value,
-) -> fmt::Result {
-    write!(out, "{name}{suffix}{{")?;
-    for (number, (label, value)) in labels.iter().enumerate() {
-        let comma = if number == 0 { "" } else { "," };
-        write!(out, "{comma}{label}=\"")?;
-        for letter in value.chars() {
-            match letter {
-                '\\' => out.write_str("\\\\")?,
-                '"' => out.write_str("\\\"")?,
-                '\n' => out.write_str("\\n")?,
-                other => out.write_char(other)?,
-            }
-        }
-        out.write_char('"')?;
-    }
-    writeln!(out, "}} {value}")
-}
 
 fn limits(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    let name = "weldpool_pool_limit_bytes";
-    family(
-        out,
-        name,
-        "gauge",
+    let (name, help) = (
+        "weldpool_pool_limit_bytes",
         "Limit on reserved bytes, where one is set",
-    )?;
+    );
+    let mut family = Family::begin(out, name, Kind::Gauge, help)?;
     for pool in pools {
         if let Some(limit) = pool.stats.limit {
-            sample(out, name, "", &[("pool", pool.name)], Value::Count(limit))?;
+            family.sample(&[("pool", pool.name)], limit)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is in one of several states: 1 for the present one, else 0.
+fn states<T: Copy + PartialEq>(
+    out: &mut impl Write,
+    pools: &[Pool<'_>],
+    (name, label, help): (&str, &str, &str),
+    states: impl IntoIterator<Item = (T, &'static str)> + Clone,
+    present: impl Fn(&Stats) -> T,
+) -> fmt::Result {
+    let mut family = Family::begin(out, name, Kind::Gauge, help)?;
+    for pool in pools {
+        let present = present(pool.stats);
+        for (state, text) in states.clone() {
+            let labels = [("pool", pool.name), (label, text)];
+            family.sample(&labels, u64::from(state == present))?;
         }
     }
     Ok(())
 }
 
 fn health(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    let name = "weldpool_pool_health";
-    family(
-        out,
-        name,
-        "gauge",
-        "1 for the present health status, else 0",
-    )?;
-    for pool in pools {
-        let health = Health::of(pool.stats);
-        for status in [
-            HealthStatus::Healthy,
-            HealthStatus::Attention,
-            HealthStatus::Critical,
-        ] {
-            let labels = [("pool", pool.name), ("status", status.name())];
-            let present = Value::Count(u64::from(status == health.status));
-            sample(out, name, "", &labels, present)?;
-        }
-    }
-    Ok(())
+    let help = "1 for the present health status, else 0";
+    let all = [
+        HealthStatus::Healthy,
+        HealthStatus::Attention,
+        HealthStatus::Critical,
+    ];
+    let all = all.map(|status| (status, status.name()));
+    let metric = ("weldpool_pool_health", "status", help);
+    states(out, pools, metric, all, |stats| Health::of(stats).status)
+}
+
+fn levels(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
+    let help = "1 for the present level of pressure, else 0";
+    let all = Level::ALL.map(|level| (level, level.name()));
+    let metric = ("weldpool_pool_pressure_level", "level", help);
+    states(out, pools, metric, all, |stats| stats.pressure_level)
 }
 
 fn classes(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    for (name, kind, help, read) in CLASSES {
-        family(out, name, kind, help)?;
-        for pool in pools {
+    for metric in CLASSES {
+        let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
+        for pool in pools.iter().filter(|pool| pool.classes) {
             let used = pool.stats.classes.iter();
             for class in used.filter(|class| class.allocations > 0) {
                 let bytes = class.bytes.to_string();
                 let labels = [("pool", pool.name), ("class", bytes.as_str())];
-                sample(out, name, "", &labels, read(class))?;
+                family.sample(&labels, (metric.read)(class))?;
             }
-        }
-    }
-    Ok(())
-}
-
-fn levels(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    let name = "weldpool_pool_pressure_level";
-    family(
-        out,
-        name,
-        "gauge",
-        "1 for the present level of pressure, else 0",
-    )?;
-    for pool in pools {
-        for level in Level::ALL {
-            let labels = [("pool", pool.name), ("level", level.name())];
-            let present = Value::Count(u64::from(level == pool.stats.pressure_level));
-            sample(out, name, "", &labels, present)?;
         }
     }
     Ok(())
@@ -440,12 +218,11 @@ fn levels(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
 fn recovery(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     let name = "weldpool_pool_recoveries_total";
     let help = "Allocations that a step let succeed after memory was out";
-    family(out, name, "counter", help)?;
+    let mut family = Family::begin(out, name, Kind::Counter, help)?;
     for pool in pools {
         let resolved = pool.stats.out_of_memory.resolved;
         for (step, count) in RecoveryStep::ALL.into_iter().zip(resolved) {
-            let labels = [("pool", pool.name), ("step", step.name())];
-            sample(out, name, "", &labels, Value::Count(count))?;
+            family.sample(&[("pool", pool.name), ("step", step.name())], count)?;
         }
     }
     Ok(())
@@ -475,10 +252,9 @@ fn histograms(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     }
     let name = "weldpool_pool_sample_interval_bytes";
     let help = "Bytes allocated per sample of the histograms, on average";
-    family(out, name, "gauge", help)?;
+    let mut family = Family::begin(out, name, Kind::Gauge, help)?;
     for (pool, samples) in &sampled {
-        let interval = Value::Count(samples.interval_bytes);
-        sample(out, name, "", &[("pool", pool)], interval)?;
+        family.sample(&[("pool", pool)], samples.interval_bytes)?;
     }
     // Sizes by factors of 4, times by factors of 4 from 16 ns to some 18 minutes.
     let all: [Sampled; 3] = [
@@ -505,47 +281,33 @@ fn histograms(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
         ),
     ];
     for (name, help, read, powers, unit) in all {
-        family(out, name, "histogram", help)?;
+        let mut family = Family::begin(out, name, Kind::Histogram, help)?;
         for (pool, samples) in &sampled {
-            histogram(out, name, pool, read(samples), powers.clone(), unit)?;
+            histogram(&mut family, pool, read(samples), powers.clone(), unit)?;
         }
     }
     Ok(())
 }
 
 /// The buckets, each of which holds those before it, the sum and the count.
-fn histogram(
-    out: &mut impl Write,
-    name: &str,
+fn histogram<W: Write>(
+    family: &mut Family<'_, W>,
     pool: &str,
     histogram: &Histogram,
     powers: std::ops::RangeInclusive<u32>,
     unit: f64,
 ) -> fmt::Result {
-    let whole = |weight: f64| Value::Count(weight.round() as u64);
+    let whole = |weight: f64| weight.round() as u64;
     for power in powers.step_by(2) {
         let bound = 1_u64 << power;
         let le = Value::Float(bound as f64 * unit).to_string();
         let labels = [("pool", pool), ("le", le.as_str())];
-        sample(
-            out,
-            name,
-            "_bucket",
-            &labels,
-            whole(histogram.count_up_to(bound)),
-        )?;
+        family.suffixed("_bucket", &labels, whole(histogram.count_up_to(bound)))?;
     }
     let labels = [("pool", pool), ("le", "+Inf")];
-    sample(out, name, "_bucket", &labels, whole(histogram.count()))?;
-    let sum = Value::Float(histogram.sum() * unit);
-    sample(out, name, "_sum", &[("pool", pool)], sum)?;
-    sample(
-        out,
-        name,
-        "_count",
-        &[("pool", pool)],
-        whole(histogram.count()),
-    )
+    family.suffixed("_bucket", &labels, whole(histogram.count()))?;
+    family.suffixed("_sum", &[("pool", pool)], histogram.sum() * unit)?;
+    family.suffixed("_count", &[("pool", pool)], whole(histogram.count()))
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! Samples of allocations, on average one per so many bytes: sizes, lifetimes, latencies, backtraces.
 //!
-//! Which allocations become samples is a Poisson process over the bytes that a thread allocates, so a
-//! sample stands for a known number of allocations whatever the pattern of the program. Of an
-//! allocation at most [`COUNTED_PART`] of the interval counts; otherwise nearly every large one would
-//! be a sample, and all of them would leave the fast path.
+//! Which allocations become samples is a Poisson process over the bytes of the blocks that a thread
+//! allocates, so a sample stands for a known number of allocations whatever the pattern of the program.
+//! Of an allocation at most [`COUNTED_PART`] of the interval counts; otherwise nearly every large one
+//! would be a sample, and all of them would leave the fast path.
 //!
-//! A thread counts what it allocates, through its caches or past them, against a
-//! [`credit`](Sampler::credit); the allocation that exhausts it becomes a sample. All else is called for
-//! samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past
+//! The blocks of one list are of one length, so a thread need only count: [`draw`](Sampler::draw) says
+//! how many allocations lie before the next sample. All else is called for samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past
 //! the caches and its lifetime is known.
 
 #![forbid(unsafe_code)]
@@ -28,7 +27,9 @@ const TRACED_MAX: usize = 4_096;
 /// Parts of the table of live samples, each under a lock of its own.
 const PARTS: usize = 16;
 /// Of one allocation, at most this part of the interval counts.
-const COUNTED_PART: u64 = 64;
+const COUNTED_PART: u64 = 512;
+/// Allocations that never come.
+const NEVER: u64 = 1 << 62;
 
 thread_local! {
     static RANDOM: Cell<u64> = const { Cell::new(0) };
@@ -38,6 +39,7 @@ static SEEDS: AtomicU64 = AtomicU64::new(1);
 
 /// What was sampled of an allocator, and how.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Samples {
     /// Bytes allocated per sample, on average; 0 when nothing is sampled.
@@ -103,8 +105,8 @@ impl Sampler {
     }
 
     /// What an allocation counts for, in intervals.
-    fn measure(&self, bytes: usize) -> f64 {
-        (bytes as u64).min(self.counted_bytes_max()) as f64 / self.interval as f64
+    fn measure(&self, block_bytes: usize) -> f64 {
+        (block_bytes as u64).min(self.counted_bytes_max()) as f64 / self.interval as f64
     }
 
     /// Most bytes that one allocation counts for.
@@ -112,32 +114,43 @@ impl Sampler {
         self.interval / COUNTED_PART
     }
 
-    /// Counted bytes that a thread's caches may serve before one allocation of theirs is a sample.
-    pub(crate) fn credit(&self) -> u64 {
+    /// Allocations of blocks of this length before the next that is a sample.
+    pub(crate) fn draw(&self, block_bytes: usize) -> u64 {
         if self.interval == 0 {
-            return u64::MAX;
+            return NEVER;
         }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a positive number of bytes, far below the limits of either type"
+            reason = "positive, and the conversion saturates"
         )]
-        let bytes = (draw() * self.interval as f64) as u64;
-        bytes
+        let count = (draw() / self.measure(block_bytes)) as u64;
+        count.min(NEVER)
     }
 
-    /// Allocations of this size that a sample stands for: 1 / its probability.
-    pub(crate) fn weight(&self, bytes: usize) -> f64 {
-        1.0 / -(-self.measure(bytes)).exp_m1()
+    /// Whether an allocation that nobody counts is a sample.
+    pub(crate) fn is_due(&self, block_bytes: usize) -> bool {
+        self.interval > 0 && draw() < self.measure(block_bytes)
+    }
+
+    /// Allocations of such blocks that a sample stands for: 1 / its probability.
+    pub(crate) fn weight(&self, block_bytes: usize) -> f64 {
+        1.0 / -(-self.measure(block_bytes)).exp_m1()
     }
 
     /// Takes a sample; `id` is one that no other live block has.
-    pub(crate) fn allocated(&self, id: usize, bytes: usize, name: Name, latency_ns: u64) {
+    pub(crate) fn allocated(
+        &self,
+        id: usize,
+        bytes: usize,
+        block_bytes: usize,
+        name: Name,
+        latency_ns: u64,
+    ) {
         if self.interval == 0 {
             return;
         }
-        let weight = self.weight(bytes);
+        let weight = self.weight(block_bytes);
         {
             let mut histograms = self.histograms.lock();
             histograms.size.record(bytes as u64, weight);
@@ -252,49 +265,46 @@ mod tests {
 
     const INTERVAL: usize = 64 << 10;
 
-    /// Counts as threads do.
-    fn thread(sampler: &Sampler) -> impl FnMut(usize) -> bool {
-        let mut credit = sampler.credit();
-        move |bytes| {
-            let counted = (bytes as u64).min(sampler.counted_bytes_max());
-            let left = credit.checked_sub(counted);
-            credit = left.unwrap_or_else(|| sampler.credit());
-            left.is_none()
+    /// Counts blocks of one length, as threads do.
+    fn thread(sampler: &Sampler, bytes: usize) -> impl FnMut() -> bool {
+        let mut left = sampler.draw(bytes);
+        move || {
+            let due = left == 0;
+            left = left.checked_sub(1).unwrap_or_else(|| sampler.draw(bytes));
+            due
         }
     }
 
     #[test]
     fn weights_are_unbiased_for_every_size() {
         let sampler = Sampler::new(INTERVAL, false);
-        let mut due = thread(&sampler);
-        for bytes in [256, 1000, 4096, 1 << 20] {
-            let count: u32 = if bytes < 1000 { 1_000_000 } else { 300_000 };
-            let mut estimate = 0.0;
-            for _ in 0..count {
-                if due(bytes) {
-                    estimate += sampler.weight(bytes);
-                }
+        for bytes in [256, 1024, 4096, 1 << 20] {
+            let count: u32 = 2_000_000;
+            let mut counted = thread(&sampler, bytes);
+            let ways: [&mut dyn FnMut() -> bool; 2] = [&mut counted, &mut || sampler.is_due(bytes)];
+            for due in ways {
+                let samples = (0..count).filter(|_| due()).count() as f64;
+                let ratio = samples * sampler.weight(bytes) / f64::from(count);
+                // Four standard deviations of some 4000 samples.
+                assert!((ratio - 1.0).abs() < 0.07, "{bytes}: {ratio}");
             }
-            let ratio = estimate / f64::from(count);
-            // Four standard deviations of some 4000 samples.
-            assert!((ratio - 1.0).abs() < 0.07, "{bytes}: {ratio}");
         }
     }
 
     #[test]
     fn large_allocations_are_not_all_samples() {
         let sampler = Sampler::new(INTERVAL, false);
-        let mut due = thread(&sampler);
-        let due = (0..64_000).filter(|_| due(1 << 30)).count();
-        assert!((700..1300).contains(&due), "{due} of 64000");
+        let mut due = thread(&sampler, 1 << 30);
+        let due = (0..512_000).filter(|_| due()).count();
+        assert!((700..1300).contains(&due), "{due} of 512000");
     }
 
     #[test]
     fn off_is_off() {
         let sampler = Sampler::new(0, true);
-        let mut due = thread(&sampler);
-        assert!((0..1000).all(|_| !due(1 << 30)));
-        sampler.allocated(1, 10, Name::default(), 1);
+        let mut due = thread(&sampler, 1 << 30);
+        assert!((0..1000).all(|_| !due() && !sampler.is_due(1 << 30)));
+        sampler.allocated(1, 10, 256, Name::default(), 1);
         assert_eq!(sampler.read(), Samples::default());
     }
 
@@ -302,7 +312,7 @@ mod tests {
     fn lifetimes_are_known_and_the_table_has_an_end() {
         let sampler = Sampler::new(INTERVAL, false);
         for id in 0..LIVE_MAX + 10 {
-            sampler.allocated(id << 6, 4096, Name::from("block"), 50);
+            sampler.allocated(id << 6, 4096, 4096, Name::from("block"), 50);
         }
         let samples = sampler.read();
         assert_eq!((samples.live, samples.untracked), (LIVE_MAX as u64, 10));
@@ -320,7 +330,7 @@ mod tests {
     fn backtraces_have_an_end_too() {
         let sampler = Sampler::new(INTERVAL, true);
         for id in 0..TRACED_MAX + 10 {
-            sampler.allocated(id << 6, 4096, Name::default(), 50);
+            sampler.allocated(id << 6, 4096, 4096, Name::default(), 50);
         }
         let traced =
             |live: &[LiveSample]| live.iter().filter(|one| one.backtrace.is_some()).count();
@@ -328,15 +338,15 @@ mod tests {
         for id in 0..TRACED_MAX {
             sampler.freed(id << 6);
         }
-        sampler.allocated(1 << 40, 1, Name::default(), 1);
+        sampler.allocated(1 << 40, 1, 256, Name::default(), 1);
         assert_eq!(traced(&sampler.live()), 1);
     }
 
     #[test]
     fn a_block_that_is_sampled_again_replaces_its_old_sample() {
         let sampler = Sampler::new(INTERVAL, false);
-        sampler.allocated(64, 10, Name::default(), 1);
-        sampler.allocated(64, 20, Name::default(), 1);
+        sampler.allocated(64, 10, 256, Name::default(), 1);
+        sampler.allocated(64, 20, 256, Name::default(), 1);
         assert_eq!(sampler.read().live, 1);
         assert_eq!(sampler.live()[0].bytes, 20);
     }

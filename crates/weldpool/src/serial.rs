@@ -1,9 +1,9 @@
 //! `Serialize` of statistics, reports and the configuration, with the cargo feature `serde`.
 //!
 //! Field names are those of the structures, with units last, and do not change; derived figures
-//! stand beside the fields that they come from. Durations are numbers of seconds. Written by hand
-//! where the structure alone would leave the derived figures out; a field that is forgotten here does
-//! not compile.
+//! stand beside the fields that they come from. Durations are numbers of seconds. Where the fields are
+//! all there is, `Serialize` is derived beside the structure; here is what has derived figures or other
+//! names. A field that is forgotten here does not compile.
 
 #![forbid(unsafe_code)]
 
@@ -17,20 +17,31 @@ use crate::gc::GcStats;
 use crate::histogram::Histogram;
 use crate::json;
 use crate::name::Name;
-use crate::out_of_memory::OutOfMemoryStats;
 use crate::report::Report;
-use crate::sampler::Samples;
-use crate::size_class::SizeClass;
-use crate::stats::{ClassStats, Counter, Stats};
+use crate::stats::{ClassStats, Stats};
 
-/// Serializes a structure field by field.
+/// Serializes a structure: its fields, some as another value or under another name, then figures that
+/// its methods give, without what is left out.
 macro_rules! fields {
-    ($serializer:expr, $name:literal, { $($field:literal: $value:expr,)* }) => {{
-        let count = [$($field),*].len();
-        let mut out = $serializer.serialize_struct($name, count)?;
-        $(out.serialize_field($field, &$value)?;)*
+    ($serializer:expr, $this:expr => $name:ident {
+        $($field:ident $(as $key:ident)? $(: $value:expr)?,)*
+        $(; with $($figure:ident,)*)?
+        $(; without $($skipped:ident,)*)?
+    }) => {{
+        let $name { $($field,)* $($($skipped: _,)*)? } = $this;
+        let names = [$(stringify!($field),)* $($(stringify!($figure),)*)?];
+        let mut out = $serializer.serialize_struct(stringify!($name), names.len())?;
+        $(
+            let (key, value) = (fields!(@or $field $($key)?), fields!(@value $field $($value)?));
+            out.serialize_field(key, &value)?;
+        )*
+        $($(out.serialize_field(stringify!($figure), &$this.$figure())?;)*)?
         out.end()
     }};
+    (@or $field:ident) => { stringify!($field) };
+    (@or $field:ident $key:ident) => { stringify!($key) };
+    (@value $field:ident) => { $field };
+    (@value $field:ident $value:expr) => { $value };
 }
 
 /// A duration in seconds.
@@ -53,156 +64,35 @@ impl Serialize for StorageMode {
     }
 }
 
-impl Serialize for Counter {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { value, peak, total } = self;
-        fields!(serializer, "Counter", {
-            "value": value,
-            "peak": peak,
-            "total": total,
-        })
-    }
-}
-
 impl Serialize for ClassStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            bytes,
-            allocations,
-            hits,
-            misses,
-            frees,
-            live_bytes,
-            live_bytes_peak,
-            held_bytes,
+        fields!(serializer, self => ClassStats {
+            bytes, allocations, hits, misses, frees, live_bytes, live_bytes_peak, held_bytes,
             held_bytes_peak,
-        } = self;
-        fields!(serializer, "ClassStats", {
-            "bytes": bytes,
-            "allocations": allocations,
-            "hits": hits,
-            "misses": misses,
-            "frees": frees,
-            "live_bytes": live_bytes,
-            "live_bytes_peak": live_bytes_peak,
-            "held_bytes": held_bytes,
-            "held_bytes_peak": held_bytes_peak,
-            "hit_rate": self.hit_rate(),
-            "efficiency": self.efficiency(),
-            "internal_waste": self.internal_waste(),
-            "external_waste": self.external_waste(),
-        })
-    }
-}
-
-impl Serialize for OutOfMemoryStats {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            events,
-            taken,
-            resolved,
-            failed,
-            callback_panics,
-        } = self;
-        fields!(serializer, "OutOfMemoryStats", {
-            "events": events,
-            "taken": taken,
-            "resolved": resolved,
-            "failed": failed,
-            "callback_panics": callback_panics,
+            ; with hit_rate, efficiency, internal_waste, external_waste,
         })
     }
 }
 
 impl Serialize for GcStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            runs,
-            collections,
-            given_back_bytes,
-            time,
-            panics,
-        } = self;
-        fields!(serializer, "GcStats", {
-            "runs": runs,
-            "collections": collections,
-            "given_back_bytes": given_back_bytes,
-            "seconds": time.as_secs_f64(),
-            "panics": panics,
+        fields!(serializer, self => GcStats {
+            runs, collections, given_back_bytes, time as seconds: time.as_secs_f64(), panics,
         })
     }
 }
 
 impl Serialize for Stats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            live,
-            reserved,
-            limit,
-            block_bytes,
-            cached_bytes,
-            deferred_bytes,
-            allocations,
-            frees,
-            hits,
-            misses,
-            growths,
-            remaps,
-            failures,
-            memory_failures,
-            driver_calls,
-            driver_failures,
-            driver_ns,
-            driver_charged_ns,
-            segments,
-            free_bytes,
-            largest_free,
-            classes,
-            out_of_memory,
-            pressure,
-            pressure_level,
-            pressure_events,
-            pressure_returned_bytes,
-            gc,
-        } = self;
         let used = |class: &&ClassStats| class.allocations > 0 || class.held_bytes > 0;
-        let classes: Vec<_> = classes.iter().filter(used).collect();
-        fields!(serializer, "Stats", {
-            "live": live,
-            "reserved": reserved,
-            "limit": limit,
-            "block_bytes": block_bytes,
-            "cached_bytes": cached_bytes,
-            "deferred_bytes": deferred_bytes,
-            "allocations": allocations,
-            "frees": frees,
-            "hits": hits,
-            "misses": misses,
-            "growths": growths,
-            "remaps": remaps,
-            "failures": failures,
-            "memory_failures": memory_failures,
-            "driver_calls": driver_calls,
-            "driver_failures": driver_failures,
-            "driver_ns": driver_ns,
-            "driver_charged_ns": driver_charged_ns,
-            "segments": segments,
-            "free_bytes": free_bytes,
-            "largest_free": largest_free,
-            "hit_rate": self.hit_rate(),
-            "utilisation": self.utilisation(),
-            "internal_fragmentation": self.internal_fragmentation(),
-            "external_fragmentation": self.external_fragmentation(),
-            "internal_waste": self.internal_waste(),
-            "external_waste": self.external_waste(),
-            "allocation_reduction": self.allocation_reduction(),
-            "classes": classes,
-            "out_of_memory": out_of_memory,
-            "pressure": pressure,
-            "pressure_level": pressure_level.name(),
-            "pressure_events": pressure_events,
-            "pressure_returned_bytes": pressure_returned_bytes,
-            "gc": gc,
+        fields!(serializer, self => Stats {
+            live, reserved, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
+            hits, misses, growths, remaps, failures, memory_failures, driver_calls,
+            driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
+            classes: classes.iter().filter(used).collect::<Vec<_>>(), out_of_memory, pressure,
+            pressure_level: pressure_level.name(), pressure_events, pressure_returned_bytes, gc,
+            ; with hit_rate, utilisation, internal_fragmentation, external_fragmentation, internal_waste,
+            external_waste, allocation_reduction,
         })
     }
 }
@@ -210,125 +100,44 @@ impl Serialize for Stats {
 /// `buckets` are pairs of the greatest value that a bucket holds and how many values are in it.
 impl Serialize for Histogram {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let buckets: Vec<(u64, f64)> = self.buckets().collect();
-        fields!(serializer, "Histogram", {
-            "samples": self.samples(),
-            "count": self.count(),
-            "sum": self.sum(),
-            "min": self.min(),
-            "max": self.max(),
-            "p50": self.quantile(0.5),
-            "p90": self.quantile(0.9),
-            "p99": self.quantile(0.99),
-            "buckets": buckets,
-        })
-    }
-}
-
-impl Serialize for Samples {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            interval_bytes,
-            counted_bytes_max,
-            taken,
-            live,
-            untracked,
-            size,
-            lifetime_ns,
-            latency_ns,
-        } = self;
-        fields!(serializer, "Samples", {
-            "interval_bytes": interval_bytes,
-            "counted_bytes_max": counted_bytes_max,
-            "taken": taken,
-            "live": live,
-            "untracked": untracked,
-            "size": size,
-            "lifetime_ns": lifetime_ns,
-            "latency_ns": latency_ns,
-        })
-    }
-}
-
-impl Serialize for Report {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            allocator,
-            stats,
-            health,
-            live,
-            arenas,
-            samples,
-        } = self;
-        fields!(serializer, "Report", {
-            "allocator": allocator,
-            "stats": stats,
-            "health": health,
-            "live": live,
-            "arenas": arenas,
-            "samples": samples,
-        })
-    }
-}
-
-impl Serialize for SizeClass {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            bytes,
-            initial,
-            cached_max,
-            thread_max,
-        } = self;
-        fields!(serializer, "SizeClass", {
-            "bytes": bytes,
-            "initial": initial,
-            "cached_max": cached_max,
-            "thread_max": thread_max,
-        })
+        #[derive(serde::Serialize)]
+        struct Shown {
+            samples: u64,
+            count: f64,
+            sum: f64,
+            min: Option<u64>,
+            max: Option<u64>,
+            p50: Option<u64>,
+            p90: Option<u64>,
+            p99: Option<u64>,
+            buckets: Vec<(u64, f64)>,
+        }
+        let shown = Shown {
+            samples: self.samples(),
+            count: self.count(),
+            sum: self.sum(),
+            min: self.min(),
+            max: self.max(),
+            p50: self.quantile(0.5),
+            p90: self.quantile(0.9),
+            p99: self.quantile(0.99),
+            buckets: self.buckets().collect(),
+        };
+        shown.serialize(serializer)
     }
 }
 
 /// Functions are left out.
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
-            classes,
-            pooling,
-            alignment,
-            reserved_bytes_max,
-            cached_bytes_max,
-            segment_bytes_min,
-            segment_bytes_max,
-            slack_per_1024,
-            driver_ns_per_operation,
-            wait_max,
-            on_leak: _,
-            pressure,
-            gc,
-            on_out_of_memory: _,
-            strategy,
-            sample_interval_bytes,
-            backtraces,
+        fields!(serializer, self => Config {
+            classes: classes.as_slice(), pooling, alignment, reserved_bytes_max,
+            cached_bytes_max, segment_bytes_min, segment_bytes_max, slack_per_1024,
+            driver_ns_per_operation, wait_max as wait_max_seconds: wait_max.as_secs_f64(),
+            pressure as pressure_enabled: pressure.enabled, gc as gc_enabled: gc.enabled,
+            strategy as has_strategy: strategy.is_some(), sample_interval_bytes, backtraces,
             debug_checks,
-            stats_on_exit: _,
-        } = self;
-        fields!(serializer, "Config", {
-            "classes": classes.as_slice(),
-            "pooling": pooling,
-            "alignment": alignment,
-            "reserved_bytes_max": reserved_bytes_max,
-            "cached_bytes_max": cached_bytes_max,
-            "segment_bytes_min": segment_bytes_min,
-            "segment_bytes_max": segment_bytes_max,
-            "slack_per_1024": slack_per_1024,
-            "driver_ns_per_operation": driver_ns_per_operation,
-            "wait_max_seconds": wait_max.as_secs_f64(),
-            "pressure_enabled": pressure.enabled,
-            "gc_enabled": gc.enabled,
-            "has_strategy": strategy.is_some(),
-            "sample_interval_bytes": sample_interval_bytes,
-            "backtraces": backtraces,
-            "debug_checks": debug_checks,
+            ; without on_leak, on_out_of_memory, stats_on_exit,
         })
     }
 }

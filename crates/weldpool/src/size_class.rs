@@ -13,6 +13,7 @@ const INDEX_BITS: u32 = 7;
 
 /// One size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SizeClass {
     /// Size of its blocks in bytes; a multiple of 256.
     pub bytes: usize,
@@ -209,12 +210,14 @@ impl SizeClasses {
 const fn code(bytes: usize) -> usize {
     // Sizes are multiples of 256, so the bits below never tell two classes apart.
     let units = bytes >> 8;
-    let bits = usize::BITS - units.leading_zeros();
-    if bits <= INDEX_BITS + 1 {
+    if units < 2 << INDEX_BITS {
         return units;
     }
-    let shift = bits - INDEX_BITS - 1;
-    ((shift as usize) << INDEX_BITS) + (units >> shift)
+    // A floating-point number begins with its exponent and leading bits. Counting leading zeros, where
+    // processors since 2013 cannot be presumed, waits for whatever its register held before.
+    let float = (units.cast_signed() as f64).to_bits() >> (f64::MANTISSA_DIGITS - 1 - INDEX_BITS);
+    // 1023 is the exponent's zero; numbers of `INDEX_BITS` + 1 bits are their own codes.
+    float as usize - ((1023 + INDEX_BITS as usize - 1) << INDEX_BITS)
 }
 
 impl Default for SizeClasses {

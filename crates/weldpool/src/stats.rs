@@ -1,52 +1,11 @@
-//! Counters, and the statistics that are always on.
+//! The statistics that are always on.
 
 use std::fmt;
 
+pub use crate::counter::Counter;
 use crate::gc::GcStats;
 use crate::out_of_memory::OutOfMemoryStats;
 use crate::pressure::Level;
-use crate::sync::{AtomicU64, Ordering};
-
-/// A level with its history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counter {
-    /// The level now.
-    pub value: u64,
-    /// The highest level so far.
-    pub peak: u64,
-    /// The sum of all that was ever added.
-    pub total: u64,
-}
-
-/// A [`Counter`] that threads share.
-#[derive(Debug, Default)]
-pub(crate) struct AtomicCounter {
-    value: AtomicU64,
-    peak: AtomicU64,
-    total: AtomicU64,
-}
-
-impl AtomicCounter {
-    pub(crate) fn add(&self, amount: u64) {
-        let value = self.value.fetch_add(amount, Ordering::Relaxed) + amount;
-        self.peak.fetch_max(value, Ordering::Relaxed);
-        self.total.fetch_add(amount, Ordering::Relaxed);
-    }
-
-    pub(crate) fn subtract(&self, amount: u64) {
-        self.value.fetch_sub(amount, Ordering::Relaxed);
-    }
-
-    pub(crate) fn read(&self) -> Counter {
-        let value = self.value.load(Ordering::Relaxed);
-        Counter {
-            value,
-            // A reader may come between the two updates of a writer.
-            peak: self.peak.load(Ordering::Relaxed).max(value),
-            total: self.total.load(Ordering::Relaxed),
-        }
-    }
-}
 
 /// Statistics of one size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +23,8 @@ pub struct ClassStats {
     pub frees: u64,
     /// Bytes requested by users and not yet freed.
     pub live_bytes: u64,
-    /// Greatest sum of those: exact for one thread, an upper bound for several.
+    /// Greatest sum of those that was seen: whenever a request or a free goes past the threads' caches, and
+    /// when statistics are read. What the caches serve in between it may be too low by.
     pub live_bytes_peak: u64,
     /// Bytes of the blocks cut for the class, in use or idle.
     pub held_bytes: u64,
@@ -113,7 +73,8 @@ impl ClassStats {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes requested by users and not yet freed.
+    /// Bytes requested by users and not yet freed. The peak is exact for one thread, and for several at
+    /// most too high by what their caches keep. The total counts blocks, rounding included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
@@ -253,23 +214,6 @@ impl fmt::Display for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_counter_keeps_level_peak_and_total() {
-        let counter = AtomicCounter::default();
-        counter.add(10);
-        counter.add(5);
-        counter.subtract(12);
-        counter.add(1);
-        assert_eq!(
-            counter.read(),
-            Counter {
-                value: 4,
-                peak: 15,
-                total: 16
-            }
-        );
-    }
 
     #[test]
     fn formulas_have_their_defined_values() {

@@ -7,21 +7,18 @@ pub(crate) use std::sync::atomic::{
 };
 pub(crate) use std::sync::{Arc, Condvar, OnceLock};
 
+/// The pair of fences of which one costs nothing.
+pub(crate) use crate::asymmetric_fence as fences;
+
 /// Turns of waiting before the processor is given to somebody else: whoever is waited for may have been
 /// preempted.
 const SPINS: u32 = 64;
 
-/// Raises a flag; says whether it was up already.
-#[inline]
-pub(crate) fn raise(flag: &AtomicBool) -> bool {
-    flag.swap(true, Ordering::Acquire)
-}
-
-/// Waits while the flag is up, without writing to its line.
+/// Waits while the flag is up, without writing to its line, and sees what happened before it came down.
 #[cold]
 pub(crate) fn spin_while(flag: &AtomicBool) {
     let mut turns = 0_u32;
-    while flag.load(Ordering::Relaxed) {
+    while flag.load(Ordering::Acquire) {
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(SPINS) {
             std::thread::yield_now();

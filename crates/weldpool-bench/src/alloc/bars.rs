@@ -1,7 +1,8 @@
-//! The design's bars P1 and P3, held against the figures: which rows each is about, and what it asks of them.
+//! The design's bars P1 and P3 and the bound on mappings, held against the figures: which rows each is about, and what it asks of them.
 
 use super::cases::{Case, Field, SIZES, Workload};
 use super::contender::Contender;
+use super::mappings;
 use super::rounds::Measured;
 use crate::report::{Better, Verdict};
 
@@ -47,7 +48,22 @@ pub(super) fn verdicts(measured: &Measured) -> Vec<Verdict> {
     }
     verdicts.extend(flat(measured));
     verdicts.extend(scaling(measured));
+    verdicts.extend(mappings(measured, mappings::limit()));
     verdicts
+}
+
+/// The number of mappings stays below half of what the system lets a process have.
+fn mappings(measured: &Measured, limit: Option<u64>) -> Option<Verdict> {
+    let (most, case) = measured.mappings_max(Contender::Ours)?;
+    let half = limit? / 2;
+    Some(Verdict::new(
+        "mappings",
+        format!("at most half of the system's limit; the most in {case}"),
+        "mappings",
+        Better::Lower,
+        most as f64,
+        half as f64,
+    ))
 }
 
 /// P1 at the smallest size: at most mimalloc's time, at its better setting.
@@ -172,6 +188,21 @@ mod tests {
             .with(two, Contender::Reference, 2.0);
         let verdicts = scaling(&measured);
         assert_eq!((verdicts[0].value, verdicts[0].met), (0.8, true));
+    }
+
+    #[test]
+    fn mappings_are_held_against_half_of_the_limit() {
+        let measured = |mappings| {
+            let mut measured =
+                Measured::default().with(host(Workload::Pair(256)), Contender::Ours, 1.0);
+            measured.set_mappings(mappings);
+            measured
+        };
+        let met = |most, limit| mappings(&measured(most), limit).map(|verdict| verdict.met);
+        assert_eq!(met(Some(500), Some(1000)), Some(true));
+        assert_eq!(met(Some(501), Some(1000)), Some(false));
+        assert_eq!(met(None, Some(1000)), None);
+        assert_eq!(met(Some(1), None), None);
     }
 
     #[test]

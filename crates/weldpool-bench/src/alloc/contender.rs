@@ -125,6 +125,19 @@ impl Contender {
             .find(|contender| contender.name() == name)
     }
 
+    /// The peers that are allocators of host memory.
+    pub(super) fn host() -> impl Iterator<Item = Self> {
+        [
+            C::CLibrary,
+            C::CLibraryKeeping,
+            C::Mimalloc,
+            C::MimallocKeeping,
+            C::Jemalloc,
+            C::JemallocKeeping,
+        ]
+        .into_iter()
+    }
+
     /// Whether figures are compared with ours.
     pub fn is_peer(self) -> bool {
         !matches!(self, C::Ours | C::Reference)

@@ -14,6 +14,7 @@ use criterion::{Criterion, SamplingMode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::mappings;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The samples of one measurement; criterion accepts no fewer.
@@ -43,6 +44,8 @@ pub(super) struct Sample {
     pub(super) high: f64,
     /// Operations, or pairs, of one iteration.
     pub(super) operations: f64,
+    /// Mappings of the process at the end, with all that the allocator keeps; none where unknown.
+    pub(super) mappings: Option<u64>,
 }
 
 /// Measures `routine`, which makes as many iterations as it is told and says how long they took, or `None` when
@@ -106,6 +109,7 @@ fn read(directory: &Path, operations: usize) -> Result<Sample> {
         low: number(&median["confidence_interval"]["lower_bound"])?,
         high: number(&median["confidence_interval"]["upper_bound"])?,
         operations: operations as f64,
+        mappings: mappings::now(),
     })
 }
 

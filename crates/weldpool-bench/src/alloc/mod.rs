@@ -9,6 +9,7 @@ mod cases;
 mod contender;
 mod heap;
 mod heaps;
+mod mappings;
 mod meter;
 mod rounds;
 mod sequence;
@@ -27,6 +28,7 @@ pub use meter::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{self, Machine};
 use crate::report::Report;
+pub use rounds::MAPPINGS;
 use rounds::Measured;
 
 /// What to measure, and how long.
@@ -127,6 +129,7 @@ fn config(options: &Options, machine: &Machine) -> Value {
         "random_live_bytes_max": sequence::live_bytes_max(machine.memory_bytes),
         "transparent_huge_pages": setting("/sys/kernel/mm/transparent_hugepage/enabled"),
         "transparent_huge_pages_shared": setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+        "mappings_max_of_a_process": mappings::limit(),
         "rows_of_bars": {"P1": of("P1"), "P3": of("P3")},
     })
 }

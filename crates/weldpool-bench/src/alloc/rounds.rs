@@ -14,8 +14,11 @@ use super::contender::Contender;
 use super::meter::{Effort, Sample};
 use super::worker;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::Row;
+use crate::report::{Better, Row};
 use crate::statistics::median;
+
+/// The row about mappings.
+pub const MAPPINGS: &str = "most mappings of the process, any case";
 
 /// Everything measured.
 #[derive(Debug, Default)]
@@ -93,7 +96,32 @@ impl Measured {
                 peers.collect(),
             )
         });
-        rows.collect()
+        rows.chain(self.mappings()).collect()
+    }
+
+    /// The most mappings that a contender's process had, and in which case.
+    pub(super) fn mappings_max(&self, contender: Contender) -> Option<(u64, &Case)> {
+        let cases = self.samples.iter().filter_map(|(case, all)| {
+            let samples = all.get(&contender)?.iter();
+            Some((samples.filter_map(|sample| sample.mappings).max()?, case))
+        });
+        cases.max_by_key(|(most, _)| *most)
+    }
+
+    /// The same as a row, of all whose heaps map memory of their own.
+    fn mappings(&self) -> Option<Row> {
+        let (ours, _) = self.mappings_max(Contender::Ours)?;
+        let peers = Contender::host().filter_map(|contender| {
+            let (most, _) = self.mappings_max(contender)?;
+            Some((contender.name().to_owned(), most as f64))
+        });
+        Some(Row::new(
+            MAPPINGS,
+            "mappings",
+            Better::Lower,
+            Some(ours as f64),
+            peers.collect(),
+        ))
     }
 
     /// What could not be measured, and why.
@@ -120,12 +148,24 @@ impl Measured {
     }
 
     #[cfg(test)]
+    pub(super) fn set_mappings(&mut self, mappings: Option<u64>) {
+        let samples = self
+            .samples
+            .iter_mut()
+            .flat_map(|(_, all)| all.values_mut());
+        samples
+            .flatten()
+            .for_each(|sample| sample.mappings = mappings);
+    }
+
+    #[cfg(test)]
     pub(super) fn with(mut self, case: Case, contender: Contender, nanoseconds: f64) -> Self {
         let sample = Sample {
             nanoseconds,
             low: nanoseconds,
             high: nanoseconds,
             operations: 1.0,
+            mappings: None,
         };
         let samples = match self.samples.iter_mut().find(|(other, _)| *other == case) {
             Some((_, samples)) => samples,

@@ -57,6 +57,21 @@ impl Sequence {
         building.finish()
     }
 
+    /// How many steps lead to where most blocks are live.
+    pub(super) fn fullest(&self) -> usize {
+        let (mut live, mut most, mut at) = (0_usize, 0, 0);
+        for (index, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Allocate { .. } => live += 1,
+                Step::Free { .. } => live -= 1,
+            }
+            if live > most {
+                (most, at) = (live, index + 1);
+            }
+        }
+        at
+    }
+
     /// The workload of VMA's benchmark of virtual blocks: 7,200 blocks of at most 2,056 bytes, 14,400 steps that
     /// free a random one or allocate one again, and the free of all.
     pub(super) fn virtual_block() -> Self {
@@ -163,6 +178,25 @@ mod tests {
         let block = Sequence::virtual_block();
         assert_eq!(hash(&block), 0x521c_9550_7c90_df76);
     }
+
+    #[test]
+    fn the_fullest_place_is_found() {
+        let block = Sequence::virtual_block();
+        let at = block.fullest();
+        assert!(at >= 7_200);
+        assert!(matches!(block.steps[at - 1], Step::Allocate { .. }));
+        let live = |steps: &[Step]| {
+            let made = steps
+                .iter()
+                .filter(|step| matches!(step, Step::Allocate { .. }));
+            2 * made.count() - steps.len()
+        };
+        let most = (0..=block.steps.len())
+            .map(|end| live(&block.steps[..end]))
+            .max();
+        assert_eq!(Some(live(&block.steps[..at])), most);
+    }
+
     #[test]
     fn every_block_is_freed_and_the_limit_holds() {
         let random = Sequence::random(10_000, 4 << 20, 1_000 << 20);

@@ -124,14 +124,17 @@ fn little_endian(values: &[i64]) -> Vec<u8> {
         .collect()
 }
 
+/// Two lists of numbers and their sum.
+fn terms(random: &mut Random, count: usize) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
+    let (left, right) = (numbers(random, count), numbers(random, count));
+    let pairs = left.iter().zip(&right);
+    let sum = pairs.map(|(left, right)| left + right).collect();
+    (left, right, sum)
+}
+
 fn two_inputs(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
     let count = elements;
-    let (left, right) = (numbers(random, count), numbers(random, count));
-    let sum: Vec<i64> = left
-        .iter()
-        .zip(&right)
-        .map(|(left, right)| left + right)
-        .collect();
+    let (left, right, sum) = terms(random, count);
     let input = |name: &str| {
         json!({
             "name": name, "datatype": "INT64", "shape": [count],
@@ -148,12 +151,7 @@ fn two_inputs(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
 
 fn two_forms(random: &mut Random, elements: usize) -> (Vec<u8>, Expect) {
     let count = elements.min(JSON_ELEMENTS_MAX);
-    let (left, right) = (numbers(random, count), numbers(random, count));
-    let sum: Vec<i64> = left
-        .iter()
-        .zip(&right)
-        .map(|(left, right)| left + right)
-        .collect();
+    let (left, right, sum) = terms(random, count);
     let json = json!({"inputs": [
         {"name": "INPUT1", "datatype": "INT64", "shape": [count], "data": right},
         {"name": "INPUT0", "datatype": "INT64", "shape": [count],

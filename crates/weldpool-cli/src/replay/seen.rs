@@ -46,6 +46,7 @@ pub(super) fn write(file: &Path, seen: &[Dashboard]) -> Result<()> {
         name,
         stats: &one.stats,
         samples: Some(&one.samples),
+        classes: true,
     });
     let pools: Vec<_> = pools.collect();
     std::fs::write(file, prometheus::text(&pools))

@@ -10,4 +10,6 @@ mod models;
 mod replay;
 mod server;
 mod start;
+#[cfg(unix)]
+mod terminal;
 mod trace;

@@ -11,7 +11,7 @@ fn weldpool(arguments: &[&str]) -> Output {
 }
 
 /// The smallest of the recorded traces.
-fn recorded() -> PathBuf {
+pub(crate) fn recorded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../weldpool/tests/data/traces/gnn_train.csv.gz")
 }
 

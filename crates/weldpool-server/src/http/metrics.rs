@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use weldpool::prometheus::{CONTENT_TYPE, Pool};
+
 use super::answer;
 use crate::http1::{Error, Handler, Method, Request, Response, ServerControl};
 use crate::metrics::{self, Sources};
 use crate::service::Service;
-
-/// Prometheus's text format.
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers `GET /metrics`, and nothing else.
 #[derive(Clone, Debug)]
@@ -26,9 +25,15 @@ impl Metrics {
 
     fn text(&self) -> String {
         let allocator = self.service.allocator();
+        let (stats, samples) = (allocator.stats(), allocator.samples());
         metrics::text(&Sources {
             models: &self.service.ready_models(),
-            pools: &[(allocator.name(), allocator.stats())],
+            pools: &[Pool {
+                name: allocator.name(),
+                stats: &stats,
+                samples: Some(&samples),
+                classes: false,
+            }],
             http: self.http.as_ref().map(ServerControl::stats),
         })
     }

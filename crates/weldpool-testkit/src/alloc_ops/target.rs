@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weldpool::device::DeviceQueue;
-use weldpool::device::fake::{Control, FakeApple, FakeDiscrete};
+use weldpool::device::fake::{Builder, Control, FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 use weldpool::{Device, StorageMode};
 
@@ -28,6 +28,11 @@ enum Fake {
     Apple(Arc<FakeApple>),
 }
 
+/// A fake whose queues go on by hand.
+fn by_hand<M>(builder: Builder<M>, seed: u64) -> Builder<M> {
+    builder.seed(seed).delays(Duration::ZERO).manual(true)
+}
+
 impl Target {
     #[expect(
         clippy::expect_used,
@@ -43,22 +48,12 @@ impl Target {
             0 | 1 => (host(), None),
             2 => {
                 let builder = FakeDiscrete::builder().memory(memory).pinned_memory(memory);
-                let built = builder
-                    .seed(seed)
-                    .delays(Duration::ZERO)
-                    .manual(true)
-                    .build();
-                let device = Arc::new(built.expect("a discrete fake"));
+                let device = Arc::new(by_hand(builder, seed).build().expect("a discrete fake"));
                 (device.clone(), Some(Fake::Discrete(device)))
             }
             _ => {
                 let builder = FakeApple::builder().memory(memory);
-                let built = builder
-                    .seed(seed)
-                    .delays(Duration::ZERO)
-                    .manual(true)
-                    .build();
-                let device = Arc::new(built.expect("an Apple fake"));
+                let device = Arc::new(by_hand(builder, seed).build().expect("an Apple fake"));
                 (device.clone(), Some(Fake::Apple(device)))
             }
         };

@@ -9,8 +9,8 @@ use super::{
     AddressRange, Budget, Device, DeviceProperties, DeviceQueue, Physical, ReleaseError, Segment,
     StorageMode, VirtualMemory, VirtualMemoryProperties,
 };
+use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stats::{AtomicCounter, Counter};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A device whose calls are counted.

@@ -9,6 +9,7 @@ mod fence;
 pub mod host;
 mod mapping;
 mod metered;
+mod pages;
 mod properties;
 mod raw;
 mod virtual_memory;
@@ -22,6 +23,7 @@ use crate::sync::Arc;
 
 pub use fence::Timeline;
 pub(crate) use metered::Metered;
+pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
 pub use virtual_memory::{AddressRange, Physical, VirtualMemory, VirtualMemoryProperties};
 

@@ -125,7 +125,6 @@ pub(in crate::device) unsafe fn bind(
 }
 
 /// Maps `bytes` bytes of private anonymous memory, readable and writable.
-#[cfg(not(target_os = "linux"))]
 pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: with a null hint and without `MAP_FIXED` the kernel picks free address space.

@@ -16,7 +16,7 @@ use crate::name::Name;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::strategy::{Asked, Choice, Surroundings};
 use crate::sync::{Arc, Ordering};
-use crate::thread_cache::{self, Count};
+use crate::thread_cache;
 
 /// Requests past the caches after which queues with freed memory are signalled, so that it becomes
 /// everybody's, and returnable, without anybody having to ask first.
@@ -33,17 +33,19 @@ impl Pool {
         storage: StorageMode,
         bytes: usize,
         name: Name,
+        touched: bool,
     ) -> Option<Block> {
         let list = self.classes.warm_list(storage, bytes)?;
         let block = thread_cache::pop(key, list, bytes)?;
-        block.hand_out(bytes, DEFAULT_ALIGNMENT, name);
+        block.hand_out(bytes, DEFAULT_ALIGNMENT, name, touched);
         Some(block)
     }
 
     /// A buffer of shared storage without a name from this thread's cache.
     #[inline]
     pub(crate) fn allocate_plain(&self, bytes: usize) -> Option<Buffer> {
-        self.take_warm(self.key, StorageMode::Shared, bytes, Name::default())
+        let name = Name::default();
+        self.take_warm(self.key, StorageMode::Shared, bytes, name, false)
             .map(Buffer::new)
     }
 
@@ -57,7 +59,9 @@ impl Pool {
             None => self.key,
             Some(queue) => queue.core().key_in(self.key)?,
         };
-        self.take_warm(key, request.storage, request.bytes, request.name)
+        // Only what was freed on a queue carries a point.
+        let touched = request.queue.is_some();
+        self.take_warm(key, request.storage, request.bytes, request.name, touched)
             .map(Buffer::new)
     }
 
@@ -109,47 +113,55 @@ impl Pool {
             })?,
         };
         let queue = queue.map(|queue| queue.number());
-        let what = (request.bytes, request.name);
-        // A recorder keeps the warm path closed, or the strategy chose after that was tried, or another
-        // key had the cache's place.
-        let cached = if !pooled {
-            None
-        } else if self.observer.recording() {
-            thread_cache::pop_recorded(key, place.list, request.bytes)
-        } else if thread_cache::reopen(key) || self.chooses {
-            thread_cache::pop(key, place.list, request.bytes)
+        thread_cache::ensure(self, key);
+        let sampled = self.is_sample(&place, key).then(Instant::now);
+        // The warm path is closed while a recorder is there, for a sample, and at a new peak; and a strategy
+        // chose after that was tried.
+        let cached = if pooled {
+            thread_cache::take(key, place.list)
         } else {
             None
         };
-        if let Some(mut block) = cached {
-            self.observe_allocation(&mut block, what, stream_of(queue), None);
-            block.hand_out(request.bytes, place.alignment, request.name);
-            return Ok(Buffer::new(block));
+        let block = match cached {
+            Some(block) => block,
+            None => self.obtain_somehow(&request, place, key, queue, pooled)?,
+        };
+        thread_cache::count_allocation(self, key, block.list(), request.bytes, block.bytes());
+        let what = (request.bytes, request.name);
+        self.observe_allocation(&block, what, stream_of(queue), sampled);
+        let touched = block.point().is_some();
+        block.hand_out(request.bytes, place.alignment, request.name, touched);
+        Ok(Buffer::new(block))
+    }
+
+    /// Whether a request past the warm path is to be a sample.
+    fn is_sample(&self, place: &Place, key: CacheKey) -> bool {
+        let sampler = &self.observer.sampler;
+        if place.list.is_some() {
+            thread_cache::charge(key, place.list, || sampler.draw(place.bytes))
+        } else {
+            sampler.is_due(place.bytes)
         }
-        let sampled = thread_cache::charge(key, request.bytes).then(Instant::now);
-        if sampled.is_some() {
-            // The cache let the request past only to be a sample, or has nothing for it.
-            let popped = if pooled {
-                thread_cache::pop(key, place.list, request.bytes)
-            } else {
-                None
-            };
-            thread_cache::renew_credit(key, self);
-            if let Some(mut block) = popped {
-                self.observe_allocation(&mut block, what, stream_of(queue), sampled);
-                block.hand_out(request.bytes, place.alignment, request.name);
-                return Ok(Buffer::new(block));
-            }
-        }
+    }
+
+    /// A block past this thread's cache, from wherever there is memory.
+    fn obtain_somehow(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        place: Place,
+        key: CacheKey,
+        queue: Option<u32>,
+        pooled: bool,
+    ) -> Result<Block> {
         let obtained = if pooled {
             self.obtain(place, key, queue)
         } else {
             self.obtain_direct(place)
         };
-        let (mut block, source) = match obtained {
+        let (block, source) = match obtained {
             Err(error) if is_shortage(&error) => {
                 let shortage = Shortage {
-                    request: &request,
+                    request,
                     place,
                     key,
                     queue,
@@ -165,15 +177,7 @@ impl Pool {
         if let Some(strategy) = &self.strategy {
             self.tune(strategy.as_ref());
         }
-        let (list, bytes) = (block.list(), block.bytes());
-        let count = Count::Allocation {
-            requested: request.bytes,
-            block_bytes: bytes,
-        };
-        thread_cache::count(self, key, list, count);
-        self.observe_allocation(&mut block, what, stream_of(queue), sampled);
-        block.hand_out(request.bytes, place.alignment, request.name);
-        Ok(Buffer::new(block))
+        Ok(block)
     }
 
     /// A block of new memory that nothing else shares.
@@ -191,8 +195,6 @@ impl Pool {
         key: CacheKey,
         queue: Option<u32>,
     ) -> Result<(Block, Source)> {
-        // A thread's first request makes its cache, so that a refill has where to go.
-        thread_cache::count(self, key, ListId::NONE, Count::Nothing);
         let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
         let last = self.last_domain.swap(domain, Ordering::Relaxed);
         if last != 0 && last != domain {
@@ -216,7 +218,7 @@ impl Pool {
             return Ok((block, Source::Held));
         }
         self.reserve
-            .note_live(self.totals().live + place.bytes as u64);
+            .note_live(self.live_bytes() + place.bytes as u64);
         if self.collect(false)
             && let Some(block) = held(self)
         {
@@ -299,7 +301,7 @@ impl Pool {
 
     /// Puts a batch into this thread's list; what has no room goes back.
     pub(super) fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
-        for block in thread_cache::refill(key, blocks) {
+        for block in thread_cache::refill(self, key, blocks) {
             self.release(block);
         }
     }

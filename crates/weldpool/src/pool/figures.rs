@@ -6,9 +6,34 @@ use super::Pool;
 use crate::block;
 use crate::error::PoolState;
 use crate::report::LeakReport;
+use crate::size_class::SizeClasses;
 use crate::stats::{Counter, Stats};
 use crate::sync::Ordering;
-use crate::thread_cache::{TallySum, Totals};
+use crate::thread_cache::{TallySum, UnlistedSum};
+
+/// What all threads of a pool counted.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) lists: Vec<TallySum>,
+    /// Of blocks without a list.
+    pub(super) unlisted: UnlistedSum,
+}
+
+impl Counted {
+    /// A figure of all lists and of blocks without one.
+    pub(super) fn sum(&self, figure: impl Fn(&TallySum) -> u64) -> u64 {
+        let lists = self.lists.iter().map(&figure);
+        lists.fold(figure(&self.unlisted.tally), u64::wrapping_add)
+    }
+
+    /// Bytes of so many blocks of each list as `count` says.
+    fn listed_bytes(&self, classes: &SizeClasses, count: impl Fn(&TallySum) -> u64) -> u64 {
+        let classes = classes.as_slice();
+        let lists = self.lists.iter().zip(classes.iter().cycle());
+        let bytes = lists.map(|(list, class)| count(list).wrapping_mul(class.bytes as u64));
+        bytes.fold(0, u64::wrapping_add)
+    }
+}
 
 impl Pool {
     /// Forgets what building the allocator counted; nothing is live then.
@@ -17,46 +42,56 @@ impl Pool {
             shard.reset();
         }
         self.classes.reset();
+        self.live_water.reset();
         self.misses.store(0, Ordering::Relaxed);
         self.shortages.store(0, Ordering::Relaxed);
         self.reopen_at.store(0, Ordering::Relaxed);
     }
 
-    /// What was counted per list, and last for blocks without one.
-    pub(super) fn list_totals(&self) -> Vec<TallySum> {
-        let mut lists = vec![TallySum::default(); self.classes.list_count() + 1];
+    /// What threads counted. A walk over their counters.
+    pub(super) fn counted(&self) -> Counted {
+        let mut counted = Counted {
+            lists: vec![TallySum::default(); self.classes.list_count()],
+            unlisted: UnlistedSum::default(),
+        };
         // Until all is added, so that no thread that ends is counted twice.
         let shards = self.shards.lock();
         for shard in shards.iter() {
-            shard.add_lists_to(&mut lists);
+            shard.add_to(&mut counted.lists, &mut counted.unlisted);
         }
-        self.shared.add_lists_to(&mut lists);
-        lists
+        self.shared
+            .add_to(&mut counted.lists, &mut counted.unlisted);
+        counted
+    }
+
+    /// Bytes of the blocks that users hold.
+    pub(super) fn block_bytes(&self, counted: &Counted) -> u64 {
+        let UnlistedSum {
+            allocated, freed, ..
+        } = counted.unlisted;
+        let bytes = counted.listed_bytes(self.classes.classes(), |list| list.live);
+        bytes.wrapping_add(allocated.wrapping_sub(freed))
     }
 
     /// Buffers that users hold.
     pub(super) fn live_buffers(&self) -> u64 {
-        let lists = self.list_totals();
-        let live = lists
-            .iter()
-            .map(|list| list.allocations.wrapping_sub(list.frees));
-        live.fold(0, u64::wrapping_add)
-    }
-
-    pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
         // Until all is added, so that no thread that ends is counted twice.
         let shards = self.shards.lock();
-        for shard in shards.iter().filter(|shard| shard.speaks()) {
-            shard.totals.add_to(&mut totals);
-        }
-        self.shared.totals.add_to(&mut totals);
-        totals
+        let live = shards.iter().map(|shard| shard.live_blocks());
+        live.fold(self.shared.live_blocks(), u64::wrapping_add)
+    }
+
+    /// Bytes requested by users and not yet freed; O(threads).
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let shards = self.shards.lock();
+        let headrooms = shards.iter().map(|shard| shard.headroom());
+        let all = headrooms.fold(self.shared.headroom(), u64::wrapping_add);
+        self.live_water.sum(all)
     }
 
     pub(super) fn state(&self) -> PoolState {
         PoolState {
-            live: self.totals().live,
+            live: self.live_bytes(),
             cached: self.idle_bytes(),
             reserved: self.device.reserved().value,
             limit: self.reserve.limit(),
@@ -73,10 +108,12 @@ impl Pool {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let totals = self.totals();
-        let lists = self.list_totals();
-        let sum = |value: fn(&TallySum) -> u64| lists.iter().map(value).fold(0, u64::wrapping_add);
-        let allocations = sum(|list| list.allocations);
+        let counted = self.counted();
+        let live = self.live_bytes();
+        let allocations = counted.sum(|list| list.allocations);
+        let blocks = |list: &TallySum| list.allocations;
+        let allocated = counted.listed_bytes(self.classes.classes(), blocks);
+        let block_bytes = self.block_bytes(&counted);
         let (driver_calls, driver_failures) = self.device.calls();
         let (driver_real_ns, driver_charged_ns) = self.device.times_ns();
         let reserved = self.device.reserved();
@@ -89,19 +126,17 @@ impl Pool {
         let deferred_bytes = self.deferred_bytes();
         Stats {
             live: Counter {
-                value: totals.live,
-                peak: totals.live_peak.max(totals.live),
-                total: sum(|list| list.allocated_bytes),
+                value: live,
+                peak: self.live_water.peak().max(live),
+                total: allocated.wrapping_add(counted.unlisted.allocated),
             },
             reserved,
             limit: self.reserve.limit(),
-            block_bytes: totals.block_bytes,
-            cached_bytes: reserved
-                .value
-                .saturating_sub(totals.block_bytes + deferred_bytes),
+            block_bytes,
+            cached_bytes: reserved.value.saturating_sub(block_bytes + deferred_bytes),
             deferred_bytes,
             allocations,
-            frees: sum(|list| list.frees),
+            frees: counted.sum(TallySum::frees),
             hits: allocations.saturating_sub(misses),
             misses,
             growths: self.reserve.growths(),
@@ -115,7 +150,7 @@ impl Pool {
             segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
-            classes: self.classes.stats(&lists),
+            classes: self.classes.stats(&counted.lists),
             out_of_memory: self.out_of_memory.read(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()

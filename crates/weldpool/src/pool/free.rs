@@ -6,16 +6,16 @@ use super::Pool;
 use crate::block::{ArenaKind, Block, CacheKey, ListId};
 use crate::in_flight::Use;
 use crate::sync::{Arc, Ordering};
-use crate::thread_cache::{self, Count, Shard};
+use crate::thread_cache::{self, Shard};
 
 impl Pool {
     /// Takes a block back from a buffer; `uses` are those that may not be over.
-    pub(crate) fn free(self: &Arc<Self>, mut block: Block, uses: Vec<Use>) {
+    pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
             let last = uses.last().map(|last| last.fence.queue().number);
-            self.observe_free(&mut block, last.map(|queue| u64::from(queue) + 1));
-            self.count_free(self.key, &block);
+            self.observe_free(&block, last.map(|queue| u64::from(queue) + 1));
+            thread_cache::count_free(self, self.key, &block);
             match self.orders.single_point(self.key, &uses) {
                 Some(point) => {
                     block.set_point(Some(point));
@@ -29,51 +29,48 @@ impl Pool {
         thread_cache::push(self.key, block);
     }
 
-    pub(super) fn count_free(self: &Arc<Self>, key: CacheKey, block: &Block) {
-        let count = Count::Free {
-            requested: block.requested(),
-            block_bytes: block.bytes(),
-        };
-        thread_cache::count(self, key, block.list(), count);
-    }
-
     /// Takes a block back for which a cache had no room.
-    pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, mut block: Block, counted: bool) {
-        let list = block.list();
-        if !counted {
-            self.count_free(key, &block);
-        }
-        let sampled = self.observe_free(&mut block, None);
-        let pooled = list.is_some()
+    pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, block: Block) {
+        self.observe_free(&block, None);
+        thread_cache::count_free(self, key, &block);
+        let pooled = block.list().is_some()
             && self.pooling.load(Ordering::Relaxed)
             && !self.closing.load(Ordering::Relaxed);
-        if pooled && (sampled || self.observer.recording()) {
-            // But for being watched, it would lie in the thread's cache.
-            if let Some(block) = thread_cache::push_watched(key, block) {
-                self.release(block);
-            }
-        } else if pooled {
-            // The first block of a thread makes its cache; a full one makes room.
-            let surplus = thread_cache::take_surplus(key, list);
-            let (mut batch, others): (Vec<_>, Vec<_>) =
-                surplus.into_iter().partition(|block| block.list() == list);
-            for block in others {
-                self.release(block);
-            }
-            batch.extend(thread_cache::refill(key, vec![block]));
-            let ordered = batch.iter().any(|block| block.point().is_some());
-            let rest = if ordered {
-                batch
-            } else {
-                self.classes.put(list, batch)
-            };
-            for block in rest {
-                self.release(block);
-            }
+        // A full bin gets room if it may; else it has to make some.
+        let left = if pooled {
+            thread_cache::put(key, block)
         } else {
-            self.release(block);
+            Some(block)
+        };
+        if let Some(block) = left {
+            if pooled {
+                self.make_room(key, block);
+            } else {
+                self.release(block);
+            }
         }
         self.close_if_idle();
+    }
+
+    /// Keeps a block in the thread's cache in place of others.
+    fn make_room(self: &Arc<Self>, key: CacheKey, block: Block) {
+        let list = block.list();
+        let surplus = thread_cache::take_surplus(key, list);
+        let (mut batch, others): (Vec<_>, Vec<_>) =
+            surplus.into_iter().partition(|block| block.list() == list);
+        for block in others {
+            self.release(block);
+        }
+        batch.extend(thread_cache::put(key, block));
+        let ordered = batch.iter().any(|block| block.point().is_some());
+        let rest = if ordered {
+            batch
+        } else {
+            self.classes.put(list, batch)
+        };
+        for block in rest {
+            self.release(block);
+        }
     }
 
     /// Gives a block back to its arena, and memory beyond the limit on idle memory back to the device.
@@ -108,8 +105,11 @@ impl Pool {
             arena.trim_range(freed);
             return;
         }
-        let idle = self.idle_bytes();
         let most = self.cache_limit.bytes();
+        if self.idle_bytes_at_most() <= most {
+            return;
+        }
+        let idle = self.idle_bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
             let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
             arena.trim(excess, &|point| self.orders.passed(point));
@@ -121,14 +121,7 @@ impl Pool {
         {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb_lists(shard);
-            if shard.speaks() {
-                let heir = |one: &&Arc<Shard>| Arc::ptr_eq(&one.totals, &shard.totals);
-                match shards.iter().find(heir) {
-                    Some(heir) => heir.set_speaks(true),
-                    None => self.shared.totals.absorb(&shard.totals),
-                }
-            }
+            self.shared.absorb(shard);
             self.share_out(&shards);
         }
         self.give_back(blocks);

@@ -101,8 +101,16 @@ impl Pool {
     }
 
     pub(super) fn idle_bytes(&self) -> u64 {
-        let used = self.totals().block_bytes + self.deferred_bytes();
+        let used = self.block_bytes(&self.counted()) + self.deferred_bytes();
         self.device.reserved().value.saturating_sub(used)
+    }
+
+    /// No less than the bytes that are idle; a shorter walk.
+    pub(super) fn idle_bytes_at_most(&self) -> u64 {
+        self.device
+            .reserved()
+            .value
+            .saturating_sub(self.live_bytes())
     }
 
     pub(super) fn deferred_bytes(&self) -> u64 {

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::Pool;
-use crate::block::{Block, Cut};
+use crate::block::{Block, ListId};
 use crate::dashboard::Dashboard;
 use crate::device::StorageMode;
 use crate::env::StatsOnExit;
@@ -23,20 +23,22 @@ fn id_of(block: &Block) -> usize {
 }
 
 impl Pool {
-    /// Takes note of a block that is about to be handed out. A sampled one becomes a block that no
-    /// thread keeps, so that its free is seen.
+    /// Takes note of a block that is about to be handed out, and is counted. A sampled one leaves its list,
+    /// so that no thread keeps it and its free is seen.
     pub(super) fn observe_allocation(
         &self,
-        block: &mut Block,
+        block: &Block,
         (requested, name): (usize, Name),
         stream: u64,
         sampled: Option<Instant>,
     ) {
         if let Some(start) = sampled {
             let latency = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            set_thread_max(block, 0);
+            if block.list().is_some() {
+                block.set_list(ListId::SAMPLED);
+            }
             let sampler = &self.observer.sampler;
-            sampler.allocated(id_of(block), requested, name, latency);
+            sampler.allocated(id_of(block), requested, block.bytes(), name, latency);
         }
         if self.observer.recording() {
             self.observer
@@ -44,9 +46,9 @@ impl Pool {
         }
     }
 
-    /// Takes note of a block that was given back and is not yet anybody else's. True if it was kept
-    /// from the threads' caches for being a sample, which is over then.
-    pub(super) fn observe_free(&self, block: &mut Block, stream: Option<u64>) -> bool {
+    /// Takes note of a block that was given back, is not counted and not yet anybody else's. A sample
+    /// returns to its list.
+    pub(super) fn observe_free(&self, block: &Block, stream: Option<u64>) {
         if self.observer.recording() {
             let stream = stream.unwrap_or_else(|| {
                 let point = block.point();
@@ -55,16 +57,17 @@ impl Pool {
             self.observer
                 .record(Op::Free, id_of(block), block.requested(), stream);
         }
-        if block.thread_max() > 0 {
-            return false;
+        if !block.list().is_some() {
+            self.observer.sampler.freed(id_of(block));
         }
-        self.observer.sampler.freed(id_of(block));
-        let thread_max = self.classes.thread_max(block.list());
-        let thread_max = self.tuned.limit(block.bytes(), thread_max);
-        if thread_max > 0 {
-            set_thread_max(block, thread_max);
+        if block.list() == ListId::SAMPLED {
+            block.set_list(self.classes.list_of(block));
         }
-        thread_max > 0
+        // What a strategy kept from the threads' caches it may not any more.
+        if !block.is_kept() {
+            let thread_max = self.classes.thread_max(block.list());
+            block.set_thread_max(self.tuned.limit(block.bytes(), thread_max));
+        }
     }
 
     /// Counts a failed allocation.
@@ -159,21 +162,4 @@ impl Pool {
             );
         }
     }
-}
-
-/// Changes how many blocks of the list a thread keeps, as far as this block is concerned.
-fn set_thread_max(block: &mut Block, thread_max: u8) {
-    let point = block.point();
-    let cut = Cut {
-        pool: block.pool(),
-        storage: block.storage(),
-        arena: block.arena(),
-        list: block.list(),
-        thread_max,
-        position: block.position(),
-        bytes: block.bytes(),
-    };
-    let place = block.place();
-    block.recut(cut, &place);
-    block.set_point(point);
 }

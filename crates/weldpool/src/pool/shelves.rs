@@ -18,10 +18,8 @@ impl Pool {
         let obtained = self.obtained.fetch_add(1, Ordering::Relaxed);
         self.reopen_shelves(obtained);
         if obtained.is_multiple_of(OPERATIONS_EVERY) {
-            let lists = self.list_totals();
-            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees);
-            let all = lists.iter().map(served).fold(0, u64::wrapping_add);
-            self.reserve.note_operations(all);
+            let served = |list: &TallySum| list.allocations.wrapping_add(list.frees());
+            self.reserve.note_operations(self.counted().sum(served));
         }
         obtained
     }

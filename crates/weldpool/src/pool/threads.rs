@@ -3,20 +3,15 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
-use crate::block::CacheKey;
+use crate::block::{CacheKey, ListId};
+use crate::high_water::HighWater;
 use crate::sync::{Arc, Ordering};
-use crate::thread_cache::{Shard, ThreadTotals};
+use crate::thread_cache::Shard;
 
 impl Pool {
-    /// A shard for a thread's cache; `totals` are the thread's, if it has another cache of this pool.
-    pub(crate) fn new_shard(&self, key: CacheKey, totals: Option<Arc<ThreadTotals>>) -> Arc<Shard> {
-        let speaks = totals.is_none();
-        let totals = totals.unwrap_or_default();
-        let shard = Arc::new(Shard::new(key, self.classes.list_count(), totals));
-        shard.set_speaks(speaks);
-        if speaks {
-            self.grant_credit(&shard.totals);
-        }
+    /// A shard for a thread's cache.
+    pub(crate) fn new_shard(&self, key: CacheKey) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(key, self.classes.list_count()));
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
@@ -25,10 +20,19 @@ impl Pool {
         shard
     }
 
-    /// Lets a thread's caches serve until the next sample.
-    pub(crate) fn grant_credit(&self, totals: &ThreadTotals) {
-        let sampler = &self.observer.sampler;
-        totals.set_credit(sampler.credit(), sampler.counted_bytes_max());
+    /// The peak of requested bytes, to which threads add apart.
+    pub(crate) fn live_water(&self) -> &HighWater {
+        &self.live_water
+    }
+
+    /// The usual length of requests of a list, of which this is one.
+    pub(crate) fn usual_bytes(&self, list: ListId, requested: u64) -> u32 {
+        self.classes.usual_bytes(list, requested)
+    }
+
+    /// Takes note of what one thread has live of a list, more than it said before; wraps.
+    pub(crate) fn note_live(&self, list: ListId, more: u64) {
+        self.classes.note_live(list, more);
     }
 
     /// Divides what may lie idle among the threads' caches.
@@ -37,7 +41,7 @@ impl Pool {
         let all = if open { self.cache_limit.bytes() } else { 0 };
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
         for shard in shards {
-            shard.totals.set_lent_bytes_max(share);
+            shard.set_lent_bytes_max(share);
         }
     }
 

@@ -71,15 +71,16 @@ impl Pool {
 
     /// How things stand, for the collecting thread.
     pub(crate) fn observe(&self, ages: &mut Ages, now: Instant) -> Observation {
-        let lists = self.list_totals();
+        let counted = self.counted();
+        let lists = counted.lists.iter().chain([&counted.unlisted.tally]);
         ages.look(
             now,
             self.idle_bytes(),
             self.reserve.growths(),
-            lists.iter().map(|list| list.allocations),
+            lists.map(|list| list.allocations),
         );
         Observation {
-            live_bytes: self.totals().live,
+            live_bytes: self.live_bytes(),
             reserved_bytes: self.device.reserved().value,
             limit_bytes: self.reserve.limit(),
             external_fragmentation: self.external_fragmentation(),

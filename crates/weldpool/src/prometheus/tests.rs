@@ -199,6 +199,9 @@ fn stats() -> Stats {
             ClassStats {
                 bytes: 256,
                 allocations: 3,
+                frees: 1,
+                live_bytes: 500,
+                held_bytes: 1024,
                 ..ClassStats::default()
             },
             ClassStats {
@@ -227,11 +230,13 @@ fn the_text_follows_the_format() {
             name,
             stats: &stats,
             samples: Some(&samples),
+            classes: true,
         },
         Pool {
             name: "",
             stats: &none,
             samples: None,
+            classes: false,
         },
     ];
     let families = parse(&text(&pools)).unwrap();
@@ -261,6 +266,11 @@ fn the_text_follows_the_format() {
     let class = "weldpool_pool_class_allocations_total";
     assert_eq!(value(class, "", &[pool, ("class", "256")]), Some(3.0));
     assert_eq!(value(class, "", &[pool, ("class", "512")]), None);
+    let held = [("internal", 12.0), ("external", 512.0)];
+    for (waste, bytes) in held {
+        let name = format!("weldpool_pool_class_{waste}_waste_bytes");
+        assert_eq!(value(&name, "", &[pool, ("class", "256")]), Some(bytes));
+    }
     let size = "weldpool_pool_allocation_size_bytes";
     // 0, 1 and 256.
     assert_eq!(value(size, "_bucket", &[pool, ("le", "256")]), Some(6145.0));
@@ -305,4 +315,19 @@ fn the_reader_is_strict() {
     }
     assert!(parse(&format!("{head}a_total{{x=\"1\"}} 1\n")).is_ok());
     assert!(parse("# TYPE a_total counter\n").is_err());
+}
+
+#[test]
+fn a_family_of_another_program_has_the_same_form() {
+    let mut text = String::new();
+    let mut family = super::Family::begin(&mut text, "m", Kind::Gauge, "Help").unwrap();
+    family
+        .sample(&[("a", "x\"y\\z\n"), ("b", "")], 1_u64)
+        .unwrap();
+    family.sample(&[], f64::INFINITY).unwrap();
+    family.suffixed("_sum", &[("a", "")], 0.5).unwrap();
+    assert_eq!(
+        text,
+        "# HELP m Help\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\",b=\"\"} 1\nm +Inf\nm_sum{a=\"\"} 0.5\n"
+    );
 }

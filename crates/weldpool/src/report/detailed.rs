@@ -52,6 +52,7 @@ impl Default for ReportOptions {
 
 /// An allocator in detail. Making one walks all live buffers; see [`Stats`] for what is cheap.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// Name of the allocator.

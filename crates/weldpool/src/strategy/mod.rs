@@ -124,7 +124,7 @@ impl<'a> Surroundings<'a> {
     /// Bytes requested by users and not yet freed; a few loads per thread.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
-        self.pool.totals().live
+        self.pool.live_bytes()
     }
 
     /// All statistics but those of pressure and collection; a few microseconds.

@@ -6,122 +6,289 @@ use std::cell::UnsafeCell;
 
 use super::tally::Tally;
 use crate::block::{Block, THREAD_MAX};
-use crate::sync::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceLock, Ordering, raise, spin_while,
-};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// Most blocks in one bin.
 const BIN_BLOCKS_MAX: usize = THREAD_MAX as usize;
+/// Room that a bin is first given.
+const FIRST_ROOM: usize = 8;
 
-/// Nothing may be put here yet.
-const CLOSED: u8 = 0;
-/// The thread alone comes here.
-const OWN: u8 = 1;
-/// Others may come too, under the lock.
-const SHARED: u8 = 2;
+type Slots = [Option<Block>; BIN_BLOCKS_MAX];
 
 /// One list of one thread.
+///
+/// Whoever may touch the blocks is *inside*: of an own bin the thread that owns it, of a lent one whoever
+/// has the right that the thread's [`Lending`](super::lending::Lending) gives. A lent bin keeps its count
+/// elsewhere, so that to the way of own bins it is empty and without room.
 #[derive(Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Bin {
-    kind: AtomicU8,
-    locked: AtomicBool,
-    count: AtomicU32,
-    blocks: UnsafeCell<Option<Box<[Option<Block>; BIN_BLOCKS_MAX]>>>,
-    pub(crate) tally: Tally,
+    /// There once the bin is open.
+    slots: UnsafeCell<Option<Box<Slots>>>,
+    own: Level,
+    pub(super) tally: Tally,
+    lent: Level,
+    /// Bytes of one block; at most `u32::MAX` is told apart.
+    block_bytes: AtomicU32,
+    is_lent: AtomicBool,
 }
 
-// SAFETY: `blocks` is only touched by the owner while the kind is `OWN`, and only under the lock
-// while it is `SHARED`; see the methods, whose callers promise who they are.
+/// How many blocks there are, of at most so many.
+#[derive(Default)]
+struct Level {
+    count: AtomicU32,
+    /// Never above [`BIN_BLOCKS_MAX`], and zero while the bin is closed.
+    room: AtomicU32,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Bin>() == crate::block::ListId::BIN_BYTES);
+
+// SAFETY: `slots` is only touched from inside, where one thread is at a time; see the methods, whose
+// callers promise it.
 unsafe impl Sync for Bin {}
 
+impl Level {
+    #[inline]
+    fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize
+    }
+
+    /// The last slot that has a block.
+    #[inline]
+    fn last(&self) -> Option<u32> {
+        let (last, none) = self.count.load(Ordering::Relaxed).overflowing_sub(1);
+        (!none).then_some(last)
+    }
+
+    /// The first slot that has none, if there is room.
+    #[inline]
+    fn end(&self) -> Option<u32> {
+        let count = self.count.load(Ordering::Relaxed);
+        (count < self.room.load(Ordering::Relaxed)).then_some(count)
+    }
+
+    #[inline]
+    fn set(&self, count: u32) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+}
+
 impl Bin {
-    /// Whether the thread alone comes here, and blocks may be put here.
+    /// Whether others come here too.
     #[inline]
-    pub(crate) fn is_own(&self) -> bool {
-        self.kind.load(Ordering::Relaxed) == OWN
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::Acquire)
     }
 
-    /// Whether others come here too, and blocks may be put here.
-    #[inline]
-    pub(crate) fn is_shared(&self) -> bool {
-        self.kind.load(Ordering::Relaxed) == SHARED
+    fn level(&self) -> &Level {
+        if self.is_lent() {
+            &self.lent
+        } else {
+            &self.own
+        }
     }
 
-    /// Lets blocks be put here; `shared` says whether others may take them, and is the same each time.
+    /// Blocks that are here.
+    pub(crate) fn len(&self) -> usize {
+        self.level().len()
+    }
+
+    /// Bytes of the blocks that are here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * self.block_bytes()
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.block_bytes.load(Ordering::Relaxed) as usize
+    }
+
+    /// Lets blocks be put here, with room for `most` if the bin is lent and for none otherwise. Length of the blocks and `lent` are the same each time.
     ///
     /// # Safety
     ///
     /// The caller is the thread that owns the bin.
-    pub(crate) unsafe fn open(&self, shared: bool) {
-        if self.kind.load(Ordering::Relaxed) == CLOSED {
-            // SAFETY: nobody but the owner touches the blocks of a closed bin.
-            let blocks = unsafe { &mut *self.blocks.get() };
-            *blocks = Some(Box::new([const { None }; BIN_BLOCKS_MAX]));
-            let kind = if shared { SHARED } else { OWN };
-            self.kind.store(kind, Ordering::Release);
-        }
-    }
-
-    /// Takes the block that was put here last.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the bin, which is its own.
-    #[inline]
-    pub(crate) unsafe fn pop_own(&self) -> Option<Block> {
-        // SAFETY: the owner comes alone to such a bin.
-        unsafe { self.pop_here() }
-    }
-
-    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`].
-    ///
-    /// # Safety
-    ///
-    /// As for [`pop_own`](Self::pop_own).
-    #[inline]
-    pub(crate) unsafe fn push_own(&self, block: Block, most: usize) -> Result<(), Block> {
-        // SAFETY: the owner comes alone to such a bin.
-        unsafe { self.push_here(block, most) }
-    }
-
-    /// Takes the block that was put here last; nothing if the bin is not shared.
-    #[inline]
-    pub(crate) fn pop_shared(&self) -> Option<Block> {
-        if !self.is_shared() {
-            return None;
-        }
-        let _held = self.lock();
-        // SAFETY: the lock is held.
-        unsafe { self.pop_here() }
-    }
-
-    /// Puts a block here, if there are fewer than `most`, which is at most [`THREAD_MAX`], and the bin is
-    /// shared.
-    #[inline]
-    pub(crate) fn push_shared(&self, block: Block, most: usize) -> Result<(), Block> {
-        if !self.is_shared() {
-            return Err(block);
-        }
-        let _held = self.lock();
-        // SAFETY: the lock is held.
-        unsafe { self.push_here(block, most) }
-    }
-
-    /// Takes everything out for the owner, or for anybody of a bin that others may come to. Others get
-    /// nothing of the owner's own.
-    ///
-    /// # Safety
-    ///
-    /// `owner` only if the caller is the thread that owns the bin.
-    pub(crate) unsafe fn drain(&self, owner: bool, drained: &mut Vec<Block>) {
-        let kind = self.kind.load(Ordering::Acquire);
-        let _held = (kind == SHARED).then(|| self.lock());
-        if kind == SHARED || (kind == OWN && owner) {
-            // SAFETY: the lock is held, or the owner comes alone.
-            while let Some(block) = unsafe { self.pop_here() } {
-                drained.push(block);
+    pub(crate) unsafe fn open(&self, block_bytes: usize, most: usize, lent: bool) {
+        if self.block_bytes() == 0 {
+            // SAFETY: nobody but the owner touches the slots of a closed bin.
+            let slots = unsafe { &mut *self.slots.get() };
+            *slots = Some(Box::new([const { None }; BIN_BLOCKS_MAX]));
+            let bytes = u32::try_from(block_bytes).unwrap_or(u32::MAX);
+            self.block_bytes.store(bytes, Ordering::Relaxed);
+            if lent {
+                // At most `BIN_BLOCKS_MAX`.
+                let room = most.min(BIN_BLOCKS_MAX) as u32;
+                self.lent.room.store(room, Ordering::Relaxed);
+                self.is_lent.store(true, Ordering::Release);
             }
+        }
+    }
+
+    /// Makes room in an own bin for more blocks, `most` in all and further ones of at most so many bytes;
+    /// says of how many bytes. For the owner.
+    pub(crate) fn grow(&self, most: usize, bytes_max: usize) -> usize {
+        let room = self.own.room.load(Ordering::Relaxed) as usize;
+        let grown = (most.min(BIN_BLOCKS_MAX).saturating_sub(room))
+            .min(bytes_max / self.block_bytes().max(1))
+            .min(room.max(FIRST_ROOM));
+        // At most `BIN_BLOCKS_MAX`.
+        self.own
+            .room
+            .store((room + grown) as u32, Ordering::Relaxed);
+        grown * self.block_bytes()
+    }
+
+    /// Takes back room of an own bin that no block has; says of how many bytes. For the owner.
+    pub(crate) fn shrink(&self) -> usize {
+        let count = self.own.count.load(Ordering::Relaxed);
+        let room = self.own.room.swap(count, Ordering::Relaxed);
+        room.saturating_sub(count) as usize * self.block_bytes()
+    }
+
+    /// Whether there is room for a block.
+    pub(crate) fn has_room(&self) -> bool {
+        self.level().end().is_some()
+    }
+
+    /// # Safety
+    ///
+    /// The caller is inside, and the bin is open.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "whoever is inside is alone")]
+    unsafe fn slots(&self) -> &mut Slots {
+        // SAFETY: nobody else touches the slots now.
+        let slots = unsafe { &mut *self.slots.get() };
+        debug_assert!(slots.is_some());
+        // SAFETY: the bin is open.
+        unsafe { slots.as_mut().unwrap_unchecked() }
+    }
+
+    /// The slot of the block that was put here last, of a bin that is not lent.
+    #[inline]
+    pub(crate) fn last_own(&self) -> Option<u32> {
+        self.own.last()
+    }
+
+    /// Likewise of a bin that is lent.
+    #[inline]
+    pub(crate) fn last_lent(&self) -> Option<u32> {
+        self.lent.last()
+    }
+
+    /// Takes that block out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the bin, and has just got the slot.
+    #[inline]
+    pub(crate) unsafe fn take_own(&self, last: u32) -> Block {
+        // SAFETY: the owner is inside of what is not lent.
+        unsafe { self.take_at(&self.own, last) }
+    }
+
+    /// Takes that block out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside, and has just got the slot.
+    #[inline]
+    pub(crate) unsafe fn take_lent(&self, last: u32) -> Block {
+        // SAFETY: the caller's promise.
+        unsafe { self.take_at(&self.lent, last) }
+    }
+
+    /// Puts a block into a bin that is not lent, or gives it back where there is no room.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the bin.
+    #[inline]
+    pub(crate) unsafe fn push_own(&self, block: Block) -> Result<(), Block> {
+        // SAFETY: the owner is inside of what is not lent, and what is lent has no room at this level.
+        unsafe { self.push_at(&self.own, block) }
+    }
+
+    /// Puts a block into a bin that is lent, or gives it back where there is no room.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside.
+    #[inline]
+    pub(crate) unsafe fn push_lent(&self, block: Block) -> Result<(), Block> {
+        // SAFETY: the caller's promise.
+        unsafe { self.push_at(&self.lent, block) }
+    }
+
+    /// Takes the block out that was put here last, past the warm path.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside.
+    pub(crate) unsafe fn pop(&self) -> Option<Block> {
+        let level = self.level();
+        let last = level.last()?;
+        // SAFETY: the caller's promise.
+        let block = unsafe { self.take_at(level, last) };
+        self.tally.went(1);
+        Some(block)
+    }
+
+    /// Puts a block here, past the warm path, or gives it back where there is no room.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside.
+    pub(crate) unsafe fn push(&self, block: Block) -> Result<(), Block> {
+        self.tally.came(1);
+        // SAFETY: the caller's promise.
+        let pushed = unsafe { self.push_at(self.level(), block) };
+        if pushed.is_err() {
+            self.tally.went(1);
+        }
+        pushed
+    }
+
+    /// # Safety
+    ///
+    /// The caller is inside, and the slot the level's last.
+    #[inline]
+    unsafe fn take_at(&self, level: &Level, last: u32) -> Block {
+        // SAFETY: what was put here, the bin was open for.
+        let slots = unsafe { self.slots() };
+        // SAFETY: no count is above the room.
+        let slot = unsafe { slots.get_unchecked(last as usize) };
+        level.set(last);
+        // What stays behind stands for nothing: the count says so.
+        // SAFETY: the slots below the count have blocks.
+        unsafe { slot.as_ref().unwrap_unchecked() }.last()
+    }
+
+    /// # Safety
+    ///
+    /// The caller is inside, or the level has no room.
+    #[inline]
+    unsafe fn push_at(&self, level: &Level, block: Block) -> Result<(), Block> {
+        let Some(end) = level.end() else {
+            return Err(block);
+        };
+        // SAFETY: a closed bin has no room.
+        let slots = unsafe { self.slots() };
+        // SAFETY: no room is above the number of slots.
+        let slot = unsafe { slots.get_unchecked_mut(end as usize) };
+        *slot = Some(block);
+        level.set(end + 1);
+        Ok(())
+    }
+
+    /// Takes everything out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside.
+    pub(crate) unsafe fn drain(&self, drained: &mut Vec<Block>) {
+        // SAFETY: the caller's promise.
+        while let Some(block) = unsafe { self.pop() } {
+            drained.push(block);
         }
     }
 
@@ -129,130 +296,19 @@ impl Bin {
     ///
     /// # Safety
     ///
-    /// The caller is the thread that owns the bin.
+    /// The caller is inside.
     pub(crate) unsafe fn take_half(&self) -> Vec<Block> {
         let mut all = Vec::new();
-        // SAFETY: the caller is the owner.
-        unsafe { self.drain(true, &mut all) };
+        // SAFETY: the caller's promise.
+        unsafe { self.drain(&mut all) };
         // The last out was the first in.
         let recent = all.len() - all.len() / 2;
         let half = all.split_off(recent);
         for block in all.into_iter().rev() {
-            let put = if self.is_own() {
-                // SAFETY: the caller is the owner.
-                unsafe { self.push_own(block, BIN_BLOCKS_MAX) }
-            } else {
-                self.push_shared(block, BIN_BLOCKS_MAX)
-            };
+            // SAFETY: the caller's promise.
+            let put = unsafe { self.push(block) };
             debug_assert!(put.is_ok(), "there was room for twice as many");
         }
         half
-    }
-
-    /// # Safety
-    ///
-    /// The caller is the owner of an `OWN` bin or holds the lock of a `SHARED` one.
-    #[inline]
-    unsafe fn pop_here(&self) -> Option<Block> {
-        let count = self.count.load(Ordering::Relaxed);
-        let last = count.checked_sub(1)?;
-        self.count.store(last, Ordering::Relaxed);
-        // SAFETY: nobody else touches the blocks now; see above.
-        let blocks = unsafe { &*self.blocks.get() };
-        // What stays behind stands for nothing: the count says so.
-        let block = blocks.as_ref()?[last as usize % BIN_BLOCKS_MAX].as_ref();
-        block.map(Block::last)
-    }
-
-    /// # Safety
-    ///
-    /// As for [`pop_here`](Self::pop_here).
-    #[inline]
-    unsafe fn push_here(&self, block: Block, most: usize) -> Result<(), Block> {
-        let count = self.count.load(Ordering::Relaxed);
-        if count as usize >= most {
-            return Err(block);
-        }
-        // SAFETY: nobody else touches the blocks now; see above.
-        let Some(blocks) = (unsafe { &mut *self.blocks.get() }) else {
-            return Err(block);
-        };
-        blocks[count as usize % BIN_BLOCKS_MAX] = Some(block);
-        self.count.store(count + 1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    #[inline]
-    fn lock(&self) -> Held<'_> {
-        while raise(&self.locked) {
-            // Whoever holds it takes a few dozen instructions, unless it was preempted.
-            spin_while(&self.locked);
-        }
-        Held(&self.locked)
-    }
-}
-
-/// The lock of a bin, held until dropped.
-struct Held<'a>(&'a AtomicBool);
-
-impl Drop for Held<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// Bins per group.
-const GROUP: usize = 64;
-
-/// The bins of one thread, one per list, in groups that are made when first used.
-pub(crate) struct Bins(Box<[OnceLock<Box<Group>>]>);
-
-struct Group {
-    /// Which bins were ever used.
-    used: AtomicU64,
-    bins: [Bin; GROUP],
-}
-
-impl Bins {
-    pub(crate) fn new(lists: usize) -> Self {
-        Self(
-            (0..lists.div_ceil(GROUP))
-                .map(|_| OnceLock::new())
-                .collect(),
-        )
-    }
-
-    /// The bin of a list, if its group was made.
-    #[inline]
-    pub(crate) fn get(&self, list: usize) -> Option<&Bin> {
-        let group = self.0.get(list / GROUP)?.get()?;
-        Some(&group.bins[list % GROUP])
-    }
-
-    /// The bin of a list, to be used; none beyond the last list.
-    pub(crate) fn make(&self, list: usize) -> Option<&Bin> {
-        let group = self.0.get(list / GROUP)?.get_or_init(|| {
-            Box::new(Group {
-                used: AtomicU64::new(0),
-                bins: std::array::from_fn(|_| Bin::default()),
-            })
-        });
-        group.used.fetch_or(1 << (list % GROUP), Ordering::Relaxed);
-        Some(&group.bins[list % GROUP])
-    }
-
-    /// The bins that were ever used, with their lists' numbers.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (usize, &Bin)> {
-        let groups = self.0.iter().enumerate();
-        groups.flat_map(|(number, group)| {
-            let group = group.get();
-            let used = group.map_or(0, |group| group.used.load(Ordering::Relaxed));
-            let bins = group
-                .into_iter()
-                .flat_map(|group| group.bins.iter().enumerate());
-            bins.filter(move |(index, _)| used >> index & 1 == 1)
-                .map(move |(index, bin)| (number * GROUP + index, bin))
-        })
     }
 }

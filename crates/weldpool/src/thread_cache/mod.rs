@@ -1,12 +1,14 @@
 //! Caches of idle blocks, one per thread and pool, and one per thread and queue.
 //!
 //! A warm allocation or free ends here: a push or pop on a bin of this thread. Bins of blocks up to
-//! [`OWN_BLOCK_BYTES_MAX`] belong to the thread alone, [`OWN_BYTES_MAX`] bytes of them; the larger ones
-//! have a lock of their own, which nobody else wants unless memory is short.
+//! [`OWN_BLOCK_BYTES_MAX`] belong to the thread alone, which has room for [`OWN_BYTES_MAX`] bytes of them;
+//! the larger ones are [lent](lending) to it: others take them when memory is short.
 
 #![allow(unsafe_code)]
 
 mod bin;
+mod bins;
+mod lending;
 mod shard;
 mod tally;
 
@@ -14,18 +16,16 @@ use std::cell::{Cell, RefCell};
 
 use self::bin::Bin;
 use self::shard::Gate;
-pub(crate) use self::shard::{Shard, ThreadTotals, Totals};
+pub(crate) use self::shard::{Shard, UnlistedSum};
 pub(crate) use self::tally::TallySum;
-use crate::block::{Block, CacheKey, ListId};
+use crate::block::{Block, CacheKey, HOT, ListId};
 use crate::pool::{Pool, free_past_cache};
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
 const OWN_BYTES_MAX: usize = 1 << 20;
 /// Largest block that it does.
 const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
-/// Keys whose shards a thread finds at once.
-const HOT: usize = 8;
 
 thread_local! {
     static CACHES: RefCell<Vec<Option<Box<ThreadCache>>>> = const { RefCell::new(Vec::new()) };
@@ -58,9 +58,10 @@ impl CacheKey {
             slots.used += 1;
             slots.used - 1
         });
+        let number = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
             slot,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: number * HOT as u64 + u64::from(slot) % HOT as u64,
         }
     }
 
@@ -82,7 +83,7 @@ pub(crate) struct ThreadCache {
 /// Runs `visit` on this thread's shard for `key`, if the warm path is open for it.
 #[inline(always)]
 fn warm<T>(key: CacheKey, visit: impl FnOnce(&Shard) -> T) -> Option<T> {
-    let gate = SHARDS.with(|shards| shards[key.slot as usize % HOT].get());
+    let gate = SHARDS.with(|shards| shards[key.id as usize % HOT].get());
     // SAFETY: the pointer is `CLOSED` or that of a shard which a cache of this thread owns; the cache
     // clears the pointer before it goes, and `visit` lets none go.
     let open = unsafe { &*gate }.open.load(Ordering::Relaxed);
@@ -109,37 +110,6 @@ fn with<T>(key: CacheKey, visit: impl FnOnce(&ThreadCache) -> T) -> Option<T> {
     visited.ok().flatten()
 }
 
-/// Opens the warm path to this thread's cache for `key`, if another key had its place; true if so.
-pub(crate) fn reopen(key: CacheKey) -> bool {
-    let gate = || SHARDS.with(|shards| shards[key.slot as usize % HOT].get());
-    let before = gate();
-    with(key, |_| gate() != before).unwrap_or(false)
-}
-
-/// Charges an allocation that this thread's cache for `key` did not serve to the credit; true if the
-/// credit does not suffice, so that it is to be a sample. There is no end to the credit then until it
-/// is [renewed](renew_credit).
-pub(crate) fn charge(key: CacheKey, requested: usize) -> bool {
-    let due = with(key, |cache| {
-        let totals = &cache.shard.totals;
-        let left = totals.credit_after(requested as u64);
-        totals.leave_credit(left.unwrap_or(u64::MAX));
-        left.is_none()
-    });
-    due.unwrap_or(false)
-}
-
-/// Lets the caches of this thread serve until the next sample.
-pub(crate) fn renew_credit(key: CacheKey, pool: &Pool) {
-    with(key, |cache| pool.grant_credit(&cache.shard.totals));
-}
-
-#[inline]
-fn add(counter: &AtomicUsize, amount: usize) {
-    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-    counter.store(sum, Ordering::Relaxed);
-}
-
 /// A block of the list from this thread's cache, counted as handed out.
 #[inline(always)]
 pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
@@ -149,59 +119,147 @@ pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block
     })?
 }
 
-/// As [`pop`], though the warm path is closed, for calls that a recorder sees.
-pub(crate) fn pop_recorded(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
-    with(key, |cache| {
-        // SAFETY: the cache is this thread's.
-        unsafe { cache.shard.pop(list, requested) }
-    })?
-}
-
-/// Puts a block whose free is counted into this thread's cache, though the warm path may be closed;
-/// where there is no room, it comes back.
-pub(crate) fn push_watched(key: CacheKey, block: Block) -> Option<Block> {
-    let mut left = Some(block);
-    with(key, |cache| {
-        let bin = cache.shard.bins.make(left.as_ref()?.list().index())?;
-        let block = left.take()?;
-        let bytes = block.bytes();
-        let shared = bytes > OWN_BLOCK_BYTES_MAX;
-        // SAFETY: the cache is this thread's.
-        unsafe { bin.open(shared) };
-        let put = if shared {
-            cache.shard.put_shared(bin, block, bytes)
-        } else {
-            cache.shard.put_own(bin, block, bytes)
-        };
-        left = put.err();
-        Some(())
-    });
-    left
-}
-
 /// Puts a block into this thread's cache, counted as given back. Where there is no cache, or no room,
 /// the pool takes it.
 #[inline(always)]
 pub(crate) fn push(key: CacheKey, block: Block) {
     let mut left = Some(block);
     warm(key, |shard| {
-        let block = left.take()?;
-        match shard.bins.get(block.list().index()) {
-            Some(bin) if bin.is_own() => {
-                let bytes = block.bytes();
-                shard.count_free(bin, &block, bytes);
-                if let Err(block) = shard.put_own(bin, block, bytes) {
-                    free_past_cache(key, block, true);
-                }
-            }
-            Some(bin) => shard.push_shared(bin, block),
-            None => free_past_cache(key, block, false),
-        }
+        // SAFETY: the shard is this thread's.
+        unsafe { shard.push(left.take()?) };
         Some(())
     });
     if let Some(block) = left {
-        free_past_cache(key, block, false);
+        free_past_cache(key, block);
     }
+}
+
+/// Makes sure that this thread has a cache for `key`, unless it is ending.
+pub(crate) fn ensure(pool: &Arc<Pool>, key: CacheKey) {
+    if with(key, |_| ()).is_none() {
+        install(ThreadCache::new(pool, key));
+    }
+}
+
+/// Whether the next allocation is to be a sample, which the warm path did not serve; `draw` says after
+/// how many further ones of the list the next is. There is none where the thread has no cache.
+pub(crate) fn charge(key: CacheKey, list: ListId, draw: impl Fn() -> u64) -> bool {
+    with(key, |cache| cache.shard.tally(list).charge(draw)).unwrap_or(false)
+}
+
+/// A block of the list from this thread's cache, not counted, though the warm path may be closed.
+pub(crate) fn take(key: CacheKey, list: ListId) -> Option<Block> {
+    with(key, |cache| {
+        let shard = &cache.shard;
+        let bin = shard.bins.get(list);
+        let _held = shard.lending.hold();
+        // SAFETY: the cache is this thread's, which has the right to what is lent too.
+        let block = unsafe { bin.pop() }?;
+        if bin.is_lent() {
+            add(&shard.lent_bytes, block.bytes().wrapping_neg());
+        }
+        Some(block)
+    })?
+}
+
+/// Puts a block whose free is counted into this thread's cache, though the warm path may be closed;
+/// where there is no room, it comes back.
+pub(crate) fn put(key: CacheKey, block: Block) -> Option<Block> {
+    let mut left = Some(block);
+    with(key, |cache| {
+        left = cache.shard.put(left.take()?).err();
+        Some(())
+    });
+    left
+}
+
+/// Takes what has to leave so that more blocks of the list can stay: half of the list if it is full, the
+/// blocks that lay longest; else what the thread keeps of other lists, if that is why there is no room.
+pub(crate) fn take_surplus(key: CacheKey, list: ListId) -> Vec<Block> {
+    let surplus = with(key, |cache| {
+        // SAFETY: the cache is this thread's.
+        unsafe { cache.shard.take_surplus(list) }
+    });
+    surplus.flatten().unwrap_or_default()
+}
+
+/// Adds blocks that came in a batch to this thread's cache; those without room come back.
+pub(crate) fn refill(pool: &Pool, key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
+    with(key, |cache| {
+        if cache.shard.bypassed() {
+            return;
+        }
+        let list = blocks.first().map(Block::list);
+        while let Some(block) = blocks.pop() {
+            if let Err(block) = cache.shard.put(block) {
+                blocks.push(block);
+                break;
+            }
+        }
+        if let Some(list) = list {
+            cache.shard.provide(pool, list);
+        }
+    });
+    blocks
+}
+
+/// Counts an allocation that the warm path does not, for this thread, whose cache is made if there is
+/// none; for the pool while the thread is ending.
+pub(crate) fn count_allocation(
+    pool: &Arc<Pool>,
+    key: CacheKey,
+    list: ListId,
+    requested: usize,
+    block_bytes: usize,
+) {
+    counting(pool, key, |shard| {
+        let requested = requested as u64;
+        pool.live_water().take(&shard.headroom, requested);
+        shard.count_allocation(pool, list, requested, block_bytes);
+    });
+}
+
+/// Counts a free likewise.
+pub(crate) fn count_free(pool: &Arc<Pool>, key: CacheKey, block: &Block) {
+    counting(pool, key, |shard| {
+        let requested = block.requested() as u64;
+        shard.count_free(pool, block.list(), requested, block.bytes());
+        shard.settle(pool);
+    });
+}
+
+fn counting(pool: &Arc<Pool>, key: CacheKey, count: impl Fn(&Shard)) {
+    if with(key, |cache| count(&cache.shard)).is_none() {
+        let made = ThreadCache::new(pool, key);
+        count(&made.shard);
+        install(made);
+    }
+}
+
+/// Takes everything out of this thread's caches of a pool.
+pub(crate) fn drain_own(pool: &Pool, drained: &mut Vec<Block>) {
+    let _ended = CACHES.try_with(|caches| {
+        if let Ok(caches) = caches.try_borrow() {
+            for cache in caches.iter().flatten() {
+                if std::ptr::eq(Arc::as_ptr(&cache.pool), pool) {
+                    // SAFETY: the cache is this thread's.
+                    unsafe { cache.shard.drain_all(drained) };
+                }
+            }
+        }
+    });
+}
+
+#[inline]
+fn add(counter: &crate::sync::AtomicUsize, amount: usize) {
+    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
+    counter.store(sum, Ordering::Relaxed);
+}
+
+/// What the counters are after an allocation.
+struct Left {
+    allocations: u64,
+    headroom: u64,
 }
 
 impl Shard {
@@ -212,211 +270,231 @@ impl Shard {
     /// The caller is the thread that owns the shard.
     #[inline(always)]
     unsafe fn pop(&self, list: ListId, requested: usize) -> Option<Block> {
-        let bin = self.bins.get(list.index())?;
-        let credit = self.totals.credit_after(requested as u64)?;
-        if bin.is_own() {
-            // SAFETY: the caller's promise.
-            let block = unsafe { bin.pop_own() }?;
-            let bytes = block.bytes();
-            add(&self.own_bytes, bytes.wrapping_neg());
-            self.totals.leave_credit(credit);
-            self.count_allocation(bin, requested, bytes);
-            Some(block)
-        } else {
-            self.pop_shared(bin, requested, credit)
-        }
+        let bin = self.bins.get(list);
+        let Some(last) = bin.last_own() else {
+            return if bin.is_lent() {
+                self.pop_lent(bin, requested)
+            } else {
+                None
+            };
+        };
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
+        // SAFETY: the owner is inside of what is not lent.
+        Some(unsafe { bin.take_own(last) })
     }
 
-    #[inline]
-    fn count_allocation(&self, bin: &Bin, requested: usize, bytes: usize) {
-        bin.tally.count_allocation(requested as u64);
-        self.totals.count_allocation(requested as u64, bytes);
-    }
-
-    #[inline]
-    fn count_free(&self, bin: &Bin, block: &Block, bytes: usize) {
-        let requested = block.requested() as u64;
-        bin.tally.count_free(requested);
-        self.totals.count_free(requested, bytes);
-    }
-
-    // The paths of shared bins are functions of their own, so that the others have no calls to make
-    // room for.
+    // The paths of lent bins are functions of their own, so that the others have no calls to make room
+    // for.
 
     #[inline(never)]
-    fn pop_shared(&self, bin: &Bin, requested: usize, credit: u64) -> Option<Block> {
-        let block = bin.pop_shared()?;
-        let bytes = block.bytes();
-        self.totals.leave_credit(credit);
-        add(&self.lent_bytes, bytes.wrapping_neg());
-        self.count_allocation(bin, requested, bytes);
+    fn pop_lent(&self, bin: &Bin, requested: usize) -> Option<Block> {
+        let _inside = self.lending.enter()?;
+        let last = bin.last_lent()?;
+        let left = self.after_allocation(bin, requested)?;
+        self.count(bin, left, requested);
+        // SAFETY: this thread is the owner, and inside.
+        let block = unsafe { bin.take_lent(last) };
+        add(&self.lent_bytes, block.bytes().wrapping_neg());
         Some(block)
     }
 
+    /// What an allocation leaves of the counters; nothing for a sample, or at a new peak.
+    #[inline(always)]
+    fn after_allocation(&self, bin: &Bin, requested: usize) -> Option<Left> {
+        Some(Left {
+            allocations: bin.tally.left_after_one()?,
+            headroom: self.headroom.after(requested as u64)?,
+        })
+    }
+
+    #[inline(always)]
+    fn count(&self, bin: &Bin, left: Left, requested: usize) {
+        bin.tally.leave(left.allocations);
+        self.headroom.leave(left.headroom);
+        bin.tally.allocate_bytes(requested as u64);
+    }
+
+    /// Puts a block into its bin, counted as given back; where there is no room, the pool takes it.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the shard.
+    #[inline(always)]
+    unsafe fn push(&self, block: Block) {
+        let bin = self.bins.get(block.list());
+        let requested = block.requested() as u64;
+        // SAFETY: the caller is the owner.
+        match unsafe { bin.push_own(block) } {
+            Ok(()) => self.count_pushed(bin, requested),
+            Err(block) => self.push_elsewhere(bin, block),
+        }
+    }
+
+    #[inline(always)]
+    fn count_pushed(&self, bin: &Bin, requested: u64) {
+        bin.tally.free_bytes(requested);
+        self.headroom.put(requested);
+    }
+
     #[inline(never)]
-    fn push_shared(&self, bin: &Bin, block: Block) {
-        if !bin.is_shared() {
-            free_past_cache(self.key(), block, false);
-            return;
-        }
-        let bytes = block.bytes();
-        self.count_free(bin, &block, bytes);
-        if let Err(block) = self.put_shared(bin, block, bytes) {
-            free_past_cache(self.key(), block, true);
-        }
-    }
-
-    /// Puts a block into its bin, if there is room. Only for the thread that owns the shard.
-    #[inline]
-    fn put_own(&self, bin: &Bin, block: Block, bytes: usize) -> Result<(), Block> {
-        let own = self.own_bytes.load(Ordering::Relaxed) + bytes;
-        if own > OWN_BYTES_MAX {
-            return Err(block);
-        }
-        let most = block.thread_max();
-        // SAFETY: the caller is this thread.
-        unsafe { bin.push_own(block, most) }?;
-        self.own_bytes.store(own, Ordering::Relaxed);
-        Ok(())
-    }
-
-    #[inline]
-    fn put_shared(&self, bin: &Bin, block: Block, bytes: usize) -> Result<(), Block> {
-        let lent = self.lent_bytes.load(Ordering::Relaxed);
-        let there = lent.wrapping_sub(self.drained_bytes.load(Ordering::Relaxed));
-        if there + bytes > self.totals.lent_bytes_max() {
-            return Err(block);
-        }
-        let most = block.thread_max();
-        bin.push_shared(block, most)?;
-        self.lent_bytes
-            .store(lent.wrapping_add(bytes), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Takes a block out of the account of what lies here.
-    fn count_out(&self, bytes: usize) {
-        let counter = if bytes <= OWN_BLOCK_BYTES_MAX {
-            &self.own_bytes
+    fn push_elsewhere(&self, bin: &Bin, block: Block) {
+        let left = if bin.is_lent() {
+            self.push_lent(bin, block)
         } else {
-            &self.lent_bytes
+            Err(block)
         };
-        add(counter, bytes.wrapping_neg());
+        if let Err(block) = left {
+            free_past_cache(self.key(), block);
+        }
+    }
+
+    #[inline(always)]
+    fn push_lent(&self, bin: &Bin, block: Block) -> Result<(), Block> {
+        let (bytes, requested) = (block.bytes(), block.requested() as u64);
+        let Some(_inside) = self.lending.enter() else {
+            return Err(block);
+        };
+        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
+        if lent > self.lent_bytes_max() || !block.is_kept() {
+            return Err(block);
+        }
+        // SAFETY: this thread is the owner, and inside.
+        unsafe { bin.push_lent(block) }?;
+        self.count_pushed(bin, requested);
+        self.lent_bytes.store(lent, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Puts a block into its bin, which is opened and given room if need be. Only for the thread that
+    /// owns the shard.
+    fn put(&self, block: Block) -> Result<(), Block> {
+        let Some(bin) = self.bins.make(block.list()).filter(|_| block.is_kept()) else {
+            return Err(block);
+        };
+        let (bytes, most) = (block.bytes(), block.thread_max());
+        let lent = bytes > OWN_BLOCK_BYTES_MAX;
+        // SAFETY: the caller is the owner.
+        unsafe { bin.open(bytes, most, lent) };
+        let _held = self.lending.hold();
+        if !lent {
+            if !bin.has_room() {
+                let own = self.own_room_bytes.load(Ordering::Relaxed);
+                let grown = bin.grow(most, OWN_BYTES_MAX.saturating_sub(own));
+                self.own_room_bytes.store(own + grown, Ordering::Relaxed);
+            }
+            // SAFETY: the owner is inside of its own bin.
+            return unsafe { bin.push(block) };
+        }
+        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
+        if lent > self.lent_bytes_max() {
+            return Err(block);
+        }
+        // SAFETY: the owner has the right to what is lent.
+        unsafe { bin.push(block) }?;
+        self.lent_bytes.store(lent, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the shard.
+    unsafe fn take_surplus(&self, list: ListId) -> Option<Vec<Block>> {
+        let bin = self.bins.get(list);
+        let _held = self.lending.hold();
+        if bin.is_lent() {
+            // SAFETY: the owner has the right to what is lent.
+            let surplus = unsafe { bin.take_half() };
+            self.count_out(&surplus);
+            return Some(surplus);
+        }
+        // SAFETY: the owner is inside of its own bin.
+        let mut surplus = unsafe { bin.take_half() };
+        let full = |shard: &Self| shard.own_room_bytes.load(Ordering::Relaxed) > OWN_BYTES_MAX / 2;
+        if full(self) {
+            let own = |(other, bin): &(usize, &Bin)| *other != list.index() && !bin.is_lent();
+            // Room that nothing needs, and where that is not enough, room that something has.
+            for (_, bin) in self.bins.used().filter(own) {
+                self.shrink(bin);
+            }
+            for (_, bin) in self.bins.used().filter(own) {
+                if full(self) {
+                    // SAFETY: as above.
+                    unsafe { bin.drain(&mut surplus) };
+                    self.shrink(bin);
+                }
+            }
+        }
+        Some(surplus)
+    }
+
+    /// Takes room back that no block has, of one of the thread's own bins.
+    fn shrink(&self, bin: &Bin) {
+        add(&self.own_room_bytes, bin.shrink().wrapping_neg());
+    }
+
+    /// Takes as much of the peak's headroom as the blocks of a list that lie here need. For the owner.
+    fn provide(&self, pool: &Pool, list: ListId) {
+        let bytes = self.bins.get(list).bytes() as u64;
+        pool.live_water().borrow(&self.headroom, bytes);
+    }
+
+    /// Leaves to other threads what headroom the blocks that lie here do not need. For the owner.
+    fn settle(&self, pool: &Pool) {
+        pool.live_water().settle(&self.headroom, self.bytes());
+    }
+
+    /// Takes blocks that were lent out of the account of what lies here. For whoever has the right.
+    fn count_out(&self, blocks: &[Block]) {
+        let bytes: usize = blocks.iter().map(Block::bytes).sum();
+        add(&self.lent_bytes, bytes.wrapping_neg());
     }
 
     /// Takes what others may take of the lists that are `wanted`.
     pub(crate) fn drain_lent(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
-        let before = drained.len();
-        for (_, bin) in self.bins.used().filter(|(list, _)| wanted(*list)) {
-            // SAFETY: not the owner.
-            unsafe { bin.drain(false, drained) };
-        }
-        let bytes: usize = drained[before..].iter().map(Block::bytes).sum();
-        self.drained_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Takes everything. Only for the thread that owns the shard.
-    fn drain_all(&self, drained: &mut Vec<Block>) {
-        let before = drained.len();
-        for (_, bin) in self.bins.used() {
-            // SAFETY: the caller is the owner.
-            unsafe { bin.drain(true, drained) };
-        }
-        for block in &drained[before..] {
-            self.count_out(block.bytes());
+        if self.lent_bytes.load(Ordering::Relaxed) > 0 {
+            let _closed = self.lending.close();
+            // SAFETY: the right is ours until it is dropped.
+            unsafe { self.drain_lent_here(wanted, drained) };
         }
     }
-}
 
-/// Takes what has to leave so that more blocks of the list can stay: half of the list if it is full, the
-/// blocks that lay longest; else what the thread keeps of other lists, if that is why there is no room.
-pub(crate) fn take_surplus(key: CacheKey, list: ListId) -> Vec<Block> {
-    let surplus = with(key, |cache| {
-        let shard = &cache.shard;
-        let bin = shard.bins.get(list.index())?;
-        // SAFETY: the cache is this thread's.
-        let mut surplus = unsafe { bin.take_half() };
-        if bin.is_own() && shard.own_bytes.load(Ordering::Relaxed) > OWN_BYTES_MAX / 2 {
-            let others = shard
-                .bins
-                .used()
-                .filter(|(other, _)| *other != list.index());
-            for (_, other) in others.filter(|(_, other)| other.is_own()) {
-                // SAFETY: the cache is this thread's.
-                unsafe { other.drain(true, &mut surplus) };
-            }
+    /// # Safety
+    ///
+    /// The caller has the right to what is lent.
+    unsafe fn drain_lent_here(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
+        let before = drained.len();
+        let lent = self.bins.used().filter(|(_, bin)| bin.is_lent());
+        for (_, bin) in lent.filter(|(list, _)| wanted(*list)) {
+            // SAFETY: the caller's promise.
+            unsafe { bin.drain(drained) };
         }
-        for block in &surplus {
-            shard.count_out(block.bytes());
-        }
-        Some(surplus)
-    });
-    surplus.flatten().unwrap_or_default()
-}
+        self.count_out(&drained[before..]);
+    }
 
-/// Adds blocks that came in a batch to this thread's cache; those without room come back.
-pub(crate) fn refill(key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
-    with(key, |cache| {
-        if cache.shard.bypassed() {
-            return;
+    /// Takes everything.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the thread that owns the shard.
+    unsafe fn drain_all(&self, drained: &mut Vec<Block>) {
+        let _held = self.lending.hold();
+        for (_, bin) in self.bins.used().filter(|(_, bin)| !bin.is_lent()) {
+            // SAFETY: the owner is inside of its own bin.
+            unsafe { bin.drain(drained) };
+            self.shrink(bin);
         }
-        while let Some(block) = blocks.pop() {
-            let list = block.list().index();
-            let Some(bin) = cache.shard.bins.make(list) else {
-                blocks.push(block);
-                break;
-            };
-            let bytes = block.bytes();
-            let shared = bytes > OWN_BLOCK_BYTES_MAX;
-            // SAFETY: the cache is this thread's.
-            unsafe { bin.open(shared) };
-            let put = if shared {
-                cache.shard.put_shared(bin, block, bytes)
-            } else {
-                cache.shard.put_own(bin, block, bytes)
-            };
-            if let Err(block) = put {
-                blocks.push(block);
-                break;
-            }
-        }
-    });
-    blocks
-}
-
-/// What a call past the cache counts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Count {
-    Nothing,
-    Allocation {
-        requested: usize,
-        block_bytes: usize,
-    },
-    Free {
-        requested: usize,
-        block_bytes: usize,
-    },
+        // SAFETY: the owner has the right to what is lent.
+        unsafe { self.drain_lent_here(|_| true, drained) };
+    }
 }
 
 impl ThreadCache {
-    fn count(&self, list: ListId, count: Count) {
-        let (tally, totals) = (self.shard.tally(list), &self.shard.totals);
-        match count {
-            Count::Nothing => {}
-            Count::Allocation {
-                requested,
-                block_bytes,
-            } => {
-                tally.count_allocation(requested as u64);
-                totals.count_allocation(requested as u64, block_bytes);
-            }
-            Count::Free {
-                requested,
-                block_bytes,
-            } => {
-                tally.count_free(requested as u64);
-                totals.count_free(requested as u64, block_bytes);
-            }
+    fn new(pool: &Arc<Pool>, key: CacheKey) -> Self {
+        Self {
+            key,
+            pool: Arc::clone(pool),
+            shard: pool.new_shard(key),
         }
     }
 
@@ -438,33 +516,12 @@ impl ThreadCache {
     }
 }
 
-/// The counters of this thread for a pool, if one of its caches has them.
-fn totals_of(pool: &Pool) -> Option<Arc<ThreadTotals>> {
-    let found = CACHES.try_with(|caches| {
-        let caches = caches.try_borrow().ok()?;
-        let mut caches = caches.iter().flatten();
-        let cache = caches.find(|cache| std::ptr::eq(Arc::as_ptr(&cache.pool), pool))?;
-        Some(Arc::clone(&cache.shard.totals))
-    });
-    found.ok().flatten()
-}
-
-/// Counts for this thread, whose cache is made if there is none; for the pool while the thread is
-/// ending.
-pub(crate) fn count(pool: &Arc<Pool>, key: CacheKey, list: ListId, count: Count) {
-    if with(key, |cache| cache.count(list, count)).is_some() {
-        return;
-    }
-    let made = ThreadCache {
-        key,
-        pool: Arc::clone(pool),
-        shard: pool.new_shard(key, totals_of(pool)),
-    };
-    made.count(list, count);
+/// Makes a cache this thread's; one of a thread that is ending leaves what it has to the pool.
+fn install(made: ThreadCache) {
+    let slot = made.key.slot as usize;
     let mut made = Some(Box::new(made));
     let _ended = CACHES.try_with(|caches| {
         if let Ok(mut caches) = caches.try_borrow_mut() {
-            let slot = key.slot as usize;
             if slot >= caches.len() {
                 caches.resize_with(slot + 1, || None);
             }
@@ -477,19 +534,6 @@ pub(crate) fn count(pool: &Arc<Pool>, key: CacheKey, list: ListId, count: Count)
     // The stale cache of the slot, or the new one of a thread that is ending: dropped outside the
     // borrow, either leaves its blocks and what it counted to the pool.
     drop(made);
-}
-
-/// Takes everything out of this thread's caches of a pool.
-pub(crate) fn drain_own(pool: &Pool, drained: &mut Vec<Block>) {
-    let _ended = CACHES.try_with(|caches| {
-        if let Ok(caches) = caches.try_borrow() {
-            for cache in caches.iter().flatten() {
-                if std::ptr::eq(Arc::as_ptr(&cache.pool), pool) {
-                    cache.shard.drain_all(drained);
-                }
-            }
-        }
-    });
 }
 
 /// Removes this thread's caches of a pool, so that they no longer keep it alive.
@@ -518,7 +562,8 @@ impl Drop for ThreadCache {
     fn drop(&mut self) {
         self.hide();
         let mut blocks = Vec::new();
-        self.shard.drain_all(&mut blocks);
+        // SAFETY: a cache is dropped by its thread.
+        unsafe { self.shard.drain_all(&mut blocks) };
         self.pool.take_back_from_thread(blocks, &self.shard);
     }
 }

@@ -2,10 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::bin::Bins;
-use super::tally::{self, Tally, TallySum};
+use super::bins::Bins;
+use super::lending::Lending;
+use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::high_water::Headroom;
+use crate::pool::Pool;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -19,83 +22,71 @@ pub(crate) struct Gate {
 #[repr(C, align(128))]
 pub(crate) struct Shard {
     pub(crate) gate: Gate,
-    /// Bytes of blocks in the thread's own bins.
-    pub(crate) own_bytes: AtomicUsize,
-    /// Bytes that the thread put into bins that others may come to, less what it took out.
-    pub(crate) lent_bytes: AtomicUsize,
-    /// Bytes that others took from there.
-    pub(crate) drained_bytes: AtomicUsize,
-    pub(crate) totals: Arc<ThreadTotals>,
-    pub(crate) bins: Bins,
-    /// Of blocks that have no list.
-    unlisted: Tally,
-    key: CacheKey,
-    /// Whether the thread's totals are taken from this one of its shards.
-    speaks: AtomicBool,
-}
-
-/// Counters of one thread for one pool, over its queues. They have one writer, the thread, so counting
-/// is a load and a store.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct ThreadTotals {
-    /// Requested bytes allocated less freed; wraps, since others may free.
-    live: AtomicU64,
-    /// Greatest value of `live`.
-    live_peak: AtomicU64,
-    /// Bytes of blocks handed out less taken back; wraps.
-    block_bytes: AtomicU64,
-    /// Counted bytes that may be served before an allocation is to be a sample.
-    credit: AtomicU64,
-    /// Most bytes that one allocation counts for.
-    counted_max: AtomicU64,
-    /// What the thread may put, of each cache, where others may take it: the pool's say.
+    /// What the peak of requested bytes is above what is live, this shard's part.
+    pub(super) headroom: Headroom,
+    /// Most bytes of blocks that may lie where others may take them: the pool's say.
     lent_bytes_max: AtomicUsize,
+    /// Bytes of room that the thread's own bins were given.
+    pub(super) own_room_bytes: AtomicUsize,
+    /// Bytes of blocks in bins that others may come to. Who has the right to those changes it.
+    pub(super) lent_bytes: AtomicUsize,
+    pub(super) lending: Lending,
+    /// Of blocks that have no list.
+    unlisted: Unlisted,
+    key: CacheKey,
+    pub(crate) bins: Bins,
 }
 
-/// Sums over threads.
+/// Counters of blocks without a list, whose lengths no class tells.
+#[derive(Debug, Default)]
+struct Unlisted {
+    tally: Tally,
+    /// Bytes of blocks handed out, ever.
+    allocated: AtomicU64,
+    /// Bytes of blocks taken back, ever.
+    freed: AtomicU64,
+}
+
+/// Sums over threads of what was counted of blocks without a list, besides their [`TallySum`].
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Totals {
-    pub(crate) live: u64,
-    /// Sum of the threads' own peaks: exact for one thread, an upper bound for several.
-    pub(crate) live_peak: u64,
-    pub(crate) block_bytes: u64,
+pub(crate) struct UnlistedSum {
+    pub(crate) tally: TallySum,
+    /// Bytes of blocks handed out, ever.
+    pub(crate) allocated: u64,
+    /// Bytes of blocks taken back, ever.
+    pub(crate) freed: u64,
 }
 
-impl ThreadTotals {
-    #[inline]
-    pub(crate) fn count_allocation(&self, requested: u64, block_bytes: usize) {
-        let live = tally::add(&self.live, requested);
-        tally::raise(&self.live_peak, live);
-        tally::add(&self.block_bytes, block_bytes as u64);
+/// Adds to a counter that one thread writes; wraps.
+fn add(counter: &AtomicU64, amount: u64) {
+    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
+    counter.store(sum, Ordering::Relaxed);
+}
+
+impl Shard {
+    pub(crate) fn new(key: CacheKey, lists: usize) -> Self {
+        Self {
+            gate: Gate {
+                open: AtomicU64::new(key.id),
+            },
+            headroom: Headroom::default(),
+            lent_bytes_max: AtomicUsize::new(0),
+            own_room_bytes: AtomicUsize::new(0),
+            lent_bytes: AtomicUsize::new(0),
+            lending: Lending::new(),
+            unlisted: Unlisted::default(),
+            key,
+            bins: Bins::new(lists),
+        }
     }
 
     #[inline]
-    pub(crate) fn count_free(&self, requested: u64, block_bytes: usize) {
-        tally::add(&self.live, requested.wrapping_neg());
-        tally::add(&self.block_bytes, (block_bytes as u64).wrapping_neg());
-    }
-
-    /// What an allocation leaves of the credit; none if the credit does not suffice.
-    #[inline]
-    pub(crate) fn credit_after(&self, requested: u64) -> Option<u64> {
-        let counted = requested.min(self.counted_max.load(Ordering::Relaxed));
-        self.credit.load(Ordering::Relaxed).checked_sub(counted)
+    pub(super) fn key(&self) -> CacheKey {
+        self.key
     }
 
     #[inline]
-    pub(crate) fn leave_credit(&self, credit: u64) {
-        self.credit.store(credit, Ordering::Relaxed);
-    }
-
-    /// Sets the credit, and what one allocation counts for at most.
-    pub(crate) fn set_credit(&self, credit: u64, counted_max: u64) {
-        self.counted_max.store(counted_max, Ordering::Relaxed);
-        self.credit.store(credit, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn lent_bytes_max(&self) -> usize {
+    pub(super) fn lent_bytes_max(&self) -> usize {
         self.lent_bytes_max.load(Ordering::Relaxed)
     }
 
@@ -103,60 +94,8 @@ impl ThreadTotals {
         self.lent_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_to(&self, totals: &mut Totals) {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        totals.live = totals.live.wrapping_add(load(&self.live));
-        totals.live_peak = totals.live_peak.wrapping_add(load(&self.live_peak));
-        totals.block_bytes = totals.block_bytes.wrapping_add(load(&self.block_bytes));
-    }
-
-    fn counters(&self) -> [&AtomicU64; 3] {
-        [&self.live, &self.live_peak, &self.block_bytes]
-    }
-
-    /// Adds, atomically, what a thread counted that has ended.
-    pub(crate) fn absorb(&self, other: &Self) {
-        for (own, other) in self.counters().into_iter().zip(other.counters()) {
-            own.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-    }
-
-    /// Forgets what was counted; nothing is live.
-    pub(crate) fn reset(&self) {
-        for counter in self.counters() {
-            counter.store(0, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Shard {
-    pub(crate) fn new(key: CacheKey, lists: usize, totals: Arc<ThreadTotals>) -> Self {
-        Self {
-            gate: Gate {
-                open: AtomicU64::new(key.id),
-            },
-            own_bytes: AtomicUsize::new(0),
-            lent_bytes: AtomicUsize::new(0),
-            drained_bytes: AtomicUsize::new(0),
-            totals,
-            bins: Bins::new(lists),
-            unlisted: Tally::default(),
-            key,
-            speaks: AtomicBool::new(true),
-        }
-    }
-
-    /// Whether the thread's totals are taken from this one of its shards.
-    pub(crate) fn speaks(&self) -> bool {
-        self.speaks.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_speaks(&self, speaks: bool) {
-        self.speaks.store(speaks, Ordering::Relaxed);
-    }
-
-    pub(super) fn key(&self) -> CacheKey {
-        self.key
+    pub(crate) fn headroom(&self) -> u64 {
+        self.headroom.bytes()
     }
 
     /// Asks the thread to go past its cache from its next call on, or no longer.
@@ -170,39 +109,107 @@ impl Shard {
         self.gate.open.load(Ordering::Relaxed) == 0
     }
 
-    /// The counters of a list.
-    pub(crate) fn tally(&self, list: ListId) -> &Tally {
-        self.bins
-            .make(list.index())
-            .map_or(&self.unlisted, |bin| &bin.tally)
+    /// Bytes of blocks and of room for blocks that lie here: what the thread can serve by itself.
+    pub(super) fn bytes(&self) -> u64 {
+        let own = self.own_room_bytes.load(Ordering::Relaxed);
+        (own + self.lent_bytes.load(Ordering::Relaxed)) as u64
     }
 
-    /// Adds what was counted per list; `lists` has one sum more than there are lists, for blocks without.
-    pub(crate) fn add_lists_to(&self, lists: &mut [TallySum]) {
-        for (list, bin) in self.bins.used() {
-            if let Some(sum) = lists.get_mut(list) {
-                sum.add(&bin.tally);
+    /// Counts an allocation that the warm path does not, of a block that is in no bin. For the owner.
+    pub(super) fn count_allocation(
+        &self,
+        pool: &Pool,
+        list: ListId,
+        requested: u64,
+        block_bytes: usize,
+    ) {
+        match self.bins.make(list) {
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_allocation(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
+            None => {
+                add(&self.unlisted.allocated, block_bytes as u64);
+                self.unlisted.tally.count_allocation(requested);
             }
         }
-        if let Some(sum) = lists.last_mut() {
-            sum.add(&self.unlisted);
+    }
+
+    /// Counts a free that the warm path does not, of a block that is in no bin. For the owner.
+    pub(super) fn count_free(&self, pool: &Pool, list: ListId, requested: u64, block_bytes: usize) {
+        match self.bins.make(list) {
+            Some(bin) => {
+                bin.tally
+                    .set_usual(pool.usual_bytes(list, requested), bin.len());
+                bin.tally.count_free(requested);
+                pool.note_live(list, bin.tally.tell(bin.len()));
+            }
+            None => {
+                add(&self.unlisted.freed, block_bytes as u64);
+                self.unlisted.tally.count_free(requested);
+            }
         }
+        self.headroom.put(requested);
+    }
+
+    /// The counters of a list.
+    pub(super) fn tally(&self, list: ListId) -> &Tally {
+        self.bins
+            .make(list)
+            .map_or(&self.unlisted.tally, |bin| &bin.tally)
+    }
+
+    /// Blocks that users hold, as far as this thread counted; wraps. Blocks that come to the bins or leave
+    /// them, past the warm path, do so before or after.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        let _held = self.lending.hold();
+        let mut sum = TallySum::default();
+        for (_, bin) in self.bins.used() {
+            sum.add(&bin.tally, bin.len());
+        }
+        sum.add(&self.unlisted.tally, 0);
+        sum.live
+    }
+
+    /// Adds what was counted per list.
+    pub(crate) fn add_to(&self, lists: &mut [TallySum], unlisted: &mut UnlistedSum) {
+        for (list, bin) in self.bins.used() {
+            if let Some(sum) = lists.get_mut(list) {
+                sum.add(&bin.tally, bin.len());
+            }
+        }
+        unlisted.tally.add(&self.unlisted.tally, 0);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        unlisted.allocated = unlisted
+            .allocated
+            .wrapping_add(load(&self.unlisted.allocated));
+        unlisted.freed = unlisted.freed.wrapping_add(load(&self.unlisted.freed));
     }
 
     /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
-        self.totals.reset();
-        self.unlisted.reset();
+        self.headroom.leave(0);
+        self.unlisted.tally.reset(0);
+        self.unlisted.allocated.store(0, Ordering::Relaxed);
+        self.unlisted.freed.store(0, Ordering::Relaxed);
         for (_, bin) in self.bins.used() {
-            bin.tally.reset();
+            bin.tally.reset(bin.len());
         }
     }
 
-    /// Adds, atomically, what another shard counted per list, whose thread has ended.
-    pub(crate) fn absorb_lists(&self, other: &Self) {
-        self.unlisted.absorb(&other.unlisted);
+    /// Adds what another shard counted per list, whose thread has ended. Under the lock of the pool's
+    /// list of shards.
+    pub(crate) fn absorb(&self, other: &Self) {
+        self.headroom.put(other.headroom.bytes());
+        self.unlisted.tally.absorb(&other.unlisted.tally);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        add(&self.unlisted.allocated, load(&other.unlisted.allocated));
+        add(&self.unlisted.freed, load(&other.unlisted.freed));
         for (list, bin) in other.bins.used() {
-            if let Some(own) = self.bins.make(list) {
+            if let Some(own) = self.bins.make(ListId::new(list)) {
+                own.tally.set_usual(bin.tally.usual(), own.len());
                 own.tally.absorb(&bin.tally);
             }
         }

@@ -1,104 +1,201 @@
-//! Counters of one thread, by list.
+//! Counters of one list in one thread.
 
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Counters of one list. They have one writer, so counting is a load and a store.
+/// Set once `left` was drawn.
+const DRAWN: u64 = 1 << 63;
+
+/// Counters of one list, which one thread writes, so that counting is a load and a store; each store that
+/// the warm path is spared shows. It counts neither frees nor, where requests are of the usual length,
+/// bytes: those follow from how many blocks are idle.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Tally {
-    allocations: AtomicU64,
-    frees: AtomicU64,
-    /// Requested bytes, ever.
-    allocated_bytes: AtomicU64,
-    freed_bytes: AtomicU64,
-    /// Greatest difference of the two.
-    live_peak: AtomicU64,
+    /// Allocations before the next sample.
+    left: AtomicU64,
+    /// What live requests are longer than the usual length, in all; wraps.
+    odd: AtomicU64,
+    /// The length of most requests; the same in all threads, and 0 until one is known.
+    usual: AtomicU32,
+    /// The number of allocations at which `left` is zero, and [`DRAWN`].
+    end: AtomicU64,
+    /// Blocks that are live or idle here: that came, past the warm path, less those that left; wraps, as
+    /// others may free what this thread allocates.
+    blocks: AtomicU64,
+    /// Live bytes when the list was last told of them; wraps.
+    told: AtomicU64,
 }
 
 /// Sums over threads.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TallySum {
     pub(crate) allocations: u64,
-    pub(crate) frees: u64,
-    pub(crate) allocated_bytes: u64,
-    pub(crate) freed_bytes: u64,
-    /// Sum of the threads' own peaks: exact for one thread, an upper bound for several.
-    pub(crate) live_peak: u64,
+    /// Blocks that users hold.
+    pub(crate) live: u64,
+    /// Bytes that users requested of those.
+    pub(crate) live_bytes: u64,
 }
 
-/// Adds to a counter that this thread alone writes; wraps. Returns the sum.
-#[inline]
-pub(crate) fn add(counter: &AtomicU64, amount: u64) -> u64 {
-    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-    counter.store(sum, Ordering::Relaxed);
-    sum
+fn set(counter: &AtomicU64, value: u64) {
+    counter.store(value, Ordering::Relaxed);
 }
 
-/// Raises a peak that this thread alone writes. A thread that frees what others allocated has a
-/// negative level.
-#[inline]
-pub(crate) fn raise(peak: &AtomicU64, level: u64) {
-    if level.cast_signed() > peak.load(Ordering::Relaxed).cast_signed() {
-        peak.store(level, Ordering::Relaxed);
-    }
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    set(counter, get(counter).wrapping_add(amount));
 }
 
 impl Tally {
+    /// What is left of the allocations before the next sample, after one; none if this is the sample.
     #[inline]
-    pub(crate) fn count_allocation(&self, requested: u64) {
-        add(&self.allocations, 1);
-        let allocated = add(&self.allocated_bytes, requested);
-        let freed = self.freed_bytes.load(Ordering::Relaxed);
-        raise(&self.live_peak, allocated.wrapping_sub(freed));
+    pub(super) fn left_after_one(&self) -> Option<u64> {
+        let (left, none) = self.left.load(Ordering::Relaxed).overflowing_sub(1);
+        (!none).then_some(left)
     }
 
+    /// Counts the allocation that leaves so many.
     #[inline]
-    pub(crate) fn count_free(&self, requested: u64) {
-        add(&self.frees, 1);
-        add(&self.freed_bytes, requested);
+    pub(super) fn leave(&self, left: u64) {
+        self.left.store(left, Ordering::Relaxed);
     }
 
-    /// Adds, atomically, what another tally counted.
-    pub(crate) fn absorb(&self, other: &Self) {
-        for (own, other) in self.counters().into_iter().zip(other.counters()) {
-            own.fetch_add(other.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// Counts the bytes of an allocation.
+    #[inline]
+    pub(super) fn allocate_bytes(&self, requested: u64) {
+        let usual = u64::from(self.usual.load(Ordering::Relaxed));
+        if requested != usual {
+            let odd = self.odd.load(Ordering::Relaxed);
+            let odd = odd.wrapping_add(requested.wrapping_sub(usual));
+            self.odd.store(odd, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn reset(&self) {
-        for counter in self.counters() {
-            counter.store(0, Ordering::Relaxed);
+    /// Counts the bytes of a free.
+    #[inline]
+    pub(super) fn free_bytes(&self, requested: u64) {
+        let usual = u64::from(self.usual.load(Ordering::Relaxed));
+        if requested != usual {
+            let odd = self.odd.load(Ordering::Relaxed);
+            let odd = odd.wrapping_sub(requested.wrapping_sub(usual));
+            self.odd.store(odd, Ordering::Relaxed);
         }
     }
 
-    fn counters(&self) -> [&AtomicU64; 5] {
-        [
-            &self.allocations,
-            &self.frees,
-            &self.allocated_bytes,
-            &self.freed_bytes,
-            &self.live_peak,
-        ]
+    pub(super) fn usual(&self) -> u32 {
+        self.usual.load(Ordering::Relaxed)
+    }
+
+    /// Sets the usual length; `idle` is the number of blocks.
+    pub(super) fn set_usual(&self, bytes: u32, idle: usize) {
+        let before = self.usual();
+        if bytes != before {
+            let longer = u64::from(bytes).wrapping_sub(u64::from(before));
+            let live = self.read(idle).live;
+            add(&self.odd, live.wrapping_mul(longer).wrapping_neg());
+            self.usual.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the next allocation, which the warm path does not count, is to be a sample. `draw` says
+    /// after how many further ones the next is.
+    pub(super) fn charge(&self, draw: impl Fn() -> u64) -> bool {
+        let renew = |allocations: u64| {
+            let drawn = draw();
+            set(&self.end, allocations.wrapping_add(drawn) | DRAWN);
+            set(&self.left, drawn);
+        };
+        if get(&self.end) & DRAWN == 0 {
+            renew(get(&self.end));
+        }
+        let (left, end) = (get(&self.left), get(&self.end));
+        match left.checked_sub(1) {
+            Some(left) => {
+                set(&self.end, end.wrapping_sub(1));
+                set(&self.left, left);
+            }
+            None => renew(end),
+        }
+        left == 0
+    }
+
+    /// Counts an allocation that the warm path does not, of a block that was not idle here.
+    pub(super) fn count_allocation(&self, requested: u64) {
+        add(&self.end, 1);
+        add(&self.blocks, 1);
+        self.allocate_bytes(requested);
+    }
+
+    /// Counts a free that the warm path does not, of a block that is not idle here yet.
+    pub(super) fn count_free(&self, requested: u64) {
+        add(&self.blocks, 1_u64.wrapping_neg());
+        self.free_bytes(requested);
+    }
+
+    /// Counts idle blocks that came, past the warm path; call it before they are here.
+    pub(super) fn came(&self, count: usize) {
+        add(&self.blocks, count as u64);
+    }
+
+    /// Counts idle blocks that left, past the warm path; call it when they are gone.
+    pub(super) fn went(&self, count: usize) {
+        add(&self.blocks, (count as u64).wrapping_neg());
+    }
+
+    /// What live bytes are more than when this was last called; wraps. `idle` is the number of blocks.
+    pub(super) fn tell(&self, idle: usize) -> u64 {
+        let bytes = self.read(idle).live_bytes;
+        let more = bytes.wrapping_sub(get(&self.told));
+        set(&self.told, bytes);
+        more
+    }
+
+    /// Adds what another tally counted, whose thread has ended and has no idle blocks any more.
+    pub(super) fn absorb(&self, other: &Self) {
+        add(&self.end, other.read(0).allocations);
+        for (own, other) in [
+            (&self.odd, &other.odd),
+            (&self.blocks, &other.blocks),
+            (&self.told, &other.told),
+        ] {
+            add(own, get(other));
+        }
+    }
+
+    /// Forgets what was counted; nothing is live.
+    pub(super) fn reset(&self, idle: usize) {
+        set(&self.end, get(&self.left) | (get(&self.end) & DRAWN));
+        set(&self.blocks, idle as u64);
+        set(&self.odd, 0);
+        set(&self.told, 0);
+    }
+
+    fn read(&self, idle: usize) -> TallySum {
+        let live = get(&self.blocks).wrapping_sub(idle as u64);
+        let usual = u64::from(self.usual.load(Ordering::Relaxed));
+        TallySum {
+            allocations: (get(&self.end) & !DRAWN).wrapping_sub(get(&self.left)),
+            live,
+            live_bytes: live.wrapping_mul(usual).wrapping_add(get(&self.odd)),
+        }
     }
 }
 
 impl TallySum {
-    pub(crate) fn add(&mut self, tally: &Tally) {
-        let sums = [
-            &mut self.allocations,
-            &mut self.frees,
-            &mut self.allocated_bytes,
-            &mut self.freed_bytes,
-            &mut self.live_peak,
-        ];
-        for (sum, counter) in sums.into_iter().zip(tally.counters()) {
-            *sum = sum.wrapping_add(counter.load(Ordering::Relaxed));
-        }
+    /// Adds a tally of a list of which so many blocks are idle.
+    pub(crate) fn add(&mut self, tally: &Tally, idle: usize) {
+        let read = tally.read(idle);
+        self.allocations = self.allocations.wrapping_add(read.allocations);
+        self.live = self.live.wrapping_add(read.live);
+        self.live_bytes = self.live_bytes.wrapping_add(read.live_bytes);
     }
 
-    /// Requested bytes that users hold.
-    pub(crate) fn live(&self) -> u64 {
-        self.allocated_bytes.wrapping_sub(self.freed_bytes)
+    /// Buffers given back.
+    pub(crate) fn frees(&self) -> u64 {
+        self.allocations.wrapping_sub(self.live)
     }
 }

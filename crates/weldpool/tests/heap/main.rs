@@ -134,3 +134,20 @@ fn sixty_four_live_buffers_take_nothing_from_the_heap() {
         assert_eq!(queued, (0, 0), "{bytes} bytes on a queue");
     }
 }
+
+/// Statistics cost the same whatever is live: they add up counters and walk nothing.
+#[test]
+fn statistics_cost_the_same_whatever_is_live() {
+    let allocator = allocator();
+    let mut live: Vec<Buffer> = Vec::new();
+    let mut cost = |count: usize| {
+        live.clear();
+        live.extend((0..count).map(|number| allocator.allocate(1000 + number % 5000).unwrap()));
+        let (heap, driver) = calls_when_warm(&allocator, || drop(allocator.stats()));
+        assert_eq!(driver, 0);
+        heap
+    };
+    let few = cost(10);
+    assert_eq!(cost(20_000), few);
+    assert!(few < 10, "{few}: a list of classes, and not much else");
+}

@@ -7,6 +7,7 @@ use weldpool::device::host::HostDevice;
 
 mod config;
 mod fake;
+mod health;
 mod host;
 mod observe;
 mod ordered_reuse;

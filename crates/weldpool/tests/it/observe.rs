@@ -330,10 +330,18 @@ fn a_recorded_program_replays_with_the_same_peak() {
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();
+    let classes = SizeClasses::fine();
+    let block_bytes = |bytes: u64| {
+        let class = classes.index_of(bytes as usize).unwrap();
+        classes.as_slice()[class].bytes as u64
+    };
     let (mut live, mut peak, mut total) = (0_u64, 0_u64, 0_u64);
     for event in &events {
         match event.op {
-            Op::Allocate => (live, total) = (live + event.bytes, total + event.bytes),
+            Op::Allocate => {
+                live += event.bytes;
+                total += block_bytes(event.bytes);
+            }
             Op::Free => live -= event.bytes,
         }
         peak = peak.max(live);
@@ -344,9 +352,10 @@ fn a_recorded_program_replays_with_the_same_peak() {
         .unwrap();
     assert_eq!(report.allocs, allocations);
     assert_eq!((report.peak_live_bytes, report.skipped_frees), (peak, 0));
+    let live_peak = after.live.peak;
     assert!(
-        peak <= after.live.peak,
-        "that is an upper bound for several threads"
+        (peak..=peak + (4 << 20)).contains(&live_peak),
+        "{peak}, {live_peak}: too high by what four threads' caches keep, at most"
     );
 }
 

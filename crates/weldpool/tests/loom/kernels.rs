@@ -4,10 +4,12 @@
 
 use crate::block::{Block, ListId};
 use crate::class_pool::ClassPools;
+use crate::counter::AtomicCounter;
 use crate::guard::Borrow;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::model::{check, check_all, thread};
 use crate::queue::{Fence, QueueId};
+use crate::reserve::Reserve;
 use crate::signals::Signals;
 use crate::size_class::{SizeClass, SizeClasses};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
@@ -136,6 +138,50 @@ fn counting_has_one_writer_and_any_readers() {
         owner.join().unwrap();
         let sum = read();
         assert_eq!((sum.live, sum.live_peak, sum.block_bytes), (10, 20, 256));
+    });
+}
+
+#[test]
+fn a_shared_counter_is_exact_at_rest_and_below_its_peak() {
+    check(|| {
+        let counter = Arc::new(AtomicCounter::default());
+        let other = Arc::clone(&counter);
+        let thread = thread::spawn(move || {
+            other.add(30);
+            other.subtract(30);
+        });
+        counter.add(10);
+        let now = counter.read();
+        assert!([10, 40].contains(&now.value), "{now:?}");
+        assert!(now.peak >= now.value, "{now:?}");
+        thread.join().unwrap();
+        let end = counter.read();
+        assert_eq!((end.value, end.total), (10, 40));
+        assert!([30, 40].contains(&end.peak), "{end:?}");
+    });
+}
+
+#[test]
+fn what_threads_commit_together_stays_within_the_limit() {
+    check(|| {
+        let reserve = Arc::new(Reserve::new(Some(100), 10, 1000, (1, 1)));
+        let claim = |reserve: &Reserve| {
+            let claimed = reserve.commit(60).is_ok();
+            assert!(reserve.committed() <= 100);
+            claimed
+        };
+        let other = Arc::clone(&reserve);
+        let thread = thread::spawn(move || {
+            let claimed = claim(&other);
+            if claimed {
+                other.uncommit(60);
+            }
+            claimed
+        });
+        let mine = claim(&reserve);
+        let theirs = thread.join().unwrap();
+        assert!(mine || theirs, "one of them fits");
+        assert_eq!(reserve.committed(), if mine { 60 } else { 0 });
     });
 }
 

@@ -3,10 +3,10 @@
 //!
 //! The kernels are the library's own files, compiled here against locks and atomics of `loom` in place
 //! of `crate::sync`. The library as a whole does not compile against those, which cannot be in statics;
-//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this. Without
-//! `--cfg loom` the same tests run on the library's own locks and threads of the system, which is how Miri
-//! and the sanitizers see them.
+//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this. Under
+//! Miri the same tests run on the library's own locks and threads of the system.
 
+#![cfg(any(loom, miri))]
 #![allow(
     dead_code,
     unused_imports,
@@ -25,12 +25,16 @@ pub(crate) use self::stand_in::{block, device, error, queue, size_class, stats};
 
 #[path = "../../src/class_pool.rs"]
 mod class_pool;
+#[path = "../../src/counter.rs"]
+mod counter;
 #[path = "../../src/grouped.rs"]
 mod grouped;
 #[path = "../../src/guard.rs"]
 mod guard;
 #[path = "../../src/in_flight.rs"]
 mod in_flight;
+#[path = "../../src/arena/reserve.rs"]
+mod reserve;
 #[path = "../../src/signals.rs"]
 mod signals;
 mod thread_cache;

@@ -1,5 +1,5 @@
 //! How a test runs: in every interleaving under the model checker; else some times on threads of the
-//! system, where Miri and the sanitizers look for what the checker does not model.
+//! system, where Miri looks for what the checker does not model.
 
 #[cfg(loom)]
 pub(crate) use loom::thread;

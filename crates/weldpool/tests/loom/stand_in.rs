@@ -118,6 +118,7 @@ pub(crate) mod error {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) enum ErrorKind {
         InvalidRequest,
+        LimitExceeded,
         Busy,
     }
 

@@ -17,6 +17,7 @@
 
 mod address_space;
 mod apple;
+mod builder;
 mod call;
 mod capacity;
 mod control;
@@ -29,11 +30,13 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal, PurgeableState,
+    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
+    PurgeableState,
 };
+pub use builder::Builder;
 pub use call::Call;
 pub use control::{Control, Step};
 pub use costs::{Costs, Curve};
-pub use discrete::{FakeDiscrete, FakeDiscreteBuilder};
+pub use discrete::{DiscreteModel, FakeDiscrete, FakeDiscreteBuilder};
 pub use faults::{Fault, When};
 pub use violation::{Rule, Violation};

@@ -21,10 +21,8 @@ pub(super) struct Decoder<R> {
 impl<R: BufRead> Decoder<R> {
     pub(super) fn new(input: R) -> TraceResult<Self> {
         let mut lines = Lines::new(input);
-        let heading = lines.next()?.unwrap_or_default();
-        let columns = Columns::new(heading, NAMES, REQUIRED);
         Ok(Self {
-            columns: columns.map_err(|error| error.at_line(1))?,
+            columns: Columns::read(&mut lines, NAMES, REQUIRED)?,
             lines,
         })
     }

@@ -97,15 +97,20 @@ pub(super) fn stream(field: &str, name: &str) -> TraceResult<u64> {
 pub(super) struct Columns<const N: usize>([Option<usize>; N]);
 
 impl<const N: usize> Columns<N> {
-    /// Finds `names` in the heading; the first `required` of them must be there.
-    pub(super) fn new(heading: &str, names: [&str; N], required: usize) -> TraceResult<Self> {
+    /// Reads the heading, the first line, and finds `names` in it; the first `required` of them must
+    /// be there.
+    pub(super) fn read(
+        lines: &mut Lines<impl BufRead>,
+        names: [&str; N],
+        required: usize,
+    ) -> TraceResult<Self> {
+        let heading = lines.next()?.unwrap_or_default();
         let heading: Vec<_> = heading.split(',').map(str::trim).collect();
         let found = names.map(|name| heading.iter().position(|column| *column == name));
         match found.iter().take(required).position(Option::is_none) {
-            Some(missing) => Err(wrong(format!(
-                "the heading has no column {:?}",
-                names[missing]
-            ))),
+            Some(missing) => {
+                Err(wrong(format!("the heading has no column {:?}", names[missing])).at_line(1))
+            }
             None => Ok(Self(found)),
         }
     }

@@ -21,7 +21,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
-pub use self::builder::FakeAppleBuilder;
+pub use self::builder::{AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
 pub use self::metal::Metal;
@@ -62,13 +62,13 @@ impl FakeApple {
     }
 
     fn build(builder: FakeAppleBuilder) -> Result<Self> {
-        let FakeAppleBuilder {
+        let FakeAppleBuilder { model, settings } = builder;
+        let AppleModel {
             memory,
             working_set,
             buffer_bytes_max,
             costs,
-            settings,
-        } = builder;
+        } = model;
         let percent = |share: u64| memory / 100 * share;
         let limits = Limits {
             working_set: working_set.unwrap_or(percent(84)),

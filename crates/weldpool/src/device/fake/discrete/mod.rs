@@ -20,7 +20,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
-pub use self::builder::FakeDiscreteBuilder;
+pub use self::builder::{DiscreteModel, FakeDiscreteBuilder};
 
 /// Sizes of handles and positions of mappings on an H200 (`cuMemGetAllocationGranularity`).
 const GRANULARITY: usize = 2 << 20;
@@ -85,12 +85,12 @@ impl FakeDiscrete {
     }
 
     fn build(builder: FakeDiscreteBuilder) -> Result<Self> {
-        let FakeDiscreteBuilder {
+        let FakeDiscreteBuilder { model, settings } = builder;
+        let DiscreteModel {
             memory,
             pinned,
             costs,
-            settings,
-        } = builder;
+        } = model;
         let ordinal = settings.ordinal;
         let poison = settings.poison;
         let control = Control::new(settings, costs.event_record_ns, costs.event_query_ns, false);

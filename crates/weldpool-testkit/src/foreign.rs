@@ -17,19 +17,20 @@ fn location(binding: &Binding<'_>) -> Location {
 
 /// Sets all bytes of a buffer on a stream. Until that is done the caller neither touches the buffer nor
 /// frees it, unless in the order of that stream.
-pub(super) fn fill(stream: &dyn DeviceQueue, to: &Binding<'_>, value: u8) -> Result<()> {
-    // SAFETY: the buffer is live, and the machine keeps it as described above.
+pub(crate) fn fill(stream: &dyn DeviceQueue, to: &Binding<'_>, value: u8) -> Result<()> {
+    // SAFETY: the buffer is live, and the caller keeps it as described above.
     unsafe { stream.fill(location(to), to.bytes, value) }
 }
 
 /// Copies all bytes of a buffer to the start of another one; as for [`fill`], for both.
-pub(super) fn copy(stream: &dyn DeviceQueue, from: &Binding<'_>, to: &Binding<'_>) -> Result<()> {
-    // SAFETY: both are live, the destination is as long, and the machine keeps them as described above.
+pub(crate) fn copy(stream: &dyn DeviceQueue, from: &Binding<'_>, to: &Binding<'_>) -> Result<()> {
+    // SAFETY: both are live, the destination is as long, and the caller keeps them as described above.
     unsafe { stream.copy(location(from), location(to), from.bytes) }
 }
 
-/// Takes back a buffer by an address that nobody else uses.
-pub(super) fn reclaim(allocator: &Allocator, address: NonNull<u8>) -> Result<Buffer> {
-    // SAFETY: the machine has the address from `into_raw` and drops it here.
+/// Takes back a buffer by an address that is used nowhere else. An address that is no buffer's, or
+/// not any more, is refused.
+pub(crate) fn reclaim(allocator: &Allocator, address: NonNull<u8>) -> Result<Buffer> {
+    // SAFETY: as described above.
     unsafe { allocator.reclaim(address) }
 }

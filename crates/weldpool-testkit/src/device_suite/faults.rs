@@ -1,0 +1,111 @@
+//! Driver calls that fail.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use weldpool::{Allocator, Device, ErrorKind, StorageMode};
+
+use super::{MakeDevice, block};
+use crate::{Call, FaultyDevice};
+
+pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
+    let mut seen = HashSet::new();
+    for kind in [
+        ErrorKind::OutOfMemory,
+        ErrorKind::System,
+        ErrorKind::DeviceLost,
+    ] {
+        for call in Call::ALL {
+            let device = Arc::new(FaultyDevice::new(make()));
+            if !is_made(device.as_ref(), call) {
+                continue;
+            }
+            let allocator = Allocator::builder(device.clone()).build().unwrap();
+            let queue = allocator.create_queue().unwrap();
+            let other = allocator.create_queue().unwrap();
+            let mut kept = allocator.allocate(5000).unwrap();
+            kept.write::<u8>().unwrap().fill(1);
+            let mut target = allocator.allocate(5000).unwrap();
+            device.fail(call, kind, usize::MAX);
+            let error = match call {
+                Call::Budget => allocator.device().budget().map(drop),
+                Call::Reserve => {
+                    let fresh = Allocator::builder(device.clone()).build().unwrap();
+                    fresh.allocate(8 << 20).map(drop)
+                }
+                Call::CreateSegment | Call::CreatePhysical | Call::Map | Call::AllowAccess => {
+                    allocator.allocate(8 << 20).map(drop)
+                }
+                Call::ReleaseSegment | Call::Unmap | Call::ReleasePhysical => {
+                    drop(allocator.allocate(8 << 20).unwrap());
+                    let before = allocator.stats();
+                    assert_eq!(allocator.clear(), 0);
+                    let after = allocator.stats();
+                    assert_eq!(after.reserved.value, before.reserved.value);
+                    assert_eq!(after.cached_bytes, before.cached_bytes);
+                    drop(allocator.allocate(8 << 20).unwrap());
+                    assert_eq!(
+                        allocator.stats().growths,
+                        before.growths,
+                        "the segment is reused"
+                    );
+                    Ok(())
+                }
+                Call::CreateQueue => allocator.create_queue().map(drop),
+                Call::Copy | Call::Signal => queue.copy(&kept, &mut target).map(drop),
+                Call::Fill => queue.fill(&mut target, 2).map(drop),
+                Call::HostCall => queue.call(|| ()).map(drop),
+                Call::WaitFor => {
+                    let (open, _) = block(&other);
+                    other.fill(&mut target, 2).unwrap();
+                    let result = queue.copy(&kept, &mut target).map(drop);
+                    open.send(()).unwrap();
+                    result
+                }
+                other => panic!("{other:?} is not exercised"),
+            };
+            match error {
+                Err(error) => assert_eq!(error.kind(), kind, "{call:?}"),
+                Ok(()) => assert!(
+                    matches!(
+                        call,
+                        Call::ReleaseSegment | Call::Unmap | Call::ReleasePhysical
+                    ),
+                    "{call:?} did not fail"
+                ),
+            }
+            device.fail(call, kind, 0);
+            // Everything works again, and nothing was lost.
+            drop(allocator.allocate(8 << 20).unwrap());
+            queue.copy(&kept, &mut target).unwrap().wait(None).unwrap();
+            assert!(
+                target.read::<u8>().unwrap().iter().all(|&byte| byte == 1),
+                "{call:?}"
+            );
+            drop((kept, target));
+            assert_eq!(allocator.stats().live.value, 0, "{call:?}");
+            let _bytes = allocator.clear();
+            let stats = allocator.stats();
+            assert_eq!(
+                (stats.reserved.value, stats.segments),
+                (0, 0),
+                "{call:?}: {stats}"
+            );
+            seen.insert(call);
+        }
+    }
+    let made = |call: &&Call| is_made(make().as_ref(), **call);
+    assert_eq!(seen.len(), Call::ALL.iter().filter(made).count());
+}
+
+/// Whether an allocator of shared storage ever makes this call on the device.
+fn is_made(device: &dyn Device, call: Call) -> bool {
+    match device.virtual_memory(StorageMode::Shared) {
+        None => !Call::VIRTUAL_MEMORY.contains(&call),
+        Some(memory) => match call {
+            Call::CreateSegment | Call::ReleaseSegment => false,
+            Call::AllowAccess => memory.properties().needs_access,
+            _ => true,
+        },
+    }
+}

@@ -1,0 +1,126 @@
+//! The suite that every device runs, through the allocator and its queues; a file per topic.
+//!
+//! A device joins it with one line in a test binary:
+//!
+//! ```text
+//! weldpool_testkit::device_suite!(host, || Arc::new(HostDevice::new().unwrap()));
+//! ```
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "these functions are tests: their names say what holds, and they report by panicking"
+)]
+
+pub mod device;
+pub mod ends;
+pub mod faults;
+pub mod guards;
+pub mod limits;
+pub mod memory;
+mod probe;
+pub mod queues;
+pub mod threads;
+pub mod virtual_memory;
+pub mod waste;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use weldpool::{Allocator, Buffer, Config, Device, Fence, Queue};
+
+/// Makes the device under test.
+pub type MakeDevice = fn() -> Arc<dyn Device>;
+
+/// Runs the suite on a device as a module of tests: `device_suite!(name, make)`.
+#[macro_export]
+macro_rules! device_suite {
+    ($name:ident, $make:expr) => {
+        $crate::device_suite!(@cases $name, $make,
+            device: [
+                properties_and_budget_are_sane
+            ],
+            memory: [
+                segments_are_aligned_disjoint_and_zero,
+                a_freed_buffer_is_reused_without_a_driver_call,
+                every_size_and_alignment_is_kept,
+                every_storage_mode_keeps_contents,
+                addresses_find_their_buffers
+            ],
+            virtual_memory: [
+                mapped_memory_is_what_was_obtained,
+                every_failing_virtual_memory_call_changes_nothing
+            ],
+            limits: [
+                wrong_requests_are_errors,
+                a_limit_is_an_error_that_passes,
+                pre_allocation_clear_and_pooling,
+                presets_start_and_stop_where_documented,
+                idle_memory_has_a_limit,
+                segments_outgrown_give_way
+            ],
+            guards: [
+                guards_check_type_length_and_each_other,
+                private_storage_refuses_the_host,
+                work_in_flight_keeps_guards_away
+            ],
+            queues: [
+                freed_memory_waits_for_its_fence,
+                queues_wait_for_each_other,
+                a_queue_may_be_dropped_before_its_work,
+                a_fence_that_never_passes_costs_only_its_memory,
+                copies_check_length_and_overlap
+            ],
+            threads: [
+                threads_share_one_pool
+            ],
+            ends: [
+                leaks_are_reported_by_name,
+                buffers_outlive_their_allocator
+            ],
+            waste: [
+                waste_is_told_apart_at_every_step
+            ],
+            faults: [
+                every_failing_driver_call_is_survived
+            ]
+        );
+    };
+    (@cases $name:ident, $make:expr, $($topic:ident: [$($case:ident),+]),+) => {
+        mod $name {
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    $crate::device_suite::$topic::$case($make);
+                }
+            )+)+
+        }
+    };
+}
+
+fn allocator(make: MakeDevice) -> Allocator {
+    Allocator::builder(make()).build().unwrap()
+}
+
+fn with_config(make: MakeDevice, change: impl FnOnce(&mut Config)) -> Allocator {
+    let mut config = Config::default();
+    change(&mut config);
+    Allocator::builder(make()).config(config).build().unwrap()
+}
+
+fn address(buffer: &Buffer) -> usize {
+    buffer.binding().host.unwrap().as_ptr().addr()
+}
+
+/// Holds a queue at its present end until the sender is used or dropped.
+fn block(queue: &Queue) -> (Sender<()>, Fence) {
+    let (open, gate) = channel();
+    let fence = queue
+        .call(move || {
+            let _opened = gate.recv();
+        })
+        .unwrap();
+    (open, fence)
+}

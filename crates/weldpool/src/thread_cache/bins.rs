@@ -1,0 +1,87 @@
+//! The bins of one thread, one per list.
+
+#![allow(unsafe_code)]
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use super::bin::Bin;
+use crate::block::ListId;
+use crate::device::ZeroedPages;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A bin for each list there can be, and for blocks without a list, where nothing is found and there is no
+/// room. Those that no list uses are never touched and take addresses alone.
+pub(crate) struct Bins {
+    /// [`ListId::COUNT`] bins.
+    pages: ZeroedPages,
+    lists: usize,
+    /// Which bins were ever used.
+    used: Box<[AtomicU64]>,
+}
+
+const LAYOUT: Layout = match Layout::array::<Bin>(ListId::COUNT) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a table of this length has a layout"),
+};
+
+impl Bins {
+    /// Bins for so many lists.
+    pub(crate) fn new(lists: usize) -> Self {
+        Self {
+            pages: ZeroedPages::new(LAYOUT),
+            lists: lists.min(ListId::MOST),
+            used: (0..lists.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    #[inline]
+    fn place(&self, list: ListId) -> NonNull<Bin> {
+        // SAFETY: a list's offset is that of one of `ListId::COUNT` bins.
+        unsafe { self.pages.first().byte_add(list.bin_offset()) }.cast()
+    }
+
+    /// The bin of a list.
+    #[inline]
+    pub(crate) fn get(&self, list: ListId) -> &Bin {
+        // SAFETY: zeroed memory is a bin that was never opened, and is one for as long as the pages live.
+        unsafe { self.place(list).as_ref() }
+    }
+
+    /// The bin of a list, to be used; none for blocks without a list.
+    pub(crate) fn make(&self, list: ListId) -> Option<&Bin> {
+        let index = list.index();
+        if index >= self.lists {
+            return None;
+        }
+        self.used[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        Some(self.get(list))
+    }
+
+    /// The bins that were ever used, with their lists' numbers.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (usize, &Bin)> {
+        let words = self.used.iter().enumerate();
+        words.flat_map(move |(number, word)| {
+            let mut left = word.load(Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.wrapping_sub(1);
+                (bit < 64).then(|| {
+                    let index = number * 64 + bit;
+                    (index, self.get(ListId::new(index)))
+                })
+            })
+        })
+    }
+}
+
+impl Drop for Bins {
+    fn drop(&mut self) {
+        let used: Vec<usize> = self.used().map(|(list, _)| list).collect();
+        for list in used {
+            let bin = self.place(ListId::new(list));
+            // SAFETY: nobody can refer to the bins any more, and each is visited once.
+            unsafe { bin.drop_in_place() };
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Who may touch the bins of a thread that others may come to.
+//!
+//! Nearly always that is the thread itself, which pays two stores for it. Somebody else closes the bins,
+//! has the thread see it, and waits until it is outside.
+
+#![forbid(unsafe_code)]
+
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fences, spin_while};
+
+/// The right to one thread's bins; at most one of [`Inside`], [`Held`] and [`Closed`] exists at a time.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    /// Whether the owner may go inside.
+    open: AtomicBool,
+    /// Whether the owner is inside, or about to look whether it may be.
+    busy: AtomicBool,
+    /// Of whoever has the right for longer.
+    held: Mutex<()>,
+    /// Whether the fences work here. Without them the owner always takes the lock.
+    fenced: bool,
+}
+
+/// The owner is inside; it leaves when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Inside<'a>(&'a AtomicBool);
+
+/// The owner holds the lock.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Held<'a>(#[expect(dead_code, reason = "held until dropped")] MutexGuard<'a, ()>);
+
+/// The owner is kept outside until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Closed<'a> {
+    lending: &'a Lending,
+    _held: MutexGuard<'a, ()>,
+}
+
+impl Lending {
+    pub(crate) fn new() -> Self {
+        let fenced = fences::is_available();
+        Self {
+            open: AtomicBool::new(fenced),
+            busy: AtomicBool::new(false),
+            held: Mutex::new(()),
+            fenced,
+        }
+    }
+
+    /// The right, if nobody else wants it. For the owner, which is not inside yet.
+    #[inline]
+    pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+        self.busy.store(true, Ordering::Relaxed);
+        let inside = Inside(&self.busy);
+        fences::light();
+        // Whoever closed before did so in vain only if it sees that we are inside.
+        self.open.load(Ordering::Acquire).then_some(inside)
+    }
+
+    /// The right, once others are done. For the owner, which is not inside.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        Held(self.held.lock())
+    }
+
+    /// The right, once the owner is outside. For others.
+    pub(crate) fn close(&self) -> Closed<'_> {
+        let held = self.held.lock();
+        if self.fenced {
+            self.open.store(false, Ordering::Relaxed);
+            fences::heavy();
+            // The owner is inside for a few dozen instructions, unless it was preempted.
+            spin_while(&self.busy);
+        }
+        Closed {
+            lending: self,
+            _held: held,
+        }
+    }
+}
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        // The owner, when it enters, sees what was done here.
+        self.lending
+            .open
+            .store(self.lending.fenced, Ordering::Release);
+    }
+}
