@@ -63,6 +63,15 @@ impl Arguments {
         Ok(None)
     }
 
+    /// Whether an option stands behind `--`.
+    pub(crate) fn passes_on(&self, name: &str) -> bool {
+        self.passed_on.iter().any(|argument| {
+            argument
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    }
+
     /// Rejects what nobody took; returns what stood behind `--`.
     pub(crate) fn finish(self) -> Result<Vec<String>> {
         match self.own.first() {
@@ -95,6 +104,7 @@ mod tests {
         assert_eq!(line.value("--json").unwrap().as_deref(), Some("out.json"));
         assert!(line.flag("--quick"));
         assert!(!line.flag("--quick"));
+        assert!(line.passes_on("--json") && !line.passes_on("--js") && !line.passes_on("--quick"));
         assert_eq!(line.finish().unwrap(), ["--json", "x"]);
     }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::arguments::Arguments;
 use crate::environment::Environment;
 use crate::error::{Failure, Result};
-use crate::paths::{Paths, Profile};
+use crate::guest::{ControlGroups, Guest};
+use crate::paths::{self, Paths, Profile};
 use crate::process::Run;
 use crate::progress::Steps;
 
@@ -32,8 +33,17 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let quick = arguments.flag("--quick");
     let filter = arguments.value("--filter")?;
     let minutes = arguments.value("--minutes")?;
-    let suite_arguments = arguments.finish()?;
     let mut steps = Steps::new(paths.logs());
+    if suite == "pressure" && !arguments.passes_on("--group") {
+        let groups = control_groups(arguments.value("--control-groups")?)?;
+        let report = press(paths, &mut steps, groups, quick, &arguments.finish()?)?;
+        if let Some(json) = json {
+            paths::write(&json, &report)?;
+        }
+        steps.done("bench");
+        return Ok(());
+    }
+    let suite_arguments = arguments.finish()?;
     let mut bench = Run::cargo().directory(paths.root()).args([
         "run",
         "--release",
@@ -65,4 +75,49 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     steps.show(&format!("bench {suite}"), bench)?;
     steps.done("bench");
     Ok(())
+}
+
+fn control_groups(version: Option<String>) -> Result<ControlGroups> {
+    match version.as_deref() {
+        None | Some("2") => Ok(ControlGroups::Two),
+        Some("1") => Ok(ControlGroups::One),
+        Some(other) => Err(Failure::new(format!("--control-groups {other}"))
+            .hint("control groups have the versions 1 and 2")),
+    }
+}
+
+/// Runs the suite of memory pressure in a machine of its own; returns the report.
+fn press(
+    paths: &Paths,
+    steps: &mut Steps,
+    groups: ControlGroups,
+    quick: bool,
+    passed_on: &[String],
+) -> Result<String> {
+    let guest = Guest::prepare(paths, steps)?;
+    let build = Run::cargo()
+        .directory(paths.root())
+        .args(["build", "--release", "--package", "weldpool-bench"])
+        .args(["--bin", "bench"]);
+    steps.log("build the suite", build)?;
+    let mut command = "cargo xtask bench pressure --json FILE".to_owned();
+    if groups == ControlGroups::One {
+        command.push_str(" --control-groups 1");
+    }
+    let mut arguments: Vec<String> = ["pressure", "--group", "/sys/fs/cgroup"]
+        .map(str::to_owned)
+        .into();
+    arguments.extend(["--json", "/dev/ttyS1"].map(str::to_owned));
+    if quick {
+        command.push_str(" --quick");
+        arguments.push("--quick".to_owned());
+    }
+    if !passed_on.is_empty() {
+        command.push_str(" -- ");
+        command.push_str(&passed_on.join(" "));
+        arguments.extend_from_slice(passed_on);
+    }
+    arguments.extend(["--command".to_owned(), command]);
+    let program = paths.binary(Profile::Release, "bench");
+    guest.run(steps, &program, &arguments, groups)
 }

@@ -5,11 +5,13 @@ mod arguments;
 mod bench;
 mod check;
 mod darwin;
+mod debian;
 mod demo;
 mod dependencies;
 mod environment;
 mod error;
 mod fuzz;
+mod guest;
 mod loom;
 mod models;
 mod mutants;
@@ -45,6 +47,9 @@ Commands:
                              program for arm64, unless --no-link is given
   bench SUITE [--json FILE] [--quick] [--filter TEXT] [-- ARGS]
                              run a benchmark suite of crates/weldpool-bench; `bench help` names them
+  bench pressure [--json FILE] [--quick] [--control-groups 1|2]
+                             fill memory up to a limit in an emulated machine; with `-- --group DIRECTORY` in
+                             control groups of this one
   loom                       the small concurrent kernels under the model checker (part of `test`)
   mutants                    leave out each wait of ordered reuse in turn; a test must notice (part of `test`)
   sanitize [address|thread] [-- ARGS]

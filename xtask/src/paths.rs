@@ -76,9 +76,14 @@ impl Paths {
 
     /// The built program `weldpool`.
     pub(crate) fn program(&self, profile: Profile) -> PathBuf {
+        self.binary(profile, "weldpool")
+    }
+
+    /// A built program of the workspace.
+    pub(crate) fn binary(&self, profile: Profile, name: &str) -> PathBuf {
         self.target
             .join(profile.to_string())
-            .join(format!("weldpool{}", env::consts::EXE_SUFFIX))
+            .join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use crate::debian;
 use crate::error::{Failure, Result};
 use crate::process::Run;
 use crate::progress::Steps;
@@ -31,16 +32,19 @@ impl Toolchain {
         if TARGETS.iter().all(|target| has_library(target)) {
             return Ok(Self::Installed);
         }
-        if !Path::new("/usr/bin/apt-get").exists() {
+        Self::debian(steps)
+    }
+
+    /// Debian's packages, which bring the source of the standard library too.
+    pub(crate) fn debian(steps: &mut Steps) -> Result<Self> {
+        if !debian::is_debian() {
             return Err(missing());
         }
         if !debian_packages_installed() {
-            if !is_root() {
+            if !debian::can_install() {
                 return Err(missing());
             }
-            steps.log("apt-get update", apt_get().arg("update"))?;
-            let install = apt_get().args(["install", "--yes", "--no-install-recommends"]);
-            steps.log("install Debian's Rust", install.args(DEBIAN_PACKAGES))?;
+            debian::install(steps, &DEBIAN_PACKAGES)?;
         }
         let version = Run::new(DEBIAN_RUSTC).arg("--version").output()?;
         let wanted = env!("CARGO_PKG_RUST_VERSION");
@@ -75,15 +79,11 @@ impl Toolchain {
     }
 }
 
-fn apt_get() -> Run {
-    Run::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive")
-}
-
 fn missing() -> Failure {
     let targets = TARGETS.join(" ");
     let packages = DEBIAN_PACKAGES.join(" ");
-    Failure::new("there is no Rust standard library for macOS on this machine").hint(format!(
-        "run `rustup target add {targets}`; or, on Debian, as root `apt-get install {packages}`"
+    Failure::new("there is no source of Rust's standard library on this machine").hint(format!(
+        "on Debian, as root, `apt-get install {packages}`; for macOS also `rustup target add {targets}`"
     ))
 }
 
@@ -119,13 +119,6 @@ fn same_version(printed: &str) -> bool {
         return false;
     };
     first.starts_with("ii ") && lines.all(|line| line == first)
-}
-
-fn is_root() -> bool {
-    Run::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|id| id.trim() == "0")
 }
 
 /// The first word of the form `1.96.0` as numbers; empty when there is none.

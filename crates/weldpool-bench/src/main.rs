@@ -175,18 +175,21 @@ struct PressureArgs {
     /// The limit in MiB
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=65536))]
     limit_mib: u32,
-    /// Make a control group with the limit in this one, whose children have a memory controller; without
-    /// it the limit is one on address space, which nobody is killed for
+    /// Make control groups with the limit in this one, whose children have a memory controller. `cargo xtask
+    /// bench pressure` without it boots a machine of its own
     #[arg(long, value_name = "DIRECTORY")]
-    group: Option<PathBuf>,
+    group: PathBuf,
+    /// The command that the report is to name
+    #[arg(long, hide = true)]
+    command: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct PressureChildArgs {
     #[arg(long)]
-    limit_bytes: u64,
+    group: PathBuf,
     #[arg(long)]
-    group: Option<PathBuf>,
+    pace: pressure::Pace,
     #[arg(long)]
     monitor: bool,
     #[arg(long)]
@@ -316,7 +319,7 @@ fn endure_alloc(args: &SoakAllocArgs) -> Result<()> {
 
 fn press(args: &PressureArgs) -> Result<()> {
     let report = pressure::run(&pressure::Options {
-        command: command_line(),
+        command: args.command.clone().unwrap_or_else(command_line),
         limit_bytes: u64::from(args.limit_mib) << 20,
         group: args.group.clone(),
         quick: args.run.quick,
@@ -351,8 +354,8 @@ fn main() -> ExitCode {
         Suite::SoakAlloc(args) => endure_alloc(&args),
         Suite::Pressure(args) => press(&args),
         Suite::PressureChild(args) => pressure::child(&pressure::Child {
-            limit_bytes: args.limit_bytes,
             group: args.group,
+            pace: args.pace,
             monitor: args.monitor,
             quick: args.quick,
         }),

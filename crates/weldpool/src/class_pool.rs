@@ -93,6 +93,14 @@ impl ClassPools {
             .map_or(0, |class| class.thread_max)
     }
 
+    /// Bytes of each block of a list, by its position.
+    pub(crate) fn block_bytes(&self, list: usize) -> usize {
+        let classes = self.classes.as_slice();
+        classes
+            .get(list % classes.len().max(1))
+            .map_or(0, |class| class.bytes)
+    }
+
     /// Number of lists there are.
     pub(crate) fn list_count(&self) -> usize {
         self.classes.as_slice().len() * StorageMode::ALL.len()

@@ -62,6 +62,7 @@ mod histogram;
 mod in_flight;
 #[cfg(feature = "serde")]
 mod json;
+mod kept;
 mod name;
 mod observer;
 mod order;

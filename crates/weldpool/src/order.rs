@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{Block, CacheKey, Point};
 use crate::in_flight::Use;
+use crate::kept;
 use crate::queue::QueueCore;
 use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::wait::{Wait, left_out};
@@ -175,6 +176,6 @@ impl Deferred {
 
     /// Gives up the blocks that still wait, without freeing the memory under them.
     pub(crate) fn leak(&self) {
-        std::mem::forget(std::mem::take(&mut *self.waiting.lock()));
+        kept::keep(std::mem::take(&mut *self.waiting.lock()));
     }
 }

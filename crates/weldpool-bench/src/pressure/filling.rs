@@ -6,29 +6,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use weldpool::pressure::{
-    Actions, Gauge, Level, PressureConfig, PressureEvent, PressureMonitor, Responder, Step, Usage,
-};
-use weldpool::{Allocator, Request};
+use weldpool::device::host::HostDevice;
+use weldpool::pressure::{Level, PressureConfig, PressureEvent};
+use weldpool::{Allocator, Buffer, Config, Request};
 
 use crate::error::{Error, ErrorKind, Result};
 
-use super::Child;
-use super::limit::{address_space, charged, enter, limit_address_space};
-use super::line::{Line, Outcome};
+use super::limit::{Found, enter};
+use super::line::{AtLevel, Line, Outcome};
+use super::{Child, Pace};
 
-/// Bytes taken at once.
+/// Buffers that are allocated together: bytes of each, and how many of them. Large ones get segments to
+/// themselves, small ones stay in threads' caches when they are freed.
+const BATCH: [(usize, usize); 5] = [
+    (4 << 20, 1),
+    (1 << 20, 2),
+    (64 << 10, 16),
+    (4 << 10, 64),
+    (256, 64),
+];
+/// What the program goes on allocating and freeing while memory gets scarce, likewise.
+const WORK: [(usize, usize); 3] = [(512 << 10, 2), (64 << 10, 8), (4 << 10, 64)];
+/// One of so many batches is kept when the others are freed.
+const KEPT: usize = 3;
+/// Bytes taken at once outside of the pool.
 const PIECE: usize = 1 << 20;
-/// Parts of the limit that the pool, and then memory outside of it, takes. Address space is taken in whole
-/// segments, pages are charged to a group one by one, which lets the pool come closer to the limit.
-const POOL_PART_ADDRESS_SPACE: f64 = 0.95;
-const POOL_PART_GROUP: f64 = 0.98;
-const OUTSIDE_PART: f64 = 0.85;
-/// Part of the limit by which memory grows in one step, and how long the step lasts.
+/// Parts of the limit that the pool fills, and that is needed in all once memory outside of it has filled.
+const POOL_PART: f64 = 0.60;
+const NEEDED_PART: f64 = 0.94;
+/// Part of the limit by which memory outside grows in one step, and how long the slow step lasts.
 const STEP_PART: f64 = 0.02;
 const STEP: Duration = Duration::from_millis(400);
-/// How long things stay as they are between the phases.
+/// How long the program works on at the end of a phase, and between two pieces of work.
 const REST: Duration = Duration::from_secs(4);
+const BETWEEN_WORK: Duration = Duration::from_millis(100);
 
 /// The configuration of the monitor: the default, unless it has to be quick.
 pub(super) fn config(quick: bool) -> PressureConfig {
@@ -41,31 +52,6 @@ pub(super) fn config(quick: bool) -> PressureConfig {
         repeat: default.repeat / 10,
         signal_hold: default.signal_hold / 10,
         ..default
-    }
-}
-
-/// Gives back what is idle, and says so.
-struct GiveBack {
-    allocator: Allocator,
-    printer: Printer,
-}
-
-impl Responder for GiveBack {
-    fn respond(&self, level: Level, actions: Actions) -> u64 {
-        let give_back =
-            actions.contains(Step::TrimEmptySegments) || actions.contains(Step::ReturnIdle);
-        if !give_back {
-            return 0;
-        }
-        let bytes = self.allocator.clear() as u64;
-        if bytes > 0 {
-            self.printer.print(&Line::GaveBack {
-                s: self.printer.seconds(),
-                level: level.name().to_owned(),
-                bytes,
-            });
-        }
-        bytes
     }
 }
 
@@ -88,31 +74,56 @@ impl Printer {
     }
 }
 
-/// Fills, frees, and fills outside of the pool.
+/// Fills the pool, frees most of it, and fills memory outside of the pool.
 ///
 /// # Errors
-/// `Io` or `Environment` when the limit cannot be set, `Process` when the allocator fails otherwise.
+/// `Io` or `Environment` when the group cannot be entered or read, `Process` when the allocator fails
+/// otherwise than for want of memory.
 pub fn child(options: &Child) -> Result<()> {
     let printer = Printer(Instant::now());
-    if let Some(group) = &options.group {
-        enter(group)?;
+    enter(&options.group)?;
+    let pressure = config(options.quick);
+    let host = HostDevice::new().map_err(failed)?;
+    let allocator = Allocator::builder(Arc::new(host))
+        .config(Config {
+            pressure: PressureConfig {
+                enabled: options.monitor,
+                ..pressure
+            },
+            ..Config::default()
+        })
+        .build()
+        .map_err(failed)?;
+    let calls = Arc::new(AtomicU64::new(0));
+    if options.monitor {
+        watch(&allocator, &printer, &calls)?;
     }
-    let allocator = Allocator::host().map_err(failed)?;
-    // No limit on address space is known before the threads have theirs.
-    let base = Arc::new(AtomicU64::new(u64::MAX));
-    let monitor = start_monitor(options, &allocator, &base, &printer)?;
-    while monitor.is_running() && monitor.stats().assessments == 0 {
+    let found = Found::read(&options.group)?;
+    let mut filling = Filling {
+        limit: found.limit.saturating_sub(found.charged),
+        pace: options.pace,
+        divisor: if options.quick { 10 } else { 1 },
+        monitor: options.monitor,
+        allocator,
+        printer,
+        outside: Vec::new(),
+        refused: 0,
+        calls,
+    };
+    filling.run();
+    filling.end()
+}
+
+fn failed(error: weldpool::Error) -> Error {
+    Error::caused(ErrorKind::Process, "the allocator", error)
+}
+
+/// Has changes of level printed and counted, once the monitor has looked for the first time.
+fn watch(allocator: &Allocator, printer: &Printer, calls: &Arc<AtomicU64>) -> Result<()> {
+    let monitor = allocator.pressure().map_err(failed)?;
+    while monitor.stats().assessments == 0 {
         sleep(Duration::from_millis(1));
     }
-    let used = match &options.group {
-        Some(group) => charged(group)?,
-        None => {
-            let used = address_space()?;
-            limit_address_space(used.saturating_add(options.limit_bytes))?;
-            base.store(used, Ordering::Release);
-            0
-        }
-    };
     for source in monitor.sources() {
         printer.print(&Line::Source {
             name: source.name,
@@ -120,60 +131,13 @@ pub fn child(options: &Child) -> Result<()> {
             note: source.note,
         });
     }
-    let mut filling = Filling {
-        available: options.limit_bytes.saturating_sub(used),
-        pool_part: match options.group {
-            Some(_) => POOL_PART_GROUP,
-            None => POOL_PART_ADDRESS_SPACE,
-        },
-        pace: if options.quick { 10 } else { 1 },
-        allocator,
-        monitor,
-        printer,
-        outside: Vec::new(),
-        refused: 0,
-    };
-    filling.run();
-    filling.end();
-    Ok(())
-}
-
-fn failed(error: weldpool::Error) -> Error {
-    Error::caused(ErrorKind::Process, "the allocator", error)
-}
-
-fn start_monitor(
-    options: &Child,
-    allocator: &Allocator,
-    base: &Arc<AtomicU64>,
-    printer: &Printer,
-) -> Result<PressureMonitor> {
-    let (base, limit) = (Arc::clone(base), options.limit_bytes);
-    let address_space = Gauge::new("address space", move || {
-        let base = base.load(Ordering::Acquire);
-        (base < u64::MAX).then(|| Usage {
-            used: address_space().unwrap_or(0).saturating_sub(base),
-            limit,
+    let (printer, calls) = (printer.clone(), Arc::clone(calls));
+    monitor
+        .on_change(move |_, event| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            printer.print(&change(&printer, event));
         })
-    });
-    let printer = printer.clone();
-    let builder = PressureMonitor::builder()
-        .config(PressureConfig {
-            enabled: options.monitor,
-            ..config(options.quick)
-        })
-        .system_sources()
-        .responder(Arc::new(GiveBack {
-            allocator: allocator.clone(),
-            printer: printer.clone(),
-        }))
-        .on_change(move |_, event| printer.print(&change(&printer, event)));
-    let builder = if options.group.is_none() {
-        builder.source(address_space)
-    } else {
-        builder
-    };
-    builder.start().map_err(failed)
+        .map_err(failed)
 }
 
 fn change(printer: &Printer, event: &PressureEvent) -> Line {
@@ -194,82 +158,123 @@ fn change(printer: &Printer, event: &PressureEvent) -> Line {
 }
 
 struct Filling {
-    available: u64,
-    pool_part: f64,
-    pace: u32,
+    /// What may be used besides what the process has at its start.
+    limit: u64,
+    pace: Pace,
+    divisor: u32,
+    monitor: bool,
     allocator: Allocator,
-    monitor: PressureMonitor,
     printer: Printer,
     outside: Vec<Vec<u8>>,
     refused: u64,
+    calls: Arc<AtomicU64>,
 }
 
 impl Filling {
     fn run(&mut self) {
         self.phase("the pool fills");
-        let mut buffers = Vec::new();
-        self.ramp(self.pool_part, |filling| {
-            let request = Request::new(PIECE).name("filling");
-            let mut buffer = filling
-                .allocator
-                .allocate_with(&request)
-                .map_err(|error| error.to_string())?;
-            let mut guard = buffer.write::<u8>().map_err(|error| error.to_string())?;
-            guard.fill(1);
-            drop(guard);
-            buffers.push(buffer);
-            Ok(())
+        let mut batches = self.fill();
+        self.rest();
+        self.phase("two of three batches are freed, and the pool keeps memory for the next");
+        let mut position = 0;
+        batches.retain(|_| {
+            position += 1;
+            position % KEPT == 0
         });
         self.rest();
-        self.phase("the pool's buffers are freed and it keeps their memory");
-        drop(buffers);
+        self.phase("memory outside of the pool fills, while the pool is used");
+        self.fill_outside();
         self.rest();
-        self.phase("memory outside of the pool fills");
-        self.ramp(OUTSIDE_PART, |filling| {
-            let mut piece = Vec::new();
-            piece
-                .try_reserve_exact(PIECE)
-                .map_err(|error| error.to_string())?;
-            piece.resize(PIECE, 1);
-            filling.outside.push(piece);
-            Ok(())
-        });
-        self.rest();
-        self.phase("all is freed");
+        self.phase("memory outside of the pool is freed");
         self.outside = Vec::new();
         self.rest();
+        self.phase("the pool fills again");
+        batches.clear();
+        batches = self.fill();
+        self.rest();
+        drop(batches);
     }
 
-    /// Takes pieces in steps up to a part of what is available, or until one is refused.
-    fn ramp(
-        &mut self,
-        part: f64,
-        mut take: impl FnMut(&mut Self) -> std::result::Result<(), String>,
-    ) {
-        let steps = (part / STEP_PART).round() as u32;
-        let mut taken = 0_u64;
-        for step in 1..=steps {
-            let share = part * f64::from(step) / f64::from(steps);
-            let goal = (self.available as f64 * share) as u64 / PIECE as u64;
-            while taken < goal {
-                if let Err(error) = take(self) {
-                    self.refused += 1;
-                    self.printer.print(&Line::Refused {
-                        s: self.printer.seconds(),
-                        error,
+    /// Allocates and writes batches up to the pool's part.
+    fn fill(&mut self) -> Vec<Vec<Buffer>> {
+        let goal = (self.limit as f64 * POOL_PART) as u64;
+        let mut batches = Vec::new();
+        while self.allocator.stats().live.value < goal && self.refused == 0 {
+            batches.push(self.allocate(&BATCH));
+        }
+        batches
+    }
+
+    /// Allocates and writes buffers, as far as they are to be had.
+    fn allocate(&mut self, sizes: &[(usize, usize)]) -> Vec<Buffer> {
+        let mut buffers = Vec::new();
+        for &(bytes, count) in sizes {
+            for _ in 0..count {
+                let request = Request::new(bytes).name("filling");
+                let written = self
+                    .allocator
+                    .allocate_with(&request)
+                    .and_then(|mut buffer| {
+                        buffer.write::<u8>()?.fill(1);
+                        Ok(buffer)
                     });
+                match written {
+                    Ok(buffer) => buffers.push(buffer),
+                    Err(error) => {
+                        self.refuse(error.to_string());
+                        return buffers;
+                    }
+                }
+            }
+        }
+        buffers
+    }
+
+    fn refuse(&mut self, error: String) {
+        self.refused += 1;
+        self.printer.print(&Line::Refused {
+            s: self.printer.seconds(),
+            error,
+        });
+    }
+
+    /// One request of the program's: allocates, writes and frees.
+    fn work(&mut self) {
+        drop(self.allocate(&WORK));
+    }
+
+    /// Takes pieces in steps up to what is needed in all, or until one is refused.
+    fn fill_outside(&mut self) {
+        let room = self.limit as f64 * NEEDED_PART - self.allocator.stats().live.value as f64;
+        let step = self.limit as f64 * STEP_PART;
+        let steps = (room / step).max(1.0) as usize;
+        for number in 1..=steps {
+            let goal = (step * number as f64) as usize / PIECE;
+            while self.outside.len() < goal {
+                let mut piece = Vec::new();
+                if let Err(error) = piece.try_reserve_exact(PIECE) {
+                    self.refuse(error.to_string());
                     return;
                 }
-                taken += 1;
+                piece.resize(PIECE, 1);
+                self.outside.push(piece);
             }
+            self.work();
             self.sample();
-            sleep(STEP / self.pace);
+            if self.pace == Pace::Slow {
+                sleep(STEP / self.divisor);
+            }
         }
     }
 
-    fn rest(&self) {
+    /// Works on for a while.
+    fn rest(&mut self) {
         self.sample();
-        sleep(REST / self.pace);
+        let started = Instant::now();
+        while started.elapsed() < REST / self.divisor {
+            self.work();
+            sleep(BETWEEN_WORK / self.divisor);
+        }
         self.sample();
     }
 
@@ -282,26 +287,44 @@ impl Filling {
 
     fn sample(&self) {
         let pool = self.allocator.stats();
-        let stats = self.monitor.stats();
         self.printer.print(&Line::Sample {
             s: self.printer.seconds(),
-            level: stats.level.name().to_owned(),
-            pressure: stats.pressure,
+            level: pool.pressure_level.name().to_owned(),
+            pressure: pool.pressure,
             live_bytes: pool.live.value,
             reserved_bytes: pool.reserved.value,
             outside_bytes: (self.outside.len() * PIECE) as u64,
+            given_back_bytes: pool.pressure_returned_bytes,
         });
     }
 
-    fn end(&self) {
-        let stats = self.monitor.stats();
+    fn end(&self) -> Result<()> {
+        let stats = if self.monitor {
+            self.allocator.pressure().map_err(failed)?.stats()
+        } else {
+            Default::default()
+        };
+        let levels = Level::ALL.map(|level| {
+            let stats = stats.levels[level.index()];
+            AtLevel {
+                level: level.name().to_owned(),
+                entered: stats.entered,
+                s: stats.time.as_secs_f64(),
+                responses: stats.responses,
+                given_back_bytes: stats.given_back_bytes,
+            }
+        });
         self.printer.print(&Line::End(Outcome {
             s: self.printer.seconds(),
             refused: self.refused,
             given_back_bytes: stats.given_back_bytes,
-            events: stats.events,
+            changes: stats.events,
+            callbacks: self.calls.load(Ordering::Relaxed),
             resolutions: stats.resolutions.count,
             resolution_mean_s: stats.resolutions.mean().as_secs_f64(),
+            resolution_max_s: stats.resolutions.max.as_secs_f64(),
+            levels: levels.into(),
         }));
+        Ok(())
     }
 }

@@ -24,8 +24,9 @@ pub(super) enum Line {
         live_bytes: u64,
         reserved_bytes: u64,
         outside_bytes: u64,
+        given_back_bytes: u64,
     },
-    /// A change of level.
+    /// A change of level, as a callback saw it.
     Change {
         s: f64,
         from: String,
@@ -34,8 +35,6 @@ pub(super) enum Line {
         cause: String,
         given_back_bytes: u64,
     },
-    /// The allocator gave something back.
-    GaveBack { s: f64, level: String, bytes: u64 },
     /// Memory was refused.
     Refused { s: f64, error: String },
     /// The end.
@@ -48,9 +47,22 @@ pub(super) struct Outcome {
     pub(super) s: f64,
     pub(super) refused: u64,
     pub(super) given_back_bytes: u64,
-    pub(super) events: u64,
+    pub(super) changes: u64,
+    pub(super) callbacks: u64,
     pub(super) resolutions: u64,
     pub(super) resolution_mean_s: f64,
+    pub(super) resolution_max_s: f64,
+    pub(super) levels: Vec<AtLevel>,
+}
+
+/// Totals of one level.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct AtLevel {
+    pub(super) level: String,
+    pub(super) entered: u64,
+    pub(super) s: f64,
+    pub(super) responses: u64,
+    pub(super) given_back_bytes: u64,
 }
 
 pub(super) fn mib(bytes: u64) -> f64 {
@@ -72,12 +84,15 @@ impl fmt::Display for Line {
                 live_bytes,
                 reserved_bytes,
                 outside_bytes,
+                given_back_bytes,
             } => write!(
                 f,
-                "{s:7.2} s    {level:9} pressure {pressure:.3}  live {:6.1}  reserved {:6.1}  outside {:6.1} MiB",
+                "{s:7.2} s    {level:9} {pressure:.3}  live {:6.1}  reserved {:6.1}  outside {:6.1}  \
+                 given back {:6.1} MiB",
                 mib(*live_bytes),
                 mib(*reserved_bytes),
-                mib(*outside_bytes)
+                mib(*outside_bytes),
+                mib(*given_back_bytes)
             ),
             Self::Change {
                 s,
@@ -91,25 +106,36 @@ impl fmt::Display for Line {
                 "{s:7.2} s  * {from} -> {to} at {pressure:.3} ({cause}), gave back {:.1} MiB",
                 mib(*given_back_bytes)
             ),
-            Self::GaveBack { s, level, bytes } => {
+            Self::Refused { s, error } => write!(f, "{s:7.2} s  ! refused: {error}"),
+            Self::End(end) => {
                 write!(
                     f,
-                    "{s:7.2} s  < gave back {:.1} MiB at {level}",
-                    mib(*bytes)
-                )
+                    "{:7.2} s  end: refused {}, gave back {:.1} MiB, {} changes of level, {} calls back, {} times \
+                     back at normal after {:.2} s on average, {:.2} s at most",
+                    end.s,
+                    end.refused,
+                    mib(end.given_back_bytes),
+                    end.changes,
+                    end.callbacks,
+                    end.resolutions,
+                    end.resolution_mean_s,
+                    end.resolution_max_s
+                )?;
+                end.levels
+                    .iter()
+                    .filter(|at| at.entered > 0)
+                    .try_for_each(|at| {
+                        write!(
+                            f,
+                            "\n             {:9} entered {} times, {:.2} s, {} responses gave back {:.1} MiB",
+                            at.level,
+                            at.entered,
+                            at.s,
+                            at.responses,
+                            mib(at.given_back_bytes)
+                        )
+                    })
             }
-            Self::Refused { s, error } => write!(f, "{s:7.2} s  ! refused: {error}"),
-            Self::End(end) => write!(
-                f,
-                "{:7.2} s  end: refused {}, gave back {:.1} MiB, {} changes of level, {} times back at normal \
-                 after {:.2} s on average",
-                end.s,
-                end.refused,
-                mib(end.given_back_bytes),
-                end.events,
-                end.resolutions,
-                end.resolution_mean_s
-            ),
         }
     }
 }
@@ -133,18 +159,22 @@ mod tests {
                 cause: "x".into(),
                 given_back_bytes: 3 << 20,
             },
-            Line::GaveBack {
-                s: 1.5,
-                level: "critical".into(),
-                bytes: 4 << 20,
-            },
             Line::End(Outcome {
                 s: 2.0,
                 refused: 1,
                 given_back_bytes: 2,
-                events: 3,
+                changes: 3,
+                callbacks: 3,
                 resolutions: 4,
                 resolution_mean_s: 0.5,
+                resolution_max_s: 0.75,
+                levels: vec![AtLevel {
+                    level: "critical".into(),
+                    entered: 1,
+                    s: 0.25,
+                    responses: 2,
+                    given_back_bytes: 2,
+                }],
             }),
         ];
         for line in lines {

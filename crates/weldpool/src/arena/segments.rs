@@ -8,7 +8,6 @@
 
 use super::{Arena, Growth, Source, Spare, Want};
 use crate::block::{Block, Point};
-use crate::device::Device as _;
 use crate::error::Result;
 use crate::space::Range;
 

@@ -7,6 +7,7 @@ use super::region::Backing;
 use super::{Arena, Growth, Home};
 use crate::block::Point;
 use crate::device::{ReleaseError, Segment};
+use crate::kept;
 use crate::space::{Free, Range};
 
 impl Arena {
@@ -70,7 +71,7 @@ impl Arena {
     /// Gives up everything without returning it, because work in flight may still use it.
     pub(crate) fn leak(&self) {
         let regions = std::mem::take(&mut self.growth.lock().regions);
-        std::mem::forget(regions);
+        kept::keep(regions);
     }
 
     /// Returns what can be returned of a clean free range.

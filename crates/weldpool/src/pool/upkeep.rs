@@ -53,6 +53,7 @@ impl Pool {
                 Step::DrainThreadCaches => {
                     self.drain_caches(false);
                 }
+                Step::DrainLargeBlocks => self.drain_large(),
                 Step::TrimEmptySegments => returned += self.trim(usize::MAX),
                 Step::ReturnIdle => returned += self.clear(),
             }
@@ -130,13 +131,22 @@ impl Pool {
     /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from
     /// threads; what a thread keeps for itself alone stays.
     fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
-        let unused = |list| ages.is_unused(list, now, age);
+        self.drain_lists(|list| ages.is_unused(list, now, age));
+    }
+
+    /// Empties the lists of blocks that fill a segment or more into the arenas, likewise.
+    fn drain_large(&self) {
+        let least = self.reserve.segment_bytes_min();
+        self.drain_lists(|list| self.classes.block_bytes(list) >= least);
+    }
+
+    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) {
         let mut drained = Vec::new();
         let shards = self.shards.lock().clone();
         for shard in shards {
-            shard.drain_lent(unused, &mut drained);
+            shard.drain_lent(&wanted, &mut drained);
         }
-        for list in (0..self.classes.list_count()).filter(|&list| unused(list)) {
+        for list in (0..self.classes.list_count()).filter(|&list| wanted(list)) {
             self.classes.drain_list(list, &mut drained);
         }
         let drained = self

@@ -15,8 +15,11 @@ pub enum Step {
     RefuseCacheGrowth,
     /// The cache limit is half of the configured one for as long as the level lasts.
     HalveCacheLimit,
-    /// Segments without a live block go back to the system.
+    /// Segments without a live or cached block go back to the system.
     TrimEmptySegments,
+    /// Idle blocks at least as large as the smallest segment leave the caches, so that what they hold
+    /// is empty and can be trimmed.
+    DrainLargeBlocks,
     /// Blocks in thread caches return to their pools, so that their segments can become empty.
     DrainThreadCaches,
     /// Everything idle goes back, whatever the limits and minimums say.
@@ -27,11 +30,12 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order in which they are to be taken.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RefuseCacheGrowth,
         Self::HalveCacheLimit,
         Self::AwaitWork,
         Self::DrainThreadCaches,
+        Self::DrainLargeBlocks,
         Self::TrimEmptySegments,
         Self::ReturnIdle,
     ];
@@ -43,6 +47,7 @@ impl Step {
             Self::RefuseCacheGrowth => "refuse-cache-growth",
             Self::HalveCacheLimit => "halve-cache-limit",
             Self::TrimEmptySegments => "trim-empty-segments",
+            Self::DrainLargeBlocks => "drain-large-blocks",
             Self::DrainThreadCaches => "drain-thread-caches",
             Self::ReturnIdle => "return-idle",
             Self::AwaitWork => "await-work",
@@ -103,7 +108,7 @@ impl fmt::Debug for Actions {
 /// The steps of each level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActionTable {
-    /// At [`Level::Moderate`]. Default: trim empty segments.
+    /// At [`Level::Moderate`]. Default: drain large blocks and trim empty segments.
     pub moderate: Actions,
     /// At [`Level::Warning`]. Default: besides, refuse growth of caches and halve the cache limit.
     pub warning: Actions,
@@ -116,12 +121,19 @@ pub struct ActionTable {
 impl Default for ActionTable {
     fn default() -> Self {
         use Step::{
-            DrainThreadCaches, HalveCacheLimit, RefuseCacheGrowth, ReturnIdle, TrimEmptySegments,
+            DrainLargeBlocks, DrainThreadCaches, HalveCacheLimit, RefuseCacheGrowth, ReturnIdle,
+            TrimEmptySegments,
         };
         Self {
-            moderate: Actions::of(&[TrimEmptySegments]),
-            warning: Actions::of(&[TrimEmptySegments, RefuseCacheGrowth, HalveCacheLimit]),
+            moderate: Actions::of(&[DrainLargeBlocks, TrimEmptySegments]),
+            warning: Actions::of(&[
+                DrainLargeBlocks,
+                TrimEmptySegments,
+                RefuseCacheGrowth,
+                HalveCacheLimit,
+            ]),
             critical: Actions::of(&[
+                DrainLargeBlocks,
                 TrimEmptySegments,
                 RefuseCacheGrowth,
                 HalveCacheLimit,

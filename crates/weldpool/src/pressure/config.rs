@@ -17,8 +17,9 @@ pub struct PressureConfig {
     /// Whether a thread watches. Off, there is none, and levels change only by
     /// [`check`](super::PressureMonitor::check). Default: on.
     pub enabled: bool,
-    /// How often sources are read when none of them wakes the monitor, from 10 ms to an hour.
-    /// Default: one second.
+    /// How often sources are read when none of them wakes the monitor, from 10 ms to an hour. While
+    /// the pressure rises they are read sooner: after half of the time in which memory would be used
+    /// up, but not before 20 ms. Default: one second.
     pub interval: Duration,
     /// How often the responder is called again while the level stays above normal, from 10 ms to an
     /// hour. Default: one second.

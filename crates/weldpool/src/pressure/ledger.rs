@@ -13,6 +13,10 @@ pub struct LevelStats {
     pub entered: u64,
     /// Time spent at it, the present stay included.
     pub time: Duration,
+    /// Calls of the responder for it.
+    pub responses: u64,
+    /// Bytes that went back to the system in those.
+    pub given_back_bytes: u64,
 }
 
 /// How long it took from leaving [`Level::Normal`] until being back.
@@ -117,7 +121,10 @@ impl Ledger {
         }
     }
 
-    pub(super) fn responded(&mut self, given_back: u64) {
+    pub(super) fn responded(&mut self, level: Level, given_back: u64) {
+        let at = &mut self.stats.levels[level.index()];
+        at.responses += 1;
+        at.given_back_bytes = at.given_back_bytes.saturating_add(given_back);
         self.stats.responses += 1;
         self.stats.given_back_bytes = self.stats.given_back_bytes.saturating_add(given_back);
     }
@@ -139,6 +146,25 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn responses_are_counted_for_their_level() {
+        let mut ledger = Ledger::new(Instant::now());
+        for (level, bytes) in [
+            (Level::Moderate, 3),
+            (Level::Critical, 5),
+            (Level::Critical, 7),
+            (Level::Normal, 0),
+        ] {
+            ledger.responded(level, bytes);
+        }
+        let stats = ledger.read(Instant::now());
+        let counted = stats
+            .levels
+            .map(|level| (level.responses, level.given_back_bytes));
+        assert_eq!(counted, [(1, 0), (1, 3), (0, 0), (2, 12), (0, 0)]);
+        assert_eq!((stats.responses, stats.given_back_bytes), (4, 15));
+    }
 
     #[test]
     fn spells_and_stays_are_timed() {

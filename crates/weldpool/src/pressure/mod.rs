@@ -27,6 +27,7 @@
 //! | `source.rs`, `gauge.rs` | what a source is; a device's budget and any pair of numbers |
 //! | `linux.rs` | control groups and stalls (PSI), over the files that `device/host/` reads |
 //! | `watch.rs` | all sources together: one assessment |
+//! | `outlook.rs` | when to look again, by how fast the pressure rises; pure |
 //! | `action.rs` | steps, the table of them, and the responder |
 //! | `ledger.rs` | statistics |
 //! | `monitor.rs` | the thread, and the only file here that knows of others |
@@ -44,6 +45,7 @@ mod level;
 #[cfg(target_os = "linux")]
 mod linux;
 mod monitor;
+mod outlook;
 mod source;
 mod watch;
 

@@ -405,7 +405,7 @@ impl Inner {
             self.ledger.lock().panicked();
             0
         });
-        self.ledger.lock().responded(given_back);
+        self.ledger.lock().responded(level, given_back);
         given_back
     }
 
@@ -443,12 +443,11 @@ impl Inner {
         waited_for.collect()
     }
 
-    /// How long to wait at most: until the interval or a held signal ends.
+    /// How long to wait at most: until the interval or a held signal ends, or memory may be used up.
     fn timeout(&self) -> Duration {
-        let end = self.watch.lock().next_end();
-        end.map_or(self.interval, |end| {
-            end.saturating_duration_since(Instant::now())
-                .clamp(Duration::from_millis(1), self.interval)
+        let patience = self.watch.lock().patience(Instant::now(), EVENTS_APART);
+        patience.map_or(self.interval, |patience| {
+            patience.max(Duration::from_millis(1)).min(self.interval)
         })
     }
 }

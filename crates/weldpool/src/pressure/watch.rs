@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::hysteresis::Hysteresis;
 use super::level::Level;
+use super::outlook::Outlook;
 use super::source::{Notice, Source, SourceMode, SourceReport, Usage};
 use crate::error::{Error, ErrorKind};
 
@@ -103,6 +104,7 @@ pub(super) struct Watch {
     slots: Vec<Slot>,
     missing: Vec<(String, String)>,
     hysteresis: Hysteresis,
+    outlook: Outlook,
     hold: Duration,
 }
 
@@ -128,6 +130,7 @@ impl Watch {
             slots,
             missing,
             hysteresis,
+            outlook: Outlook::default(),
             hold,
         }
     }
@@ -155,6 +158,7 @@ impl Watch {
             Some(slot) if slot.signal() > manual => (slot.signal(), Some(name(slot))),
             _ => (manual, Some(MANUAL.to_owned())),
         };
+        self.outlook.read(pressure, now);
         let level = self.hysteresis.update(pressure, signal);
         Assessment {
             level,
@@ -164,10 +168,12 @@ impl Watch {
         }
     }
 
-    /// When the next held signal ends.
-    pub(super) fn next_end(&self) -> Option<Instant> {
+    /// How long the next assessment can wait besides the interval: until a held signal ends, and not so
+    /// long that memory may be used up by then, but at least `least`.
+    pub(super) fn patience(&self, now: Instant, least: Duration) -> Option<Duration> {
         let ends = self.slots.iter().filter_map(|slot| Some(slot.held?.1));
-        ends.min()
+        let end = ends.min().map(|end| end.saturating_duration_since(now));
+        self.outlook.next(least).into_iter().chain(end).min()
     }
 
     /// All sources, the ones that are not to be had here included.
@@ -270,7 +276,7 @@ mod tests {
         );
         assert_eq!(level(2), Level::Critical);
         assert_eq!(level(3), Level::Normal);
-        assert_eq!(watch.next_end(), None);
+        assert_eq!(watch.patience(at(3), Duration::ZERO), None);
     }
 
     #[test]
@@ -282,7 +288,8 @@ mod tests {
         assert_eq!(assessment.signalled_by.as_deref(), Some("script"));
         let assessment = watch.assess(&[], Level::Emergency, now);
         assert_eq!(assessment.signalled_by.as_deref(), Some(MANUAL));
-        assert_eq!(watch.next_end(), Some(now + Duration::from_secs(3)));
+        let patience = watch.patience(now, Duration::ZERO);
+        assert_eq!(patience, Some(Duration::from_secs(3)));
     }
 
     #[test]

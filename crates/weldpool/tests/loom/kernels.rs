@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use loom::thread;
-
 use crate::address_map::{SpareNodes, Writer};
 use crate::block::{Block, ListId, Node, Record};
 use crate::class_pool::ClassPools;
@@ -11,6 +9,7 @@ use crate::counter::AtomicCounter;
 use crate::guard::Borrow;
 use crate::high_water::{Headroom, HighWater};
 use crate::in_flight::{Access, InFlight, Use};
+use crate::model::{check, check_all, thread};
 use crate::queue::{Fence, QueueId};
 use crate::reserve::Reserve;
 use crate::signals::Signals;
@@ -19,20 +18,6 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::thread_cache::TallySum;
 use crate::thread_cache::bin::Bin;
 use crate::thread_cache::lending::Lending;
-
-/// Preemptions of one execution: three find nearly everything, and more take hours.
-const PREEMPTIONS_MAX: usize = 3;
-
-fn check(test: impl Fn() + Sync + Send + 'static) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(PREEMPTIONS_MAX);
-    model.check(test);
-}
-
-/// Without a bound, which would count the turns of a thread that spins.
-fn check_all(test: impl Fn() + Sync + Send + 'static) {
-    loom::model(test);
-}
 
 const LIST: ListId = ListId(0);
 
@@ -139,14 +124,14 @@ fn what_one_thread_frees_another_takes_from_the_class() {
             cached_max: 2,
             thread_max: 1,
         };
-        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false));
+        let pools = Arc::new(ClassPools::new(SizeClasses([class]), false, 1));
         let other = Arc::clone(&pools);
         let consuming = thread::spawn(move || {
             consumer.put(Block(1));
             consumer.put(Block(2));
             other.put(LIST, consumer.drain())
         });
-        for block in pools.take(LIST, 2) {
+        for block in pools.take(LIST, Node::FIRST, 2) {
             producer.put(block);
         }
         let mut all = consuming.join().unwrap();

@@ -3,23 +3,33 @@
 //!
 //! The kernels are the library's own files, compiled here against locks and atomics of `loom` in place
 //! of `crate::sync`. The library as a whole does not compile against those, which cannot be in statics;
-//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this.
+//! what the kernels need besides is stood in for by `stand_in.rs`. `cargo xtask loom` runs this. Under
+//! Miri the same tests run on the library's own locks and threads of the system.
 
-#![cfg(loom)]
+#![cfg(any(loom, miri))]
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
+    clippy::default_constructed_unit_structs,
     clippy::unwrap_used,
     reason = "whole files are compiled, of which a part is used"
 )]
 
+mod model;
 mod stand_in;
+#[cfg_attr(not(loom), path = "../../src/sync.rs")]
 mod sync;
 
-pub(crate) use self::stand_in::{block, device, error, queue, request, size_class, stats};
+pub(crate) use self::stand_in::{
+    block, device, error, queue, request, size_class, stats, strategy,
+};
 
 #[path = "../../src/address_map/mod.rs"]
 mod address_map;
+#[cfg(not(loom))]
+#[path = "../../src/asymmetric_fence.rs"]
+mod asymmetric_fence;
 #[path = "../../src/class_pool.rs"]
 mod class_pool;
 #[path = "../../src/counter.rs"]

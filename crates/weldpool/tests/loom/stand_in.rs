@@ -214,3 +214,12 @@ pub(crate) mod queue {
 pub(crate) mod request {
     pub(crate) const DEFAULT_ALIGNMENT: usize = 256;
 }
+
+pub(crate) mod strategy {
+    pub(crate) struct Tuning {
+        pub(crate) slack_per_1024: Option<u32>,
+        pub(crate) growth_bytes: usize,
+        pub(crate) moved_ranges_max: usize,
+        pub(crate) few_pieces: bool,
+    }
+}

@@ -117,6 +117,12 @@ impl MemoryGroup {
             Version::One => {
                 let path = self.directory.join("memory.failcnt");
                 let max = number(&read(&path)?).ok_or_else(|| malformed(&path, "not a number"))?;
+                // Where memory and swap together have a limit, it is looked at first. Without
+                // accounting of swap there is no such file.
+                let with_swap = read(&self.directory.join("memory.memsw.failcnt"))
+                    .ok()
+                    .and_then(|text| number(&text))
+                    .unwrap_or(0);
                 // The line came with Linux 4.13.
                 let kills = read(&self.directory.join("memory.oom_control"))
                     .ok()
@@ -124,7 +130,7 @@ impl MemoryGroup {
                     .unwrap_or(0);
                 Ok(Events {
                     high: 0,
-                    max,
+                    max: max.saturating_add(with_swap),
                     oom: kills,
                     oom_kill: kills,
                 })

@@ -81,6 +81,33 @@ fn off_nothing_runs_but_a_check_by_hand() {
 }
 
 #[test]
+fn a_fast_rise_is_followed_without_waiting_for_the_interval() {
+    let start = Instant::now();
+    // Full after a second.
+    let rising = Gauge::new("rising", move || {
+        let used = start.elapsed().as_millis().min(990) as u64;
+        Some(Usage { used, limit: 1000 })
+    });
+    let (send, events) = sending();
+    let monitor = PressureMonitor::builder()
+        .config(config(true, HOUR))
+        .source(rising)
+        .on_change(send)
+        .start()
+        .unwrap();
+    // A rate takes two readings; the interval would give the second one.
+    while monitor.stats().assessments == 0 {
+        std::thread::sleep(SHORT);
+    }
+    std::thread::sleep(2 * SHORT);
+    monitor.clear();
+    let mut level = Level::Normal;
+    while level < Level::Emergency {
+        level = events.recv_timeout(LONG).unwrap().assessment.level;
+    }
+}
+
+#[test]
 fn each_change_is_answered_once_and_told_afterwards() {
     let dial = Dial::default();
     let notes = Arc::new(Notes::default());
@@ -122,14 +149,14 @@ fn each_change_is_answered_once_and_told_afterwards() {
             .map(|event| (event.from, event.given_back_bytes))
             .collect::<Vec<_>>(),
         [
-            (Level::Normal, 10),
-            (Level::Moderate, 60),
-            (Level::Emergency, 30),
+            (Level::Normal, 20),
+            (Level::Moderate, 70),
+            (Level::Emergency, 40),
             (Level::Warning, 0)
         ]
     );
     let stats = monitor.stats();
-    assert_eq!(stats.given_back_bytes, 100);
+    assert_eq!(stats.given_back_bytes, 130);
     assert_eq!(stats.responses, 4);
     assert_eq!(stats.events, 4);
     assert_eq!(stats.assessments, 7);

@@ -253,8 +253,25 @@ impl Timeline for TraceTimeline {
 mod tests {
     use super::*;
 
-    fn clock() -> Arc<TraceClock> {
-        Arc::new(TraceClock::new(1000))
+    /// A clock whose timelines forget each other, as at the end of a replay.
+    struct Ended(Arc<TraceClock>);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.end();
+        }
+    }
+
+    impl std::ops::Deref for Ended {
+        type Target = Arc<TraceClock>;
+
+        fn deref(&self) -> &Self::Target {
+            &self.0
+        }
+    }
+
+    fn clock() -> Ended {
+        Ended(Arc::new(TraceClock::new(1000)))
     }
 
     #[test]

@@ -61,13 +61,46 @@ fn each_step_does_what_it_says() {
             "what threads cache is not free"
         );
         assert_eq!(idle_after(&[Step::DrainThreadCaches]), 40 << 20);
-        let both = [Step::DrainThreadCaches, Step::TrimEmptySegments];
-        assert_eq!(idle_after(&both), 0);
+        assert_eq!(idle_after(&[Step::DrainLargeBlocks]), 40 << 20);
+        for drain in [Step::DrainThreadCaches, Step::DrainLargeBlocks] {
+            assert_eq!(
+                idle_after(&[drain, Step::TrimEmptySegments]),
+                0,
+                "{drain:?}"
+            );
+        }
         assert_eq!(idle_after(&[Step::ReturnIdle]), 0);
         assert!(idle_after(&[Step::HalveCacheLimit]) <= 32 << 20);
         assert_eq!(idle_after(&[Step::RefuseCacheGrowth]), 40 << 20);
         assert_eq!(idle_after(&Step::ALL), 0);
     }
+}
+
+#[test]
+fn small_blocks_stay_in_caches_until_pressure_is_critical() {
+    let allocator = on_host(Config {
+        pressure: PressureConfig {
+            enabled: false,
+            ..PressureConfig::default()
+        },
+        ..config(&[])
+    });
+    let large: Vec<_> = (0..4)
+        .map(|_| allocator.allocate(4 * MIB).unwrap())
+        .collect();
+    let small: Vec<_> = (0..16)
+        .map(|_| allocator.allocate(MIB / 2).unwrap())
+        .collect();
+    drop((large, small));
+    let monitor = allocator.pressure().unwrap();
+    let mut idle = Vec::new();
+    for level in [Level::Moderate, Level::Critical] {
+        monitor.signal(level);
+        assert!(monitor.check() >= level);
+        idle.push(allocator.stats().cached_bytes);
+    }
+    assert!((1 << 20..=8 << 20).contains(&idle[0]), "{idle:?}");
+    assert_eq!(idle[1], 0);
 }
 
 #[test]

@@ -183,6 +183,9 @@ fn version_1_is_read() {
         oom_kill: 2,
     };
     assert_eq!(group.events(None).unwrap(), expected);
+    // What ran into the limit on memory and swap together counts too.
+    fake.write("memory.memsw.failcnt", "5\n");
+    assert_eq!(group.events(None).unwrap().max, 82);
     assert!(group.open_events().unwrap().is_none());
     fake.write("memory.limit_in_bytes", "9223372036854771712\n");
     assert_eq!(group.limit().unwrap(), None);
