@@ -85,7 +85,7 @@ impl Pool {
     pub(crate) fn live_bytes(&self) -> u64 {
         let shards = self.shards.lock();
         let headrooms = shards.iter().map(|shard| shard.headroom());
-        let all = headrooms.fold(self.shared.headroom(), u64::wrapping_add);
+        let all = headrooms.fold(0, u64::wrapping_add);
         self.live_water.sum(all)
     }
 

@@ -135,7 +135,7 @@ impl Pool {
         {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb(shard);
+            self.shared.absorb(&self.live_water, shard);
             self.share_out(&shards);
         }
         self.give_back(blocks);

@@ -170,26 +170,24 @@ fn class_pools_exchange_batches_without_loss() {
 fn sums_are_right_while_a_thread_ends() {
     check(|| {
         let water = Arc::new(HighWater::default());
-        let [ended, mine, theirs] = [(); 3].map(|()| Arc::new(Headroom::default()));
+        let [mine, theirs] = [(); 2].map(|()| Arc::new(Headroom::default()));
         water.take(&mine, 100);
         theirs.put(30);
         // As `Pool::live_bytes` and `Pool::take_back_from_thread` do.
-        let threads = Mutex::new(vec![Arc::clone(&mine), Arc::clone(&theirs)]);
-        let pool = Arc::new((threads, ended));
-        let sum = |pool: &(Mutex<Vec<Arc<Headroom>>>, Arc<Headroom>)| {
-            let threads = pool.0.lock();
-            let all = threads.iter().map(|thread| thread.bytes()).sum::<u64>();
-            water.sum(all + pool.1.bytes())
+        let threads = Arc::new(Mutex::new(vec![mine, Arc::clone(&theirs)]));
+        let sum = || {
+            let threads = threads.lock();
+            water.sum(threads.iter().map(|thread| thread.bytes()).sum())
         };
-        let other = Arc::clone(&pool);
+        let (water, threads) = (Arc::clone(&water), Arc::clone(&threads));
         let ending = thread::spawn(move || {
-            let mut threads = other.0.lock();
+            let mut threads = threads.lock();
             threads.retain(|one| !Arc::ptr_eq(one, &theirs));
-            other.1.put(theirs.bytes());
+            water.settle(&theirs, 0);
         });
-        assert_eq!(sum(&pool), 70);
+        assert_eq!(sum(), 70);
         ending.join().unwrap();
-        assert_eq!(sum(&pool), 70);
+        assert_eq!(sum(), 70);
     });
 }
 
