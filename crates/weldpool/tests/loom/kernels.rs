@@ -235,6 +235,26 @@ fn counting_has_one_writer_and_any_readers() {
 }
 
 #[test]
+fn what_is_counted_stands_while_somebody_empties_a_lent_bin() {
+    check(|| {
+        let lent = Lent::open();
+        lent.put(Block(1));
+        let other = Arc::clone(&lent);
+        let thief = thread::spawn(move || other.drain());
+        // As `Shard::count_allocation` does.
+        {
+            let _held = lent.lending.hold();
+            lent.bin.tally.count_allocation(10);
+        }
+        let drained = thief.join().unwrap();
+        assert_eq!(drained, [Block(1)]);
+        let mut sum = TallySum::default();
+        sum.add(&lent.bin.tally, lent.bin.len());
+        assert_eq!((sum.allocations, sum.live), (1, 1));
+    });
+}
+
+#[test]
 fn a_shared_counter_is_exact_at_rest_and_below_its_peak() {
     check(|| {
         let counter = Arc::new(AtomicCounter::default());
