@@ -82,7 +82,7 @@ impl Shard {
     }
 
     #[inline]
-    pub(super) fn key(&self) -> CacheKey {
+    pub(crate) fn key(&self) -> CacheKey {
         self.key
     }
 
@@ -179,6 +179,11 @@ impl Shard {
         }
         sum.add(&self.unlisted.tally, 0);
         sum.live
+    }
+
+    /// Whether idle blocks lie here.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.bins.used().any(|(_, bin)| bin.len() > 0)
     }
 
     /// Adds what was counted per list.
