@@ -124,7 +124,7 @@ impl Pool {
             .map(|(arena, small)| arena.free().bytes + small.free().bytes)
             .sum();
         let deferred_bytes = self.deferred_bytes();
-        Stats {
+        let mut stats = Stats {
             live: Counter {
                 value: live,
                 peak: self.live_water.peak().max(live),
@@ -155,7 +155,11 @@ impl Pool {
             out_of_memory: self.out_of_memory.read(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()
+        };
+        if let Some(supervisor) = self.supervisor() {
+            supervisor.add_to(&mut stats);
         }
+        stats
     }
 
     pub(crate) fn live_report(&self) -> LeakReport {
