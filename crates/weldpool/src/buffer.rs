@@ -36,6 +36,7 @@ impl Buffer {
     /// Length in bytes, as requested; never zero.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.block.requested()
     }
@@ -77,9 +78,10 @@ impl Buffer {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when length or alignment do not suit `T`,
     /// [`Busy`](ErrorKind::Busy) while submitted work writes the buffer,
     /// [`Unsupported`](ErrorKind::Unsupported) for private storage.
+    #[inline]
     pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
         let address = self.host_address()?;
-        self.in_flight().check(Access::Read)?;
+        self.check(Access::Read)?;
         // SAFETY: the block is ours for the borrow of `self`, a write guard needs `&mut self`, and
         // no work writes it.
         unsafe { ReadGuard::new(address, self.len(), None) }
@@ -90,9 +92,10 @@ impl Buffer {
     /// # Errors
     ///
     /// As for [`read`](Self::read), and [`Busy`](ErrorKind::Busy) while submitted work reads it.
+    #[inline]
     pub fn write<T: Element>(&mut self) -> Result<WriteGuard<'_, T>> {
         let address = self.host_address()?;
-        self.in_flight().check(Access::Write)?;
+        self.check(Access::Write)?;
         // SAFETY: the block is ours, the borrow of `self` is exclusive, and no work uses it.
         unsafe { WriteGuard::new(address, self.len(), None) }
     }
@@ -180,17 +183,27 @@ impl Buffer {
         block.set_point(None);
     }
 
+    /// Whether the host may access the contents now.
+    #[inline]
+    fn check(&self, access: Access) -> Result<()> {
+        if self.block.is_touched() {
+            self.in_flight().check(access)
+        } else {
+            Ok(())
+        }
+    }
+
+    #[inline]
     fn host_address(&self) -> Result<NonNull<u8>> {
-        self.host_address_of(0..self.len())
+        match self.block.host() {
+            Some(address) if self.block.storage() != StorageMode::Private => Ok(address),
+            _ => Err(unreachable_by_the_host()),
+        }
     }
 
     pub(crate) fn host_address_of(&self, range: Range<usize>) -> Result<NonNull<u8>> {
-        self.binding_of(range).host.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                "the host cannot touch private storage; copy through a shared buffer on a queue",
-            )
-        })
+        let host = self.binding_of(range).host;
+        host.ok_or_else(unreachable_by_the_host)
     }
 
     pub(crate) fn binding_of(&self, range: Range<usize>) -> Binding<'_> {
@@ -208,6 +221,14 @@ impl Buffer {
             offset: range.start,
         }
     }
+}
+
+#[cold]
+fn unreachable_by_the_host() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "the host cannot touch private storage; copy through a shared buffer on a queue",
+    )
 }
 
 impl sealed::Operand for Buffer {

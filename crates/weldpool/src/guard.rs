@@ -79,6 +79,7 @@ impl<'a, T: Element> ReadGuard<'a, T> {
     ///
     /// `address` is valid for reads of `bytes` initialised bytes for `'a`, and nothing writes them
     /// while the guard lives.
+    #[inline]
     pub(crate) unsafe fn new(
         address: NonNull<u8>,
         bytes: usize,
@@ -99,6 +100,7 @@ impl<'a, T: Element> WriteGuard<'a, T> {
     ///
     /// `address` is valid for reads and writes of `bytes` initialised bytes for `'a`, and nothing
     /// else touches them while the guard lives.
+    #[inline]
     pub(crate) unsafe fn new(
         address: NonNull<u8>,
         bytes: usize,
@@ -114,29 +116,34 @@ impl<'a, T: Element> WriteGuard<'a, T> {
     }
 }
 
+#[inline]
 fn check<T>(address: NonNull<u8>, bytes: usize) -> Result<usize> {
     let size = size_of::<T>();
     if size == 0 || !bytes.is_multiple_of(size) {
-        return Err(Error::with_message(
-            ErrorKind::InvalidRequest,
-            format!("{bytes} bytes are not a whole number of elements of {size} bytes"),
-        ));
+        return Err(not_whole(bytes, size));
     }
     if !address.as_ptr().addr().is_multiple_of(align_of::<T>()) {
-        return Err(Error::with_message(
-            ErrorKind::InvalidRequest,
-            format!(
-                "the contents do not start at a multiple of {} bytes",
-                align_of::<T>()
-            ),
-        ));
+        return Err(misaligned(align_of::<T>()));
     }
     Ok(bytes / size)
+}
+
+#[cold]
+fn not_whole(bytes: usize, size: usize) -> Error {
+    let message = format!("{bytes} bytes are not a whole number of elements of {size} bytes");
+    Error::with_message(ErrorKind::InvalidRequest, message)
+}
+
+#[cold]
+fn misaligned(alignment: usize) -> Error {
+    let message = format!("the contents do not start at a multiple of {alignment} bytes");
+    Error::with_message(ErrorKind::InvalidRequest, message)
 }
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = [T];
 
+    #[inline]
     fn deref(&self) -> &[T] {
         self.contents
     }
@@ -145,12 +152,14 @@ impl<T> Deref for ReadGuard<'_, T> {
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = [T];
 
+    #[inline]
     fn deref(&self) -> &[T] {
         self.contents
     }
 }
 
 impl<T> DerefMut for WriteGuard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         self.contents
     }

@@ -86,7 +86,12 @@ impl SizeClasses {
             .map(|bytes| SizeClass {
                 bytes,
                 initial: 0,
-                cached_max: (256 << 10) / bytes,
+                // Larger ones go from thread to thread through the arena, which joins neighbours.
+                cached_max: if bytes <= 64 << 10 {
+                    ((4 << 20) / bytes).min(1024)
+                } else {
+                    0
+                },
                 // 64 live and what a batch leaves over; above 64 KiB blocks do not come in batches.
                 thread_max: if bytes <= 64 << 10 { 128 } else { 64 },
             })

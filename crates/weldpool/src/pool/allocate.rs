@@ -210,9 +210,11 @@ impl Pool {
             self.contended.store(true, Ordering::Relaxed);
         }
         if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
-            let mut blocks = self
-                .classes
-                .take(place.list, place.node, place.refill_blocks());
+            let mut blocks = self.classes.take(
+                place.list,
+                place.node,
+                place.exchanged_blocks(self.shelves_open()),
+            );
             if let Some(block) = blocks.pop() {
                 self.keep(key, blocks);
                 return Ok((block, Source::Held));

@@ -12,6 +12,8 @@ use crate::request::{DEFAULT_ALIGNMENT, Request};
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
 const REFILL_BLOCKS_MAX: usize = 32;
+/// Blocks that pass between threads at once, whatever their length.
+const EXCHANGED_BLOCKS: usize = 16;
 
 /// Where a request is served.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +89,15 @@ impl Place {
     pub(super) fn refill_blocks(&self) -> usize {
         if self.refill {
             (REFILL_BYTES / self.bytes).clamp(1, REFILL_BLOCKS_MAX)
+        } else {
+            1
+        }
+    }
+
+    /// Blocks to take at once of those that other threads freed.
+    pub(super) fn exchanged_blocks(&self, shelves_open: bool) -> usize {
+        if self.refill && shelves_open {
+            self.refill_blocks().max(EXCHANGED_BLOCKS)
         } else {
             1
         }
