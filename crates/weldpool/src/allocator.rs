@@ -275,11 +275,7 @@ impl Allocator {
     /// Statistics: a few dozen loads, exact when no call is under way.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let mut stats = self.handle.pool.stats();
-        if let Some(supervisor) = &self.handle.supervisor {
-            supervisor.add_to(&mut stats);
-        }
-        stats
+        self.handle.pool.stats()
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {

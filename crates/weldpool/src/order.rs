@@ -44,6 +44,13 @@ impl Orders {
         self.queues.read().get(&number).map(Arc::clone)
     }
 
+    /// The present end of the queue whose caches have a key, if it is one that work may still run on.
+    pub(crate) fn end_of(&self, key: CacheKey) -> Option<Point> {
+        let queues = self.queues.read();
+        let mut queues = queues.values();
+        queues.find_map(|queue| queue.end_for(key))
+    }
+
     /// Forgets queues whose owners are gone and whose work is over.
     pub(crate) fn forget_ended(&self) {
         let any = self

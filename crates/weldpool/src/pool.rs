@@ -39,7 +39,7 @@ use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::thread_cache::Shard;
 
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
@@ -106,6 +106,8 @@ pub(crate) struct Pool {
     /// The domain that was last served past the caches, and whether there was ever another.
     last_domain: AtomicU64,
     contended: AtomicBool,
+    /// Threads that hold blocks which are counted as free and lie nowhere yet.
+    moving: AtomicUsize,
     /// No handle is left.
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
@@ -187,6 +189,7 @@ impl Pool {
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
             contended: AtomicBool::new(false),
+            moving: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             observer,

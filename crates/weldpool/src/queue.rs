@@ -100,6 +100,11 @@ impl QueueCore {
         }
     }
 
+    /// That point, if the key is the one of its caches.
+    pub(crate) fn end_for(&self, key: CacheKey) -> Option<Point> {
+        (self.key == key).then(|| self.here())
+    }
+
     /// The greatest value signalled.
     #[inline]
     pub(crate) fn signalled(&self) -> u64 {

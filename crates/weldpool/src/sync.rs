@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 pub(crate) use std::sync::{Arc, Condvar, OnceLock};
 
@@ -17,8 +17,16 @@ const SPINS: u32 = 64;
 /// Waits while the flag is up, without writing to its line, and sees what happened before it came down.
 #[cold]
 pub(crate) fn spin_while(flag: &AtomicBool) {
+    until_some(|| (!flag.load(Ordering::Acquire)).then_some(()));
+}
+
+/// Reads until there is something: what is read changes meanwhile.
+pub(crate) fn until_some<T>(mut read: impl FnMut() -> Option<T>) -> T {
     let mut turns = 0_u32;
-    while flag.load(Ordering::Acquire) {
+    loop {
+        if let Some(some) = read() {
+            return some;
+        }
         turns = turns.wrapping_add(1);
         if turns.is_multiple_of(SPINS) {
             std::thread::yield_now();

@@ -32,6 +32,15 @@ struct Spans {
     bytes: usize,
 }
 
+impl Drop for Spans {
+    fn drop(&mut self) {
+        // Of a pool that was closed late; their memory went back with the large arena's.
+        for span in std::mem::take(&mut self.spans).into_values() {
+            span.retire();
+        }
+    }
+}
+
 impl SmallArena {
     pub(crate) fn new(home: Home) -> Self {
         let room = Room::new(home, ArenaKind::Small);

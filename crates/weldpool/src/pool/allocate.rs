@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::Pool;
@@ -177,7 +178,11 @@ impl Pool {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(strategy) = &self.strategy {
-            self.tune(strategy.as_ref());
+            // The block would be lost.
+            let tuned = catch_unwind(AssertUnwindSafe(|| self.tune(strategy.as_ref())));
+            if tuned.is_err() {
+                tracing::error!(pool = %self.name, "a strategy that was asked to tune panicked");
+            }
         }
         Ok(block)
     }

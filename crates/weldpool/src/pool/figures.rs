@@ -85,7 +85,7 @@ impl Pool {
     pub(crate) fn live_bytes(&self) -> u64 {
         let shards = self.shards.lock();
         let headrooms = shards.iter().map(|shard| shard.headroom());
-        let all = headrooms.fold(self.shared.headroom(), u64::wrapping_add);
+        let all = headrooms.fold(0, u64::wrapping_add);
         self.live_water.sum(all)
     }
 
@@ -124,7 +124,7 @@ impl Pool {
             .map(|(arena, small)| arena.free().bytes + small.free().bytes)
             .sum();
         let deferred_bytes = self.deferred_bytes();
-        Stats {
+        let mut stats = Stats {
             live: Counter {
                 value: live,
                 peak: self.live_water.peak().max(live),
@@ -155,7 +155,11 @@ impl Pool {
             out_of_memory: self.out_of_memory.read(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()
+        };
+        if let Some(supervisor) = self.supervisor() {
+            supervisor.add_to(&mut stats);
         }
+        stats
     }
 
     pub(crate) fn live_report(&self) -> LeakReport {

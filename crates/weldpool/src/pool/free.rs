@@ -16,6 +16,7 @@ impl Pool {
     pub(crate) fn free(self: &Arc<Self>, block: Block, uses: Vec<Use>) {
         block.take_back();
         if !uses.is_empty() {
+            let moving = self.moving();
             let last = uses.last().map(|last| last.fence.queue().number);
             self.observe_free(&block, last.map(|queue| u64::from(queue) + 1));
             thread_cache::count_free(self, self.key, &block);
@@ -26,6 +27,7 @@ impl Pool {
                 }
                 None => self.deferred.put(block, uses),
             }
+            drop(moving);
             self.close_if_idle();
             return;
         }
@@ -34,6 +36,8 @@ impl Pool {
 
     /// Takes a block back for which a cache had no room.
     pub(super) fn free_cold(self: &Arc<Self>, key: CacheKey, block: Block) {
+        // Work may still use it.
+        let moving = block.point().map(|_| self.moving());
         self.observe_free(&block, None);
         thread_cache::count_free(self, key, &block);
         let pooled = block.list().is_some()
@@ -55,6 +59,7 @@ impl Pool {
                 self.release(block);
             }
         }
+        drop(moving);
         self.close_if_idle();
     }
 
@@ -135,12 +140,10 @@ impl Pool {
         {
             let mut shards = self.shards.lock();
             shards.retain(|one| !Arc::ptr_eq(one, shard));
-            self.shared.absorb(shard);
+            self.shared.absorb(&self.live_water, shard);
             self.share_out(&shards);
         }
         self.give_back(blocks);
-        // Its last free may have gone unseen by whoever closed the pool.
-        self.close_if_idle();
     }
 
     /// Gives blocks back to their arenas without calling a driver.

@@ -171,7 +171,8 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 
     /// What the allocator is to do from now on; none for no change. Asked after requests past the threads'
-    /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other.
+    /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other. A
+    /// panic in it is caught and logged.
     fn tune(&self, driven: &Driven) -> Option<Tuning> {
         let _ = driven;
         None

@@ -589,10 +589,15 @@ fn take_out(wanted: impl Fn(&ThreadCache) -> bool) {
 impl Drop for ThreadCache {
     fn drop(&mut self) {
         self.hide();
-        let mut blocks = Vec::new();
-        // SAFETY: a cache is dropped by its thread.
-        unsafe { self.shard.drain_all(&mut blocks) };
-        self.pool.take_back_from_thread(blocks, &self.shard);
+        {
+            let _moving = self.pool.moving();
+            let mut blocks = Vec::new();
+            // SAFETY: a cache is dropped by its thread.
+            unsafe { self.shard.drain_all(&mut blocks) };
+            self.pool.take_back_from_thread(blocks, &self.shard);
+        }
+        // Its last free may have gone unseen by whoever closed the pool.
+        self.pool.close_if_idle();
     }
 }
 

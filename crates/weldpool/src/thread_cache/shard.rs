@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::bin::Bin;
 use super::bins::Bins;
-use super::lending::Lending;
+use super::lending::{Held, Lending};
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
-use crate::high_water::Headroom;
+use crate::high_water::{Headroom, HighWater};
 use crate::pool::Pool;
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
@@ -81,7 +82,7 @@ impl Shard {
     }
 
     #[inline]
-    pub(super) fn key(&self) -> CacheKey {
+    pub(crate) fn key(&self) -> CacheKey {
         self.key
     }
 
@@ -125,6 +126,7 @@ impl Shard {
     ) {
         match self.bins.make(list) {
             Some(bin) => {
+                let _alone = self.alone_at(bin);
                 bin.tally
                     .set_usual(pool.usual_bytes(list, requested), bin.len());
                 bin.tally.count_allocation(requested);
@@ -141,6 +143,7 @@ impl Shard {
     pub(super) fn count_free(&self, pool: &Pool, list: ListId, requested: u64, block_bytes: usize) {
         match self.bins.make(list) {
             Some(bin) => {
+                let _alone = self.alone_at(bin);
                 bin.tally
                     .set_usual(pool.usual_bytes(list, requested), bin.len());
                 bin.tally.count_free(requested);
@@ -152,6 +155,11 @@ impl Shard {
             }
         }
         self.headroom.put(requested);
+    }
+
+    /// Keeps others away who empty a lent bin and count what leaves it. For the owner.
+    fn alone_at(&self, bin: &Bin) -> Option<Held<'_>> {
+        bin.is_lent().then(|| self.lending.hold())
     }
 
     /// The counters of a list.
@@ -171,6 +179,11 @@ impl Shard {
         }
         sum.add(&self.unlisted.tally, 0);
         sum.live
+    }
+
+    /// Whether idle blocks lie here.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.bins.used().any(|(_, bin)| bin.len() > 0)
     }
 
     /// Adds what was counted per list.
@@ -199,10 +212,10 @@ impl Shard {
         }
     }
 
-    /// Adds what another shard counted per list, whose thread has ended. Under the lock of the pool's
-    /// list of shards.
-    pub(crate) fn absorb(&self, other: &Self) {
-        self.headroom.put(other.headroom.bytes());
+    /// Adds what another shard counted per list, whose thread has ended; its part of the peak's headroom is
+    /// anybody's. Under the lock of the pool's list of shards.
+    pub(crate) fn absorb(&self, water: &HighWater, other: &Self) {
+        water.settle(&other.headroom, 0);
         self.unlisted.tally.absorb(&other.unlisted.tally);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         add(&self.unlisted.allocated, load(&other.unlisted.allocated));

@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, until_some};
 
 /// Set once `left` was drawn.
 const DRAWN: u64 = 1 << 63;
+/// Stands in `end` while that and `left` change together.
+const CHANGING: u64 = u64::MAX;
 
 /// Counters of one list, which one thread writes, so that counting is a load and a store; each store that
 /// the warm path is spared shows. It counts neither frees nor, where requests are of the usual length,
@@ -106,21 +108,35 @@ impl Tally {
     pub(crate) fn charge(&self, draw: impl Fn() -> u64) -> bool {
         let renew = |allocations: u64| {
             let drawn = draw();
-            set(&self.end, allocations.wrapping_add(drawn) | DRAWN);
-            set(&self.left, drawn);
+            self.change(allocations.wrapping_add(drawn) | DRAWN, drawn);
         };
         if get(&self.end) & DRAWN == 0 {
             renew(get(&self.end));
         }
         let (left, end) = (get(&self.left), get(&self.end));
         match left.checked_sub(1) {
-            Some(left) => {
-                set(&self.end, end.wrapping_sub(1));
-                set(&self.left, left);
-            }
+            Some(left) => self.change(end.wrapping_sub(1), left),
             None => renew(end),
         }
         left == 0
+    }
+
+    /// Sets both, so that nobody reads one of before and one of after.
+    fn change(&self, end: u64, left: u64) {
+        set(&self.end, CHANGING);
+        // Whoever sees what `left` is from now on sees that `end` changed.
+        fence(Ordering::Release);
+        set(&self.left, left);
+        self.end.store(end, Ordering::Release);
+    }
+
+    fn allocations(&self) -> u64 {
+        until_some(|| {
+            let end = self.end.load(Ordering::Acquire);
+            let left = self.left.load(Ordering::Acquire);
+            let is_one = end != CHANGING && end == self.end.load(Ordering::Relaxed);
+            is_one.then(|| (end & !DRAWN).wrapping_sub(left))
+        })
     }
 
     /// Counts an allocation that the warm path does not, of a block that was not idle here.
@@ -178,7 +194,7 @@ impl Tally {
         let live = get(&self.blocks).wrapping_sub(idle as u64);
         let usual = u64::from(self.usual.load(Ordering::Relaxed));
         TallySum {
-            allocations: (get(&self.end) & !DRAWN).wrapping_sub(get(&self.left)),
+            allocations: self.allocations(),
             live,
             live_bytes: live.wrapping_mul(usual).wrapping_add(get(&self.odd)),
         }

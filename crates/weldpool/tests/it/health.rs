@@ -257,6 +257,8 @@ fn pressure_is_reported_while_it_lasts() {
     monitor.check();
     let ill = allocator.health();
     assert_eq!(ill.status, HealthStatus::Critical);
+    assert_eq!(allocator.report().health, ill);
+    assert_eq!(allocator.dashboard().stats.pressure_level, Level::Critical);
     let _critical = monitor.clear();
     monitor.check();
     holds_and_is_mended("pressure", &ill, &allocator.health());

@@ -356,3 +356,27 @@ fn a_pool_that_is_closed_keeps_the_memory_of_work_in_flight() {
     device.control().run_all();
     assert_eq!(device.violations(), []);
 }
+
+/// What another thread freed in the order of a queue, and keeps for itself alone, counts too.
+#[test]
+fn a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue() {
+    let bench = Bench::new();
+    let (queue, stream) = bench.adopted();
+    let (source, target) = (bench.private(4096, &queue), bench.private(4096, &queue));
+    copy(stream.as_ref(), &source, &target);
+    let (freed, is_freed) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || {
+        source.free_on(&queue);
+        target.free_on(&queue);
+        freed.send(queue).unwrap();
+        may_go_on.recv().unwrap();
+    });
+    let queue = is_freed.recv().unwrap();
+    let Bench { device, allocator } = bench;
+    drop((queue, allocator));
+    device.control().run_all();
+    assert_eq!(device.violations(), []);
+    go_on.send(()).unwrap();
+    other.join().unwrap();
+}

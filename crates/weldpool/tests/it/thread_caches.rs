@@ -5,10 +5,12 @@
     reason = "the helpers of these tests report by panicking, as the tests do"
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
-use weldpool::{Allocator, Buffer, Config};
+use weldpool::{Allocator, Buffer, Config, Request};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -19,7 +21,7 @@ fn allocator(reserved_bytes_max: Option<u64>) -> Allocator {
         ..Config::default()
     };
     let device = weldpool::device::host::HostDevice::new().unwrap();
-    let builder = Allocator::builder(std::sync::Arc::new(device));
+    let builder = Allocator::builder(Arc::new(device));
     builder.config(config).build().unwrap()
 }
 
@@ -119,4 +121,45 @@ fn blocks_that_pass_between_threads_neither_pile_up_nor_thrash() {
         assert!(calls <= 64, "{bytes} bytes: {calls} driver calls");
         assert_eq!(after.live.value, 0);
     }
+}
+
+/// A thread counts what it allocates of large blocks while somebody else takes those that lie in its cache.
+#[test]
+fn counters_stand_while_others_empty_a_threads_lists() {
+    let allocator = Allocator::host().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (other, stopped) = (allocator.clone(), Arc::clone(&stop));
+    let owner = thread::spawn(move || {
+        // Never served by the warm path.
+        let request = Request::new(12 << 10).zeroed(true);
+        while !stopped.load(Ordering::Relaxed) {
+            let held: Vec<Buffer> = (0..8)
+                .map(|_| other.allocate_with(&request).unwrap())
+                .collect();
+            drop(held);
+        }
+    });
+    for _ in 0..100_000 {
+        let _bytes = allocator.clear();
+    }
+    stop.store(true, Ordering::Relaxed);
+    owner.join().unwrap();
+    let stats = allocator.stats();
+    assert_eq!(stats.frees, stats.allocations, "{stats}");
+    assert_eq!((stats.live.value, stats.block_bytes), (0, 0), "{stats}");
+}
+
+#[test]
+fn threads_that_follow_each_other_do_not_add_to_the_peak() {
+    let allocator = Allocator::host().unwrap();
+    for _ in 0..8 {
+        let allocator = allocator.clone();
+        thread::spawn(move || {
+            let held: Vec<Buffer> = (0..32).map(|_| allocator.allocate(MIB).unwrap()).collect();
+            drop(held);
+        })
+        .join()
+        .unwrap();
+    }
+    assert_eq!(allocator.stats().live.peak, 32 * MIB as u64);
 }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
 /// The pair of fences of which one costs nothing; here both are full ones.
@@ -27,6 +27,16 @@ pub(crate) mod fences {
 /// Lets the checker run another thread while the flag is up.
 pub(crate) fn spin_while(flag: &AtomicBool) {
     while flag.load(Ordering::Acquire) {
+        loom::thread::yield_now();
+    }
+}
+
+/// Lets the checker run another thread while there is nothing.
+pub(crate) fn until_some<T>(mut read: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(some) = read() {
+            return some;
+        }
         loom::thread::yield_now();
     }
 }

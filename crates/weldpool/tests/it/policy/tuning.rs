@@ -190,3 +190,28 @@ fn addresses_left_by_remapping_are_unmapped_together() {
     };
     assert!(calls(1000) + 20 < calls(0));
 }
+
+/// Panics whenever it is asked to tune.
+#[derive(Debug)]
+struct Panics;
+
+impl Strategy for Panics {
+    fn choose(&self, asked: &Asked, _: &Surroundings<'_>) -> Choice {
+        Choice::of(asked)
+    }
+
+    fn tune(&self, _: &Driven) -> Option<Tuning> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_strategy_that_panics_loses_no_block() {
+    let allocator = on_host(Config {
+        strategy: Some(Arc::new(Panics)),
+        ..Config::default()
+    });
+    drop([MIB; 4].map(|bytes| allocator.allocate(bytes).unwrap()));
+    let _bytes = allocator.clear();
+    assert_eq!(allocator.stats().reserved.value, 0);
+}
