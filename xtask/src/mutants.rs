@@ -7,7 +7,7 @@ use crate::process::Run;
 use crate::progress::Steps;
 
 /// A wait of `crates/weldpool/src/wait.rs`, and the test that fails without it.
-const MUTANTS: [(&str, &str); 13] = [
+const MUTANTS: [(&str, &str); 14] = [
     ("HostAccess", "the_host_is_refused_while_work_uses_a_buffer"),
     (
         "Settle",
@@ -41,6 +41,10 @@ const MUTANTS: [(&str, &str); 13] = [
     (
         "Close",
         "a_pool_that_is_closed_keeps_the_memory_of_work_in_flight",
+    ),
+    (
+        "CloseKept",
+        "a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
     ),
 ];
 

@@ -23,6 +23,9 @@ use crate::sync::Arc;
 
 /// A handle to the pool of one device. Cloning it shares the pool.
 ///
+/// After fork(2) the child must leave allocators alone that were made before: threads that they know of are
+/// not there any more.
+///
 /// Buffers keep the pool alive, so they may outlive every handle; when the last handle is dropped,
 /// those that still do are reported, and idle memory goes back to the device.
 #[derive(Debug, Clone)]

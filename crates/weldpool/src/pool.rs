@@ -30,7 +30,7 @@ use crate::arena::Reserve;
 use crate::block::{Block, CacheKey};
 use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
-use crate::device::{Device, Metered, StorageMode};
+use crate::device::{Device, Metered, StorageMode, ZeroedPages};
 use crate::error::Result;
 use crate::high_water::HighWater;
 use crate::observer::Observer;
@@ -40,7 +40,7 @@ use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
-use crate::thread_cache::Shard;
+use crate::thread_cache::{Bins, Shard};
 
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
 /// cached: where holes are remapped page by page, and where that is dear or impossible.
@@ -90,6 +90,8 @@ pub(crate) struct Pool {
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
+    /// For threads for which the system has no others.
+    unused_bins: Arc<ZeroedPages>,
     /// Of requested bytes.
     live_water: HighWater,
     /// Keeps what ended threads counted.
@@ -152,7 +154,8 @@ impl Pool {
             divisible,
         );
         let classes = ClassPools::new(config.classes, warm, arenas.node_count());
-        let shared = Shard::new(key, classes.list_count());
+        let unused_bins = Bins::unused()?;
+        let shared = Shard::new(key, classes.list_count(), &unused_bins);
         let pool = Arc::new(Self {
             key,
             name,
@@ -175,6 +178,7 @@ impl Pool {
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),
+            unused_bins,
             live_water: HighWater::default(),
             shared,
             misses: AtomicU64::new(0),

@@ -34,6 +34,8 @@ pub(crate) enum Wait {
     Remap,
     /// Memory of a closed pool, for work in flight.
     Close,
+    /// Memory of a closed pool that threads keep, for the queues in whose order they freed it.
+    CloseKept,
 }
 
 /// Whether this build leaves the wait out.

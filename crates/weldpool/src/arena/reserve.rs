@@ -162,8 +162,8 @@ impl Reserve {
     /// Bytes that may be added before holes are to be used instead.
     pub(crate) fn slack(&self) -> u64 {
         let peak = self.peak_live.load(Ordering::Relaxed);
-        let allowed =
-            peak + peak / 1024 * self.slack_per_1024.load(Ordering::Relaxed) + SLACK_BYTES;
+        let allowed = (peak / 1024).saturating_mul(self.slack_per_1024.load(Ordering::Relaxed));
+        let allowed = peak.saturating_add(allowed).saturating_add(SLACK_BYTES);
         allowed.saturating_sub(self.committed())
     }
 

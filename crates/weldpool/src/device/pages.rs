@@ -2,25 +2,46 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, handle_alloc_error};
+use std::alloc::Layout;
 use std::ptr::NonNull;
 
+use super::mapping::failed;
 use super::raw::{self, Address};
+use crate::error::Result;
+use crate::sync::Arc;
 
 /// Zeroed memory, of which the system provides what is touched.
 #[derive(Debug)]
 pub(crate) struct ZeroedPages {
     address: Address,
     layout: Layout,
+    /// Who unmaps them, if not this.
+    owner: Option<Arc<ZeroedPages>>,
 }
 
 impl ZeroedPages {
-    /// Memory for a value of this layout, whose alignment is at most a page's. Where the system has no
-    /// addresses for it, the program ends as it does when the heap is exhausted.
-    pub(crate) fn new(layout: Layout) -> Self {
+    /// Memory for a value of this layout, whose alignment is at most a page's.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) where the system has no addresses for it, or no mapping.
+    pub(crate) fn new(layout: Layout) -> Result<Self> {
         match raw::map_anonymous(layout.size()) {
-            Ok(address) => Self { address, layout },
-            Err(_) => handle_alloc_error(layout),
+            Ok(address) => Ok(Self {
+                address,
+                layout,
+                owner: None,
+            }),
+            Err(error) => Err(failed("mmap", error)),
+        }
+    }
+
+    /// The same memory once more.
+    pub(crate) fn share(self: &Arc<Self>) -> Self {
+        Self {
+            address: Address(self.address.0),
+            layout: self.layout,
+            owner: Some(Arc::clone(self)),
         }
     }
 
@@ -32,7 +53,10 @@ impl ZeroedPages {
 
 impl Drop for ZeroedPages {
     fn drop(&mut self) {
-        // SAFETY: this is the end of the only owner, which lends the memory for its life at most.
+        if self.owner.is_some() {
+            return;
+        }
+        // SAFETY: this is the end of the owner, which all who share it keep alive.
         let unmapped = unsafe { raw::unmap(&self.address, self.layout.size()) };
         if let Err(error) = unmapped {
             tracing::error!(%error, bytes = self.layout.size(), "munmap failed");

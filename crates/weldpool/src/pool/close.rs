@@ -33,7 +33,8 @@ impl Pool {
     /// Whether blocks lie somewhere that work in flight may still use.
     fn is_used_by_work(&self, points: &[Point]) -> bool {
         let passed = |point: &Point| self.orders.passed(*point);
-        self.deferred_bytes() > 0 || !points.iter().all(passed)
+        let kept = !points.iter().all(passed) && !left_out(Wait::CloseKept);
+        self.deferred_bytes() > 0 || kept
     }
 
     /// The ends of the queues in whose order threads freed what they keep.

@@ -11,13 +11,23 @@ use crate::thread_cache::Shard;
 impl Pool {
     /// A shard for a thread's cache.
     pub(crate) fn new_shard(&self, key: CacheKey) -> Arc<Shard> {
-        let shard = Arc::new(Shard::new(key, self.classes.list_count()));
+        let shard = Arc::new(Shard::new(
+            key,
+            self.classes.list_count(),
+            &self.unused_bins,
+        ));
         // Under the lock, so that a change meanwhile reaches the new shard too.
         let mut shards = self.shards.lock();
         shard.set_bypass(self.bypass());
         shards.push(Arc::clone(&shard));
         self.share_out(&shards);
         shard
+    }
+
+    /// Has `count` count for threads that are ending.
+    pub(crate) fn count_shared(&self, count: impl Fn(&Shard)) {
+        let _alone = self.shards.lock();
+        count(&self.shared);
     }
 
     /// The peak of requested bytes, to which threads add apart.

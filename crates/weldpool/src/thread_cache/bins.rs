@@ -8,13 +8,15 @@ use std::ptr::NonNull;
 use super::bin::Bin;
 use crate::block::ListId;
 use crate::device::ZeroedPages;
-use crate::sync::{AtomicU64, Ordering};
+use crate::error::Result;
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A bin for each list there can be, and for blocks without a list, where nothing is found and there is no
 /// room. Those that no list uses are never touched and take addresses alone.
 pub(crate) struct Bins {
     /// [`ListId::COUNT`] bins.
     pages: ZeroedPages,
+    /// None where the system had no pages for this thread, which shares those that nobody uses.
     lists: usize,
     /// Which bins were ever used.
     used: Box<[AtomicU64]>,
@@ -26,11 +28,20 @@ const LAYOUT: Layout = match Layout::array::<Bin>(ListId::COUNT) {
 };
 
 impl Bins {
-    /// Bins for so many lists.
-    pub(crate) fn new(lists: usize) -> Self {
+    /// Bins that are never opened, for threads for which there are no others.
+    pub(crate) fn unused() -> Result<Arc<ZeroedPages>> {
+        ZeroedPages::new(LAYOUT).map(Arc::new)
+    }
+
+    /// Bins for so many lists; where the system has no pages for them, none, and `unused` stands for all.
+    pub(crate) fn new(lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        let (pages, lists) = match ZeroedPages::new(LAYOUT) {
+            Ok(pages) => (pages, lists.min(ListId::MOST)),
+            Err(_) => (unused.share(), 0),
+        };
         Self {
-            pages: ZeroedPages::new(LAYOUT),
-            lists: lists.min(ListId::MOST),
+            pages,
+            lists,
             used: (0..lists.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
     }

@@ -17,7 +17,9 @@ pub(crate) struct Lending {
     /// Of whoever has the right for longer.
     held: Mutex<()>,
     /// Whether the fences work here. Without them the owner always takes the lock.
-    fenced: bool,
+    fenced: AtomicBool,
+    /// Whether the owner took the lock since it can no longer go inside without.
+    parted: AtomicBool,
 }
 
 /// The owner is inside; it leaves when this is dropped.
@@ -40,12 +42,17 @@ pub(crate) struct Closed<'a> {
 
 impl Lending {
     pub(crate) fn new() -> Self {
-        let fenced = fences::is_available();
+        Self::with_fences(fences::is_available())
+    }
+
+    /// `fenced` says whether the fences work.
+    pub(crate) fn with_fences(fenced: bool) -> Self {
         Self {
             open: AtomicBool::new(fenced),
             busy: AtomicBool::new(false),
             held: Mutex::new(()),
-            fenced,
+            fenced: AtomicBool::new(fenced),
+            parted: AtomicBool::new(!fenced),
         }
     }
 
@@ -61,22 +68,33 @@ impl Lending {
 
     /// The right, once others are done. For the owner, which is not inside.
     pub(crate) fn hold(&self) -> Held<'_> {
-        Held(self.held.lock())
+        let held = self.held.lock();
+        if !self.fenced.load(Ordering::Relaxed) {
+            // It is not inside, and sees under the lock that it may not be again.
+            self.parted.store(true, Ordering::Relaxed);
+        }
+        Held(held)
     }
 
-    /// The right, once the owner is outside. For others.
-    pub(crate) fn close(&self) -> Closed<'_> {
+    /// The right, once the owner is outside. For others. None where nobody can tell whether the owner is
+    /// inside, until it has been here once more.
+    pub(crate) fn close(&self) -> Option<Closed<'_>> {
         let held = self.held.lock();
-        if self.fenced {
+        if self.fenced.load(Ordering::Relaxed) {
             self.open.store(false, Ordering::Relaxed);
-            fences::heavy();
+            if !fences::heavy() {
+                self.fenced.store(false, Ordering::Relaxed);
+                return None;
+            }
             // The owner is inside for a few dozen instructions, unless it was preempted.
             spin_while(&self.busy);
+        } else if !self.parted.load(Ordering::Relaxed) {
+            return None;
         }
-        Closed {
+        Some(Closed {
             lending: self,
             _held: held,
-        }
+        })
     }
 }
 
@@ -90,8 +108,7 @@ impl Drop for Inside<'_> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         // The owner, when it enters, sees what was done here.
-        self.lending
-            .open
-            .store(self.lending.fenced, Ordering::Release);
+        let fenced = self.lending.fenced.load(Ordering::Relaxed);
+        self.lending.open.store(fenced, Ordering::Release);
     }
 }

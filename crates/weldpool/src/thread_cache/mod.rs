@@ -10,11 +10,13 @@ mod bin;
 mod bins;
 mod lending;
 mod shard;
+mod stock;
 mod tally;
 
 use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
 
-use self::bin::Bin;
+pub(crate) use self::bins::Bins;
 use self::shard::Gate;
 pub(crate) use self::shard::{Shard, UnlistedSum};
 pub(crate) use self::tally::TallySum;
@@ -80,20 +82,17 @@ pub(crate) struct ThreadCache {
     shard: Arc<Shard>,
 }
 
-/// Runs `visit` on this thread's shard for `key`, if the warm path is open for it.
+/// This thread's shard for `key`, if the warm path is open for it. It is there until this thread's cache
+/// for the key goes.
 #[inline(always)]
-fn warm<T>(key: CacheKey, visit: impl FnOnce(&Shard) -> T) -> Option<T> {
+fn warm(key: CacheKey) -> Option<NonNull<Shard>> {
     let gate = SHARDS.with(|shards| shards[key.id as usize % HOT].get());
     // SAFETY: the pointer is `CLOSED` or that of a shard which a cache of this thread owns; the cache
-    // clears the pointer before it goes, and `visit` lets none go.
+    // clears the pointer before it goes.
     let open = unsafe { &*gate }.open.load(Ordering::Relaxed);
-    if open != key.id {
-        return None;
-    }
-    // SAFETY: ids are never zero, so this is no `CLOSED`; the pointer was made from the shard's, whose
-    // first field the gate is.
-    let shard = unsafe { &*gate.cast::<Shard>() };
-    Some(visit(shard))
+    // Ids are never zero, so this is no `CLOSED`; the pointer was made from the shard's, whose first field
+    // the gate is.
+    (open == key.id).then(|| NonNull::new(gate.cast_mut().cast()))?
 }
 
 /// Runs `visit` on this thread's cache for `key`, if there is one, and opens the warm path to it.
@@ -113,23 +112,39 @@ fn with<T>(key: CacheKey, visit: impl FnOnce(&ThreadCache) -> T) -> Option<T> {
 /// A block of the list from this thread's cache, counted as handed out.
 #[inline(always)]
 pub(crate) fn pop(key: CacheKey, list: ListId, requested: usize) -> Option<Block> {
-    warm(key, |shard| {
-        // SAFETY: the shard is this thread's.
-        unsafe { shard.pop(list, requested) }
-    })?
+    let shard = warm(key)?;
+    // SAFETY: the shard is this thread's, and taking a block out lets no cache go.
+    let shard = unsafe { shard.as_ref() };
+    // SAFETY: the shard is this thread's.
+    unsafe { shard.pop(list, requested) }
 }
 
 /// Puts a block into this thread's cache, counted as given back. Where there is no cache, or no room,
 /// the pool takes it.
 #[inline(always)]
 pub(crate) fn push(key: CacheKey, block: Block) {
-    let mut left = Some(block);
-    warm(key, |shard| {
-        // SAFETY: the shard is this thread's.
-        unsafe { shard.push(left.take()?) };
-        Some(())
-    });
-    if let Some(block) = left {
+    let Some(shard) = warm(key) else {
+        free_past_cache(key, block);
+        return;
+    };
+    // SAFETY: the shard is this thread's, and putting a block there lets no cache go.
+    let here = unsafe { shard.as_ref() };
+    // SAFETY: the shard is this thread's.
+    if let Err(block) = unsafe { here.push_own(block) } {
+        push_elsewhere(shard, block);
+    }
+}
+
+/// Puts a block into a bin that is lent; where it is not, or without room, the pool takes the block. A
+/// function of its own, so that others have no calls to make room for.
+#[inline(never)]
+fn push_elsewhere(shard: NonNull<Shard>, block: Block) {
+    // SAFETY: as in `push`.
+    let here = unsafe { shard.as_ref() };
+    // The pool may let this thread's cache go.
+    let key = here.key();
+    // SAFETY: as in `push`.
+    if let Err(block) = unsafe { here.push_lent(block) } {
         free_past_cache(key, block);
     }
 }
@@ -156,7 +171,7 @@ pub(crate) fn take(key: CacheKey, list: ListId) -> Option<Block> {
         // SAFETY: the cache is this thread's, which has the right to what is lent too.
         let block = unsafe { bin.pop() }?;
         if bin.is_lent() {
-            add(&shard.lent_bytes, block.bytes().wrapping_neg());
+            shard.count_out(block.bytes());
         }
         Some(block)
     })?
@@ -229,11 +244,17 @@ pub(crate) fn count_free(pool: &Arc<Pool>, key: CacheKey, block: &Block) {
 }
 
 fn counting(pool: &Arc<Pool>, key: CacheKey, count: impl Fn(&Shard)) {
-    if with(key, |cache| count(&cache.shard)).is_none() {
-        let made = ThreadCache::new(pool, key);
-        count(&made.shard);
-        install(made);
+    if with(key, |cache| count(&cache.shard)).is_some() {
+        return;
     }
+    if CACHES.try_with(|_| ()).is_err() {
+        // The thread is ending.
+        pool.count_shared(count);
+        return;
+    }
+    let made = ThreadCache::new(pool, key);
+    count(&made.shard);
+    install(made);
 }
 
 /// Takes everything out of this thread's caches of a pool.
@@ -276,245 +297,6 @@ pub(crate) fn take_out_blocks(pool: &Pool, unwanted: impl Fn(&Block) -> bool) ->
         }
     });
     taken
-}
-
-#[inline]
-fn add(counter: &crate::sync::AtomicUsize, amount: usize) {
-    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-    counter.store(sum, Ordering::Relaxed);
-}
-
-/// What the counters are after an allocation.
-struct Left {
-    allocations: u64,
-    headroom: u64,
-}
-
-impl Shard {
-    /// A block of the list, counted as handed out.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard.
-    #[inline(always)]
-    unsafe fn pop(&self, list: ListId, requested: usize) -> Option<Block> {
-        let bin = self.bins.get(list);
-        let Some(last) = bin.last_own() else {
-            return if bin.is_lent() {
-                self.pop_lent(bin, requested)
-            } else {
-                None
-            };
-        };
-        let left = self.after_allocation(bin, requested)?;
-        self.count(bin, left, requested);
-        // SAFETY: the owner is inside of what is not lent.
-        Some(unsafe { bin.take_own(last) })
-    }
-
-    // The paths of lent bins are functions of their own, so that the others have no calls to make room
-    // for.
-
-    #[inline(never)]
-    fn pop_lent(&self, bin: &Bin, requested: usize) -> Option<Block> {
-        let _inside = self.lending.enter()?;
-        let last = bin.last_lent()?;
-        let left = self.after_allocation(bin, requested)?;
-        self.count(bin, left, requested);
-        // SAFETY: this thread is the owner, and inside.
-        let block = unsafe { bin.take_lent(last) };
-        add(&self.lent_bytes, block.bytes().wrapping_neg());
-        Some(block)
-    }
-
-    /// What an allocation leaves of the counters; nothing for a sample, or at a new peak.
-    #[inline(always)]
-    fn after_allocation(&self, bin: &Bin, requested: usize) -> Option<Left> {
-        Some(Left {
-            allocations: bin.tally.left_after_one()?,
-            headroom: self.headroom.after(requested as u64)?,
-        })
-    }
-
-    #[inline(always)]
-    fn count(&self, bin: &Bin, left: Left, requested: usize) {
-        bin.tally.leave(left.allocations);
-        self.headroom.leave(left.headroom);
-        bin.tally.allocate_bytes(requested as u64);
-    }
-
-    /// Puts a block into its bin, counted as given back; where there is no room, the pool takes it.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard.
-    #[inline(always)]
-    unsafe fn push(&self, block: Block) {
-        let bin = self.bins.get(block.list());
-        let requested = block.requested() as u64;
-        // SAFETY: the caller is the owner.
-        match unsafe { bin.push_own(block) } {
-            Ok(()) => self.count_pushed(bin, requested),
-            Err(block) => self.push_elsewhere(bin, block),
-        }
-    }
-
-    #[inline(always)]
-    fn count_pushed(&self, bin: &Bin, requested: u64) {
-        bin.tally.free_bytes(requested);
-        self.headroom.put(requested);
-    }
-
-    #[inline(never)]
-    fn push_elsewhere(&self, bin: &Bin, block: Block) {
-        let left = if bin.is_lent() {
-            self.push_lent(bin, block)
-        } else {
-            Err(block)
-        };
-        if let Err(block) = left {
-            free_past_cache(self.key(), block);
-        }
-    }
-
-    #[inline(always)]
-    fn push_lent(&self, bin: &Bin, block: Block) -> Result<(), Block> {
-        let (bytes, requested) = (block.bytes(), block.requested() as u64);
-        let Some(_inside) = self.lending.enter() else {
-            return Err(block);
-        };
-        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.lent_bytes_max() || !block.is_kept() {
-            return Err(block);
-        }
-        // SAFETY: this thread is the owner, and inside.
-        unsafe { bin.push_lent(block) }?;
-        self.count_pushed(bin, requested);
-        self.lent_bytes.store(lent, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Puts a block into its bin, which is opened and given room if need be. Only for the thread that
-    /// owns the shard.
-    fn put(&self, block: Block) -> Result<(), Block> {
-        let Some(bin) = self.bins.make(block.list()).filter(|_| block.is_kept()) else {
-            return Err(block);
-        };
-        let (bytes, most) = (block.bytes(), block.thread_max());
-        let lent = bytes > OWN_BLOCK_BYTES_MAX;
-        // SAFETY: the caller is the owner.
-        unsafe { bin.open(bytes, most, lent) };
-        let _held = self.lending.hold();
-        if !lent {
-            if !bin.has_room() {
-                let own = self.own_room_bytes.load(Ordering::Relaxed);
-                let grown = bin.grow(most, OWN_BYTES_MAX.saturating_sub(own));
-                self.own_room_bytes.store(own + grown, Ordering::Relaxed);
-            }
-            // SAFETY: the owner is inside of its own bin.
-            return unsafe { bin.push(block) };
-        }
-        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.lent_bytes_max() {
-            return Err(block);
-        }
-        // SAFETY: the owner has the right to what is lent.
-        unsafe { bin.push(block) }?;
-        self.lent_bytes.store(lent, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard.
-    unsafe fn take_surplus(&self, list: ListId) -> Option<Vec<Block>> {
-        let bin = self.bins.get(list);
-        let _held = self.lending.hold();
-        if bin.is_lent() {
-            // SAFETY: the owner has the right to what is lent.
-            let surplus = unsafe { bin.take_half() };
-            self.count_out(&surplus);
-            return Some(surplus);
-        }
-        // SAFETY: the owner is inside of its own bin.
-        let mut surplus = unsafe { bin.take_half() };
-        let full = |shard: &Self| shard.own_room_bytes.load(Ordering::Relaxed) > OWN_BYTES_MAX / 2;
-        if full(self) {
-            let own = |(other, bin): &(usize, &Bin)| *other != list.index() && !bin.is_lent();
-            // Room that nothing needs, and where that is not enough, room that something has.
-            for (_, bin) in self.bins.used().filter(own) {
-                self.shrink(bin);
-            }
-            for (_, bin) in self.bins.used().filter(own) {
-                if full(self) {
-                    // SAFETY: as above.
-                    unsafe { bin.drain(&mut surplus) };
-                    self.shrink(bin);
-                }
-            }
-        }
-        Some(surplus)
-    }
-
-    /// Takes room back that no block has, of one of the thread's own bins.
-    fn shrink(&self, bin: &Bin) {
-        add(&self.own_room_bytes, bin.shrink().wrapping_neg());
-    }
-
-    /// Takes as much of the peak's headroom as the blocks of a list that lie here need. For the owner.
-    fn provide(&self, pool: &Pool, list: ListId) {
-        let bytes = self.bins.get(list).bytes() as u64;
-        pool.live_water().borrow(&self.headroom, bytes);
-    }
-
-    /// Leaves to other threads what headroom the blocks that lie here do not need. For the owner.
-    fn settle(&self, pool: &Pool) {
-        pool.live_water().settle(&self.headroom, self.bytes());
-    }
-
-    /// Takes blocks that were lent out of the account of what lies here. For whoever has the right.
-    fn count_out(&self, blocks: &[Block]) {
-        let bytes: usize = blocks.iter().map(Block::bytes).sum();
-        add(&self.lent_bytes, bytes.wrapping_neg());
-    }
-
-    /// Takes what others may take of the lists that are `wanted`.
-    pub(crate) fn drain_lent(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
-        if self.lent_bytes.load(Ordering::Relaxed) > 0 {
-            let _closed = self.lending.close();
-            // SAFETY: the right is ours until it is dropped.
-            unsafe { self.drain_lent_here(wanted, drained) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// The caller has the right to what is lent.
-    unsafe fn drain_lent_here(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
-        let before = drained.len();
-        let lent = self.bins.used().filter(|(_, bin)| bin.is_lent());
-        for (_, bin) in lent.filter(|(list, _)| wanted(*list)) {
-            // SAFETY: the caller's promise.
-            unsafe { bin.drain(drained) };
-        }
-        self.count_out(&drained[before..]);
-    }
-
-    /// Takes everything.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the thread that owns the shard.
-    unsafe fn drain_all(&self, drained: &mut Vec<Block>) {
-        let _held = self.lending.hold();
-        for (_, bin) in self.bins.used().filter(|(_, bin)| !bin.is_lent()) {
-            // SAFETY: the owner is inside of its own bin.
-            unsafe { bin.drain(drained) };
-            self.shrink(bin);
-        }
-        // SAFETY: the owner has the right to what is lent.
-        unsafe { self.drain_lent_here(|_| true, drained) };
-    }
 }
 
 impl ThreadCache {

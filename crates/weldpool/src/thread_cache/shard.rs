@@ -7,9 +7,10 @@ use super::bins::Bins;
 use super::lending::{Held, Lending};
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
+use crate::device::ZeroedPages;
 use crate::high_water::{Headroom, HighWater};
 use crate::pool::Pool;
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Ordering};
 
 /// What is asked first on the warm path. It is the first field of a [`Shard`], so that one pointer
 /// stands for both.
@@ -65,7 +66,7 @@ fn add(counter: &AtomicU64, amount: u64) {
 }
 
 impl Shard {
-    pub(crate) fn new(key: CacheKey, lists: usize) -> Self {
+    pub(crate) fn new(key: CacheKey, lists: usize, unused: &Arc<ZeroedPages>) -> Self {
         Self {
             gate: Gate {
                 open: AtomicU64::new(key.id),
@@ -77,7 +78,7 @@ impl Shard {
             lending: Lending::new(),
             unlisted: Unlisted::default(),
             key,
-            bins: Bins::new(lists),
+            bins: Bins::new(lists, unused),
         }
     }
 

@@ -69,9 +69,10 @@ impl Lent {
     /// What somebody does who is short of memory.
     fn drain(&self) -> Vec<Block> {
         let mut drained = Vec::new();
-        let _closed = self.lending.close();
-        // SAFETY: the right is ours.
-        unsafe { self.bin.drain(&mut drained) };
+        if let Some(_closed) = self.lending.close() {
+            // SAFETY: the right is ours.
+            unsafe { self.bin.drain(&mut drained) };
+        }
         drained
     }
 }
@@ -91,6 +92,51 @@ fn a_lent_bin_gives_each_block_to_one_taker() {
         all.extend(lent.drain());
         all.sort();
         assert_eq!(all, [Block(1), Block(2)]);
+    });
+}
+
+#[test]
+fn without_fences_the_lock_gives_each_block_to_one_taker() {
+    check(|| {
+        let lent = Arc::new(Lent {
+            lending: Lending::with_fences(false),
+            bin: Bin::default(),
+        });
+        // SAFETY: this thread is the owner.
+        unsafe { lent.bin.open(256, 4, true) };
+        lent.put(Block(1));
+        let other = Arc::clone(&lent);
+        let thief = thread::spawn(move || other.drain());
+        assert_eq!(
+            lent.push(Block(2)),
+            Err(Block(2)),
+            "the warm path is closed"
+        );
+        lent.put(Block(2));
+        let mut all = thief.join().unwrap();
+        all.extend(lent.drain());
+        all.sort();
+        assert_eq!(all, [Block(1), Block(2)]);
+    });
+}
+
+#[cfg(loom)]
+#[test]
+fn where_the_fence_is_refused_nobody_else_gets_a_block_until_the_owner_was_there() {
+    check(|| {
+        crate::sync::fences::REFUSED.set(true);
+        let lent = Lent::open();
+        lent.put(Block(1));
+        let other = Arc::clone(&lent);
+        let thief = thread::spawn(move || other.drain());
+        let mut all: Vec<Block> = lent.pop().into_iter().collect();
+        assert_eq!(thief.join().unwrap(), []);
+        assert!(lent.pop().is_none(), "the warm path is closed");
+        lent.put(Block(2));
+        all.extend(lent.drain());
+        all.sort();
+        assert_eq!(all, [Block(1), Block(2)]);
+        crate::sync::fences::REFUSED.set(false);
     });
 }
 

@@ -19,8 +19,17 @@ pub(crate) mod fences {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn heavy() {
+    std::thread_local! {
+        /// Whether the system refuses the rare side; all threads of a model run on one of the system.
+        pub(crate) static REFUSED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    pub(crate) fn heavy() -> bool {
+        if REFUSED.get() {
+            return false;
+        }
         fence(Ordering::SeqCst);
+        true
     }
 }
 
