@@ -122,6 +122,17 @@ impl<T: Copy> Space<T> {
         find(&self.pending.get(&queue)?.by_size, bytes, alignment)
     }
 
+    /// Intervals of at least `bytes` bytes that are pending on `queue`, or clean, the smallest first.
+    pub(crate) fn fitting(&self, queue: Option<u32>, bytes: usize) -> impl Iterator<Item = Range> {
+        let index = match queue {
+            Some(queue) => self.pending.get(&queue),
+            None => Some(&self.clean),
+        };
+        let range = |&(bytes, start): &(usize, usize)| Range { start, bytes };
+        let fitting = index.map(|index| index.by_size.range((bytes, 0)..).map(range));
+        fitting.into_iter().flatten()
+    }
+
     /// Joins neighbouring intervals that `queue` may use, its own pending ones with each other and,
     /// if asked, with clean ones, until one holds `bytes` at `alignment`.
     pub(crate) fn join_for(
@@ -268,6 +279,14 @@ impl<T: Copy> Space<T> {
         self.intervals.iter().filter_map(|(&start, interval)| {
             let bytes = interval.bytes;
             matches!(interval.state, State::Free(None)).then_some(Range { start, bytes })
+        })
+    }
+
+    /// The free intervals by position, whatever they wait for.
+    pub(crate) fn free_intervals(&self) -> impl Iterator<Item = Range> {
+        self.intervals.iter().filter_map(|(&start, interval)| {
+            let bytes = interval.bytes;
+            matches!(interval.state, State::Free(_)).then_some(Range { start, bytes })
         })
     }
 

@@ -3,9 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::exchange::Whole;
 use super::mappings::Piece;
 use super::windows::{FreeParts, Part};
-use super::{Arena, Growth, Source, Want};
+use super::{Arena, Growth, Source, Spare, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,19 +14,29 @@ use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
 
 /// Free ranges looked at for one request.
-const FREE_MAX: usize = 4096;
+pub(super) const FREE_MAX: usize = 4096;
 /// New handles are at most the greatest sum of requested bytes by the divisor of the first line whose
 /// multiple of the driver time spent so far is affordable.
-const HANDLE_DIVISORS: [(u64, u64); 2] = [(8, 256), (2, 128)];
+const HANDLE_DIVISORS: [(u64, u64); 2] = [(4, 512), (2, 128)];
 /// The divisor when none is.
 const HANDLE_DIVISOR_POOR: u64 = 4;
 /// Largest new handle; beyond it the driver's cost grows with the size.
-const HANDLE_BYTES_MAX: usize = 512 << 20;
+pub(super) const HANDLE_BYTES_MAX: usize = 512 << 20;
 /// Part of the greatest sum of requested bytes by which handles are added at least, while slack allows.
-const USUAL_DIVISOR: u64 = 64;
+const USUAL_DIVISOR: u64 = 256;
 /// Windows that may be mapped for each handle, and besides, before idle ones are unmapped.
 const WINDOWS_PER_HANDLE: usize = 4;
 const WINDOWS_BESIDES: usize = 64;
+
+/// Which parts may be mapped side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chained {
+    /// If the account of driver time has enough, and no handle that is free altogether is broken into.
+    Spare,
+    /// If the account of driver time has enough.
+    Thrifty,
+    AtAnyCost,
+}
 
 /// Free parts that were taken out of the space for one block.
 #[derive(Debug, Default)]
@@ -45,23 +56,40 @@ impl Arena {
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
         self.gather(growth, properties, want);
-        if let Some(block) = self.join_mapped(growth, properties, want) {
+        let spare = self.spare_handles(properties);
+        let sparing = matches!(spare, Spare::Handles { from, .. } if want.bytes >= from);
+        if let Some(block) = self.join_mapped(growth, properties, want, sparing) {
             return Ok((block, Source::Held));
         }
         let need = want.bytes.next_multiple_of(properties.granularity);
         let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
-        let chained = if slack < need {
-            self.map_chain(growth, properties, want, true, passed)
-        } else {
-            None
-        };
-        if let Some(block) = chained {
-            return Ok((block, Source::Held));
+        if slack < need {
+            if sparing {
+                if let Some(block) =
+                    self.map_chain(growth, properties, want, Chained::Spare, passed)
+                {
+                    return Ok((block, Source::Held));
+                }
+                let exchanged = self.exchange_handles(growth, properties, want, slack, passed);
+                if let Some(block) = exchanged {
+                    return Ok((block, Source::Driver));
+                }
+            }
+            let mut held = self.map_chain(growth, properties, want, Chained::Thrifty, passed);
+            if sparing {
+                // What was spared is better than more.
+                held = held
+                    .or_else(|| self.state.lock().allocate(want, Spare::None))
+                    .or_else(|| self.join_mapped(growth, properties, want, false));
+            }
+            if let Some(block) = held {
+                return Ok((block, Source::Held));
+            }
         }
         match self.add_handles(growth, properties, want, slack, passed) {
             Ok(block) => Ok((block, Source::Driver)),
             Err(error) => self
-                .map_chain(growth, properties, want, false, passed)
+                .map_chain(growth, properties, want, Chained::AtAnyCost, passed)
                 .map(|block| (block, Source::Held))
                 .ok_or(error),
         }
@@ -97,32 +125,39 @@ impl Arena {
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         want: &Want,
+        sparing: bool,
     ) -> Option<Block> {
         let mut at = 0;
         let regions = &growth.regions;
         let chosen = self.choose(growth, properties, want, |free| {
             let border = |position: usize| regions.contains_key(&position);
             let (position, parts) = free.find_mapped(want.bytes, want.alignment, border)?;
+            if sparing && free.broken(&parts) >= properties.granularity {
+                return None;
+            }
             at = position;
             Some(parts)
         })?;
         Some(self.place_block(growth, want, at, chosen, 0))
     }
 
-    /// A block from parts of several handles, mapped side by side. With `thrifty`, only if the account
-    /// of driver time has enough.
+    /// A block from parts of several handles, mapped side by side.
     fn map_chain(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         want: &Want,
-        thrifty: bool,
+        chained: Chained,
         passed: &dyn Fn(Point) -> bool,
     ) -> Option<Block> {
         let chosen = self.choose(growth, properties, want, |free| {
             let parts = free.find_chain(want.bytes, want.alignment)?;
+            if chained == Chained::Spare && free.broken(&parts) >= properties.granularity {
+                return None;
+            }
             let cost = parts.len() as u64 * u64::from(properties.remap_ns);
-            (!thrifty || self.reserve.affords(self.device.spent_ns() + cost)).then_some(parts)
+            let affordable = || self.reserve.affords(self.device.spent_ns() + cost);
+            (chained == Chained::AtAnyCost || affordable()).then_some(parts)
         })?;
         let block = self.map_parts(growth, properties, want, chosen, &[], 0);
         if block.is_ok() {
@@ -158,9 +193,23 @@ impl Arena {
                 .or_else(|_| self.create_pieces(growth, properties, need, exact))?;
             return self.map_new(growth, properties, want, &pieces);
         }
+        self.add_around(growth, properties, want, most, true, passed)
+    }
+
+    /// A block of free parts, whole handles among them if asked for, with new handles of at most `most`
+    /// bytes between.
+    pub(super) fn add_around(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        most: usize,
+        with_whole: bool,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Result<Block> {
         let mut back = None;
         let chosen = self.choose(growth, properties, want, |free| {
-            let (front, after) = free.around_new(want.bytes, want.alignment);
+            let (front, after) = free.around_new(want.bytes, want.alignment, with_whole);
             back = after;
             Some(front.into_iter().chain(after).collect())
         });
@@ -338,6 +387,7 @@ impl Arena {
         let mut position = start;
         for piece in pieces {
             growth.windows.add(position, *piece);
+            self.state.lock().add_window(position, piece.bytes);
             position += piece.bytes;
         }
         Ok(start)
@@ -395,6 +445,7 @@ impl Arena {
                 return;
             }
             growth.windows.remove(range.start);
+            self.state.lock().remove_window(range.start);
             growth.addresses.add(range);
         }
     }
@@ -409,7 +460,7 @@ impl Arena {
         within: Option<Range>,
         passed: &dyn Fn(Point) -> bool,
     ) -> usize {
-        let chosen: Vec<(Part, Vec<Range>)> = {
+        let chosen: Vec<Whole> = {
             let mut room = self.state.lock();
             let free = room.space.clean_intervals();
             let free = FreeParts::new(&growth.windows, properties.granularity, free);
@@ -427,9 +478,8 @@ impl Arena {
                         range.start < within.end() && within.start < range.end()
                     })
                 };
-                let mut windows = growth.windows.windows_of(part.handle).iter();
                 if !ranges.iter().any(touches)
-                    || windows.any(|&window| growth.windows.is_awaited(window, passed))
+                    || growth.windows.is_handle_awaited(part.handle, passed)
                 {
                     continue;
                 }
@@ -441,7 +491,12 @@ impl Arena {
             }
             chosen
         };
-        for (part, ranges) in chosen {
+        self.release_handles(growth, chosen)
+    }
+
+    /// Returns handles of which the ranges were taken out of the space; says how many bytes went back.
+    pub(super) fn release_handles(&self, growth: &mut Growth, handles: Vec<Whole>) -> usize {
+        for (part, ranges) in handles {
             for range in ranges {
                 growth.windows.leave(range, None);
             }
@@ -466,6 +521,7 @@ impl Arena {
             }
             growth.addresses.add(range);
             let last = growth.windows.remove(start);
+            self.state.lock().remove_window(start);
             growth.spare.extend(last);
         }
     }

@@ -1,6 +1,7 @@
 //! Arenas: memory obtained from the device, cut into blocks, joined again, remapped and given back.
 
 mod chain;
+mod exchange;
 mod grow;
 mod mappings;
 mod region;

@@ -29,7 +29,16 @@ pub(crate) enum Spare {
         than: usize,
         leaving: usize,
     },
+    /// Handles that are free altogether, of which a block would leave so many bytes. Blocks below a length
+    /// only prefer those that leave less.
+    Handles {
+        leaving: usize,
+        from: usize,
+    },
 }
+
+/// Free ranges tried for one request that is to spare handles.
+const SPARING_CANDIDATES: usize = 32;
 
 /// What allocation and release need.
 #[derive(Debug)]
@@ -37,6 +46,8 @@ pub(crate) struct Room {
     pub(crate) space: Space<&'static Record>,
     /// By the position of their first byte.
     regions: BTreeMap<usize, (usize, Base)>,
+    /// Where handles are mapped that can only be mapped whole, and their lengths.
+    windows: BTreeMap<usize, usize>,
     spare_records: Vec<Block>,
     /// Where its blocks are.
     index: Writer,
@@ -60,6 +71,7 @@ impl Room {
         Self {
             space: Space::default(),
             regions: BTreeMap::new(),
+            windows: BTreeMap::new(),
             spare_records: Vec::new(),
             index: Writer::new(SPARE_NODES.lock().pop().unwrap_or_default()),
             home,
@@ -92,6 +104,14 @@ impl Room {
         let Want {
             bytes, alignment, ..
         } = *want;
+        if let Spare::Handles { leaving, from } = spare {
+            let large = bytes >= from;
+            let found =
+                self.find_sparing(Some(queue), want, if large { leaving } else { usize::MAX });
+            if found.is_some() || large {
+                return found.map(|(free, position)| self.cut_block(free, position, want));
+            }
+        }
         let space = &mut self.space;
         let (free, position) = space
             .find_pending(queue, bytes, alignment)
@@ -100,6 +120,68 @@ impl Room {
             return None;
         }
         Some(self.cut_block(free, position, want))
+    }
+
+    /// Makes a place known where a whole handle is mapped.
+    pub(crate) fn add_window(&mut self, position: usize, bytes: usize) {
+        self.windows.insert(position, bytes);
+    }
+
+    pub(crate) fn remove_window(&mut self, position: usize) {
+        self.windows.remove(&position);
+    }
+
+    /// Where a block leaves the fewest bytes of handles that are free altogether, if it is less than
+    /// `leaving`: in the shortest of alike free ranges that are pending on a queue, or clean.
+    fn find_sparing(
+        &self,
+        queue: Option<u32>,
+        want: &Want,
+        leaving: usize,
+    ) -> Option<(Range, usize)> {
+        let mut best: Option<(usize, Range, usize)> = None;
+        let aligned = |position: usize| position.checked_next_multiple_of(want.alignment);
+        for free in self
+            .space
+            .fitting(queue, want.bytes)
+            .take(SPARING_CANDIDATES)
+        {
+            let whole = self.windows.range(free.start..free.end()).next();
+            let last = (free.end() - want.bytes) & !(want.alignment - 1);
+            let positions = [
+                aligned(free.start),
+                whole.and_then(|(&start, _)| aligned(start)),
+                Some(last),
+            ];
+            for position in positions.into_iter().flatten() {
+                if position < free.start || position.saturating_add(want.bytes) > free.end() {
+                    continue;
+                }
+                let broken = self.broken(free, position, want.bytes);
+                if best.is_none_or(|(least, ..)| broken < least) {
+                    best = Some((broken, free, position));
+                }
+            }
+            if best.is_some_and(|(least, ..)| least == 0) {
+                break;
+            }
+        }
+        let (broken, free, position) = best?;
+        (broken < leaving).then_some((free, position))
+    }
+
+    /// Bytes that a block there would leave of handles that are free altogether.
+    fn broken(&self, free: Range, position: usize, bytes: usize) -> usize {
+        let end = position + bytes;
+        let left = |at: usize| {
+            let (&start, &length) = self.windows.range(..=at).next_back()?;
+            let whole = start >= free.start && start + length <= free.end() && start + length > at;
+            let taken = end.min(start + length) - position.max(start);
+            whole.then_some((start, length - taken))
+        };
+        let (first, last) = (left(position), left(end - 1));
+        let same = first.map(|(start, _)| start) == last.map(|(start, _)| start);
+        first.map_or(0, |(_, bytes)| bytes) + last.filter(|_| !same).map_or(0, |(_, bytes)| bytes)
     }
 
     /// Whether a block there would be the only one in a region that is much too large for it.
@@ -126,6 +208,22 @@ impl Room {
         let Want {
             bytes, alignment, ..
         } = *want;
+        if let Spare::Handles { leaving, from } = spare {
+            let large = bytes >= from;
+            let leaving = if large { leaving } else { usize::MAX };
+            let own = |queue| self.find_sparing(Some(queue), want, leaving);
+            let found = match want.queue.and_then(own) {
+                Some(own) if want.contended => Some(own),
+                own => {
+                    let clean = self.find_sparing(None, want, leaving);
+                    let length = |found: &(Range, usize)| found.0.bytes;
+                    own.into_iter().chain(clean).min_by_key(length)
+                }
+            };
+            if found.is_some() || large {
+                return found.map(|(free, position)| self.cut_block(free, position, want));
+            }
+        }
         let space = &mut self.space;
         let own = |queue| space.find_pending(queue, bytes, alignment);
         let own = want.queue.and_then(own);

@@ -26,7 +26,14 @@ const SPARE_BYTES_MIN: usize = 256 << 10;
 impl Arena {
     /// The empty segments that requests leave alone at present.
     pub(super) fn spare(&self) -> Spare {
-        if !self.exchanges() || !self.reserve.is_sparing() || !self.affords_exchange() {
+        if let Some(properties) = self.virtual_memory {
+            return if properties.divisible {
+                Spare::None
+            } else {
+                self.spare_handles(properties)
+            };
+        }
+        if !self.reserve.is_sparing() || !self.affords_exchange() {
             return Spare::None;
         }
         let leaving = self.reserve.peak_live() / SPARE_DIVISOR;
@@ -50,7 +57,10 @@ impl Arena {
     /// What to wait for so that enough segments become empty to be exchanged for one that holds the
     /// request; none if they are, or growing is within the slack, or nothing would help.
     pub(crate) fn exchange_after(&self, want: &Want) -> Option<Point> {
-        if !self.exchanges() || !self.reserve.is_sparing() || !self.affords_exchange() {
+        if let Some(properties) = self.virtual_memory {
+            return self.handles_after(properties, want);
+        }
+        if !self.reserve.is_sparing() || !self.affords_exchange() {
             return None;
         }
         let need = self.segment_room(want).ok()? as u64;

@@ -16,7 +16,7 @@ use crate::device::Physical;
 use crate::space::Range;
 
 /// Whole handles looked at for the middle of a chain.
-const MIDDLE_MAX: usize = 64;
+const MIDDLE_MAX: usize = 512;
 /// A chain's waste counts in parts of the request this large, each as much as two thirds of a handle.
 const WASTE_DIVISOR: usize = 64;
 
@@ -194,6 +194,16 @@ impl Windows {
         window.is_some_and(|window| window.points.iter().any(|&point| !passed(point)))
     }
 
+    /// As [`is_awaited`](Self::is_awaited), of any window of a handle.
+    pub(crate) fn is_handle_awaited(
+        &self,
+        handle: Physical,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> bool {
+        let mut windows = self.windows_of(handle).iter();
+        windows.any(|&window| self.is_awaited(window, passed))
+    }
+
     /// Forgets a window; its handle is forgotten with the last one and returned.
     pub(crate) fn remove(&mut self, position: usize) -> Option<Piece> {
         let window = self.windows.remove(&position)?;
@@ -305,6 +315,16 @@ impl<'a> FreeParts<'a> {
             }
         }
         runs
+    }
+
+    /// Bytes that parts leave of handles that are free altogether.
+    pub(crate) fn broken(&self, parts: &[Part]) -> usize {
+        let left = |part: &Part| {
+            let bytes = self.windows.bytes_of(part.handle);
+            let free = self.runs(part.handle) == [(0, bytes)];
+            if free { bytes - part.bytes } else { 0 }
+        };
+        parts.iter().map(left).sum()
     }
 
     /// Handles that are free altogether, with their lengths.
@@ -425,6 +445,28 @@ impl<'a> FreeParts<'a> {
     /// Parts that make `bytes` once their handles are mapped side by side: the free end of one, whole
     /// ones, the free start of another; few handles and little left over.
     pub(crate) fn find_chain(&self, bytes: usize, alignment: usize) -> Option<Vec<Part>> {
+        let mut parts = self.find_chain_of(bytes, alignment)?;
+        if let Some(last) = parts.last().copied()
+            && last.offset == 0
+            && self.broken(&[last]) > 0
+        {
+            let smaller = self.whole().into_iter().filter(|one| {
+                one.bytes >= last.bytes && parts.iter().all(|part| part.handle != one.handle)
+            });
+            let smallest = smaller.min_by_key(|one| one.bytes);
+            if let Some(one) = smallest.filter(|one| one.bytes < self.windows.bytes_of(last.handle))
+            {
+                parts.pop();
+                parts.push(Part {
+                    bytes: last.bytes,
+                    ..one
+                });
+            }
+        }
+        Some(parts)
+    }
+
+    fn find_chain_of(&self, bytes: usize, alignment: usize) -> Option<Vec<Part>> {
         let (ends, starts) = self.edges(alignment);
         let mut whole = self.whole();
         whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
@@ -482,18 +524,19 @@ impl<'a> FreeParts<'a> {
         Some(fill(bytes, parts))
     }
 
-    /// What there is for the front and the back of a block that needs new memory between: the longest
-    /// free end, whole handles, the longest free start, none of which suffices.
-    pub(crate) fn around_new(&self, bytes: usize, alignment: usize) -> (Vec<Part>, Option<Part>) {
+    /// What there is for the front and the back of a block that needs new memory between, none of which
+    /// suffices: whole handles if asked for, and the free end and the free start that leave the fewest
+    /// granules to be new, the shortest such.
+    pub(crate) fn around_new(
+        &self,
+        bytes: usize,
+        alignment: usize,
+        with_whole: bool,
+    ) -> (Vec<Part>, Option<Part>) {
         let (ends, starts) = self.edges(alignment);
         let mut missing = bytes;
-        let mut front = Vec::new();
-        let mut whole = self.whole();
+        let mut whole = if with_whole { self.whole() } else { Vec::new() };
         whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
-        let longest = |parts: &[Part], missing: usize| {
-            let fit = parts.partition_point(|part| part.bytes < missing);
-            parts[..fit].last().copied()
-        };
         let middle: Vec<Part> = whole
             .into_iter()
             .take(MIDDLE_MAX)
@@ -503,14 +546,28 @@ impl<'a> FreeParts<'a> {
                 fits
             })
             .collect();
-        if let Some(end) = longest(&ends, missing) {
-            missing -= end.bytes;
-            front.push(end);
+        let mut best: Option<((usize, usize), Option<Part>, Option<Part>)> = None;
+        let fitting = starts.partition_point(|part| part.bytes < missing);
+        for start in std::iter::once(None).chain(starts[..fitting].iter().copied().map(Some)) {
+            let missing = missing - start.map_or(0, |part| part.bytes);
+            let fitting = &ends[..ends.partition_point(|part| part.bytes < missing)];
+            let longest = fitting.last().map_or(0, |part| part.bytes);
+            let granules = (missing - longest).div_ceil(self.granularity);
+            let least = missing.saturating_sub(granules * self.granularity);
+            let enough = &fitting[fitting.partition_point(|part| part.bytes < least)..];
+            let other = |end: &&Part| start.is_none_or(|start| start.handle != end.handle);
+            let end = enough.iter().find(other).copied().filter(|_| least > 0);
+            let held = end.map_or(0, |part| part.bytes);
+            let key = (
+                (missing - held).div_ceil(self.granularity),
+                held + start.map_or(0, |part| part.bytes),
+            );
+            if best.is_none_or(|(known, ..)| key < known) {
+                best = Some((key, end, start));
+            }
         }
-        let back = longest(&starts, missing)
-            .filter(|start| front.iter().all(|end| end.handle != start.handle));
-        front.extend(middle);
-        (front, back)
+        let (end, start) = best.map_or((None, None), |(_, end, start)| (end, start));
+        (end.into_iter().chain(middle).collect(), start)
     }
 }
 

@@ -48,7 +48,7 @@ fn a_chain_is_a_free_end_whole_handles_and_a_free_start() {
         ]
     );
     assert_eq!(parts.find_chain(13 * MIB + 1, 256), None);
-    let (front, back) = parts.around_new(20 * MIB, 256);
+    let (front, back) = parts.around_new(20 * MIB, 256, true);
     assert_eq!(front, [part(0, 5 * MIB, 3 * MIB), part(1, 0, 8 * MIB)]);
     assert_eq!(back, Some(part(2, 0, 2 * MIB)));
 }

@@ -1,0 +1,130 @@
+//! Handles that are free altogether, kept whole for large blocks or exchanged for such as a request needs.
+//!
+//! A block in a part of a free handle pins the rest of it to requests that fit there. So while driver time
+//! allows, large requests spare handles that they would not fill: these are returned, and new ones made of
+//! the request's size.
+
+#![forbid(unsafe_code)]
+
+use super::chain::{FREE_MAX, HANDLE_BYTES_MAX};
+use super::windows::{FreeParts, Part};
+use super::{Arena, Growth, Spare, Want};
+use crate::block::{Block, Point};
+use crate::device::VirtualMemoryProperties;
+use crate::space::{Free, Range};
+
+/// Handles are spared while this multiple of the driver time spent so far is affordable.
+const SPARE_TIMES: u64 = 12;
+/// Granules from which a request is large: rounded up to whole ones, it loses little.
+const LARGE_GRANULES: usize = 16;
+/// Handles that a request gets in exchange, so that the next one can use some of them.
+const EXCHANGED_HANDLES: usize = 4;
+
+/// A handle with the ranges that its bytes lie in.
+pub(super) type Whole = (Part, Vec<Range>);
+
+impl Arena {
+    /// Whether large requests spare handles that are free altogether.
+    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties) -> Spare {
+        if !self.reserve.affords(SPARE_TIMES * self.device.spent_ns()) {
+            return Spare::None;
+        }
+        Spare::Handles {
+            leaving: properties.granularity,
+            from: LARGE_GRANULES * properties.granularity,
+        }
+    }
+
+    /// A block in new handles and free parts around them, for which handles that are free altogether go
+    /// back; none if there are too few of them, or the account of driver time has too little.
+    pub(super) fn exchange_handles(
+        &self,
+        growth: &mut Growth,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+        slack: usize,
+        passed: &dyn Fn(Point) -> bool,
+    ) -> Option<Block> {
+        let granularity = properties.granularity;
+        let (chosen, most) = {
+            let mut room = self.state.lock();
+            let free = room.space.largest_free_for(want.queue).take(FREE_MAX);
+            let free = FreeParts::new(&growth.windows, granularity, free.map(|free| free.range));
+            let (front, back) = free.around_new(want.bytes, want.alignment, false);
+            let held: usize = front.iter().chain(&back).map(|part| part.bytes).sum();
+            let need = (want.bytes - held).next_multiple_of(granularity);
+            let most = (need / EXCHANGED_HANDLES).next_multiple_of(granularity);
+            let most = most.clamp(granularity, HANDLE_BYTES_MAX);
+            let clean = room.space.clean_intervals();
+            let clean = FreeParts::new(&growth.windows, granularity, clean);
+            let mut whole = clean.whole();
+            whole.retain(|part| !growth.windows.is_handle_awaited(part.handle, passed));
+            let parts = enough(whole, need.saturating_sub(slack))?;
+            let cost = parts.len() as u64 * u64::from(properties.remap_ns)
+                + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
+            if !self.reserve.affords(self.device.spent_ns() + cost) {
+                return None;
+            }
+            let chosen = parts.into_iter().map(|part| (part, clean.ranges(part)));
+            let chosen: Vec<Whole> = chosen.collect();
+            for &range in chosen.iter().flat_map(|(_, ranges)| ranges) {
+                room.space.cut_within(range);
+            }
+            (chosen, most)
+        };
+        self.release_handles(growth, chosen);
+        self.add_around(growth, properties, want, most, false, passed)
+            .ok()
+    }
+
+    /// What to wait for so that handles which other queues still use make a place for the request; none
+    /// if there is one, or growing is within the slack, or nothing would help.
+    pub(super) fn handles_after(
+        &self,
+        properties: VirtualMemoryProperties,
+        want: &Want,
+    ) -> Option<Point> {
+        let spent = self.device.spent_ns() + self.reserve.waited_ns();
+        if properties.divisible
+            || !self.reserve.is_sparing()
+            || self.reserve.slack() >= want.bytes as u64
+            || !self.reserve.affords(spent)
+        {
+            return None;
+        }
+        let growth = self.growth.lock();
+        let room = self.state.lock();
+        let others = room
+            .space
+            .pending_queues()
+            .filter(|&(queue, _)| Some(queue) != want.queue);
+        let (queue, value) = others.max_by_key(|&(queue, _)| room.space.pending_bytes_of(queue))?;
+        let suffices = |free: Vec<Range>| {
+            let bytes: usize = free.iter().map(|range| range.bytes).sum();
+            let parts =
+                || FreeParts::new(&growth.windows, properties.granularity, free.into_iter());
+            bytes >= want.bytes && parts().find_chain(want.bytes, want.alignment).is_some()
+        };
+        let range = |free: Free| free.range;
+        let now = room.space.largest_free_for(want.queue).map(range);
+        let helps = !suffices(now.take(FREE_MAX).collect())
+            && suffices(room.space.free_intervals().take(FREE_MAX).collect());
+        helps.then_some(Point { queue, value })
+    }
+}
+
+/// Few of the parts that have `bytes` together and little more: the smallest that suffices, or the largest
+/// and so on.
+fn enough(mut parts: Vec<Part>, bytes: usize) -> Option<Vec<Part>> {
+    parts.sort_unstable_by_key(|part| part.bytes);
+    let mut missing = bytes;
+    let mut chosen = Vec::new();
+    while missing > 0 {
+        let suffices = parts.partition_point(|part| part.bytes < missing);
+        let last = parts.len().checked_sub(1)?;
+        let part = parts.remove(suffices.min(last));
+        missing = missing.saturating_sub(part.bytes);
+        chosen.push(part);
+    }
+    Some(chosen)
+}
