@@ -546,7 +546,8 @@ impl<'a> FreeParts<'a> {
                 fits
             })
             .collect();
-        let mut best: Option<((usize, usize), Option<Part>, Option<Part>)> = None;
+        // New granules and bytes used, of which fewest are best; then the end and the start.
+        let mut best: Option<(Cost, Option<Part>, Option<Part>)> = None;
         let fitting = starts.partition_point(|part| part.bytes < missing);
         for start in std::iter::once(None).chain(starts[..fitting].iter().copied().map(Some)) {
             let missing = missing - start.map_or(0, |part| part.bytes);
@@ -570,6 +571,9 @@ impl<'a> FreeParts<'a> {
         (end.into_iter().chain(middle).collect(), start)
     }
 }
+
+/// New granules that a chain needs, and bytes of free parts that it uses.
+type Cost = (usize, usize);
 
 /// The leading parts that `bytes` take, the first one used to its end, the last as far as needed.
 fn fill(bytes: usize, parts: impl Iterator<Item = Part>) -> Vec<Part> {
