@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use weldpool::trace::{Format, Reader, Writer};
 
@@ -36,6 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             options.to_file.display()
         )
     })?;
+    refuse_what_is_no_file(&options.to_file)?;
     let mut reader = open(&options.from_file, &options.input)?;
     let from = reader.format();
     // Only a whole file gets the name that was asked for, also where it replaces the one read.
@@ -61,6 +62,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.to_file.display()
     );
     Ok(())
+}
+
+/// The file is replaced as a whole, which would put a file in the place of a device, a pipe or a link.
+fn refuse_what_is_no_file(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => bail!(
+            "{} is there and is no regular file; name another",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn write(

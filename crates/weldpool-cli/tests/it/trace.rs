@@ -21,6 +21,23 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = folder.path().join("original.csv");
+    std::fs::write(&original, CSV).unwrap();
+    let target = folder.path().join("target.csv");
+    std::fs::write(&target, "kept").unwrap();
+    let link = folder.path().join("link.csv");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let output = convert(&original, &link, &[]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("is no regular file"));
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
+}
+
 #[test]
 fn a_trace_comes_back_from_every_format_with_times_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
