@@ -5,6 +5,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use weldpool::{Device, Runtime};
 
+use crate::output;
+
 /// Options of `weldpool devices`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -34,15 +36,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if options.format == Format::Table {
-        println!(
+        output::line(format_args!(
             "{:<16} {:<34} {:>10} {:>10} {:>10} {:>6}  {:<8} STORAGE",
             "DEVICE", "NAME", "TOTAL", "AVAILABLE", "LIMIT", "PAGE", "UNIFIED"
-        );
+        ))?;
     }
     for device in &devices {
         match options.format {
-            Format::Table => println!("{}", row(device.as_ref())?),
-            Format::Json => println!("{}", object(device.as_ref())?),
+            Format::Table => output::line(row(device.as_ref())?)?,
+            Format::Json => output::line(object(device.as_ref())?)?,
         }
     }
     Ok(())

@@ -19,6 +19,8 @@ pub(crate) fn start(verbose: u32, asked: Option<DebugLevel>) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would panic to say that standard error takes no more.
+        .log_internal_errors(false)
         .with_target(verbose > 0);
     // A second start in one process keeps the first.
     let _already = subscriber.try_init();

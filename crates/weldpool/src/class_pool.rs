@@ -36,7 +36,7 @@ struct ClassPool {
     /// Requested bytes, as far as threads told; wraps.
     live: AtomicU64,
     live_peak: AtomicU64,
-    /// Requests that no idle block served.
+    /// Requests that needed memory from the driver.
     misses: AtomicU64,
     /// Bytes of blocks cut for the list, in use or idle.
     held: AtomicU64,
@@ -247,7 +247,7 @@ impl ClassPools {
         }
     }
 
-    /// Counts a request that no idle block served.
+    /// Counts a request that needed memory from the driver.
     pub(crate) fn count_miss(&self, list: ListId) {
         if let Some(pool) = self.lists.make(list.index()) {
             pool.misses.fetch_add(1, Ordering::Relaxed);

@@ -83,6 +83,7 @@ impl Dashboard {
         let bytes: &dyn Fn(u64) -> String = &text::bytes;
         let time: &dyn Fn(u64) -> String = &|ns| text::time(ns as f64);
         let samples = &self.samples;
+        screen.heading(&samples.summary());
         screen.histogram("Size of allocations", &samples.size, bytes);
         screen.histogram("Lifetime", &samples.lifetime_ns, time);
         screen.histogram("Latency of allocation", &samples.latency_ns, time);
@@ -223,7 +224,8 @@ impl Screen {
         };
         let at = |part| histogram.quantile(part).map_or(String::new(), show);
         self.heading(&format!(
-            "{name}: p50 {}, p99 {}, max {}",
+            "{name}, {}: p50 {}, p99 {}, max {}",
+            text::samples(histogram.samples()),
             at(0.5),
             at(0.99),
             show(max)

@@ -45,7 +45,9 @@ pub(crate) struct PoolState {
 }
 
 /// An error of the memory manager: what failed, where, and what to do about it.
-#[derive(Debug, Clone)]
+///
+/// `Debug` is `Display` behind the kind, so that what `main` returns can be read.
+#[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: Message,
@@ -55,7 +57,7 @@ pub struct Error {
     os_error: Option<i32>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Message {
     Static(&'static str),
     Owned(Box<str>),
@@ -159,6 +161,12 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
+    }
+}
+
 impl std::error::Error for Error {}
 
 #[cfg(test)]
@@ -189,6 +197,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is missing in {text:?}");
         }
+        assert_eq!(format!("{error:?}"), format!("LimitExceeded: {text}"));
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         assert_eq!(error.requested_bytes(), Some(4096));
     }

@@ -118,7 +118,7 @@ const POOLS: &[Metric<Stats>] = metrics! {
 
 const CLASSES: &[Metric<ClassStats>] = metrics! {
     "class_allocations_total", Counter, "Allocations of the size class", |class| class.allocations;
-    "class_misses_total", Counter, "Allocations of the size class that needed a new block",
+    "class_misses_total", Counter, "Allocations of the size class that needed the driver",
         |class| class.misses;
     "class_live_bytes", Gauge, "Bytes requested of the size class and not yet freed",
         |class| class.live_bytes;

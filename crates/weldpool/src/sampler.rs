@@ -19,6 +19,7 @@ use std::time::Instant;
 use crate::histogram::Histogram;
 use crate::name::Name;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::text;
 
 /// Samples that are followed until they are freed.
 const LIVE_MAX: usize = 65_536;
@@ -58,6 +59,20 @@ pub struct Samples {
     pub lifetime_ns: Histogram,
     /// Nanoseconds that an allocation took, weighted likewise.
     pub latency_ns: Histogram,
+}
+
+impl Samples {
+    /// How many there are, and at which rate they are taken.
+    pub(crate) fn summary(&self) -> String {
+        if self.interval_bytes == 0 {
+            return "Samples: off".to_owned();
+        }
+        format!(
+            "Samples: {}, one per {} allocated on average",
+            text::count(self.taken),
+            text::bytes(self.interval_bytes)
+        )
+    }
 }
 
 /// A sampled allocation that is alive.

@@ -15,9 +15,9 @@ pub struct ClassStats {
     pub bytes: usize,
     /// Requests of the class that were served.
     pub allocations: u64,
-    /// Requests served by an idle block.
+    /// Requests of the class served from memory already held from the driver.
     pub hits: u64,
-    /// Requests that needed a new block.
+    /// Requests of the class that needed memory from the driver.
     pub misses: u64,
     /// Buffers of the class given back.
     pub frees: u64,
@@ -230,13 +230,14 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "live {} (peak {}), reserved {} (peak {}), cached {}, utilisation {:.1} %, \
+            "live {} (peak {}), reserved {} (peak {}), cached {}, deferred {}, utilisation {:.1} %, \
              hits {:.2} % of {}, driver calls {}",
             self.live.value,
             self.live.peak,
             self.reserved.value,
             self.reserved.peak,
             self.cached_bytes,
+            self.deferred_bytes,
             100.0 * self.utilisation(),
             100.0 * self.hit_rate(),
             self.allocations,

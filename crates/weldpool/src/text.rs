@@ -42,6 +42,12 @@ pub(crate) fn count(count: u64) -> String {
     }
 }
 
+/// A number of samples.
+pub(crate) fn samples(taken: u64) -> String {
+    let plural = if taken == 1 { "" } else { "s" };
+    format!("{} sample{plural}", count(taken))
+}
+
 /// A bar of `width` characters of which `share` is full.
 pub(crate) fn bar(share: f64, width: usize, unicode: bool) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];

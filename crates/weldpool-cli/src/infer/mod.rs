@@ -19,6 +19,7 @@ use weldpool_engine::onnxruntime::OnnxRuntime;
 use weldpool_engine::{Engine, LoadOptions, ModelSource, OutputRequest, Tensor};
 
 use self::input::{InputSource, ShapeOverride};
+use crate::output;
 
 /// Options of `weldpool infer`.
 #[derive(Debug, Args)]
@@ -114,21 +115,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     progress.finish_and_clear();
 
-    println!(
+    output::line(format_args!(
         "{} on {} {} ({} arena)",
         options.model.display(),
         engine.name(),
         engine.version(),
         format!("{:?}", model.arena()).to_lowercase()
-    );
+    ))?;
     for (name, tensor) in &inputs {
-        println!("  input  {}", summary::tensor(name, tensor)?);
+        output::line(format_args!("  input  {}", summary::tensor(name, tensor)?))?;
     }
     for (name, tensor) in wanted.iter().zip(&outputs) {
-        println!("  output {}", summary::tensor(name, tensor)?);
+        output::line(format_args!("  output {}", summary::tensor(name, tensor)?))?;
     }
-    print_latency(loaded, first, &mut latencies);
-    println!("  pool   {}", allocator.stats());
+    output::line(latency(loaded, first, &mut latencies))?;
+    output::line(format_args!("  pool   {}", allocator.stats()))?;
     if let Some(folder) = &options.output_dir {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -143,7 +144,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
             npy::write(&path, tensor)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            println!("  wrote  {}", path.display());
+            output::line(format_args!("  wrote  {}", path.display()))?;
         }
     }
     Ok(())
@@ -157,11 +158,11 @@ fn progress(runs: u32) -> ProgressBar {
     ProgressBar::new(runs.into()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print_latency(loaded: Duration, first: Duration, latencies: &mut [Duration]) {
+fn latency(loaded: Duration, first: Duration, latencies: &mut [Duration]) -> String {
     latencies.sort_unstable();
     let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize];
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    println!(
+    format!(
         "  time   load {:.1} ms, first run {:.3} ms, then {} runs: min {:.3}, p50 {:.3}, p90 {:.3}, \
          p99 {:.3} ms",
         ms(loaded),
@@ -171,5 +172,5 @@ fn print_latency(loaded: Duration, first: Duration, latencies: &mut [Duration]) 
         ms(at(0.5)),
         ms(at(0.9)),
         ms(at(0.99)),
-    );
+    )
 }

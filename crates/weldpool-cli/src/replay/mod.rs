@@ -6,6 +6,7 @@ mod table;
 pub(crate) mod target;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -16,6 +17,7 @@ use weldpool::{Allocator, Dashboard};
 pub(crate) use self::progress::bar;
 use self::target::{DEVICES, Target};
 use crate::trace::input::{Input, load};
+use crate::{ALLOCATIONS_FAILED, byte_size, output};
 
 /// Options of `weldpool replay`.
 #[derive(Debug, Args)]
@@ -55,8 +57,9 @@ pub(crate) struct On {
     /// The configuration: fine is the default one, seed has powers of two, adaptive follows the workload.
     #[arg(long, default_value = "fine")]
     preset: String,
-    /// Most bytes to hold from the driver, with K, M or G for multiples of 1024.
-    #[arg(long, value_name = "BYTES", value_parser = target::parse_bytes)]
+    /// Most bytes to hold from the driver; KiB, MiB, GiB or TiB may follow the number, or K, M, G or T
+    /// for the same.
+    #[arg(long, value_name = "BYTES", value_parser = byte_size::within(1..=u64::MAX))]
     limit: Option<u64>,
 }
 
@@ -75,7 +78,7 @@ enum Format {
     Json,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let target = options.on.target()?;
     let replay = Replay::new(ReplayOptions {
         threads: options.threads as usize,
@@ -83,24 +86,50 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ..ReplayOptions::default()
     });
     if options.format == Format::Table {
-        println!("{}", table::heading(&target, options));
+        output::line(table::heading(&target, options))?;
     }
     let mut seen = Vec::new();
+    let mut failures = 0;
     for file in &options.files {
         let (report, after) = replay_file(&replay, file, options, &target)?;
         match options.format {
-            Format::Table => println!("{}", table::row(&name_of(file), &report)),
-            Format::Json => println!("{}", object(file, &report)?),
+            Format::Table => output::line(table::row(&name_of(file), &report))?,
+            Format::Json => output::line(object(file, &report)?)?,
         }
+        warn_of_failures(file, &report);
+        failures += report.failures;
         if options.dashboard {
-            seen::draw(&after, options.format == Format::Json);
+            seen::draw(&after, options.format == Format::Json)?;
         }
         seen.push(after);
     }
-    match &options.prometheus {
-        Some(file) => seen::write(file, &seen),
-        None => Ok(()),
+    if let Some(file) = &options.prometheus {
+        seen::write(file, &seen)?;
     }
+    Ok(status(failures))
+}
+
+/// The exit status, by how many allocations failed.
+pub(crate) fn status(failures: u64) -> ExitCode {
+    match failures {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(ALLOCATIONS_FAILED),
+    }
+}
+
+/// Says on standard error what figures are worth of which a part is missing.
+fn warn_of_failures(file: &Path, report: &ReplayReport) {
+    if report.failures == 0 {
+        return;
+    }
+    let first = report.first_failure.as_deref().unwrap_or("unknown");
+    output::note(format_args!(
+        "warning: {}: {} of {} allocations failed; live, reserved and their ratio cover only what was \
+         allocated. The first: {first}",
+        file.display(),
+        report.failures,
+        report.allocs,
+    ));
 }
 
 fn replay_file(

@@ -3,12 +3,14 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 use weldpool::prometheus::{self, Pool};
 use weldpool::{Dashboard, DashboardOptions};
 
+use crate::output::{self, OutputError};
+
 /// Draws the dashboard as wide as the terminal; plainly where there is none.
-pub(super) fn draw(dashboard: &Dashboard, to_error: bool) {
+pub(super) fn draw(dashboard: &Dashboard, to_error: bool) -> Result<(), OutputError> {
     let terminal = if to_error {
         std::io::stderr().is_terminal()
     } else {
@@ -23,14 +25,15 @@ pub(super) fn draw(dashboard: &Dashboard, to_error: bool) {
     }
     let text = dashboard.text(&options);
     if to_error {
-        eprintln!("\n{text}");
+        output::note(format_args!("\n{text}"));
+        Ok(())
     } else {
-        println!("\n{text}");
+        output::line(format_args!("\n{text}"))
     }
 }
 
 /// Writes the statistics of all allocators.
-pub(super) fn write(file: &Path, seen: &[Dashboard]) -> Result<()> {
+pub(super) fn write(file: &Path, seen: &[Dashboard]) -> anyhow::Result<()> {
     let mut names: Vec<String> = Vec::new();
     for one in seen {
         // Two files may have the same name in different folders; two pools may not.

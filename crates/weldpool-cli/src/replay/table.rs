@@ -12,13 +12,12 @@ pub(crate) fn heading(target: &Target, options: &Options) -> String {
         None => "none".to_owned(),
     };
     format!(
-        "device {}, preset {}, threads {}, stream latency {} us, limit {limit}\n{}\n\n\
-         {:<18} {:>9} {:>9} {:>10} {:>10} {:>8} {:>8} {:>8} {:>7} {:>8} {:>8} {:>8} {:>9} {:>5} {:>6}",
+        "device {}, preset {}, threads {}, stream latency {} us, limit {limit}\n\n\
+         {:<18} {:>9} {:>9} {:>10} {:>10} {:>8} {:>8} {:>8} {:>7} {:>8} {:>8} {:>8} {:>9} {:>6} {:>6}",
         target.device,
-        target.preset,
+        target.summary(),
         options.threads,
         options.stream_latency_us,
-        target.in_words(),
         "TRACE",
         "EVENTS",
         "ALLOCS",
@@ -37,16 +36,19 @@ pub(crate) fn heading(target: &Target, options: &Options) -> String {
     )
 }
 
-/// One trace's results.
+/// One trace's results. Failures, and a ratio that covers only a part of the trace, have a mark.
 pub(crate) fn row(name: &str, report: &ReplayReport) -> String {
+    let mark = if report.failures > 0 { "!" } else { "" };
+    let ratio = format!("{:.4}{mark}", report.reserved_over_live);
+    let failures = format!("{}{mark}", report.failures);
     format!(
-        "{:<18} {:>9} {:>9} {:>10} {:>10} {:>8.4} {:>8} {:>8} {:>7} {:>8} {:>8} {:>8} {:>9} {:>5} {:>6}",
+        "{:<18} {:>9} {:>9} {:>10} {:>10} {:>8} {:>8} {:>8} {:>7} {:>8} {:>8} {:>8} {:>9} {:>6} {:>6}",
         name,
         report.events,
         report.allocs,
         size(report.peak_live_bytes),
         size(report.peak_reserved_bytes),
-        report.reserved_over_live,
+        ratio,
         percent(report.internal_waste),
         percent(report.external_waste),
         report.driver_calls,
@@ -54,7 +56,7 @@ pub(crate) fn row(name: &str, report: &ReplayReport) -> String {
         time(report.mean_ns),
         time(report.p50_ns),
         time(report.p99_ns),
-        report.failures,
+        failures,
         report.stalls,
     )
 }

@@ -3,7 +3,6 @@
 mod options;
 mod progress;
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use weldpool_server::Server;
 
 pub(crate) use self::options::Options;
 use self::progress::LoadProgress;
+use crate::output;
 
 pub(crate) fn run(options: Options) -> Result<()> {
     let environment = Environment::read()?;
@@ -32,7 +32,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let result = runtime.block_on(async {
         let mut server = Server::bind(server_options, allocator.clone(), Arc::new(engine))?;
         for (name, address) in server.listeners() {
-            announce(&format!("listening {name} {address}"));
+            announce(&format!("listening {name} {address}"))?;
         }
         let mut signals = StopSignals::new()?;
         server.start();
@@ -55,7 +55,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
                     lines.join("; ")
                 );
             }
-            announce("ready");
+            announce("ready")?;
             signals.next().await;
         }
         tracing::info!(
@@ -73,10 +73,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
 }
 
 /// One line on standard output, for people and for programs that wait for it.
-fn announce(line: &str) {
-    let mut out = std::io::stdout().lock();
-    // A reader that has gone away must not stop the server.
-    let _gone = writeln!(out, "{line}").and_then(|()| out.flush());
+fn announce(line: &str) -> Result<()> {
+    match output::line(line) {
+        // A reader that has gone away must not stop the server.
+        Err(error) if !error.is_closed() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -14,6 +14,8 @@ use weldpool::{Allocator, Config, Runtime, SizeClasses};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
 
+use crate::byte_size;
+
 /// Options of `weldpool serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -74,12 +76,12 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 8002, value_name = "PORT", help_heading = NETWORK)]
     metrics_port: u16,
 
-    /// Largest body of a request, in bytes, also after decompression.
-    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1 << 40), help_heading = LIMITS)]
+    /// Largest body of a request, also after decompression; KiB, MiB, GiB or TiB may follow the number.
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES", value_parser = byte_size::within(1..=1 << 40), help_heading = LIMITS)]
     http_max_input_size: u64,
-    /// Largest head of a request, in bytes.
-    #[arg(long, default_value_t = 16 << 10, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(512..=1 << 20), help_heading = LIMITS)]
-    http_max_header_size: u32,
+    /// Largest head of a request, from 512 bytes to 1 MiB; KiB or MiB may follow the number.
+    #[arg(long, default_value_t = 16 << 10, value_name = "BYTES", value_parser = byte_size::within(512..=1 << 20), help_heading = LIMITS)]
+    http_max_header_size: u64,
     /// Connections open at the same time.
     #[arg(long, default_value_t = 4096, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = LIMITS)]
     max_connections: u32,
@@ -93,8 +95,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = LIMITS)]
     request_timeout_secs: u64,
     /// Most bytes the memory pool may hold from the system; four fifths of its memory, or of the
-    /// limit set for this process, by default.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
+    /// limit set for this process, by default. KiB, MiB, GiB or TiB may follow the number.
+    #[arg(long, value_name = "BYTES", value_parser = byte_size::within(1..=u64::MAX), help_heading = LIMITS)]
     pool_limit: Option<u64>,
     /// Size classes of the memory pool.
     #[arg(long, value_enum, default_value_t = Preset::Fine, help_heading = LIMITS)]
@@ -202,7 +204,7 @@ impl Options {
             .then(|| SocketAddr::new(metrics_address, self.metrics_port));
         options.limits.body_bytes_max = self.http_max_input_size;
         options.limits.decoded_bytes_max = self.http_max_input_size;
-        options.limits.header_bytes_max = self.http_max_header_size as usize;
+        options.limits.header_bytes_max = usize::try_from(self.http_max_header_size)?;
         options.limits.connections_max = self.max_connections;
         Ok(options)
     }

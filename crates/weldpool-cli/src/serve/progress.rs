@@ -8,6 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use weldpool_server::service::LoadObserver;
 
+use crate::output;
+
 /// Shows models being loaded on standard error.
 #[derive(Debug)]
 pub(crate) struct LoadProgress {
@@ -36,7 +38,7 @@ impl LoadProgress {
     }
 
     fn line(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| output::note(line));
     }
 }
 

@@ -10,6 +10,7 @@ use clap::Args;
 use weldpool::trace::{Format, Reader, Writer};
 
 use super::input::{Input, open, warn};
+use crate::output;
 
 /// Options of `weldpool trace convert`.
 #[derive(Debug, Args)]
@@ -43,7 +44,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let partial = beside(&options.to_file);
     let written = write(
         &mut reader,
-        &options.from_file,
         &partial,
         &options.to_file,
         to,
@@ -55,12 +55,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::rename(&partial, &options.to_file)
         .with_context(|| format!("cannot write {}", options.to_file.display()))?;
     warn(&options.from_file, &reader.skipped());
-    println!(
+    output::line(format_args!(
         "{} events of {} ({from}) written to {} ({to})",
         events,
         options.from_file.display(),
         options.to_file.display()
-    );
+    ))?;
     Ok(())
 }
 
@@ -77,7 +77,6 @@ fn refuse_what_is_no_file(path: &Path) -> Result<()> {
 
 fn write(
     reader: &mut Reader,
-    from: &Path,
     partial: &Path,
     to_file: &Path,
     to: Format,
@@ -90,8 +89,7 @@ fn write(
     let mut writer = Writer::new(file, to, gzip).with_context(cannot_write)?;
     let mut events = 0;
     for event in reader {
-        let event = event.with_context(|| from.display().to_string())?;
-        writer.write(&event).with_context(cannot_write)?;
+        writer.write(&event?).with_context(cannot_write)?;
         events += 1;
     }
     writer.finish().with_context(cannot_write)?;

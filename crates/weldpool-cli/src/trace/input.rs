@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use weldpool::trace::{Event, Format, ReadOptions, Reader, Skipped, read_all};
+
+use crate::output;
 
 /// How to read a trace.
 #[derive(Debug, Args)]
@@ -28,13 +30,13 @@ pub(crate) fn open(file: &Path, input: &Input) -> Result<Reader> {
     let mut options = ReadOptions::default();
     options.format = input.from;
     options.device = input.trace_device;
-    Reader::open_with(file, options).with_context(|| file.display().to_string())
+    Ok(Reader::open_with(file, options)?)
 }
 
 /// Reads a whole trace, with a line on standard error for what was left out.
 pub(crate) fn load(file: &Path, input: &Input) -> Result<Trace> {
     let reader = open(file, input)?;
-    let (events, skipped) = read_all(reader).with_context(|| file.display().to_string())?;
+    let (events, skipped) = read_all(reader)?;
     warn(file, &skipped);
     Ok(Trace { events, skipped })
 }
@@ -68,6 +70,6 @@ pub(crate) fn warn(file: &Path, skipped: &Skipped) {
         remarks.push("the file lacks its end".to_owned());
     }
     if !remarks.is_empty() {
-        eprintln!("{}: {}", file.display(), remarks.join(", "));
+        output::note(format_args!("{}: {}", file.display(), remarks.join(", ")));
     }
 }

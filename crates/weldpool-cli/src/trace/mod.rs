@@ -5,6 +5,8 @@ mod convert;
 pub(crate) mod input;
 mod show;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
@@ -23,9 +25,9 @@ enum Command {
     Show(show::Options),
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     match &options.command {
-        Command::Convert(options) => convert::run(options),
+        Command::Convert(options) => convert::run(options).map(|()| ExitCode::SUCCESS),
         Command::Show(options) => show::run(options),
     }
 }

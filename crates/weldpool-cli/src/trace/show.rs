@@ -1,14 +1,17 @@
 //! `weldpool trace show`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use weldpool::Allocator;
 use weldpool::trace::{Replay, ReplayOptions};
 
 use super::chart::{Chart, Picture};
 use super::input::{Input, load};
-use crate::replay::{On, bar, name_of};
+use crate::output;
+use crate::replay::{On, bar, name_of, status};
 
 /// Moments of the replay that are drawn.
 const POINTS: usize = 4000;
@@ -36,7 +39,7 @@ pub(crate) struct Options {
     height: u32,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let end = options.output.extension().and_then(|end| end.to_str());
     let picture = match end.map(str::to_ascii_lowercase).as_deref() {
         Some("svg") => Picture::Svg,
@@ -54,7 +57,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     let name = name_of(&options.file);
     let bar = bar(&name);
-    let samples = replay.samples(&trace.events, || target.make(), POINTS, &|done, all| {
+    let mut watched: Option<Allocator> = None;
+    let make = || {
+        let (allocator, made) = target.watched()?;
+        watched.get_or_insert(allocator);
+        Ok(made)
+    };
+    let samples = replay.samples(&trace.events, make, POINTS, &|done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
@@ -68,6 +77,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let drawn = chart.draw(picture).context("cannot draw the picture")?;
     std::fs::write(&options.output, drawn)
         .with_context(|| format!("cannot write {}", options.output.display()))?;
-    println!("{} written", options.output.display());
-    Ok(())
+    output::line(format_args!("{} written", options.output.display()))?;
+    let failures = watched.map_or(0, |allocator| allocator.stats().failures);
+    if failures > 0 {
+        output::note(format_args!(
+            "warning: {}: {failures} allocations failed; the picture shows only what was allocated",
+            options.file.display()
+        ));
+    }
+    Ok(status(failures))
 }

@@ -176,6 +176,7 @@ impl Pool {
         self.arenas.count_served(place.node, &block);
         if source == Source::Driver {
             self.misses.fetch_add(1, Ordering::Relaxed);
+            self.classes.count_miss(block.list());
         }
         if let Some(strategy) = &self.strategy {
             // The block would be lost.
@@ -220,7 +221,6 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        self.classes.count_miss(place.list);
         let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
         let contended = self.is_contended();
         if contended || signal {

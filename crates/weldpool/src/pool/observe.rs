@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+use std::io::{self, Write};
 use std::time::Instant;
 
 use super::Pool;
@@ -20,6 +22,11 @@ use crate::trace::{Op, Recorder};
 /// A number that no other live block has: where its record is.
 fn id_of(block: &Block) -> usize {
     std::ptr::from_ref(block.as_record()).addr()
+}
+
+/// Writes to standard error; where that fails, there is nobody to tell.
+fn print(text: fmt::Arguments<'_>) {
+    let _lost = writeln!(io::stderr(), "{text}");
 }
 
 impl Pool {
@@ -135,13 +142,15 @@ impl Pool {
         }
         match self.observer.stats_on_exit {
             None => {}
-            Some(StatsOnExit::Summary) => eprintln!("{}", self.dashboard().line()),
+            Some(StatsOnExit::Summary) => print(format_args!("{}", self.dashboard().line())),
             #[cfg(feature = "serde")]
-            Some(StatsOnExit::Json) => eprintln!("{}", self.report().to_json()),
+            Some(StatsOnExit::Json) => print(format_args!("{}", self.report().to_json())),
             // Refused when the configuration was validated.
             #[cfg(not(feature = "serde"))]
             Some(StatsOnExit::Json) => {}
-            Some(StatsOnExit::Full) => eprintln!("{}\n{}", self.dashboard(), self.report()),
+            Some(StatsOnExit::Full) => {
+                print(format_args!("{}\n{}", self.dashboard(), self.report()));
+            }
         }
     }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::LeakReport;
+use super::page::Page;
 use crate::device::StorageMode;
 use crate::health::Health;
-use crate::histogram::Histogram;
 use crate::sampler::Samples;
 use crate::stats::Stats;
 use crate::text;
@@ -76,11 +76,7 @@ impl Report {
     /// [`top`](ReportOptions::top) lines.
     #[must_use]
     pub fn text(&self, options: &ReportOptions) -> String {
-        let mut page = Page {
-            text: String::new(),
-            width: options.width.max(40),
-            top: options.top,
-        };
+        let mut page = Page::new(options.width, options.top);
         self.memory(&mut page);
         self.health(&mut page);
         self.classes(&mut page);
@@ -88,7 +84,7 @@ impl Report {
         self.live(&mut page, options.backtrace_lines);
         self.arenas(&mut page);
         self.samples(&mut page);
-        page.text
+        page.into_text()
     }
 
     fn memory(&self, page: &mut Page) {
@@ -195,23 +191,29 @@ impl Report {
         if classes.is_empty() {
             return;
         }
-        page.line(&format!(
-            "  {:>12} {:>9} {:>8} {:>6} {:>12} {:>12} {:>12} {:>12} {:>12}",
-            "CLASS", "ALLOCS", "HITS", "SCORE", "LIVE", "HELD", "PEAK", "INTERNAL", "EXTERNAL"
-        ));
-        page.rows(&classes, |class| {
-            format!(
-                "  {:>12} {:>9} {:>8} {:>6.1} {:>12} {:>12} {:>12} {:>12} {:>12}",
+        let columns = [
+            ("CLASS", 11),
+            ("ALLOCS", 7),
+            ("HITS", 7),
+            ("SCORE", 5),
+            ("LIVE", 11),
+            ("HELD", 11),
+            ("PEAK", 11),
+            ("INTERNAL", 11),
+            ("EXTERNAL", 11),
+        ];
+        page.table(columns, &classes, |class| {
+            [
                 text::bytes(class.bytes as u64),
                 text::count(class.allocations),
                 text::percent(class.hit_rate()),
-                class.efficiency(),
+                format!("{:.1}", class.efficiency()),
                 text::bytes(class.live_bytes),
                 text::bytes(class.held_bytes),
                 text::bytes(class.held_bytes_peak),
                 text::bytes(class.internal_waste()),
                 text::bytes(class.external_waste()),
-            )
+            ]
         });
     }
 
@@ -221,14 +223,19 @@ impl Report {
             return;
         }
         page.heading("Nodes of memory");
-        page.line(&format!(
-            "  {:>4} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
-            "NODE", "RESERVED", "BLOCKS", "FREE", "LOCAL", "REMOTE", "LOCALITY", "RETURNED"
-        ));
-        page.rows(nodes, |node| {
-            format!(
-                "  {:>4} {:>12} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
-                node.number,
+        let columns = [
+            ("NODE", 4),
+            ("RESERVED", 11),
+            ("BLOCKS", 11),
+            ("FREE", 11),
+            ("LOCAL", 7),
+            ("REMOTE", 7),
+            ("LOCALITY", 8),
+            ("RETURNED", 8),
+        ];
+        page.table(columns, nodes, |node| {
+            [
+                node.number.to_string(),
                 text::bytes(node.reserved.value),
                 text::bytes(node.block_bytes),
                 text::bytes(node.free_bytes),
@@ -236,7 +243,7 @@ impl Report {
                 text::count(node.remote_allocations),
                 text::percent(node.locality()),
                 text::count(node.returned_blocks),
-            )
+            ]
         });
     }
 
@@ -246,8 +253,8 @@ impl Report {
             self.live.count(),
             text::bytes(self.live.bytes() as u64)
         ));
-        let width = page.width.saturating_sub(28);
-        for one in self.live.buffers.iter().take(page.top) {
+        let width = page.width().saturating_sub(28);
+        for one in self.live.buffers.iter().take(page.top()) {
             page.line(&format!(
                 "  {:>12} {:>9}  {}",
                 text::bytes(one.bytes as u64),
@@ -269,38 +276,35 @@ impl Report {
         }
         let mut arenas: Vec<_> = self.arenas.iter().collect();
         arenas.sort_by_key(|arena| std::cmp::Reverse((arena.free_bytes, arena.segments)));
-        page.line(&format!(
-            "  {:<16} {:>9} {:>12} {:>12} {:>12}",
-            "ARENA", "SEGMENTS", "FREE", "LARGEST", "WAITING"
-        ));
-        page.rows(&arenas, |arena| {
+        let columns = [
+            ("ARENA", 16),
+            ("SEGMENTS", 8),
+            ("FREE", 11),
+            ("LARGEST", 11),
+            ("WAITING", 11),
+        ];
+        page.table(columns, &arenas, |arena| {
             let node = arena
                 .node
                 .map(|node| format!(" {node}"))
                 .unwrap_or_default();
             let kind = if arena.small { ", small" } else { "" };
-            format!(
-                "  {:<16} {:>9} {:>12} {:>12} {:>12}",
+            [
                 format!("{}{node}{kind}", arena.storage.name()),
-                arena.segments,
+                arena.segments.to_string(),
                 text::bytes(arena.free_bytes),
                 text::bytes(arena.largest_free),
                 text::bytes(arena.pending_bytes),
-            )
+            ]
         });
     }
 
     fn samples(&self, page: &mut Page) {
         let samples = &self.samples;
+        page.heading(&samples.summary());
         if samples.interval_bytes == 0 {
-            page.heading("Samples: off");
             return;
         }
-        page.heading(&format!(
-            "Samples: {}, one per {} allocated on average",
-            samples.taken,
-            text::bytes(samples.interval_bytes)
-        ));
         let bytes = |value| text::bytes(value);
         let time = |value| text::time(value as f64);
         page.quantiles("size", &samples.size, &bytes);
@@ -312,56 +316,6 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text(&ReportOptions::default()))
-    }
-}
-
-/// Text under way.
-struct Page {
-    text: String,
-    width: usize,
-    top: usize,
-}
-
-impl Page {
-    fn line(&mut self, line: &str) {
-        text::line(&mut self.text, self.width, line);
-    }
-
-    fn paragraph(&mut self, words: &str) {
-        let mut text = String::new();
-        text::paragraph(&mut text, self.width - 2, 2, words);
-        for line in text.lines() {
-            self.line(&format!("  {line}"));
-        }
-    }
-
-    fn heading(&mut self, heading: &str) {
-        self.text.push('\n');
-        self.line(heading);
-    }
-
-    fn rows<T>(&mut self, rows: &[T], row: impl Fn(&T) -> String) {
-        for one in rows.iter().take(self.top) {
-            self.line(&row(one));
-        }
-        self.rest(rows.len());
-    }
-
-    fn rest(&mut self, all: usize) {
-        if all > self.top {
-            self.line(&format!("  and {} more", all - self.top));
-        }
-    }
-
-    fn quantiles(&mut self, name: &str, histogram: &Histogram, show: &dyn Fn(u64) -> String) {
-        let at = |part| histogram.quantile(part).map_or("-".to_owned(), show);
-        self.line(&format!(
-            "  {name:<9} p50 {:>10}  p90 {:>10}  p99 {:>10}  max {:>10}",
-            at(0.5),
-            at(0.9),
-            at(0.99),
-            histogram.max().map_or("-".to_owned(), show)
-        ));
     }
 }
 
@@ -419,6 +373,34 @@ mod tests {
         assert!(lines[live].contains("report-test-29\\n"), "{text}");
         assert!(lines[live + 1].contains("report-test-28"), "{text}");
         assert_eq!(lines[live + 3], "  and 27 more");
+    }
+
+    #[test]
+    fn columns_are_whole_and_those_left_out_are_named() {
+        let line = |text: &str, start: &str| {
+            let mut lines = text.lines();
+            let found = lines.find(|line| line.trim_start().starts_with(start));
+            found.unwrap_or_else(|| panic!("{start} is missing in {text}")).to_owned()
+        };
+        let text = report().text(&ReportOptions::default());
+        let heading = line(&text, "CLASS");
+        assert!(heading.ends_with("EXTERNAL"), "{text}");
+        // 20 x 256 bytes hold 6 MiB, of which one block is live.
+        assert!(line(&text, "5.00 KiB").ends_with("6.00 MiB"), "{text}");
+        assert!(!text.contains("not shown"), "{text}");
+        let narrow = ReportOptions {
+            width: 80,
+            ..ReportOptions::default()
+        };
+        let text = report().text(&narrow);
+        assert!(line(&text, "CLASS").ends_with("PEAK"), "{text}");
+        let left_out = line(&text, "not shown");
+        assert!(left_out.contains("INTERNAL, EXTERNAL"), "{text}");
+        let widest = ReportOptions {
+            width: 95,
+            ..narrow
+        };
+        assert!(left_out.contains("95") && !report().text(&widest).contains("not shown"));
     }
 
     #[test]

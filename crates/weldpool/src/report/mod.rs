@@ -4,6 +4,7 @@
 
 mod detailed;
 mod leak;
+mod page;
 
 pub use detailed::{ArenaReport, Report, ReportOptions};
 pub use leak::{LeakReport, LeakedBuffer, SampledBuffer};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// Result of reading and writing traces.
 pub type TraceResult<T> = Result<T, TraceError>;
@@ -10,7 +11,7 @@ pub type TraceResult<T> = Result<T, TraceError>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TraceErrorKind {
-    /// The system could not read or write; see [`std::error::Error::source`].
+    /// The system could not read or write; see [`TraceError::io_error`].
     Io,
     /// The contents are not what the format says. Repair the file or name its format.
     Format,
@@ -31,32 +32,51 @@ enum Place {
     )]
     Line(u64),
     Offset(u64),
+    #[cfg_attr(
+        not(feature = "trace"),
+        expect(dead_code, reason = "only readers of all formats count")
+    )]
+    Event(u64),
 }
 
-/// An error of reading or writing a trace: what failed, and at which line or offset.
-#[derive(Debug)]
+/// An error of reading or writing a trace: in which file and where in it, what failed and why, and what
+/// to do.
+///
+/// `Debug` is `Display` behind the kind, so that what `main` returns can be read.
 pub struct TraceError {
     kind: TraceErrorKind,
+    path: Option<Box<Path>>,
     place: Place,
     message: Box<str>,
-    source: Option<io::Error>,
+    io: Option<io::Error>,
 }
 
 impl TraceError {
     pub(super) fn new(kind: TraceErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
+            path: None,
             place: Place::Unknown,
             message: message.into().into_boxed_str(),
-            source: None,
+            io: None,
         }
     }
 
     pub(super) fn io(action: &str, error: io::Error) -> Self {
         Self {
-            source: Some(error),
+            io: Some(error),
             ..Self::new(TraceErrorKind::Io, action)
         }
+    }
+
+    pub(super) fn in_file(self, path: &Path) -> Self {
+        self.in_some_file(Some(path))
+    }
+
+    /// Where the path is known.
+    pub(super) fn in_some_file(mut self, path: Option<&Path>) -> Self {
+        self.path = self.path.or_else(|| path.map(Into::into));
+        self
     }
 
     #[cfg(feature = "trace")]
@@ -70,10 +90,25 @@ impl TraceError {
         self
     }
 
+    /// Unless a line or an offset says it better.
+    #[cfg(feature = "trace")]
+    pub(super) fn at_event(mut self, event: u64) -> Self {
+        if self.place == Place::Unknown {
+            self.place = Place::Event(event);
+        }
+        self
+    }
+
     /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> TraceErrorKind {
         self.kind
+    }
+
+    /// The file, where one was opened or created by its path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The line of a text file, counted from 1, where the failure has one.
@@ -93,23 +128,66 @@ impl TraceError {
             _ => None,
         }
     }
+
+    /// The event, counted from 1, where the failure has neither line nor offset.
+    #[must_use]
+    pub fn event(&self) -> Option<u64> {
+        match self.place {
+            Place::Event(event) => Some(event),
+            _ => None,
+        }
+    }
+
+    /// What the system said, where it failed. The text of this error contains it.
+    #[must_use]
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.io.as_ref()
+    }
+
+    /// What to do, where the message does not say it.
+    fn advice(&self) -> &'static str {
+        match (self.kind, self.io.as_ref().map(io::Error::kind)) {
+            (TraceErrorKind::Format, _) => "; repair the file, or say which format it has",
+            (_, Some(io::ErrorKind::NotFound)) => "; check the path",
+            (_, Some(io::ErrorKind::IsADirectory)) => "; name a file in it",
+            (_, Some(io::ErrorKind::PermissionDenied)) => "; check who may use the file",
+            (
+                _,
+                Some(
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidData
+                    | io::ErrorKind::InvalidInput,
+                ),
+            ) => "; the file is cut short or damaged, copy or record it again",
+            (_, Some(io::ErrorKind::StorageFull)) => "; make room on the disk",
+            _ => "",
+        }
+    }
 }
 
 impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
         match self.place {
             Place::Unknown => {}
             Place::Line(line) => write!(f, "line {line}: ")?,
             Place::Offset(offset) => write!(f, "offset {offset}: ")?,
+            Place::Event(event) => write!(f, "event {event}: ")?,
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        if let Some(error) = &self.io {
+            write!(f, ": {error}")?;
+        }
+        f.write_str(self.advice())
     }
 }
 
-impl std::error::Error for TraceError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source
-            .as_ref()
-            .map(|error| error as &(dyn std::error::Error + 'static))
+impl fmt::Debug for TraceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.kind)
     }
 }
+
+impl std::error::Error for TraceError {}

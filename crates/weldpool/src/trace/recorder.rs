@@ -58,6 +58,7 @@ pub struct Recording {
 pub struct Recorder {
     shared: Arc<Shared>,
     writer: Thread,
+    path: Option<Box<Path>>,
     worker: Mutex<Option<JoinHandle<TraceResult<Recording>>>>,
 }
 
@@ -109,9 +110,12 @@ impl Recorder {
     ///
     /// [`Io`](TraceErrorKind::Io).
     pub fn create(path: impl AsRef<Path>) -> TraceResult<Self> {
+        let path = path.as_ref();
         let file = File::create(path)
-            .map_err(|error| TraceError::io("the trace cannot be created", error))?;
-        Self::new(file, RecorderOptions::default())
+            .map_err(|error| TraceError::io("the trace cannot be created", error).in_file(path))?;
+        let mut recorder = Self::new(file, RecorderOptions::default())?;
+        recorder.path = Some(path.into());
+        Ok(recorder)
     }
 
     /// Records to `out`, which is written in large pieces by the writer thread alone.
@@ -152,6 +156,7 @@ impl Recorder {
         Ok(Self {
             shared,
             writer: worker.thread().clone(),
+            path: None,
             worker: Mutex::new(Some(worker)),
         })
     }
@@ -248,12 +253,13 @@ impl Recorder {
         };
         self.shared.closed.store(true, Ordering::Release);
         self.writer.unpark();
-        worker.join().unwrap_or_else(|_| {
+        let written = worker.join().unwrap_or_else(|_| {
             Err(TraceError::new(
                 TraceErrorKind::Io,
                 "the writer thread of the trace panicked",
             ))
-        })
+        });
+        written.map_err(|error| error.in_some_file(self.path.as_deref()))
     }
 }
 

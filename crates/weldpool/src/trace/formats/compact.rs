@@ -177,8 +177,9 @@ impl Writer<BufWriter<File>> {
     ///
     /// [`Io`](TraceErrorKind::Io).
     pub fn create(path: impl AsRef<Path>) -> TraceResult<Self> {
+        let path = path.as_ref();
         let file = File::create(path)
-            .map_err(|error| TraceError::io("the trace cannot be created", error))?;
+            .map_err(|error| TraceError::io("the trace cannot be created", error).in_file(path))?;
         Self::new(BufWriter::with_capacity(1 << 16, file))
     }
 }
@@ -236,6 +237,7 @@ pub struct Reader<R: BufRead> {
     offset: u64,
     previous: Previous,
     skipped: Skipped,
+    path: Option<Box<Path>>,
     ended: bool,
 }
 
@@ -277,6 +279,7 @@ impl<R: BufRead> Reader<R> {
             offset: HEADER_BYTES as u64,
             previous: Previous::default(),
             skipped: Skipped::default(),
+            path: None,
             ended: false,
         })
     }
@@ -414,9 +417,13 @@ impl Reader<BufReader<File>> {
     ///
     /// As for [`new`](Self::new).
     pub fn open(path: impl AsRef<Path>) -> TraceResult<Self> {
+        let path = path.as_ref();
         let file = File::open(path)
-            .map_err(|error| TraceError::io("the trace cannot be opened", error))?;
-        Self::new(BufReader::with_capacity(1 << 16, file))
+            .map_err(|error| TraceError::io("the trace cannot be opened", error).in_file(path))?;
+        let reader = Self::new(BufReader::with_capacity(1 << 16, file));
+        let mut reader = reader.map_err(|error| error.in_file(path))?;
+        reader.path = Some(path.into());
+        Ok(reader)
     }
 }
 
@@ -427,7 +434,9 @@ impl<R: BufRead> Iterator for Reader<R> {
         if self.ended {
             return None;
         }
-        let read = self.read().transpose();
+        let read = self.read();
+        let read = read.map_err(|error| error.in_some_file(self.path.as_deref()));
+        let read = read.transpose();
         self.ended = !matches!(read, Some(Ok(_)));
         read
     }

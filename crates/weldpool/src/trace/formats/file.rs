@@ -133,6 +133,9 @@ pub struct Reader {
     format: Format,
     ids: LiveIds,
     skipped: Skipped,
+    path: Option<Box<Path>>,
+    /// Events of the file so far.
+    events: u64,
     ended: bool,
 }
 
@@ -154,9 +157,12 @@ impl Reader {
     /// are of no known format, or of a device that the file lacks; [`Format`](TraceErrorKind::Format)
     /// or [`Limit`](TraceErrorKind::Limit) for the beginning of the file, PyTorch's whole file.
     pub fn open_with(path: impl AsRef<Path>, options: ReadOptions) -> TraceResult<Self> {
+        let path = path.as_ref();
         let file = File::open(path)
-            .map_err(|error| TraceError::io("the trace cannot be opened", error))?;
-        Self::new(file, options)
+            .map_err(|error| TraceError::io("the trace cannot be opened", error).in_file(path))?;
+        let mut reader = Self::new(file, options).map_err(|error| error.in_file(path))?;
+        reader.path = Some(path.into());
+        Ok(reader)
     }
 
     /// Reads from anything.
@@ -195,6 +201,8 @@ impl Reader {
             format,
             ids: LiveIds::default(),
             skipped,
+            path: None,
+            events: 0,
             ended: false,
         })
     }
@@ -211,11 +219,17 @@ impl Reader {
         self.skipped
     }
 
+    /// The error with where it is.
+    fn place(&self, error: TraceError) -> TraceError {
+        error.at_event(self.events).in_some_file(self.path.as_deref())
+    }
+
     fn read(&mut self) -> TraceResult<Option<Event>> {
         if let Some(event) = self.ids.waiting() {
             return Ok(Some(event));
         }
         while let Some(event) = self.decode.next(&mut self.skipped)? {
+            self.events += 1;
             if let Some(event) = self.ids.renumber(event, &mut self.skipped)? {
                 return Ok(Some(event));
             }
@@ -231,7 +245,7 @@ impl Iterator for Reader {
         if self.ended {
             return None;
         }
-        let read = self.read().transpose();
+        let read = self.read().map_err(|error| self.place(error)).transpose();
         self.ended = !matches!(read, Some(Ok(_)));
         read
     }
@@ -253,12 +267,13 @@ impl fmt::Debug for Reader {
 /// The first error of the reader; [`Limit`](TraceErrorKind::Limit) beyond [`EVENTS_MAX`] events.
 pub fn read_all(mut reader: Reader) -> TraceResult<(Vec<Event>, Skipped)> {
     let mut events = Vec::new();
-    for event in reader.by_ref() {
+    while let Some(event) = reader.next() {
         if events.len() == EVENTS_MAX {
-            return Err(TraceError::new(
+            let error = TraceError::new(
                 TraceErrorKind::Limit,
-                format!("the trace has more than {EVENTS_MAX} events"),
-            ));
+                format!("the trace has more than {EVENTS_MAX} events; split it"),
+            );
+            return Err(reader.place(error));
         }
         events.push(event?);
     }
@@ -301,6 +316,7 @@ impl Decode for CompactDecoder {
 pub struct Writer {
     encode: Box<dyn Encode>,
     out: Out,
+    path: Option<Box<Path>>,
 }
 
 enum Out {
@@ -317,11 +333,14 @@ impl Writer {
     pub fn create(path: impl AsRef<Path>, format: Format) -> TraceResult<Self> {
         let path = path.as_ref();
         let file = File::create(path)
-            .map_err(|error| TraceError::io("the trace cannot be created", error))?;
+            .map_err(|error| TraceError::io("the trace cannot be created", error).in_file(path))?;
         let gzip = path
             .extension()
             .is_some_and(|end| end.eq_ignore_ascii_case("gz"));
-        Self::new(BufWriter::with_capacity(BUFFER_BYTES, file), format, gzip)
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        let mut writer = Self::new(file, format, gzip).map_err(|error| error.in_file(path))?;
+        writer.path = Some(path.into());
+        Ok(writer)
     }
 
     /// Writes to anything, compressed with gzip or not.
@@ -345,6 +364,7 @@ impl Writer {
                 Format::Compact => Box::new(CompactEncoder(compact::Writer::new(Vec::new())?)),
             },
             out,
+            path: None,
         })
     }
 
@@ -359,7 +379,8 @@ impl Writer {
             Out::Plain(out) => out,
             Out::Gzip(out) => out,
         };
-        self.encode.write(event, out)
+        let written = self.encode.write(event, out);
+        written.map_err(|error| error.in_some_file(self.path.as_deref()))
     }
 
     /// Completes the file.
@@ -367,19 +388,24 @@ impl Writer {
     /// # Errors
     ///
     /// [`Io`](TraceErrorKind::Io).
-    pub fn finish(mut self) -> TraceResult<()> {
-        match self.out {
-            Out::Plain(mut out) => {
-                self.encode.finish(&mut out)?;
-                out.flush().map_err(cannot_write)
-            }
-            Out::Gzip(mut out) => {
-                self.encode.finish(&mut out)?;
-                let mut out = out.finish().map_err(cannot_write)?;
-                out.flush().map_err(cannot_write)
-            }
-        }
+    pub fn finish(self) -> TraceResult<()> {
+        let Self { encode, out, path } = self;
+        complete(encode, out).map_err(|error| error.in_some_file(path.as_deref()))
     }
+}
+
+fn complete(mut encode: Box<dyn Encode>, out: Out) -> TraceResult<()> {
+    let mut out = match out {
+        Out::Plain(mut out) => {
+            encode.finish(&mut out)?;
+            out
+        }
+        Out::Gzip(mut out) => {
+            encode.finish(&mut out)?;
+            out.finish().map_err(cannot_write)?
+        }
+    };
+    out.flush().map_err(cannot_write)
 }
 
 impl fmt::Debug for Writer {

@@ -109,7 +109,12 @@ impl<const N: usize> Columns<N> {
         let found = names.map(|name| heading.iter().position(|column| *column == name));
         match found.iter().take(required).position(Option::is_none) {
             Some(missing) => {
-                Err(wrong(format!("the heading has no column {:?}", names[missing])).at_line(1))
+                let columns = names[..required].join(", ");
+                Err(wrong(format!(
+                    "the heading has no column {:?}; it needs {columns}",
+                    names[missing]
+                ))
+                .at_line(1))
             }
             None => Ok(Self(found)),
         }

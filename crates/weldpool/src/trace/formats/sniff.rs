@@ -38,10 +38,11 @@ pub(super) fn format(start: &[u8]) -> TraceResult<Format> {
     Err(TraceError::new(
         TraceErrorKind::Unsupported,
         if start.is_empty() {
-            "the file is empty".to_owned()
+            "the file is empty; record or export the trace again".to_owned()
         } else {
             format!(
-                "the format is not recognised from the beginning {beginning:?}; it is none of {}",
+                "the format is not recognised from the beginning {beginning:?}; it is none of {}; a CSV \
+                 begins with the line op,id,bytes,stream,t_us",
                 Format::ALL.map(Format::name).join(", ")
             )
         },

@@ -60,7 +60,6 @@ pub struct Target {
     storage: StorageMode,
     device: String,
     preset: String,
-    config: String,
     limit: Option<u64>,
 }
 
@@ -81,7 +80,6 @@ impl Target {
             },
             charged_ns: Box::new(move || device.charged_ns()),
             preset: "default".to_owned(),
-            config: String::new(),
             limit: None,
         }
     }
@@ -93,12 +91,11 @@ impl Target {
         self
     }
 
-    /// Names for the report: the device, the preset, and the configuration in words.
+    /// Names for the report: the device, and the preset that the configuration is.
     #[must_use]
-    pub fn named(mut self, device: &str, preset: &str, config: &str) -> Self {
+    pub fn named(mut self, device: &str, preset: &str) -> Self {
         self.device = device.to_owned();
         self.preset = preset.to_owned();
-        self.config = config.to_owned();
         self
     }
 
@@ -156,7 +153,8 @@ impl Replay {
     ///
     /// [`Limit`](TraceErrorKind::Limit) for options out of range or more streams or allocations than
     /// can be numbered, [`Allocator`](TraceErrorKind::Allocator) with the text of the error when
-    /// `target` fails. An allocation that fails is counted, not an error.
+    /// `target` fails. An allocation that fails is counted, not an error: see
+    /// [`failures`](ReplayReport::failures).
     pub fn run(
         &self,
         events: &[Event],
@@ -211,6 +209,7 @@ impl Replay {
                 samples: &timed.samples,
                 peak_live_bytes: timed.peak_live_bytes,
                 failures: timed.failures,
+                first_failure: timed.first_failure,
                 stalls: timed.stalls,
                 mean_ns,
             },
@@ -281,7 +280,10 @@ fn make(target: &mut impl FnMut() -> crate::Result<Target>) -> TraceResult<Targe
 }
 
 fn of_allocator(error: crate::Error) -> TraceError {
-    TraceError::new(TraceErrorKind::Allocator, error.to_string())
+    TraceError::new(
+        TraceErrorKind::Allocator,
+        format!("the allocator to replay on cannot be built: {error}"),
+    )
 }
 
 #[cfg(test)]

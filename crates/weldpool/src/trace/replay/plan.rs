@@ -53,8 +53,8 @@ impl Plan {
             },
             ..Planner::default()
         };
-        for event in events {
-            planner.add(event)?;
+        for (number, event) in (1..).zip(events) {
+            planner.add(event).map_err(|error| error.at_event(number))?;
         }
         planner.plan.queues = planner.queues.len();
         planner.plan.lanes = planner.lanes.len().clamp(1, threads);
@@ -125,7 +125,7 @@ impl Planner {
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(_) if queues == QUEUES_MAX => {
                 return Err(limit(format!(
-                    "the trace has more than {QUEUES_MAX} streams"
+                    "the trace has more than {QUEUES_MAX} streams; split it"
                 )));
             }
             Entry::Vacant(entry) => *entry.insert(number(queues)?),
@@ -159,7 +159,7 @@ impl Planner {
 }
 
 fn number(index: usize) -> TraceResult<u32> {
-    u32::try_from(index).map_err(|_| limit(format!("the trace needs more than {index} numbers")))
+    u32::try_from(index).map_err(|_| limit(format!("the trace needs more than {index} numbers; split it")))
 }
 
 fn limit(message: String) -> TraceError {

@@ -77,8 +77,11 @@ pub struct ReplayReport {
     pub p50_ns: f64,
     /// 99 of 100 calls take no longer.
     pub p99_ns: f64,
-    /// Allocations that failed.
+    /// Allocations that failed. If there are any, live and reserved bytes and what comes from them are
+    /// those of the others alone.
     pub failures: u64,
+    /// Where in the trace, and why, the first of them failed.
+    pub first_failure: Option<String>,
     /// Times that an allocation had to wait for a stream.
     pub stalls: u64,
     /// Frees of memory whose allocation is not in the trace.
@@ -95,8 +98,6 @@ pub struct ReplayReport {
     pub limit: Option<u64>,
     /// Trace time that work on a stream takes.
     pub stream_latency_us: u64,
-    /// The configuration in words.
-    pub config: String,
 }
 
 /// The figures of the passes.
@@ -106,6 +107,7 @@ pub(super) struct Measured<'a> {
     pub(super) samples: &'a [Sample],
     pub(super) peak_live_bytes: u64,
     pub(super) failures: u64,
+    pub(super) first_failure: Option<String>,
     pub(super) stalls: u64,
     pub(super) mean_ns: f64,
 }
@@ -146,6 +148,7 @@ impl ReplayReport {
             p50_ns: latencies.percentile_ns(50),
             p99_ns: latencies.percentile_ns(99),
             failures: measured.failures,
+            first_failure: measured.first_failure,
             stalls: measured.stalls,
             skipped_frees: plan.skipped_frees,
             streams: plan.queues as u64,
@@ -154,7 +157,6 @@ impl ReplayReport {
             threads: plan.lanes,
             limit: target.limit,
             stream_latency_us: options.stream_latency_us,
-            config: target.config.clone(),
         }
     }
 
@@ -164,6 +166,10 @@ impl ReplayReport {
         let limit = self
             .limit
             .map_or_else(|| "null".to_owned(), |bytes| bytes.to_string());
+        let first_failure = self
+            .first_failure
+            .as_deref()
+            .map_or_else(|| "null".to_owned(), quoted);
         let fields = [
             ("events", self.events.to_string()),
             ("allocs", self.allocs.to_string()),
@@ -180,6 +186,7 @@ impl ReplayReport {
             ("p50_ns", format!("{:.1}", self.p50_ns)),
             ("p99_ns", format!("{:.1}", self.p99_ns)),
             ("failures", self.failures.to_string()),
+            ("first_failure", first_failure),
             ("stalls", self.stalls.to_string()),
             ("skipped_frees", self.skipped_frees.to_string()),
             ("streams", self.streams.to_string()),
@@ -188,7 +195,6 @@ impl ReplayReport {
             ("threads", self.threads.to_string()),
             ("limit", limit),
             ("stream_latency_us", self.stream_latency_us.to_string()),
-            ("config", quoted(&self.config)),
         ];
         let fields = fields.map(|(name, value)| format!("\"{name}\": {value}"));
         format!("{{{}}}", fields.join(", "))

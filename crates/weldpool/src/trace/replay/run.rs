@@ -11,7 +11,7 @@ use super::slots::{Found, SharedSlots};
 use crate::allocator::Allocator;
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::queue::Queue;
 use crate::request::Request;
 use crate::stats::Stats;
@@ -40,6 +40,8 @@ pub(super) struct Timed {
     /// Each call, as measured between two readings of the clock, plus what the device charged.
     pub(super) latencies_ns: Vec<u32>,
     pub(super) failures: u64,
+    /// Of the first of them, when and why.
+    pub(super) first_failure: Option<String>,
     pub(super) peak_live_bytes: u64,
     pub(super) stalls: u64,
     /// At the end of the trace, with what is live there.
@@ -52,6 +54,29 @@ pub(super) struct Timed {
 struct Lane {
     latencies_ns: Vec<u32>,
     failures: u64,
+    first_failure: Option<Failure>,
+}
+
+/// An allocation that failed.
+struct Failure {
+    time_us: u64,
+    error: Error,
+}
+
+impl Lane {
+    fn fail(&mut self, time_us: u64, error: &Error) {
+        self.failures += 1;
+        self.first_failure.get_or_insert_with(|| Failure {
+            time_us,
+            error: error.clone(),
+        });
+    }
+}
+
+impl Failure {
+    fn text(&self) -> String {
+        format!("at {} us of the trace: {}", self.time_us, self.error)
+    }
 }
 
 /// Bytes that are live, over all threads.
@@ -107,6 +132,7 @@ impl<'a> Pass<'a> {
             let mut lane = Lane {
                 latencies_ns: Vec::with_capacity(self.plan.steps.len() / self.plan.lanes + 1),
                 failures: 0,
+                first_failure: None,
             };
             let mut sample_at = sample_at.iter().copied().peekable();
             let steps = self.plan.steps.iter().enumerate();
@@ -153,7 +179,10 @@ impl<'a> Pass<'a> {
         let stats = self.allocator.stats();
         let mut samples = std::mem::take(&mut *samples.lock());
         samples.sort_by_key(|sample| sample.time_us);
+        let failures = lanes.iter().filter_map(|lane| lane.first_failure.as_ref());
+        let first = failures.min_by_key(|failure| failure.time_us);
         Ok(Timed {
+            first_failure: first.map(Failure::text),
             failures: lanes.iter().map(|lane| lane.failures).sum(),
             latencies_ns: lanes
                 .into_iter()
@@ -170,12 +199,11 @@ impl<'a> Pass<'a> {
         match step.op {
             Op::Allocate => {
                 let allocated = self.time(lane, || self.allocate(step));
-                let buffer = allocated.ok();
-                match &buffer {
-                    Some(_) => live.add(step.bytes),
-                    None => lane.failures += 1,
+                match &allocated {
+                    Ok(_) => live.add(step.bytes),
+                    Err(error) => lane.fail(step.time_us, error),
                 }
-                slots.put(step.slot, buffer);
+                slots.put(step.slot, allocated.ok());
             }
             Op::Free => {
                 let Found::Buffer(buffer) = slots.take(step.slot) else {

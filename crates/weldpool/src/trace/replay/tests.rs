@@ -216,14 +216,14 @@ fn options_out_of_range_and_a_target_that_fails_are_errors() {
 #[test]
 fn an_empty_trace_has_a_report_and_json_is_escaped() {
     let report = Replay::new(options())
-        .run(&[], || Ok(host()?.named("a\"b", "c\\d", "e\nf")))
+        .run(&[], || Ok(host()?.named("a\"b", "c\\d\n")))
         .unwrap();
     assert_eq!((report.events, report.reserved_over_live), (0, 1.0));
     let json = report.to_json();
     for part in [
         r#""device": "a\"b""#,
-        r#""preset": "c\\d""#,
-        r#""config": "e\u000af""#,
+        r#""preset": "c\\d\u000a""#,
+        r#""first_failure": null"#,
         r#""limit": null"#,
         r#""hit_rate": 1.000000"#,
     ] {
