@@ -43,7 +43,9 @@ fn shift_of(unit: &str) -> Option<u32> {
     }
     let is_same = |name: &str| {
         let letter = &name[..1];
-        [name, letter].iter().any(|one| one.eq_ignore_ascii_case(unit))
+        [name, letter]
+            .iter()
+            .any(|one| one.eq_ignore_ascii_case(unit))
             || format!("{letter}B").eq_ignore_ascii_case(unit)
     };
     let found = UNITS.iter().find(|(name, _)| is_same(name));

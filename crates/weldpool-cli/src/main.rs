@@ -117,7 +117,15 @@ mod tests {
         });
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names, ["http_max_header_size", "http_max_input_size", "limit", "pool_limit"]);
+        assert_eq!(
+            names,
+            [
+                "http_max_header_size",
+                "http_max_input_size",
+                "limit",
+                "pool_limit"
+            ]
+        );
         for line in [
             "weldpool replay x --limit 1MiB",
             "weldpool serve --model-repository x --pool-limit 1MiB --http-max-input-size 1MiB \

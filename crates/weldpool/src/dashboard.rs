@@ -346,6 +346,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("(8 of 29)"), "{text}");
+        for part in [
+            "Size of allocations, 8 samples: p50",
+            "Lifetime, 1 sample: p50",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
         let line = dashboard().line();
         assert!(line.contains("critical: out_of_memory, hit_rate") && !line.contains('\n'));
         let quiet = Dashboard::default();

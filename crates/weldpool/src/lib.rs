@@ -120,6 +120,11 @@ pub use view::BufferView;
 #[doc = include_str!("../../../docs/policies.md")]
 struct Policies;
 
+/// Compiles and runs the example of the page on seeing what an allocator does.
+#[cfg(all(doctest, feature = "serde"))]
+#[doc = include_str!("../../../docs/observability.md")]
+struct Observability;
+
 /// Compiles and runs the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

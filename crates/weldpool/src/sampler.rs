@@ -68,9 +68,10 @@ impl Samples {
             return "Samples: off".to_owned();
         }
         format!(
-            "Samples: {}, one per {} allocated on average",
+            "Samples: {}, one per {} allocated, at most one in {} allocations",
             text::count(self.taken),
-            text::bytes(self.interval_bytes)
+            text::bytes(self.interval_bytes),
+            self.interval_bytes / self.counted_bytes_max.max(1)
         )
     }
 }

@@ -42,12 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let from = reader.format();
     // Only a whole file gets the name that was asked for, also where it replaces the one read.
     let partial = beside(&options.to_file);
-    let written = write(
-        &mut reader,
-        &partial,
-        &options.to_file,
-        to,
-    );
+    let written = write(&mut reader, &partial, &options.to_file, to);
     let events = written.inspect_err(|_| {
         // The error that is reported is the one that led here.
         let _removed = std::fs::remove_file(&partial);
@@ -75,12 +70,7 @@ fn refuse_what_is_no_file(path: &Path) -> Result<()> {
     }
 }
 
-fn write(
-    reader: &mut Reader,
-    partial: &Path,
-    to_file: &Path,
-    to: Format,
-) -> Result<u64> {
+fn write(reader: &mut Reader, partial: &Path, to_file: &Path, to: Format) -> Result<u64> {
     let cannot_write = || format!("cannot write {}", to_file.display());
     let gzip = to_file
         .extension()

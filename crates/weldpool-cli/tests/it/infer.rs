@@ -131,3 +131,20 @@ fn what_is_wrong_is_one_line() {
         .output();
     assert!(error_of(&output.unwrap()).contains("/nonexistent"));
 }
+
+#[cfg(unix)]
+#[test]
+fn output_that_is_not_read_or_has_no_room_is_no_panic() {
+    let run = |stdout: std::process::Stdio| {
+        let mut command = weldpool();
+        let command = command.arg("infer").arg(file("identity"));
+        command
+            .stdout(stdout)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap()
+    };
+    crate::output::assert_quiet(&run(crate::output::closed().into()), "infer");
+    #[cfg(target_os = "linux")]
+    crate::output::assert_error(&run(crate::output::full().into()), "infer");
+}

@@ -7,6 +7,8 @@ mod environment;
 mod infer;
 mod lifecycle;
 mod models;
+#[cfg(unix)]
+mod output;
 mod replay;
 mod server;
 mod start;

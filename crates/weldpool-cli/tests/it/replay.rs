@@ -62,6 +62,7 @@ fn json_has_an_object_per_trace_with_the_promised_names() {
             "p50_ns",
             "p99_ns",
             "failures",
+            "first_failure",
             "stalls",
             "skipped_frees",
             "preset",
@@ -69,10 +70,10 @@ fn json_has_an_object_per_trace_with_the_promised_names() {
             "threads",
             "limit",
             "stream_latency_us",
-            "config",
         ] {
             assert!(object.get(name).is_some(), "{name} is missing in {object}");
         }
+        assert!(!object.to_string().contains("Config"), "{object}");
         assert_eq!(object["device"], "host");
         assert_eq!(object["preset"], "fine");
         assert_eq!(object["stream_latency_us"], 50);
@@ -98,19 +99,19 @@ fn the_table_names_configuration_and_trace() {
     ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
-    assert!(
-        stdout.starts_with("device host, preset seed, threads 2"),
-        "{stdout}"
-    );
-    assert!(stdout.contains("Config {"), "{stdout}");
+    let heading =
+        "device host, preset seed (19 size classes up to 64.00 MiB instead of 1792), threads 2";
+    assert!(stdout.starts_with(heading), "{stdout}");
+    assert!(stdout.lines().all(|line| line.len() < 160), "{stdout}");
     assert!(
         stdout.lines().last().unwrap().starts_with("gnn_train "),
         "{stdout}"
     );
 }
 
+/// Failures used to be a number in a column, and the exit status that of success.
 #[test]
-fn a_limit_is_kept() {
+fn a_limit_is_kept_and_failures_are_said() {
     let trace = recorded();
     let arguments = [
         "replay",
@@ -121,11 +122,35 @@ fn a_limit_is_kept() {
         "json",
     ];
     let output = weldpool(&arguments);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(object["limit"], 1 << 30);
-    assert!(object["failures"].as_u64().unwrap() > 0);
+    let failures = object["failures"].as_u64().unwrap();
+    assert!(failures > 0);
     assert!(object["peak_reserved_bytes"].as_u64().unwrap() <= 1 << 30);
+    let first = object["first_failure"].as_str().unwrap();
+    assert!(first.contains("us of the trace: the limit"), "{first}");
+
+    let output = weldpool(&arguments[..4]);
+    assert_eq!(output.status.code(), Some(3));
+    let stderr = text(&output.stderr);
+    let warning = format!("{failures} of 9951 allocations failed");
+    for part in [
+        "warning: ",
+        "gnn_train.csv.gz",
+        &warning,
+        "only what was allocated",
+    ] {
+        assert!(stderr.contains(part), "{part} is missing in {stderr}");
+    }
+    let stdout = text(&output.stdout);
+    let row = stdout.lines().last().unwrap();
+    assert!(row.contains(&format!(" {failures}! ")), "{row}");
+    let help = text(&weldpool(&["replay", "--help"]).stdout);
+    assert!(
+        help.contains("3 when allocations of a replay failed"),
+        "{help}"
+    );
 }
 
 #[test]
@@ -138,8 +163,14 @@ fn what_does_not_exist_is_named() {
             "there are host",
         ),
         (&["replay", trace, "--preset", "rough"], "there are fine"),
-        (&["replay", trace, "--limit", "much"], "--limit"),
-        (&["replay", "missing.csv"], "missing.csv"),
+        (
+            &["replay", trace, "--limit", "much"],
+            "KiB, MiB, GiB or TiB",
+        ),
+        (
+            &["replay", "missing.csv"],
+            "error: missing.csv: the trace cannot be opened: No such file or directory",
+        ),
         (&["replay"], "FILE"),
     ] {
         let output = weldpool(arguments);

@@ -105,3 +105,34 @@ fn fields_that_are_not_implemented_are_reported() {
     child.wait().unwrap();
     assert!(found.unwrap().contains("ignored"));
 }
+
+/// A program that waits for the lines about the start would wait for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_without_room_is_an_error() {
+    let folder = Folder::new("full");
+    let mut command = command(folder.path(), &[]);
+    let output = command
+        .stdout(crate::output::full())
+        .stderr(std::process::Stdio::piped())
+        .output();
+    crate::output::assert_error(&output.unwrap(), "serve");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_went_away_does_not_stop_the_server() {
+    let folder = Folder::new("unread");
+    let mut command = command(folder.path(), &[]);
+    let child = command
+        .stdout(crate::output::closed())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let ended = child.try_wait().unwrap();
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(ended.is_none() && !stderr.contains("panicked"), "{stderr}");
+}

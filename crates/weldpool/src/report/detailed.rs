@@ -380,7 +380,9 @@ mod tests {
         let line = |text: &str, start: &str| {
             let mut lines = text.lines();
             let found = lines.find(|line| line.trim_start().starts_with(start));
-            found.unwrap_or_else(|| panic!("{start} is missing in {text}")).to_owned()
+            found
+                .unwrap_or_else(|| panic!("{start} is missing in {text}"))
+                .to_owned()
         };
         let text = report().text(&ReportOptions::default());
         let heading = line(&text, "CLASS");

@@ -79,7 +79,11 @@ impl Page {
             line(self, cells.each_ref().map(String::as_str));
         }
         self.rest(rows.len());
-        let left_out: Vec<_> = columns.iter().skip(fitting).map(|(name, _)| *name).collect();
+        let left_out: Vec<_> = columns
+            .iter()
+            .skip(fitting)
+            .map(|(name, _)| *name)
+            .collect();
         if let (false, Some(widest)) = (left_out.is_empty(), ends.last()) {
             self.paragraph(&format!(
                 "not shown: {}; a width of {widest} has room for them",

@@ -8,8 +8,8 @@ use std::time::Duration;
 use weldpool::device::host::HostDevice;
 use weldpool::trace::{Op, Recorder, Replay, ReplayOptions, Target, compact};
 use weldpool::{
-    Allocator, Config, DashboardOptions, HealthStatus, LeakHandler, LeakReport, Request,
-    SizeClasses,
+    Allocator, ClassStats, Config, DashboardOptions, HealthStatus, LeakHandler, LeakReport,
+    Request, SizeClasses,
 };
 
 fn allocator(config: Config) -> Allocator {
@@ -65,6 +65,49 @@ fn classes_tell_waste_hits_and_score() {
         .map(|class| class.internal_waste())
         .sum();
     assert_eq!(waste, stats.internal_waste());
+}
+
+/// A class used to count every block that was cut for it as a miss, though no driver was called.
+#[test]
+fn hits_of_the_classes_are_those_of_the_whole() {
+    let allocator = allocator(Config::default());
+    drop(allocator.allocate(200 << 20).unwrap());
+    let mut held = Vec::new();
+    for number in 1..400 {
+        held.push(allocator.allocate(number * 700).unwrap());
+        drop(allocator.allocate(number * 1000).unwrap());
+    }
+    let stats = allocator.stats();
+    assert!(stats.hit_rate() > 0.9, "{stats}");
+    let sum = |figure: fn(&ClassStats) -> u64| stats.classes.iter().map(figure).sum::<u64>();
+    assert_eq!(sum(|class| class.allocations), stats.allocations);
+    assert_eq!(sum(|class| class.misses), stats.misses);
+    assert_eq!(sum(|class| class.hits), stats.hits);
+    let used = stats.classes.iter().filter(|class| class.allocations > 0);
+    let (all, missed) = used.fold((0, 0), |(all, missed), class| {
+        (all + 1, missed + u32::from(class.hit_rate() < 0.5))
+    });
+    assert!(
+        missed < all / 10,
+        "{missed} of {all} classes have a low hit rate"
+    );
+}
+
+/// The line of statistics in the README is that of `Stats`, whatever its figures are.
+#[test]
+fn the_readme_shows_the_line_that_is_printed() {
+    let words = |text: &str| {
+        let word =
+            |word: &str| word.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
+        text.split_whitespace()
+            .map(word)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let line = words(&allocator(Config::default()).stats().to_string());
+    let readme = words(include_str!("../../../../README.md"));
+    assert!(line.contains("cached , deferred ,"), "{line}");
+    assert!(readme.contains(&line), "{line}");
 }
 
 #[test]
@@ -238,7 +281,8 @@ fn report_and_dashboard_show_a_real_allocator() {
         "Health: healthy",
         "activations",
         "shared",
-        "one per 512.00 KiB",
+        "one per 512.00 KiB allocated, at most one in 512 allocations",
+        "of 0 samples",
         "20.00 MiB",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
@@ -253,6 +297,10 @@ fn report_and_dashboard_show_a_real_allocator() {
     let screen = allocator.dashboard().text(&options);
     assert!(
         screen.contains("HEALTHY") && screen.contains('█'),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("Samples: 0, one per 512.00 KiB"),
         "{screen}"
     );
     assert!(allocator.dashboard().line().ends_with("healthy"));

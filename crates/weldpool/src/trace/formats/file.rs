@@ -221,7 +221,9 @@ impl Reader {
 
     /// The error with where it is.
     fn place(&self, error: TraceError) -> TraceError {
-        error.at_event(self.events).in_some_file(self.path.as_deref())
+        error
+            .at_event(self.events)
+            .in_some_file(self.path.as_deref())
     }
 
     fn read(&mut self) -> TraceResult<Option<Event>> {

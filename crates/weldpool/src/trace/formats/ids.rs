@@ -55,7 +55,9 @@ impl LiveIds {
                 if full {
                     return Err(TraceError::new(
                         TraceErrorKind::Limit,
-                        format!("more than {LIVE_MAX} allocations are live at once; split the trace"),
+                        format!(
+                            "more than {LIVE_MAX} allocations are live at once; split the trace"
+                        ),
                     ));
                 }
                 let fresh = Live {

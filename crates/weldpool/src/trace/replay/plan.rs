@@ -159,7 +159,11 @@ impl Planner {
 }
 
 fn number(index: usize) -> TraceResult<u32> {
-    u32::try_from(index).map_err(|_| limit(format!("the trace needs more than {index} numbers; split it")))
+    u32::try_from(index).map_err(|_| {
+        limit(format!(
+            "the trace needs more than {index} numbers; split it"
+        ))
+    })
 }
 
 fn limit(message: String) -> TraceError {

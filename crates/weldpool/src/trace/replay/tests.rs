@@ -124,6 +124,11 @@ fn under_a_limit_an_allocation_waits_for_the_stream_and_then_fails() {
         .run(&both, || limited(12 * MIB))
         .unwrap();
     assert_eq!(report.failures, 1);
+    let first = report.first_failure.unwrap();
+    assert!(
+        first.starts_with("at ") && first.contains(" us of the trace: "),
+        "{first}"
+    );
     assert_eq!(report.peak_live_bytes, 8 * MIB, "what failed was not live");
 }
 
@@ -210,7 +215,7 @@ fn options_out_of_range_and_a_target_that_fails_are_errors() {
         })
         .unwrap_err();
     assert_eq!(error.kind(), TraceErrorKind::Allocator);
-    assert!(error.to_string().contains("it is gone"));
+    assert!(error.to_string().contains("cannot be built: it is gone"));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use weldpool::trace::{Event, Format, Op, ReadOptions, Reader, TraceErrorKind, read_all};
+use weldpool::trace::{
+    Event, Format, Op, ReadOptions, Reader, Recorder, TraceErrorKind, Writer, compact, read_all,
+};
 
 use super::{event, read, write};
 
@@ -191,6 +193,73 @@ fn stalloc_texts_are_read_with_their_markers() {
         .unwrap()
         .unwrap_err();
     assert_eq!(error.line(), Some(2));
+}
+
+#[test]
+fn errors_name_the_file_the_place_the_cause_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.csv.gz");
+    write(&path, Format::Csv, &events());
+    let whole = std::fs::read(&path).unwrap();
+    let half = &whole[..whole.len() / 2];
+    for (name, contents, parts) in [
+        (
+            "a.csv",
+            &b"op,id,bytes\na,0,1\nx,1,2\n"[..],
+            ["line 3: op is \"x\"", "repair the file"],
+        ),
+        (
+            "b.csv",
+            b"id,bytes\na,0\n",
+            ["not recognised", "begins with the line op,id,bytes"],
+        ),
+        ("empty", b"", ["the file is empty", "again"]),
+        (
+            "cut.csv.gz",
+            half,
+            ["cannot be read: ", "cut short or damaged"],
+        ),
+        (
+            "a.wpt",
+            b"WELDTRC\0\x01\0\0\0\xff\xff",
+            ["offset 13: 0xff", "repair the file"],
+        ),
+        (
+            "a.pickle",
+            b"\x80\x04\x95",
+            ["offset 3: the pickle ends", "repair the file"],
+        ),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        let error = Reader::open(&path).and_then(read_all).unwrap_err();
+        assert_eq!(error.path(), Some(path.as_path()));
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("{}: ", path.display())), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert_eq!(format!("{error:?}"), format!("{:?}: {text}", error.kind()));
+    }
+    let missing = folder.path().join("no/such");
+    let errors = [
+        Reader::open(&missing).unwrap_err(),
+        compact::Reader::open(&missing).unwrap_err(),
+        Recorder::create(&missing).unwrap_err(),
+        Writer::create(&missing, Format::Csv).unwrap_err(),
+    ];
+    for error in errors {
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("{}: the trace cannot be ", missing.display())),
+            "{text}"
+        );
+        assert!(
+            text.contains("No such file") && text.ends_with("; check the path"),
+            "{text}"
+        );
+        assert!(error.io_error().is_some());
+    }
 }
 
 #[test]
