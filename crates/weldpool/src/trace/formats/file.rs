@@ -184,7 +184,16 @@ impl Reader {
     fn decoder(mut input: Box<dyn BufRead + Send>, options: ReadOptions) -> TraceResult<Self> {
         let format = match options.format {
             Some(format) => format,
-            None => sniff::format(peek(&mut input)?)?,
+            None => {
+                let start = peek(&mut input)?;
+                let (bytes, found) = (start.len(), sniff::format(start));
+                if found.is_err() {
+                    // A file that is cut short may end before its heading does.
+                    input.consume(bytes);
+                    peek(&mut input)?;
+                }
+                found?
+            }
         };
         let mut skipped = Skipped::default();
         let decode: Box<dyn Decode> = match format {
