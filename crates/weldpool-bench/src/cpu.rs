@@ -78,6 +78,25 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
+/// Memory of process `pid` in bytes: its own (heap and stacks), and shared (here the pools' memory files).
+///
+/// # Errors
+/// `Io` when the process is gone or the system has no `/proc`.
+pub fn resident_parts(pid: u32) -> Result<(u64, u64)> {
+    let text = read("reading resident memory", || {
+        fs::read_to_string(format!("/proc/{pid}/status"))
+    })?;
+    let part = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kibibytes =
+            line.and_then(|rest| rest.trim_end_matches("kB").trim().parse::<u64>().ok());
+        kibibytes
+            .map(|kibibytes| kibibytes << 10)
+            .ok_or_else(|| malformed("/proc/PID/status"))
+    };
+    Ok((part("RssAnon:")?, part("RssShmem:")?))
+}
+
 fn threads_time(pid: u32) -> io::Result<Duration> {
     let mut nanoseconds = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -155,6 +174,16 @@ mod tests {
         let after = resident_bytes(std::process::id()).unwrap();
         assert!(after >= before + (48 << 20), "{before} -> {after}");
         drop(block);
+    }
+
+    #[test]
+    fn memory_of_its_own_is_told_from_shared() {
+        let pid = std::process::id();
+        let block = vec![1_u8; 64 << 20];
+        let (own, shared) = resident_parts(pid).unwrap();
+        assert!(own >= 64 << 20 && own + shared <= resident_bytes(pid).unwrap() + (8 << 20));
+        drop(block);
+        assert_eq!(resident_parts(u32::MAX).unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]

@@ -33,7 +33,9 @@ const LIVE_BYTES: usize = 48 << 20;
 /// Buffers up to this size take part in work of queues and are written by the host.
 const TOUCHED_BYTES_MAX: usize = 256 << 10;
 /// One of so many operations is timed.
-const TIMED: usize = 16;
+const TIMED: usize = 64;
+/// Times that are kept of one window, so that keeping them does not look like a leak.
+const TIMES_MAX: usize = 1 << 20;
 /// By how much the end may be worse than the start: what a quiet machine scatters.
 const STEADY: f64 = 1.25;
 /// Latency scatters more, when other programs run too.
@@ -61,6 +63,9 @@ struct Window {
     /// Mean of live / reserved over the window.
     utilisation: f64,
     reserved: f64,
+    /// Resident memory besides the pool's: records, caches, traces.
+    own: f64,
+    /// Resident memory of the pool: what of `reserved` was ever touched.
     resident: f64,
 }
 
@@ -115,7 +120,10 @@ pub fn run(options: &Options) -> Result<Report> {
     let allocator = builder.build().map_err(failed("making an allocator"))?;
     let recorder = Recorder::new(Nowhere, RecorderOptions::default())
         .map_err(|error| Error::caused(ErrorKind::Io, "making a recorder", error))?;
-    let shared = Shared::default();
+    let shared = Shared {
+        latencies: Mutex::new(touched()),
+        ..Shared::default()
+    };
     let windows = thread::scope(|scope| {
         let workers: Vec<_> = (0..options.threads)
             .map(|index| {
@@ -172,6 +180,7 @@ fn watch(allocator: &Allocator, shared: &Shared, duration: Duration) -> Result<V
     let start = Instant::now();
     let pid = std::process::id();
     let mut windows = Vec::new();
+    let mut latencies = touched();
     for number in 1..=WINDOWS {
         let end = duration.mul_f64(number as f64 / WINDOWS as f64);
         let before = shared.operations.load(Ordering::Relaxed);
@@ -182,20 +191,30 @@ fn watch(allocator: &Allocator, shared: &Shared, duration: Duration) -> Result<V
             reserved.push(stats.reserved.value as f64);
             utilisation.push(stats.live.value as f64 / stats.reserved.value.max(1) as f64);
         }
-        let mut latencies = std::mem::take(&mut *lock(&shared.latencies));
+        std::mem::swap(&mut latencies, &mut *lock(&shared.latencies));
         latencies.sort_unstable();
         let at = |percent| percentile(&latencies, percent).map_or(0.0, |ns| ns as f64);
+        let (own, resident) = cpu::resident_parts(pid)?;
         windows.push(Window {
             operations: shared.operations.load(Ordering::Relaxed) - before,
             p50_ns: at(50.0),
             p99_ns: at(99.0),
             utilisation: median(&utilisation).unwrap_or_default(),
             reserved: median(&reserved).unwrap_or_default(),
-            resident: cpu::resident_bytes(pid)? as f64,
+            own: own as f64,
+            resident: resident as f64,
         });
+        latencies.clear();
         shared.window.store(number, Ordering::Relaxed);
     }
     Ok(windows)
+}
+
+/// Room for the times of one window, resident from the start.
+fn touched() -> Vec<u64> {
+    let mut times = vec![1; TIMES_MAX];
+    times.clear();
+    times
 }
 
 /// A size: mostly small, and large ones that come back, as the tensors of a few models do.
@@ -227,7 +246,10 @@ fn work(allocator: &Allocator, recorder: &Recorder, shared: &Shared, seed: u64) 
         let allocated = allocator.allocate_with(&request);
         if let Some(start) = start {
             let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            lock(&shared.latencies).push(ns);
+            let mut latencies = lock(&shared.latencies);
+            if latencies.len() < TIMES_MAX {
+                latencies.push(ns);
+            }
         }
         shared.operations.fetch_add(1, Ordering::Relaxed);
         match allocated {
@@ -337,9 +359,13 @@ fn report(
         ("reserved", "bytes", Better::Lower, STEADY, |one| {
             one.reserved
         }),
-        ("resident", "bytes", Better::Lower, STEADY, |one| {
-            one.resident
-        }),
+        (
+            "resident besides the pool",
+            "bytes",
+            Better::Lower,
+            STEADY,
+            |one| one.own,
+        ),
     ];
     let mut rows = Vec::new();
     let mut bars = Vec::new();
@@ -360,6 +386,22 @@ fn report(
             limit,
         ));
     }
+    // It rises until each byte held was touched once.
+    let (first, last) = (
+        figure(|one| one.resident, start),
+        figure(|one| one.resident, end),
+    );
+    let peers = [("start".to_owned(), first)].into();
+    let name = "resident memory of the pool";
+    rows.push(Row::new(name, "bytes", Better::Lower, Some(last), peers));
+    bars.push(Verdict::new(
+        "soak",
+        format!("{name} at the end, against what it holds"),
+        "bytes",
+        Better::Lower,
+        last,
+        figure(|one| one.reserved, end) * STEADY,
+    ));
     let value = left as f64;
     bars.push(Verdict::new(
         "soak",
@@ -381,7 +423,8 @@ fn report(
     let sample = |one: &Window| {
         json!({
             "operations": one.operations, "p50_ns": one.p50_ns, "p99_ns": one.p99_ns,
-            "utilisation": one.utilisation, "reserved": one.reserved, "resident": one.resident,
+            "utilisation": one.utilisation, "reserved": one.reserved, "own": one.own,
+            "resident": one.resident,
         })
     };
     Report {

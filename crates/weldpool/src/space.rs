@@ -260,8 +260,9 @@ impl<T: Copy> Space<T> {
     /// Queues with pending intervals, and the greatest value each waits for.
     pub(crate) fn pending_queues(&self) -> impl Iterator<Item = (u32, u64)> {
         let values = |index: &Index| index.by_value.last().map_or(0, |&(value, _)| value);
-        let waiting = self.pending.iter().filter(|(_, index)| index.bytes > 0);
-        waiting.map(move |(&queue, index)| (queue, values(index)))
+        self.pending
+            .iter()
+            .map(move |(&queue, index)| (queue, values(index)))
     }
 
     /// Free intervals that `queue` (or nobody in particular) may use, largest first: its own pending
@@ -456,6 +457,11 @@ impl<T: Copy> Space<T> {
         };
         index.by_size.remove(&(bytes, start));
         index.bytes -= bytes;
+        let empty = index.bytes == 0;
+        if let Some(point) = point.filter(|_| empty) {
+            // Queues come and go; all that wait are walked through.
+            self.pending.remove(&point.queue);
+        }
         Free {
             range: Range { start, bytes },
             point,
@@ -679,6 +685,7 @@ mod tests {
                 space.pass(queue, 50);
             }
             prop_assert_eq!(space.clean_intervals().collect::<Vec<_>>(), regions);
+            prop_assert!(space.pending.is_empty(), "nothing is kept of queues");
         }
     }
 }
