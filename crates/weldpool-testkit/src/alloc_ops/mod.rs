@@ -40,6 +40,6 @@ pub fn run(bytes: &[u8]) {
             }
             machine.operate(&mut input);
         }
-        machine.finish();
+        machine.finish(&mut input);
     }
 }

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::Pool;
@@ -15,7 +14,7 @@ use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::strategy::{Asked, Choice, Surroundings};
+use crate::strategy::{Asked, Choice, Strategy, Surroundings};
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache;
 
@@ -89,6 +88,7 @@ impl Pool {
     }
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        self.relax();
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -98,7 +98,7 @@ impl Pool {
                 pool,
                 storage,
                 alignment,
-            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            } = self.choose(strategy.as_ref(), &Asked::of(&request));
             pooled &= pool;
             request = request.storage(storage).alignment(alignment);
         }
@@ -133,6 +133,13 @@ impl Pool {
         let touched = block.point().is_some();
         block.hand_out(request.bytes, place.alignment, request.name, touched);
         Ok(Buffer::new(block))
+    }
+
+    /// What the strategy decides about a request.
+    fn choose(&self, strategy: &dyn Strategy, asked: &Asked) -> Choice {
+        let choose = || strategy.choose(asked, &Surroundings::of(self));
+        let chosen = self.unless_it_panics("choose", choose);
+        chosen.unwrap_or_else(|| Choice::of(asked))
     }
 
     /// Whether a request past the warm path is to be a sample.
@@ -178,11 +185,7 @@ impl Pool {
             self.misses.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(strategy) = &self.strategy {
-            // The block would be lost.
-            let tuned = catch_unwind(AssertUnwindSafe(|| self.tune(strategy.as_ref())));
-            if tuned.is_err() {
-                tracing::error!(pool = %self.name, "a strategy that was asked to tune panicked");
-            }
+            self.tune(strategy.as_ref());
         }
         Ok(block)
     }
@@ -342,7 +345,12 @@ impl Pool {
 
     /// Puts a batch into this thread's list; what has no room goes back.
     pub(super) fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
-        for block in thread_cache::refill(self, key, blocks) {
+        let left = if self.is_keeping() {
+            thread_cache::refill(self, key, blocks)
+        } else {
+            blocks
+        };
+        for block in left {
             self.release(block);
         }
     }

@@ -55,7 +55,7 @@ impl Pool {
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
         let node = self.here(request.storage);
-        let refill = class.is_some() && !self.observer.recording();
+        let refill = class.is_some();
         let shape = class.map(|class| (class, self.shape(class)));
         Ok(match shape.filter(|(_, shape)| !shape.exact) {
             Some((class, shape)) => Place {
