@@ -121,6 +121,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(name: String, device: Arc<dyn Device>, config: Config) -> Result<Arc<Self>> {
+        close::close_late_now();
         let device = Arc::new(Metered::new(device));
         let cached_bytes_max = match config.cached_bytes_max {
             Some(bytes) => bytes,

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::Pool;
+use super::close::close_late;
 use super::place::Place;
 use super::recovery::{Shortage, is_shortage};
 use crate::arena::{SMALL_BYTES_MAX, Source};
@@ -89,6 +90,7 @@ impl Pool {
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
         self.relax();
+        close_late();
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
