@@ -34,7 +34,7 @@ const SLOT_BITS: u32 = if cfg!(loom) { 2 } else { 6 };
 const SLOTS: usize = 1 << SLOT_BITS;
 /// Levels of the tree. Together they cover addresses of 50 bits: more than Linux and macOS give out unless
 /// they are asked to.
-const LEVELS: usize = if cfg!(loom) { 3 } else { 7 };
+const LEVELS: usize = if cfg!(loom) { 4 } else { 7 };
 
 /// What a map consists of.
 #[derive(Debug)]

@@ -100,7 +100,10 @@ mod tests {
         assert!(tables >= 1000, "for as many threads and queues: {tables}");
         if let Ok(most) = std::fs::read_to_string("/proc/sys/vm/max_map_count") {
             let most: usize = most.trim().parse().unwrap();
-            assert!(memory + tables <= most / 2, "{memory} and {tables} of {most}");
+            assert!(
+                memory + tables <= most / 2,
+                "{memory} and {tables} of {most}"
+            );
         }
         static COUNT: Count = Count::new();
         let layout = Layout::new::<[u8; 4096]>();

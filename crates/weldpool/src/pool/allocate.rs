@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::Pool;
 use super::close::close_late;
-use super::place::Place;
+use super::place::{Party, Place};
 use super::recovery::{Shortage, is_shortage};
 use crate::arena::{SMALL_BYTES_MAX, Source};
-use crate::block::{Block, CacheKey, ListId};
+use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
@@ -194,7 +194,7 @@ impl Pool {
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
-        let want = place.want(ListId::DIRECT, None, false);
+        let want = place.want_direct();
         let block = self.near(place, |place| {
             let (arena, _) = self.arenas.at(place.storage, place.node);
             arena.direct(&want, &|point| self.orders.passed(point))
@@ -231,7 +231,12 @@ impl Pool {
         if contended || signal {
             self.collect(signal);
         }
-        let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
+        let party = Party {
+            key,
+            queue,
+            contended,
+        };
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
         if let Some(block) = held(self) {
             return Ok((block, Source::Held));
         }
@@ -265,19 +270,13 @@ impl Pool {
         {
             return Ok((block, Source::Held));
         }
-        self.grow(place, key, queue, contended)
+        self.grow(place, party)
     }
 
     /// A block from memory that is free in an arena.
-    pub(super) fn obtain_held(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Option<Block> {
+    pub(super) fn obtain_held(self: &Arc<Self>, place: Place, party: Party) -> Option<Block> {
         let (arena, small) = self.arenas.at(place.storage, place.node);
-        let want = place.want(place.list, queue, contended);
+        let want = place.want(party);
         if !place.is_small() {
             let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
             self.classes.count_cut(place.list, place.bytes);
@@ -286,60 +285,48 @@ impl Pool {
         let mut more = Vec::new();
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
-            let span = place.span(small, queue, contended);
+            let span = place.span(small, party);
             let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;
         self.classes
             .count_cut(place.list, place.bytes * (more.len() + 1));
-        self.keep(key, more);
+        self.keep(party.key, more);
         Some(first)
     }
 
     /// A block from more memory, or from holes mapped together; of another node, if memory is out on the
     /// request's.
-    pub(super) fn grow(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Result<(Block, Source)> {
+    pub(super) fn grow(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
         self.near(place, |there| {
             let held = (there.node != place.node)
-                .then(|| self.obtain_held(there, key, queue, contended))
+                .then(|| self.obtain_held(there, party))
                 .flatten();
             match held {
                 Some(block) => Ok((block, Source::Held)),
-                None => self.grow_on(there, key, queue, contended),
+                None => self.grow_on(there, party),
             }
         })
     }
 
-    fn grow_on(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Result<(Block, Source)> {
+    fn grow_on(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
         let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
-            let want = place.want(place.list, queue, contended);
+            let want = place.want(party);
             self.await_exchange(arena, &want);
             let grown = arena.grow(&want, &passed)?;
             self.classes.count_cut(place.list, place.bytes);
             return Ok(grown);
         }
         loop {
-            let span = place.span(small, queue, contended);
+            let span = place.span(small, party);
             self.await_exchange(arena, &span);
             let (span, source) = arena.grow(&span, &passed)?;
             small.add_span(span);
             // Another thread may have used up the span already.
-            if let Some(block) = self.obtain_held(place, key, queue, contended) {
+            if let Some(block) = self.obtain_held(place, party) {
                 return Ok((block, source));
             }
         }
