@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use weldpool::{ErrorKind, Stats, StorageMode};
 
-use super::input::Input;
 use super::machine::{Machine, Stream};
 use super::slot::{Memory, Slot};
 use super::target::Target;
@@ -68,10 +67,10 @@ impl Machine {
     }
 
     /// Ends everything, in one of the orders in which a program may, and asserts that nothing is left.
-    pub(super) fn finish(mut self, input: &mut Input<'_>) {
+    pub(super) fn finish(mut self, ending: u8) {
         self.settle();
         self.check();
-        match input.below(4) {
+        match ending % 4 {
             1 => self.close_before_buffers(),
             2 => self.close_before_queues(),
             _ => self.close_last(),
