@@ -137,6 +137,16 @@ pub(crate) struct Point {
     pub(crate) value: u64,
 }
 
+impl Point {
+    /// The later one of two of the same queue.
+    pub(crate) fn later(self, other: Self) -> Self {
+        Self {
+            value: self.value.max(other.value),
+            ..self
+        }
+    }
+}
+
 const IDLE: u64 = 0;
 const LIVE: u64 = 1;
 const DETACHED: u64 = 2;

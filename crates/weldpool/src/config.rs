@@ -66,11 +66,13 @@ pub struct Config {
     /// before holes are mapped together, or empty segments returned, rather than more obtained.
     /// Less is tighter and costs driver calls. Default: 10.
     pub slack_per_1024: u32,
-    /// Driver time in nanoseconds that each request and free may cost on average where memory comes in
-    /// handles that cannot be divided (CUDA): while less was spent, handles are small and mapped
-    /// together out of free parts, beyond it they are large and memory grows instead. More is tighter.
-    /// 100 costs less than growing by handles of 20 MiB does. Where there is no virtual memory (Metal),
-    /// sixteen times as much may go into exchanging segments, waits for work included. Default: 1000.
+    /// Driver time in nanoseconds that each request and free may cost on average for tightness. More is
+    /// tighter. Where memory can be divided (the host), it pays for mapping holes together; beyond it memory
+    /// grows instead, for a while and then for longer. Where memory comes in handles that cannot be divided
+    /// (CUDA): while less was spent, handles are small and mapped together out of free parts, beyond it they
+    /// are large and memory grows instead; 100 costs less than growing by handles of 20 MiB does. Where
+    /// there is no virtual memory (Metal), sixteen times as much may go into exchanging segments, waits for
+    /// work included. Default: 1000.
     pub driver_ns_per_operation: u32,
     /// How long an allocation that found no memory waits for work in flight to give some back.
     /// Default: one second.

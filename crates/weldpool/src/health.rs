@@ -73,7 +73,7 @@ pub struct Health {
 type Check = fn(&Stats) -> Option<(HealthStatus, String)>;
 
 /// Name, check and advice of every rule.
-const RULES: [(&str, Check, &str); 10] = [
+const RULES: [(&str, Check, &str); 11] = [
     (
         "hit_rate",
         hit_rate,
@@ -119,6 +119,12 @@ const RULES: [(&str, Check, &str); 10] = [
         thrash,
         "raise Config::cached_bytes_max, so that memory is kept between the peaks; call \
          Allocator::clear less often",
+    ),
+    (
+        "remapping",
+        remapping,
+        "raise Config::slack_per_1024, so that a little more is held instead, or use \
+         strategy::Adaptive; lower Config::driver_ns_per_operation to bound what it costs",
     ),
     (
         "deferred",
@@ -301,6 +307,18 @@ fn thrash(stats: &Stats) -> Option<(HealthStatus, String)> {
     })
 }
 
+/// Holes were mapped together for more than one allocation in twenty, of at least 1,000.
+fn remapping(stats: &Stats) -> Option<(HealthStatus, String)> {
+    let requests = stats.hits + stats.misses;
+    (requests >= 1000 && share(stats.remaps, requests) > 0.05).then(|| {
+        let seen = format!(
+            "for {} of {requests} allocations holes were mapped together",
+            stats.remaps
+        );
+        (HealthStatus::Attention, seen)
+    })
+}
+
 /// More than half of what is held was freed on queues that are not known to be done with it, while
 /// allocations needed new memory or found none.
 fn deferred(stats: &Stats) -> Option<(HealthStatus, String)> {
@@ -387,7 +405,7 @@ mod tests {
     fn each_rule_applies_alone_and_only_beyond_its_threshold() {
         use HealthStatus::{Attention, Critical};
         type Change = fn(&mut Stats);
-        let cases: [(&str, HealthStatus, Change, Change); 14] = [
+        let cases: [(&str, HealthStatus, Change, Change); 15] = [
             (
                 "hit_rate",
                 Attention,
@@ -450,6 +468,12 @@ mod tests {
                 Attention,
                 |stats| stats.reserved.total = 880 * MIB,
                 |stats| (stats.reserved.total, stats.growths) = (880 * MIB, 63),
+            ),
+            (
+                "remapping",
+                Attention,
+                |stats| stats.remaps = 5_001,
+                |stats| stats.remaps = 5_000,
             ),
             (
                 "deferred",
@@ -544,6 +568,7 @@ mod tests {
             "Config::pooling",
             "Config::classes",
             "Config::slack_per_1024",
+            "Config::driver_ns_per_operation",
             "Config::segment_bytes_min",
             "Config::reserved_bytes_max",
             "Config::wait_max",

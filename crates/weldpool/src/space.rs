@@ -303,6 +303,19 @@ impl<T: Copy> Space<T> {
         }
     }
 
+    /// The free interval that starts at `start`, if there is one.
+    pub(crate) fn free_after(&self, start: usize) -> Option<Free> {
+        let interval = self.intervals.get(&start)?;
+        let range = Range {
+            start,
+            bytes: interval.bytes,
+        };
+        match interval.state {
+            State::Free(point) => Some(Free { range, point }),
+            State::Used(_) => None,
+        }
+    }
+
     /// The points that a range waits for which is free throughout; none if any of it is in use.
     pub(crate) fn awaited(&self, range: Range) -> Option<Vec<Point>> {
         let mut points = Vec::new();
@@ -387,18 +400,10 @@ impl<T: Copy> Space<T> {
                 joined[0] = Some(before);
             }
             if !self.borders.contains(&range.end())
-                && let Some(after) = self.intervals.get(&range.end())
-                && let State::Free(other) = after.state
-                && alike(other)
+                && let Some(after) = self.free_after(range.end())
+                && alike(after.point)
             {
-                let range = Range {
-                    start: range.end(),
-                    bytes: after.bytes,
-                };
-                joined[1] = Some(Free {
-                    range,
-                    point: other,
-                });
+                joined[1] = Some(after);
             }
             for other in joined.into_iter().flatten() {
                 self.remove_free(other.range.start);

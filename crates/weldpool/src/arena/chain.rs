@@ -370,10 +370,11 @@ impl Arena {
         let bytes: usize = pieces.iter().map(|piece| piece.bytes).sum();
         let alignment = want.alignment.max(properties.granularity);
         let place = |growth: &Growth| {
-            let (top, room) = growth.top()?;
+            let top = growth.top()?;
             // A gap before, so that a small block does not begin in one handle and end in the next.
-            let start = (top + properties.granularity).checked_next_multiple_of(alignment)?;
-            (start - top + bytes <= room).then_some(start)
+            let start = top.start + properties.granularity;
+            let start = start.checked_next_multiple_of(alignment)?;
+            (start.checked_add(bytes)? <= top.end()).then_some(start)
         };
         let start = match place(growth) {
             Some(start) => start,

@@ -13,6 +13,8 @@ use crate::space::{Free, Range};
 const ADDRESSES_PER_REQUEST: usize = 4;
 /// Part of what is held by which virtual memory grows at least, while slack allows.
 const GROWTH_DIVISOR: u64 = 256;
+/// Free ranges that gaps are looked for beside.
+const BESIDE_MAX: usize = 64;
 /// Most that virtual memory grows beyond a request.
 const GROWTH_BYTES_MAX: usize = 32 << 20;
 
@@ -64,7 +66,7 @@ impl Arena {
         if !properties.divisible {
             return self.direct_handle(&mut growth, properties, want);
         }
-        let window = self.window(&mut growth, want, None)?;
+        let window = self.window(&mut growth, want)?;
         let bytes = window.bytes_to_map(properties);
         let pieces = self.create_pieces(&mut growth, properties, bytes, usize::MAX)?;
         self.map_window(
@@ -96,8 +98,10 @@ impl Arena {
         want: &Want,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
-        let tail = self.take_tail(growth, want);
-        let window = self.window(growth, want, tail)?;
+        let window = match self.window_beside_free(growth, want, properties) {
+            Some(window) => window,
+            None => self.window(growth, want)?,
+        };
         let need = window.bytes_to_map(properties);
         let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
         let usual = match self.reserve.growth_bytes() {
@@ -107,13 +111,12 @@ impl Arena {
                 .next_multiple_of(properties.granularity),
             bytes => bytes.min(slack) & !(properties.granularity - 1),
         };
-        let usual = usual
-            .max(need)
-            .min(growth.top().map_or(need, |(_, bytes)| bytes));
+        let usual = usual.max(need).min(window.gap.bytes);
         let donors = if slack >= need || self.too_many_mappings(growth, properties) {
             Donors::default()
         } else {
-            self.take_donors(growth, want, need)
+            let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+            self.take_donors(growth, want, need, affordable)
         };
         let missing = need.saturating_sub(donors.bytes());
         let created = if missing == 0 {
@@ -129,10 +132,10 @@ impl Arena {
             Err(error) => {
                 // The device has no more, or must not give it: then every hole counts.
                 self.put_back_donors(growth, donors);
-                let donors = self.take_donors(growth, want, need);
+                let donors = self.take_donors(growth, want, need, usize::MAX);
                 if donors.bytes() < need {
                     self.put_back_donors(growth, donors);
-                    self.put_back(window.tail.into_iter());
+                    self.put_back(window.beside());
                     return Err(error);
                 }
                 (donors, Vec::new())
@@ -197,58 +200,64 @@ impl Arena {
         Ok(pieces)
     }
 
-    /// The free range that ends where new memory would be mapped, if this request may use it.
-    fn take_tail(&self, growth: &Growth, want: &Want) -> Option<Free> {
-        let (top, _) = growth.top()?;
-        if growth.regions.contains_key(&top) {
-            // The top is the start of a region; what is before belongs to another.
+    /// A place that begins in free memory before a gap in what is mapped, ends in free memory behind it, or
+    /// both, such that the least is to be mapped; that memory is taken out of the space. Filling gaps keeps
+    /// what is mapped together, so that neighbours can be joined.
+    fn window_beside_free(
+        &self,
+        growth: &Growth,
+        want: &Want,
+        properties: VirtualMemoryProperties,
+    ) -> Option<Window> {
+        if !growth.spare.is_empty() {
+            // Spare pieces have sizes of their own.
             return None;
         }
         let mut room = self.state.lock();
-        let tail = room.space.free_before(top).filter(|tail| {
-            tail.point
-                .is_none_or(|point| Some(point.queue) == want.queue)
+        let space = &room.space;
+        let gap = |free: Option<Free>| free.map(|gap| gap.range);
+        let largest = space.largest_free_for(want.queue).take(BESIDE_MAX);
+        let gaps = largest.flat_map(|free| {
+            let before = growth.addresses.free_before(free.range.start);
+            let after = growth.addresses.free_after(free.range.end());
+            [gap(before), gap(after)]
         });
-        // A thread may just have freed so much there that nothing needs to be mapped; that is no window.
-        let tail = tail.filter(|tail| {
-            let start = tail.range.start.checked_next_multiple_of(want.alignment);
-            start.is_none_or(|start| start.saturating_add(want.bytes) > tail.range.end())
-        })?;
-        room.space.cut(tail.range.start, tail.range);
-        Some(tail)
+        // Where queues compete, what one of them uses should lie together: so much room is left for more.
+        let gaps = gaps
+            .flatten()
+            .filter(|gap| !want.contended || gap.bytes <= want.bytes);
+        let window = gaps
+            .chain(growth.top())
+            .filter_map(|gap| {
+                // A gap at the border of a region has no neighbour there.
+                let at_border = |position| growth.regions.contains_key(&position);
+                let usable = |free: &Free| {
+                    free.point
+                        .is_none_or(|point| Some(point.queue) == want.queue)
+                };
+                let tail = space.free_before(gap.start).filter(usable);
+                let head = space.free_after(gap.end()).filter(usable);
+                let tail = tail.filter(|_| !at_border(gap.start));
+                let head = head.filter(|_| !at_border(gap.end()));
+                Window::beside_free(gap, tail, head, want)
+            })
+            .min_by_key(|window| window.bytes_to_map(properties))?;
+        for free in window.beside() {
+            room.space.cut(free.range.start, free.range);
+        }
+        Some(window)
     }
 
-    /// Where a block can be that begins in the tail, or at the top. On failure the tail is free again.
-    pub(super) fn window(
-        &self,
-        growth: &mut Growth,
-        want: &Want,
-        tail: Option<Free>,
-    ) -> Result<Window> {
-        let place = |top: usize, tail: Option<Free>| {
-            let start = tail.map_or(top, |tail| tail.range.start);
-            let position = start.checked_next_multiple_of(want.alignment)?;
-            let end = position.checked_add(want.bytes)?;
-            Some(Window {
-                tail,
-                top,
-                position,
-                end,
-            })
-        };
-        let fits = |window: &Window, bytes: usize| window.end - window.top <= bytes;
-        if let Some((top, bytes)) = growth.top()
-            && let Some(window) = place(top, tail).filter(|window| fits(window, bytes))
-        {
+    /// A place in the largest gap in what is mapped, or in new address space.
+    pub(super) fn window(&self, growth: &mut Growth, want: &Want) -> Result<Window> {
+        let place = |gap: Range| Window::beside_free(gap, None, None, want);
+        if let Some(window) = growth.top().and_then(place) {
             return Ok(window);
-        }
-        if let Some(tail) = tail {
-            self.put_back(std::iter::once(tail));
         }
         self.reserve_addresses(growth, want.bytes, want.alignment)?;
         growth
             .top()
-            .and_then(|(top, bytes)| place(top, None).filter(|window| fits(window, bytes)))
+            .and_then(place)
             .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))
     }
 
@@ -345,26 +354,72 @@ impl Arena {
 /// The place of a block whose memory is not, or not all, mapped yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    /// Free memory before the top that it begins in.
+    /// Free memory before the gap that it begins in.
     pub(super) tail: Option<Free>,
-    /// Where mapping starts.
-    pub(super) top: usize,
+    /// Addresses that nothing is mapped to; mapping begins at their start.
+    pub(super) gap: Range,
+    /// Free memory behind the gap that it ends in.
+    head: Option<Free>,
     pub(super) position: usize,
-    pub(super) end: usize,
+    end: usize,
 }
 
 impl Window {
+    /// The place around a gap between free memory; none if it does not suffice, or the memory does alone.
+    fn beside_free(
+        gap: Range,
+        tail: Option<Free>,
+        head: Option<Free>,
+        want: &Want,
+    ) -> Option<Self> {
+        let start = tail.map_or(gap.start, |tail| tail.range.start);
+        let position = start.checked_next_multiple_of(want.alignment)?;
+        let end = position.checked_add(want.bytes)?;
+        let head = head.filter(|_| end > gap.end()).map(|head| Free {
+            // The rest stays free for whom it was.
+            range: Range {
+                bytes: head.range.bytes.min(end - gap.end()),
+                ..head.range
+            },
+            ..head
+        });
+        let last = head.map_or(gap.end(), |head| head.range.end());
+        (end > gap.start && position < gap.end() && end <= last).then_some(Self {
+            tail,
+            gap,
+            head,
+            position,
+            end,
+        })
+    }
+
     pub(super) fn bytes_to_map(&self, properties: VirtualMemoryProperties) -> usize {
-        (self.end - self.top).next_multiple_of(properties.granularity)
+        match self.head {
+            Some(_) => self.gap.bytes,
+            None => (self.end - self.gap.start).next_multiple_of(properties.granularity),
+        }
+    }
+
+    /// The free memory around the gap.
+    pub(super) fn beside(&self) -> impl Iterator<Item = Free> {
+        self.tail.into_iter().chain(self.head)
+    }
+
+    /// Where the free memory will be that the block is cut from, once so much is mapped.
+    pub(super) fn whole(&self, mapped: Range) -> Range {
+        let start = self.tail.map_or(mapped.start, |tail| tail.range.start);
+        let end = self.head.map_or(mapped.end(), |head| head.range.end());
+        Range {
+            start,
+            bytes: end - start,
+        }
     }
 }
 
 impl Growth {
-    /// The largest unused stretch of addresses: its start and length.
-    pub(super) fn top(&self) -> Option<(usize, usize)> {
-        let stretch = self
-            .addresses
-            .find_clean(self.addresses.largest_clean().max(1), 1)?;
-        Some((stretch.0.start, stretch.0.bytes))
+    /// The largest unused stretch of addresses.
+    pub(super) fn top(&self) -> Option<Range> {
+        let largest = self.addresses.largest_clean().max(1);
+        Some(self.addresses.find_clean(largest, 1)?.0)
     }
 }

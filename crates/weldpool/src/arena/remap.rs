@@ -56,9 +56,15 @@ enum Whose {
 
 impl Arena {
     /// Takes granules out of holes until there are `need` bytes, the queue's own pending memory first,
-    /// few large pieces rather than many small ones. May take less.
-    pub(super) fn take_donors(&self, growth: &mut Growth, want: &Want, need: usize) -> Donors {
-        self.take_donors_of(growth, want, need, Whose::OwnThenClean)
+    /// few large pieces rather than many small ones, at most `pieces_max`. May take less.
+    pub(super) fn take_donors(
+        &self,
+        growth: &mut Growth,
+        want: &Want,
+        need: usize,
+        pieces_max: usize,
+    ) -> Donors {
+        self.take_donors_of(growth, want, need, pieces_max, Whose::OwnThenClean)
     }
 
     fn take_donors_of(
@@ -66,8 +72,12 @@ impl Arena {
         growth: &mut Growth,
         want: &Want,
         need: usize,
+        mut pieces_max: usize,
         whose: Whose,
     ) -> Donors {
+        if pieces_max == 0 {
+            return Donors::default();
+        }
         let mut room = self.state.lock();
         let mut own = Vec::new();
         let mut clean = Vec::new();
@@ -92,7 +102,7 @@ impl Arena {
                 .map(|(movable, _)| growth.mappings.pieces_in(*movable))
                 .sum()
         };
-        if whose == Whose::Own && (found < need || pieces(&own) > OWN_PIECES_MAX) {
+        if whose == Whose::Own && (found < need || pieces(&own) > pieces_max) {
             return Donors::default();
         }
         // The last one: the smallest that holds the rest, so that large holes stay whole.
@@ -110,6 +120,12 @@ impl Arena {
                 break;
             }
             let head = growth.mappings.head(movable, missing);
+            let pieces = growth.mappings.pieces_in(head);
+            if pieces > pieces_max {
+                self.reserve.pause_remapping();
+                break;
+            }
+            pieces_max -= pieces;
             // An interval is cut once, so it still starts where it did.
             let point = room.space.cut(free.range.start, head);
             missing = missing.saturating_sub(head.bytes);
@@ -136,9 +152,11 @@ impl Arena {
         if self.too_many_mappings(&growth, properties) {
             return None;
         }
-        let window = self.window(&mut growth, want, None).ok()?;
+        let window = self.window(&mut growth, want).ok()?;
         let need = window.bytes_to_map(properties);
-        let donors = self.take_donors_of(&mut growth, want, need, Whose::Own);
+        let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+        let most = affordable.min(OWN_PIECES_MAX);
+        let donors = self.take_donors_of(&mut growth, want, need, most, Whose::Own);
         if donors.is_empty() {
             return None;
         }
@@ -182,8 +200,8 @@ impl Arena {
         2 * (growth.mappings.len() + growth.stale.len()) >= most
     }
 
-    /// Maps the donors and then the new pieces at the window's top, and cuts the block from its tail and
-    /// them. On failure everything is free again, or spare.
+    /// Maps the donors and then the new pieces in the window's gap, and cuts the block from them and the free
+    /// memory beside it. On failure everything is free again, or spare.
     #[expect(
         clippy::too_many_arguments,
         reason = "the parts of one window, used once"
@@ -201,11 +219,10 @@ impl Arena {
         let pieces = donors.iter().flat_map(|donor| &donor.pieces);
         let pieces = joined(pieces.chain(&created).copied().collect());
         let mapped = Range {
-            start: window.top,
+            start: window.gap.start,
             bytes: pieces.iter().map(|piece| piece.bytes).sum(),
         };
-        let fits = growth.top().is_some_and(|(_, bytes)| mapped.bytes <= bytes);
-        let done = if fits {
+        let done = if mapped.bytes <= window.gap.bytes {
             self.map_pieces(growth, properties, mapped, &pieces)
         } else {
             Err(Error::new(
@@ -219,30 +236,23 @@ impl Arena {
                 restore(growth, donor);
             }
             let free = donors.iter().map(|donor| donor.free);
-            self.put_back(free.chain(window.tail));
+            self.put_back(free.chain(window.beside()));
             return Err(error);
         }
+        let moved = donors.iter().map(|donor| donor.pieces.len()).sum();
+        self.reserve.note_remapped(moved, properties.remap_ns);
         let mut position = mapped.start;
         for piece in &pieces {
             growth.mappings.insert(position, *piece);
             position += piece.bytes;
         }
-        let mut point: Option<Point> = window.tail.and_then(|tail| tail.point);
+        let beside = window.beside().map(|free| free.point);
+        let donated = donors.iter().map(|donor| donor.free.point);
+        let point = beside.chain(donated).flatten().reduce(Point::later);
         for donor in &donors {
-            point = match (point, donor.free.point) {
-                (Some(one), Some(other)) => Some(Point {
-                    queue: one.queue,
-                    value: one.value.max(other.value),
-                }),
-                (one, other) => one.or(other),
-            };
             growth.stale.push((donor.free.range, donor.free.point));
         }
-        let start = window.tail.map_or(window.top, |tail| tail.range.start);
-        let whole = Range {
-            start,
-            bytes: mapped.end() - start,
-        };
+        let whole = window.whole(mapped);
         let block = {
             let mut room = self.state.lock();
             let point = point.filter(|_| !left_out(Wait::Remap));

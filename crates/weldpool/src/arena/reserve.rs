@@ -28,6 +28,10 @@ pub(crate) struct Reserve {
     sparing: AtomicBool,
     /// Time spent waiting for work so that its memory could be exchanged, in nanoseconds.
     waited_ns: AtomicU64,
+    /// What mapping holes together cost so far, in nanoseconds, at the device's typical cost of a piece:
+    /// a busy machine must not change what is affordable.
+    remapped_ns: AtomicU64,
+    remap_pause: RemapPause,
     /// Segments, or additions to virtual memory, that were obtained.
     growths: AtomicU64,
     /// Times that memory was mapped at a second place instead of growing.
@@ -49,6 +53,26 @@ struct Retention {
     /// Whether holes are mapped together that lie in few pieces, rather than large ones.
     few_pieces: AtomicBool,
 }
+
+/// When holes are not mapped together, because that cost more than was earned.
+///
+/// Blocks between holes that were mapped elsewhere cannot be joined when they are free, so memory that is
+/// remapped by a workload that cannot afford it is worse than memory that never was. Each pause is twice
+/// as long as the one before: a workload that only begins like that pays once, one that goes on so pays a
+/// few times.
+#[derive(Debug)]
+struct RemapPause {
+    /// Operations served when it ends; later ones for the next.
+    until: AtomicU64,
+    /// Length of the next in operations.
+    length: AtomicU64,
+}
+
+/// Length of the first pause in operations.
+const REMAP_PAUSE: u64 = 4 << 10;
+/// Driver time in nanoseconds that can be saved up for remapping, besides what memory earns: a workload
+/// that changes must not pay at once for what long went well.
+const REMAP_SAVED_NS_MAX: u64 = 32_000_000;
 
 /// Bytes of the greatest sum of requested ones that earn as much driver time as an operation: memory
 /// must be obtained before anything is served from it.
@@ -72,6 +96,11 @@ impl Reserve {
             driver_ns_per_operation,
             sparing: AtomicBool::new(false),
             waited_ns: AtomicU64::new(0),
+            remapped_ns: AtomicU64::new(0),
+            remap_pause: RemapPause {
+                until: AtomicU64::new(0),
+                length: AtomicU64::new(REMAP_PAUSE),
+            },
             growths: AtomicU64::new(0),
             remaps: AtomicU64::new(0),
             returned: AtomicU64::new(0),
@@ -136,10 +165,53 @@ impl Reserve {
 
     /// Whether `driver_ns` of driver time in all is in proportion to what was served.
     pub(crate) fn affords(&self, driver_ns: u64) -> bool {
+        driver_ns <= self.earned_ns()
+    }
+
+    /// Driver time that what was served is worth, in nanoseconds.
+    fn earned_ns(&self) -> u64 {
         let operations = self.operations.load(Ordering::Relaxed);
-        let memory = self.peak_live() / MEMORY_PER_OPERATION;
-        let earned = operations.saturating_add(memory);
-        driver_ns <= earned.saturating_mul(self.driver_ns_per_operation)
+        let served = operations.saturating_mul(self.driver_ns_per_operation);
+        served.saturating_add(self.memory_ns())
+    }
+
+    /// The part of it that the memory in use is worth.
+    fn memory_ns(&self) -> u64 {
+        (self.peak_live() / MEMORY_PER_OPERATION).saturating_mul(self.driver_ns_per_operation)
+    }
+
+    /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each.
+    pub(crate) fn affordable_pieces(&self, piece_ns: u32) -> usize {
+        if self.operations.load(Ordering::Relaxed) < self.remap_pause.until.load(Ordering::Relaxed)
+        {
+            return 0;
+        }
+        let most = REMAP_SAVED_NS_MAX.saturating_add(self.memory_ns());
+        let earned = self.earned_ns();
+        let forgotten = earned.saturating_sub(most);
+        let spent = self.remapped_ns.fetch_max(forgotten, Ordering::Relaxed);
+        let left = earned.saturating_sub(spent.max(forgotten));
+        usize::try_from(left / u64::from(piece_ns.max(1))).unwrap_or(usize::MAX)
+    }
+
+    /// Takes note that more pieces would have been of use than were affordable.
+    pub(crate) fn pause_remapping(&self) {
+        let pause = &self.remap_pause;
+        let length = pause.length.load(Ordering::Relaxed);
+        let until = self
+            .operations
+            .load(Ordering::Relaxed)
+            .saturating_add(length);
+        pause.until.store(until, Ordering::Relaxed);
+        pause
+            .length
+            .store(length.saturating_mul(2), Ordering::Relaxed);
+    }
+
+    /// Takes note of so many pieces mapped at a second place.
+    pub(crate) fn note_remapped(&self, pieces: usize, piece_ns: u32) {
+        let spent = (pieces as u64).saturating_mul(u64::from(piece_ns));
+        self.remapped_ns.fetch_add(spent, Ordering::Relaxed);
     }
 
     pub(crate) fn set_sparing(&self, sparing: bool) {
@@ -222,5 +294,55 @@ impl Reserve {
 
     pub(crate) fn remaps(&self) -> u64 {
         self.remaps.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const PIECE_NS: u32 = 1000;
+
+    fn reserve() -> Reserve {
+        Reserve::new(None, 10, 1000, (0, 0))
+    }
+
+    #[test]
+    fn remapping_is_paid_for_by_what_was_served() {
+        let reserve = reserve();
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+        reserve.note_operations(100);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 100);
+        reserve.note_remapped(60, PIECE_NS);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 40);
+        reserve.note_live(10 * MEMORY_PER_OPERATION);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 50, "and by memory");
+        assert_eq!(reserve.affordable_pieces(0), 50_000);
+    }
+
+    #[test]
+    fn little_is_saved_up() {
+        let reserve = reserve();
+        let most = usize::try_from(REMAP_SAVED_NS_MAX).unwrap() / PIECE_NS as usize;
+        reserve.note_operations(1 << 40);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), most);
+        reserve.note_remapped(most, PIECE_NS);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+        reserve.note_operations((1 << 40) + 5);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS), 5);
+    }
+
+    #[test]
+    fn each_pause_is_twice_as_long() {
+        let reserve = reserve();
+        let mut served = 0;
+        for pause in [REMAP_PAUSE, 2 * REMAP_PAUSE, 4 * REMAP_PAUSE] {
+            reserve.pause_remapping();
+            reserve.note_operations(served + pause - 1);
+            assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+            served += pause;
+            reserve.note_operations(served);
+            assert!(reserve.affordable_pieces(PIECE_NS) > 0);
+        }
     }
 }

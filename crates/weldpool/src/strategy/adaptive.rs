@@ -21,9 +21,9 @@ const RISE_DIVISOR: u64 = 8;
 /// Slack, in 1024ths, before anything is known, and remaps at one live peak that are worth one more.
 const SLACK_FIRST: u32 = 5;
 const SLACK_REMAPS: u64 = 64;
-/// Addresses of memory mapped elsewhere that stay mapped for each remap, and in all.
-const MOVED_PER_REMAP: u64 = 16;
-const MOVED_RANGES_MAX: u64 = 256;
+/// Ranges whose memory was mapped elsewhere that may stay mapped, to be unmapped together: few, because the
+/// gaps that they leave are of use too.
+const MOVED_RANGES_MAX: usize = 16;
 /// Requests past the caches over which the greatest sum of requested bytes is remembered, once more.
 const RETENTION_REQUESTS: u64 = 1 << 14;
 
@@ -36,7 +36,7 @@ const RETENTION_REQUESTS: u64 = 1 << 14;
 /// - *Minimums.* A small class that is asked for again and again keeps a few blocks when caches are emptied.
 /// - *Retention.* Memory grows by an eighth of what the live peak rose lately, within a slack. As much
 ///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together, it
-///   is done out of few pieces, and the addresses they left are unmapped many at once. A request that
+///   is done out of few pieces, and the addresses they left are unmapped several at once. A request that
 ///   would exceed the slack waits for memory that another queue is about to give back.
 ///
 /// The slack is 0.5 % at first. With a greater [`ratio_max`](Self::new) it rises toward that while holes
@@ -199,14 +199,13 @@ impl Strategy for Adaptive {
             state.cached.saturating_mul(2)
         };
         let rise = state.rise.next(driven.requests, driven.live_bytes_peak);
-        let moved = (driven.remaps * MOVED_PER_REMAP).min(MOVED_RANGES_MAX);
         Some(Tuning {
             slack_per_1024: Some(state.slack),
             // Not zero, which would leave it to the arena.
             growth_bytes: usize::try_from(rise / RISE_DIVISOR)
                 .unwrap_or(usize::MAX)
                 .max(1),
-            moved_ranges_max: usize::try_from(moved).unwrap_or(0),
+            moved_ranges_max: MOVED_RANGES_MAX,
             few_pieces: driven.remaps > 0,
             cached_bytes: state.recent.next(driven.requests, driven.live_bytes),
             wait_max: self.wait_max,

@@ -263,3 +263,24 @@ fn pressure_is_reported_while_it_lasts() {
     monitor.check();
     holds_and_is_mended("pressure", &ill, &allocator.health());
 }
+
+#[test]
+fn holes_mapped_together_for_many_allocations_are_worth_some_slack() {
+    let health = |slack_per_1024| {
+        let allocator = on_host(Config {
+            slack_per_1024,
+            driver_ns_per_operation: 1_000_000,
+            ..Config::default()
+        });
+        let mut live: Vec<Buffer> = Vec::new();
+        for number in 0..2000 {
+            // Each a little longer than the last, so that no hole suffices.
+            live.push(allocator.allocate(MIB + number * 4096).unwrap());
+            if live.len() > 32 {
+                drop(live.swap_remove(number % 31));
+            }
+        }
+        allocator.health()
+    };
+    holds_and_is_mended("remapping", &health(0), &health(1024));
+}

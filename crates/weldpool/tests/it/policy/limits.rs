@@ -90,3 +90,35 @@ fn the_limit_on_idle_memory_acts_at_once() {
         assert_eq!(allocator.stats().cached_bytes, 0);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn sizes_that_never_recur_cost_few_driver_calls_and_a_bounded_part_of_memory() {
+    const LIVE_BYTES: usize = 64 * MIB;
+    let allocator = on_host(Config::default());
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut live: Vec<weldpool::Buffer> = Vec::new();
+    let mut bytes = 0;
+    let allocations = 60_000_u64;
+    for _ in 0..allocations {
+        let next = 70_000 + random(1_930_000);
+        while bytes + next > LIVE_BYTES {
+            let buffer = live.swap_remove(random(live.len()));
+            bytes -= buffer.len();
+        }
+        live.push(allocator.allocate(next).unwrap());
+        bytes += next;
+    }
+    let stats = allocator.stats();
+    let calls = stats.driver_calls as f64 / (2 * allocations) as f64;
+    let ratio = stats.reserved.peak as f64 / stats.live.peak as f64;
+    // A microsecond for each operation, at three for each piece.
+    assert!(calls < 0.35, "{calls} driver calls for each operation");
+    assert!(ratio < 1.35, "{ratio} of what was live was held");
+}
