@@ -308,9 +308,11 @@ fn disturb(allocator: &Allocator, shared: &Shared, seed: u64) {
             }
             2 => {
                 let held = allocator.stats().reserved.value;
-                let before = allocator.set_reserved_bytes_max(Some(held));
-                thread::sleep(Duration::from_millis(20));
-                allocator.set_reserved_bytes_max(before);
+                // Where nothing is held, that is no limit to set.
+                if let Ok(before) = allocator.set_reserved_bytes_max(Some(held)) {
+                    thread::sleep(Duration::from_millis(20));
+                    let _held = allocator.set_reserved_bytes_max(before);
+                }
             }
             3 => {
                 if let Ok(monitor) = allocator.pressure() {

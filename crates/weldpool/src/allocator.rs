@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use crate::address::BlockInfo;
 use crate::buffer::Buffer;
-use crate::config::Config;
+use crate::config::{Config, validate_reserved_bytes_max};
 use crate::device::host::HostDevice;
 use crate::device::{Device, DeviceQueue};
 use crate::error::{Error, ErrorKind, Result};
@@ -172,13 +172,21 @@ impl Allocator {
         self.handle.pool.set_pooling(on)
     }
 
-    /// Sets the hard limit on the bytes held from the driver; returns what it was. Memory already held
-    /// beyond it stays until it is freed.
-    pub fn set_reserved_bytes_max(&self, bytes: Option<u64>) -> Option<u64> {
-        self.handle.pool.reserve().set_limit(bytes)
+    /// Sets the hard limit on the bytes held from the driver, or none; returns what it was. Memory already
+    /// held beyond it stays until it is freed, and serves.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) for a limit of 0 bytes, as when an allocator is built; the
+    /// old one stays in force.
+    pub fn set_reserved_bytes_max(&self, bytes: Option<u64>) -> Result<Option<u64>> {
+        validate_reserved_bytes_max(bytes)?;
+        Ok(self.handle.pool.reserve().set_limit(bytes))
     }
 
-    /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now.
+    /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now. At 0 nothing
+    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, and what work in flight
+    /// still uses.
     pub fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         self.handle.pool.set_cached_bytes_max(bytes)
     }
@@ -201,8 +209,9 @@ impl Allocator {
 
     /// The monitor of memory pressure: the level, statistics, a signal by hand, callbacks. Unless
     /// [`Config::pressure`] is enabled it has no thread and assesses only in
-    /// [`check`](PressureMonitor::check). A callback that owns a handle of this allocator keeps it
-    /// alive.
+    /// [`check`](PressureMonitor::check), when memory is out, and, while the level is raised, once in an
+    /// [`interval`](crate::pressure::PressureConfig::interval) on a thread whose request goes past the
+    /// caches, which can only lower it. A callback that owns a handle of this allocator keeps it alive.
     ///
     /// # Errors
     ///
@@ -302,8 +311,6 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Its threads end first: they work on the pool.
-        drop(self.supervisor.take());
         let report = self.pool.live_report();
         if !report.buffers.is_empty() {
             tracing::warn!(pool = self.pool.name(), "{report}");
@@ -316,6 +323,8 @@ impl Drop for Handle {
             }
         }
         self.pool.finish_watching();
+        // Its threads end first: they work on the pool. What they did is in what was just printed.
+        drop(self.supervisor.take());
         self.pool.close();
     }
 }

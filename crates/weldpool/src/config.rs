@@ -172,10 +172,19 @@ impl Config {
         if self.stats_on_exit == Some(StatsOnExit::Json) {
             return fail("Config::stats_on_exit: JSON needs the crate's feature \"serde\"".into());
         }
-        if self.reserved_bytes_max == Some(0) {
-            return fail("Config::reserved_bytes_max is 0; leave it out for no limit".into());
-        }
+        validate_reserved_bytes_max(self.reserved_bytes_max)?;
         self.pressure.validate()?;
         self.gc.validate()
     }
+}
+
+/// Refuses a limit with which nothing could be served.
+pub(crate) fn validate_reserved_bytes_max(bytes: Option<u64>) -> Result<()> {
+    if bytes == Some(0) {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            "reserved_bytes_max is 0; leave it out for no limit",
+        ));
+    }
+    Ok(())
 }

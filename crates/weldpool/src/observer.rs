@@ -87,7 +87,8 @@ impl Allocator {
     /// was, whose [`finish`](Recorder::finish) writes the trace to its end.
     ///
     /// The stream of an event is 0 for the host, otherwise one that stands for the queue. While
-    /// recording, every call takes the slower path. Calls that are under way when recording
+    /// recording, every call takes the slower path, which counts and serves from the same caches, so that what
+    /// is held is as without a recorder. Calls that are under way when recording
     /// begins or ends may be missing.
     ///
     /// ```

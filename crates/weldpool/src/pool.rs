@@ -87,6 +87,8 @@ pub(crate) struct Pool {
     /// Keeps the configured callback registered.
     _on_out_of_memory: Option<OutOfMemoryCallback>,
     supervisor: OnceLock<Weak<Supervisor>>,
+    /// Whether the level of memory pressure is raised.
+    pressed: AtomicBool,
     wait_max: Duration,
     on_leak: Option<LeakHandler>,
     shards: Mutex<Vec<Arc<Shard>>>,
@@ -119,6 +121,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(name: String, device: Arc<dyn Device>, config: Config) -> Result<Arc<Self>> {
+        close::close_late_now();
         let device = Arc::new(Metered::new(device));
         let cached_bytes_max = match config.cached_bytes_max {
             Some(bytes) => bytes,
@@ -135,16 +138,18 @@ impl Pool {
             memory.is_some_and(|memory| memory.divisible)
         };
         let divisible = device.properties().storage_modes.iter().any(divides);
-        let key = CacheKey::new();
-        let arenas = Arenas::new(key, &device, &reserve);
+        let strategy = config.strategy.clone();
+        let strategy = strategy.map(|one| one.for_allocator().unwrap_or(one));
+        let chooses = strategy.as_ref().is_some_and(|one| one.chooses());
+        let unused_bins = Bins::unused()?;
         let callbacks = Arc::<Callbacks>::default();
         let on_out_of_memory = match config.on_out_of_memory.clone() {
             Some(handler) => Some(callbacks.add(handler)?),
             None => None,
         };
-        let strategy = config.strategy.clone();
-        let strategy = strategy.map(|one| one.for_allocator().unwrap_or(one));
-        let chooses = strategy.as_ref().is_some_and(|one| one.chooses());
+        // Nothing fails from here on, so that the key's slot is not lost.
+        let key = CacheKey::new();
+        let arenas = Arenas::new(key, &device, &reserve);
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
@@ -154,7 +159,6 @@ impl Pool {
             divisible,
         );
         let classes = ClassPools::new(config.classes, warm, arenas.node_count());
-        let unused_bins = Bins::unused()?;
         let shared = Shard::new(key, classes.list_count(), &unused_bins);
         let pool = Arc::new(Self {
             key,
@@ -175,6 +179,7 @@ impl Pool {
             callbacks,
             _on_out_of_memory: on_out_of_memory,
             supervisor: OnceLock::new(),
+            pressed: AtomicBool::new(false),
             wait_max: config.wait_max,
             on_leak: config.on_leak,
             shards: Mutex::new(Vec::new()),

@@ -231,7 +231,8 @@ impl fmt::Display for Stats {
         write!(
             f,
             "live {} (peak {}), reserved {} (peak {}), cached {}, deferred {}, utilisation {:.1} %, \
-             hits {:.2} % of {}, driver calls {}",
+             hits {:.2} % of {}, driver calls {}, pressure {:.2} {} ({} changes, {} returned), \
+             {} collections ({} returned)",
             self.live.value,
             self.live.peak,
             self.reserved.value,
@@ -242,6 +243,12 @@ impl fmt::Display for Stats {
             100.0 * self.hit_rate(),
             self.allocations,
             self.driver_calls,
+            self.pressure,
+            self.pressure_level,
+            self.pressure_events,
+            self.pressure_returned_bytes,
+            self.gc.collections,
+            self.gc.given_back_bytes,
         )
     }
 }

@@ -92,6 +92,13 @@ impl Supervisor {
         }
     }
 
+    /// Has pressure assessed that may be over, where no thread does.
+    pub(crate) fn relax(&self) {
+        if let Some(monitor) = self.monitor.get() {
+            monitor.relax();
+        }
+    }
+
     /// Adds what was watched to the statistics.
     pub(crate) fn add_to(&self, stats: &mut Stats) {
         stats.gc = self.gc.stats();
@@ -121,8 +128,9 @@ impl Caretaker {
 }
 
 impl Responder for Caretaker {
-    fn respond(&self, _level: Level, actions: Actions) -> u64 {
-        self.pool.upgrade().map_or(0, |pool| pool.respond(actions))
+    fn respond(&self, level: Level, actions: Actions) -> u64 {
+        let pool = self.pool.upgrade();
+        pool.map_or(0, |pool| pool.respond(level, actions))
     }
 }
 

@@ -203,7 +203,7 @@ impl Machine {
     }
 }
 
-fn on_another_thread<T: Send>(function: impl FnOnce() -> T + Send) -> T {
+pub(super) fn on_another_thread<T: Send>(function: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| match scope.spawn(function).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

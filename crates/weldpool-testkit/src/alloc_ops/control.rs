@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weldpool::ErrorKind;
 
+use super::buffers::on_another_thread;
 use super::input::Input;
 use super::machine::{Machine, Stream};
 use crate::Call;
@@ -11,18 +12,29 @@ use crate::Call;
 const QUEUES_MAX: usize = 4;
 
 impl Machine {
-    pub(super) fn control(&mut self, input: &mut Input<'_>) {
+    pub(super) fn control(&mut self, input: &mut Input<'_>, on_thread: bool) {
         match input.below(6) {
+            0 if on_thread => {
+                let allocator = &self.allocator;
+                let _bytes = on_another_thread(|| allocator.clear());
+            }
             0 => drop(self.allocator.clear()),
             1 => {
-                let before = self.limit;
                 let held = self.allocator.stats().reserved.value;
-                self.limit = match input.below(3) {
+                let limit = match input.below(3) {
                     0 => None,
                     1 => Some(held),
                     _ => Some(u64::from(input.byte()) << 18),
                 };
-                assert_eq!(self.allocator.set_reserved_bytes_max(self.limit), before);
+                match self.allocator.set_reserved_bytes_max(limit) {
+                    Ok(before) => {
+                        assert_eq!(before, self.limit);
+                        self.limit = limit;
+                    }
+                    Err(error) => {
+                        assert_eq!((limit, error.kind()), (Some(0), ErrorKind::InvalidConfig));
+                    }
+                }
             }
             2 => drop(
                 self.allocator

@@ -14,6 +14,9 @@ use super::target::Target;
 /// Buffers up to this size take part in queue work, which touches all of their bytes.
 pub(super) const WORK_BYTES_MAX: usize = 256 << 10;
 
+/// Kinds of operations, as often as they are to come up.
+const OPERATIONS: u8 = 24;
+
 /// A queue of the allocator, the device's queue under it, and its number on the device.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -92,7 +95,10 @@ impl Machine {
     }
 
     pub(super) fn operate(&mut self, input: &mut Input<'_>) {
-        match input.below(24) {
+        let byte = input.byte();
+        // What is left of the byte says how.
+        let on_thread = byte / OPERATIONS % 2 == 1;
+        match byte % OPERATIONS {
             0..4 => self.allocate(input, false),
             4 | 5 => self.free(input),
             6 | 7 => self.free_on(input),
@@ -102,7 +108,7 @@ impl Machine {
             11 | 12 => self.fill(input),
             13 | 14 => self.copy(input),
             15 => self.step(input),
-            16 => self.control(input),
+            16 => self.control(input, on_thread),
             17 => self.queues(input),
             18 => self.faults(input),
             19 | 20 => self.foreign(input),

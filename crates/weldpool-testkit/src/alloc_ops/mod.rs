@@ -25,7 +25,7 @@ use self::target::Target;
 /// Operations of one run.
 const OPERATIONS_MAX: usize = 600;
 
-/// Runs the program that `bytes` are.
+/// Runs the program that `bytes` are. The last of them says in which order everything ends.
 ///
 /// # Panics
 ///
@@ -40,6 +40,6 @@ pub fn run(bytes: &[u8]) {
             }
             machine.operate(&mut input);
         }
-        machine.finish();
+        machine.finish(bytes.last().copied().unwrap_or_default());
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use weldpool::{ErrorKind, StorageMode};
+use weldpool::{ErrorKind, Stats, StorageMode};
 
-use super::machine::Machine;
-use super::slot::Slot;
+use super::machine::{Machine, Stream};
+use super::slot::{Memory, Slot};
+use super::target::Target;
 
 /// Times that everything is asked for at the end; the host's queues go on by themselves.
 const CLEARS_MAX: usize = 1000;
@@ -65,26 +66,63 @@ impl Machine {
         }
     }
 
-    /// Frees everything and asserts that nothing is left.
-    pub(super) fn finish(mut self) {
+    /// Ends everything, in one of the orders in which a program may, and asserts that nothing is left.
+    pub(super) fn finish(mut self, ending: u8) {
         self.settle();
         self.check();
+        match ending % 4 {
+            1 => self.close_before_buffers(),
+            2 => self.close_before_queues(),
+            _ => self.close_last(),
+        }
+    }
+
+    /// Drops the allocator, then the buffers, then the queues.
+    fn close_before_buffers(self) {
+        self.give_back(|stats| stats.deferred_bytes == 0);
+        let Self {
+            slots,
+            streams,
+            allocator,
+            target,
+            ..
+        } = self;
+        drop(allocator);
+        drop(slots);
+        check_returned(&target, streams);
+    }
+
+    /// Frees everything in the order of queues, then drops the allocator, then the queues.
+    fn close_before_queues(mut self) {
+        while !self.slots.is_empty() {
+            let slot = self.remove(0);
+            let stream = self.streams.iter().find(|stream| !stream.lost);
+            match (slot.memory, stream) {
+                (Memory::Own(buffer), Some(stream)) => buffer.free_on(&stream.queue),
+                (memory, _) => drop(memory),
+            }
+        }
+        self.settle();
+        self.give_back(|stats| stats.deferred_bytes == 0);
+        self.check();
+        let Self {
+            streams,
+            allocator,
+            target,
+            ..
+        } = self;
+        drop(allocator);
+        check_returned(&target, streams);
+    }
+
+    /// Frees everything, then ends the queues, and then the allocator.
+    fn close_last(mut self) {
         while !self.slots.is_empty() {
             drop(self.remove(0));
         }
         self.settle();
         self.streams.clear();
-        // A round may mark the ends of queues that only then go on, or unmap what the next one returns.
-        for _ in 0..CLEARS_MAX {
-            if let Some(control) = self.target.control() {
-                control.run_all();
-            }
-            let _bytes = self.allocator.clear();
-            if self.allocator.stats().reserved.value == 0 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.give_back(|stats| stats.reserved.value == 0);
         self.check();
         let stats = self.allocator.stats();
         assert_eq!(stats.reserved.value, 0, "bytes held at the end: {stats}");
@@ -94,4 +132,32 @@ impl Machine {
         drop(allocator);
         target.check_end();
     }
+
+    /// Asks everything idle back until that is done. A round may mark the ends of queues that only then go on,
+    /// or unmap what the next one returns.
+    fn give_back(&self, done: impl Fn(&Stats) -> bool) {
+        for _ in 0..CLEARS_MAX {
+            if let Some(control) = self.target.control() {
+                control.run_all();
+            }
+            let _bytes = self.allocator.clear();
+            if done(&self.allocator.stats()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Asserts that nothing is held though queues of the closed allocator are there, which still can be marked.
+fn check_returned(target: &Target, streams: Vec<Stream>) {
+    assert_eq!(target.device.held().bytes(), 0, "memory was not returned");
+    for stream in streams {
+        let marked = stream.queue.fence();
+        assert!(marked.is_ok() || stream.lost, "{marked:?}");
+    }
+    if let Some(control) = target.control() {
+        control.run_all();
+    }
+    target.check_end();
 }

@@ -13,8 +13,12 @@
 //! sees from the record whether the block contains the address and is anybody's.
 //!
 //! Nodes that nothing starts in are used again, for other addresses or, in the end, another map. A look-up that is
-//! still in one then finds records that start elsewhere, and takes no notice of them. Like records they
-//! live as long as the process, so that no reference to one can dangle.
+//! still in one then finds records that start elsewhere, and takes no notice of them. It misses nothing by that:
+//! the nodes from the root down to a block's leaf are not emptied while the block is there, so a look-up strays
+//! only below the lowest of them that the address lies in too, and on its way up it comes back to that one.
+//! Nor can a record that it meets astray, though it may come to describe another block meanwhile, start between
+//! the block's start and the address. Like records nodes live as long as the process, so that no reference to
+//! one can dangle.
 //!
 //! A node takes 528 bytes. For blocks that lie close together that are 528 bytes for each 16 KiB of
 //! addresses that a block starts in, and a sixty-fourth of that at each level above.
@@ -34,7 +38,7 @@ const SLOT_BITS: u32 = if cfg!(loom) { 2 } else { 6 };
 const SLOTS: usize = 1 << SLOT_BITS;
 /// Levels of the tree. Together they cover addresses of 50 bits: more than Linux and macOS give out unless
 /// they are asked to.
-const LEVELS: usize = if cfg!(loom) { 3 } else { 7 };
+const LEVELS: usize = if cfg!(loom) { 4 } else { 7 };
 
 /// What a map consists of.
 #[derive(Debug)]

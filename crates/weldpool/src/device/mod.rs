@@ -8,6 +8,7 @@ pub mod fake;
 mod fence;
 pub mod host;
 mod mapping;
+mod mappings;
 mod metered;
 mod pages;
 mod properties;

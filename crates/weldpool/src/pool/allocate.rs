@@ -2,20 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::Pool;
-use super::place::Place;
+use super::close::close_late;
+use super::place::{Party, Place};
 use super::recovery::{Shortage, is_shortage};
 use crate::arena::{SMALL_BYTES_MAX, Source};
-use crate::block::{Block, CacheKey, ListId};
+use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::Name;
 use crate::request::{DEFAULT_ALIGNMENT, Request};
-use crate::strategy::{Asked, Choice, Surroundings};
+use crate::strategy::{Asked, Choice, Strategy, Surroundings};
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache;
 
@@ -89,6 +89,8 @@ impl Pool {
     }
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
+        self.relax();
+        close_late();
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -98,7 +100,7 @@ impl Pool {
                 pool,
                 storage,
                 alignment,
-            } = strategy.choose(&Asked::of(&request), &Surroundings::of(self));
+            } = self.choose(strategy.as_ref(), &Asked::of(&request));
             pooled &= pool;
             request = request.storage(storage).alignment(alignment);
         }
@@ -133,6 +135,13 @@ impl Pool {
         let touched = block.point().is_some();
         block.hand_out(request.bytes, place.alignment, request.name, touched);
         Ok(Buffer::new(block))
+    }
+
+    /// What the strategy decides about a request.
+    fn choose(&self, strategy: &dyn Strategy, asked: &Asked) -> Choice {
+        let choose = || strategy.choose(asked, &Surroundings::of(self));
+        let chosen = self.unless_it_panics("choose", choose);
+        chosen.unwrap_or_else(|| Choice::of(asked))
     }
 
     /// Whether a request past the warm path is to be a sample.
@@ -179,18 +188,14 @@ impl Pool {
             self.classes.count_miss(block.list());
         }
         if let Some(strategy) = &self.strategy {
-            // The block would be lost.
-            let tuned = catch_unwind(AssertUnwindSafe(|| self.tune(strategy.as_ref())));
-            if tuned.is_err() {
-                tracing::error!(pool = %self.name, "a strategy that was asked to tune panicked");
-            }
+            self.tune(strategy.as_ref());
         }
         Ok(block)
     }
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
-        let want = place.want(ListId::DIRECT, None, false);
+        let want = place.want_direct();
         let block = self.near(place, |place| {
             let (arena, _) = self.arenas.at(place.storage, place.node);
             arena.direct(&want, &|point| self.orders.passed(point))
@@ -226,7 +231,12 @@ impl Pool {
         if contended || signal {
             self.collect(signal);
         }
-        let held = |pool: &Arc<Self>| pool.obtain_held(place, key, queue, contended);
+        let party = Party {
+            key,
+            queue,
+            contended,
+        };
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
         if let Some(block) = held(self) {
             return Ok((block, Source::Held));
         }
@@ -260,19 +270,13 @@ impl Pool {
         {
             return Ok((block, Source::Held));
         }
-        self.grow(place, key, queue, contended)
+        self.grow(place, party)
     }
 
     /// A block from memory that is free in an arena.
-    pub(super) fn obtain_held(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Option<Block> {
+    pub(super) fn obtain_held(self: &Arc<Self>, place: Place, party: Party) -> Option<Block> {
         let (arena, small) = self.arenas.at(place.storage, place.node);
-        let want = place.want(place.list, queue, contended);
+        let want = place.want(party);
         if !place.is_small() {
             let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
             self.classes.count_cut(place.list, place.bytes);
@@ -281,60 +285,48 @@ impl Pool {
         let mut more = Vec::new();
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
-            let span = place.span(small, queue, contended);
+            let span = place.span(small, party);
             let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
             small.add_span(span);
             small.allocate(&want, count, &mut more)
         })?;
         self.classes
             .count_cut(place.list, place.bytes * (more.len() + 1));
-        self.keep(key, more);
+        self.keep(party.key, more);
         Some(first)
     }
 
     /// A block from more memory, or from holes mapped together; of another node, if memory is out on the
     /// request's.
-    pub(super) fn grow(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Result<(Block, Source)> {
+    pub(super) fn grow(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
         self.near(place, |there| {
             let held = (there.node != place.node)
-                .then(|| self.obtain_held(there, key, queue, contended))
+                .then(|| self.obtain_held(there, party))
                 .flatten();
             match held {
                 Some(block) => Ok((block, Source::Held)),
-                None => self.grow_on(there, key, queue, contended),
+                None => self.grow_on(there, party),
             }
         })
     }
 
-    fn grow_on(
-        self: &Arc<Self>,
-        place: Place,
-        key: CacheKey,
-        queue: Option<u32>,
-        contended: bool,
-    ) -> Result<(Block, Source)> {
+    fn grow_on(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
         let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
-            let want = place.want(place.list, queue, contended);
+            let want = place.want(party);
             self.await_exchange(arena, &want);
             let grown = arena.grow(&want, &passed)?;
             self.classes.count_cut(place.list, place.bytes);
             return Ok(grown);
         }
         loop {
-            let span = place.span(small, queue, contended);
+            let span = place.span(small, party);
             self.await_exchange(arena, &span);
             let (span, source) = arena.grow(&span, &passed)?;
             small.add_span(span);
             // Another thread may have used up the span already.
-            if let Some(block) = self.obtain_held(place, key, queue, contended) {
+            if let Some(block) = self.obtain_held(place, party) {
                 return Ok((block, source));
             }
         }
@@ -342,7 +334,12 @@ impl Pool {
 
     /// Puts a batch into this thread's list; what has no room goes back.
     pub(super) fn keep(self: &Arc<Self>, key: CacheKey, blocks: Vec<Block>) {
-        for block in thread_cache::refill(self, key, blocks) {
+        let left = if self.is_keeping() {
+            thread_cache::refill(self, key, blocks)
+        } else {
+            blocks
+        };
+        for block in left {
             self.release(block);
         }
     }

@@ -6,9 +6,53 @@ use std::time::Instant;
 
 use super::{POOLS, Pool};
 use crate::block::Point;
-use crate::sync::{AtomicUsize, Ordering, fence};
+use crate::sync::{Arc, AtomicUsize, Ordering, fence};
 use crate::thread_cache;
 use crate::wait::{Wait, left_out};
+
+/// Pools that have no handle any more and hold memory.
+static CLOSING: AtomicUsize = AtomicUsize::new(0);
+/// Requests past the caches, while there are such pools, of which one looks whether they can be closed.
+const LOOK_EVERY: usize = 64;
+static REQUESTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks after pools that somebody should have closed. A thread that was inside a free when the last handle
+/// went may have put the last buffer into its cache, where whoever closed did not see it in time and nobody
+/// looks any more. So each pool that is made or closed looks, and now and then a request past the caches, of
+/// any pool. With no lock held.
+pub(super) fn close_late_now() {
+    if CLOSING.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let pools = POOLS.read();
+    let all = pools.iter().flat_map(|pools| pools.values());
+    let closing = |pool: &&Arc<Pool>| pool.closing.load(Ordering::SeqCst);
+    let late: Vec<Arc<Pool>> = all.filter(closing).map(Arc::clone).collect();
+    drop(pools);
+    for pool in late {
+        if pool.live_buffers() != 0 {
+            continue;
+        }
+        pool.collect(true);
+        // Whoever looks does not wait for work of others.
+        if !pool.is_used_by_work(&pool.points_in_caches()) {
+            pool.close_if_idle();
+        }
+    }
+}
+
+/// As [`close_late_now`], once in many calls.
+#[inline]
+pub(super) fn close_late() {
+    let any = CLOSING.load(Ordering::Relaxed) != 0;
+    if any
+        && REQUESTS
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(LOOK_EVERY)
+    {
+        close_late_now();
+    }
+}
 
 /// A thread has blocks in hand that are counted as free; see [`Pool::moving`].
 #[must_use]
@@ -48,11 +92,13 @@ impl Pool {
 
     /// Called when the last handle goes.
     pub(crate) fn close(&self) {
+        CLOSING.fetch_add(1, Ordering::Relaxed);
         self.closing.store(true, Ordering::SeqCst);
         self.pooling.store(false, Ordering::Relaxed);
         self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
+        close_late_now();
     }
 
     /// Gives everything back once no handle and no buffer is left.
@@ -80,6 +126,7 @@ impl Pool {
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
+        CLOSING.fetch_sub(1, Ordering::Relaxed);
         let passed = |point| self.orders.passed(point);
         if !self.is_used_by_work(&points) || left_out(Wait::Close) {
             for (arena, _) in self.arenas.iter() {
@@ -103,5 +150,61 @@ impl Pool {
             .and_then(|pools| pools.remove(&self.key.id));
         self.key.retire();
         drop(removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::Allocator;
+
+    /// A thread that was inside its last free when the pool was closed, and then does nothing more, used to keep
+    /// all of the pool's memory for as long as it lived.
+    #[test]
+    fn a_free_that_comes_too_late_keeps_no_memory() {
+        let other = Allocator::host().unwrap();
+        for by_requests in [false, true] {
+            let allocator = Allocator::host().unwrap();
+            let pool = Arc::clone(allocator.pool());
+            let (allocated, is_allocated) = channel();
+            let (close, is_closed) = channel::<()>();
+            let (freed, is_freed) = channel();
+            let (end, may_end) = channel::<()>();
+            let handle = allocator.clone();
+            let idle = thread::spawn(move || {
+                // The first one opens the way for the second.
+                drop(handle.allocate(1000).unwrap());
+                let last = handle.allocate(1000).unwrap();
+                drop(handle);
+                allocated.send(()).unwrap();
+                is_closed.recv().unwrap();
+                drop(last);
+                freed.send(()).unwrap();
+                may_end.recv().unwrap();
+            });
+            is_allocated.recv().unwrap();
+            drop(allocator);
+            assert!(pool.reserved_bytes() > 0 && pool.live_buffers() == 1);
+            // As if the thread had seen that its cache is open just before.
+            for shard in pool.shards.lock().iter() {
+                shard.set_bypass(false);
+            }
+            close.send(()).unwrap();
+            is_freed.recv().unwrap();
+            let mut held = Vec::new();
+            if by_requests {
+                for _ in 0..2 * LOOK_EVERY {
+                    held.push(other.allocate(1 << 20).unwrap());
+                }
+            } else {
+                drop(Allocator::host().unwrap());
+            }
+            assert_eq!(pool.reserved_bytes(), 0, "by requests: {by_requests}");
+            end.send(()).unwrap();
+            idle.join().unwrap();
+        }
     }
 }

@@ -101,10 +101,8 @@ impl Pool {
 
     pub(super) fn largest_free(&self) -> usize {
         let arenas = self.arenas.iter();
-        arenas
-            .map(|(arena, _)| arena.free().largest)
-            .max()
-            .unwrap_or(0)
+        let free = arenas.flat_map(|(arena, small)| [arena.free(), small.free()]);
+        free.map(|free| free.largest).max().unwrap_or(0)
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -4,7 +4,7 @@
 
 use super::Pool;
 use crate::arena::{SMALL_BYTES_MAX, SmallArena, Want};
-use crate::block::{ListId, Node};
+use crate::block::{CacheKey, ListId, Node};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
@@ -27,6 +27,17 @@ pub(super) struct Place {
     pub(super) alignment: usize,
     /// Whether what is cut along with the block finds room in the thread's cache.
     pub(super) refill: bool,
+}
+
+/// For whom a request is served past the threads' caches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Party {
+    /// Of the cache that keeps what is cut along with the block.
+    pub(super) key: CacheKey,
+    /// Number of the queue that will use the memory first.
+    pub(super) queue: Option<u32>,
+    /// Whether other queues, or the host, allocate too.
+    pub(super) contended: bool,
 }
 
 impl Pool {
@@ -55,7 +66,7 @@ impl Pool {
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
         let node = self.here(request.storage);
-        let refill = class.is_some() && !self.observer.recording();
+        let refill = class.is_some();
         let shape = class.map(|class| (class, self.shape(class)));
         Ok(match shape.filter(|(_, shape)| !shape.exact) {
             Some((class, shape)) => Place {
@@ -103,26 +114,37 @@ impl Place {
         }
     }
 
-    pub(super) fn want(&self, list: ListId, queue: Option<u32>, contended: bool) -> Want {
+    /// The block.
+    pub(super) fn want(&self, party: Party) -> Want {
+        Want {
+            list: self.list,
+            queue: party.queue,
+            contended: party.contended,
+            ..self.want_direct()
+        }
+    }
+
+    /// A block of new memory that nothing else shares.
+    pub(super) fn want_direct(&self) -> Want {
         Want {
             bytes: self.bytes,
             alignment: self.alignment,
-            list,
+            list: ListId::DIRECT,
             thread_max: self.thread_max,
-            queue,
-            contended,
+            queue: None,
+            contended: false,
         }
     }
 
     /// The span to cut small blocks from.
-    pub(super) fn span(&self, small: &SmallArena, queue: Option<u32>, contended: bool) -> Want {
+    pub(super) fn span(&self, small: &SmallArena, party: Party) -> Want {
         Want {
             bytes: small.next_span_bytes().max(self.bytes + self.alignment),
             alignment: DEFAULT_ALIGNMENT,
             list: ListId::NONE,
             thread_max: 0,
-            queue,
-            contended,
+            queue: party.queue,
+            contended: party.contended,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Pool;
-use super::place::Place;
+use super::place::{Party, Place};
 use crate::arena::Source;
 use crate::block::{Block, CacheKey};
 use crate::error::{Error, ErrorKind, Result};
@@ -110,16 +110,19 @@ impl Pool {
         shortage: &Shortage<'_>,
         step: RecoveryStep,
     ) -> Result<(Block, Source)> {
-        let Shortage {
-            place, key, queue, ..
-        } = *shortage;
+        let place = shortage.place;
+        let party = Party {
+            key: shortage.key,
+            queue: shortage.queue,
+            contended: true,
+        };
         if shortage.direct {
             return self.obtain_direct(place);
         }
-        if let Some(block) = self.obtain_held(place, key, queue, true) {
+        if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
-        let grown = self.grow(place, key, queue, true);
+        let grown = self.grow(place, party);
         let early = matches!(
             step,
             RecoveryStep::FlushCaches | RecoveryStep::CollectFences
@@ -127,7 +130,7 @@ impl Pool {
         if early || !grown.as_ref().is_err_and(is_shortage) {
             return grown;
         }
-        let held = |place| self.obtain_held(place, key, queue, true);
+        let held = |place| self.obtain_held(place, party);
         match self.elsewhere(place).find_map(held) {
             Some(block) => Ok((block, Source::Held)),
             None => grown,

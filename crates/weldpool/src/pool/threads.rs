@@ -67,9 +67,12 @@ impl Pool {
 
     /// Whether threads must go past their caches.
     pub(super) fn bypass(&self) -> bool {
-        !self.pooling.load(Ordering::Relaxed)
-            || self.closing.load(Ordering::Relaxed)
-            || self.observer.recording()
+        !self.is_keeping() || self.observer.recording()
+    }
+
+    /// Whether freed blocks are kept for reuse.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.pooling.load(Ordering::Relaxed) && !self.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn update_bypass(&self) {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Pool;
@@ -67,6 +68,19 @@ impl Pool {
         }
     }
 
+    /// What the strategy says to a question; nothing if it panics, so that no request is lost to it.
+    pub(super) fn unless_it_panics<T>(
+        &self,
+        question: &'static str,
+        ask: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let said = catch_unwind(AssertUnwindSafe(ask));
+        if said.is_err() {
+            tracing::error!(pool = %self.name, question, "a strategy panicked");
+        }
+        said.ok()
+    }
+
     /// How a class serves a request that came past the caches.
     pub(super) fn shape(&self, class: usize) -> Shape {
         let size = &self.classes.classes().as_slice()[class];
@@ -76,12 +90,14 @@ impl Pool {
         let Some(counted) = self.tuned.classes.make(class) else {
             return Shape::of(size);
         };
-        let shape = strategy.shape(&Demand {
+        let demand = Demand {
             class: *size,
             requests: counted.requests.fetch_add(1, Ordering::Relaxed) + 1,
             returned: counted.returned.load(Ordering::Relaxed),
             divisible: self.tuned.divisible,
-        });
+        };
+        let shape = self.unless_it_panics("shape", || strategy.shape(&demand));
+        let shape = shape.unwrap_or_else(|| Shape::of(size));
         counted.kept.store(shape.kept, Ordering::Relaxed);
         let thread_max = usize::from(shape.thread_max);
         counted.thread_max.store(thread_max, Ordering::Relaxed);
@@ -128,7 +144,7 @@ impl Pool {
         if before == driver_calls && !requests.is_multiple_of(QUIET_REQUESTS) {
             return;
         }
-        let tuning = strategy.tune(&Driven {
+        let driven = Driven {
             requests,
             driver_calls,
             growths: self.reserve.growths(),
@@ -139,8 +155,9 @@ impl Pool {
             live_bytes_peak: self.reserve.peak_live(),
             contended: self.is_contended(),
             divisible: tuned.divisible,
-        });
-        if let Some(tuning) = tuning {
+        };
+        let tuning = self.unless_it_panics("tune", || strategy.tune(&driven));
+        if let Some(tuning) = tuning.flatten() {
             let wait_us = u64::try_from(tuning.wait_max.as_micros()).unwrap_or(u64::MAX);
             tuned.wait_us.store(wait_us, Ordering::Relaxed);
             self.reserve.tune(&tuning, tuned.slack_per_1024);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::gc::{Ages, GcPlan, Observation};
-use crate::pressure::{Actions, Step, Usage};
+use crate::pressure::{Actions, Level, Step, Usage};
 use crate::sync::Ordering;
 
 impl Pool {
@@ -34,7 +34,8 @@ impl Pool {
     }
 
     /// Takes the steps that answer pressure; returns the bytes that went back to the device.
-    pub(crate) fn respond(&self, actions: Actions) -> u64 {
+    pub(crate) fn respond(&self, level: Level, actions: Actions) -> u64 {
+        self.pressed.store(level > Level::Normal, Ordering::Relaxed);
         if self.closing.load(Ordering::SeqCst) {
             return 0;
         }
@@ -59,6 +60,15 @@ impl Pool {
             }
         }
         returned as u64
+    }
+
+    /// Lets pressure be over that nobody else looks at. With no lock held.
+    pub(super) fn relax(&self) {
+        if self.pressed.load(Ordering::Relaxed)
+            && let Some(supervisor) = self.supervisor()
+        {
+            supervisor.relax();
+        }
     }
 
     /// What is reserved against the limit, if there is one.

@@ -14,8 +14,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Configuration of a [`PressureMonitor`](super::PressureMonitor).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PressureConfig {
-    /// Whether a thread watches. Off, there is none, and levels change only by
-    /// [`check`](super::PressureMonitor::check). Default: on.
+    /// Whether a thread watches. Off, there is none, and a level rises only by
+    /// [`check`](super::PressureMonitor::check), or in an allocator when memory is out; it falls by itself
+    /// there, see [`Allocator::pressure`](crate::Allocator::pressure). Default: on.
     pub enabled: bool,
     /// How often sources are read when none of them wakes the monitor, from 10 ms to an hour. While
     /// the pressure rises they are read sooner: after half of the time in which memory would be used

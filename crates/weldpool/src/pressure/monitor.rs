@@ -212,9 +212,18 @@ impl PressureMonitor {
         self.inner.check(&[])
     }
 
+    /// Where no thread watches and the level is raised, assesses whether it is over, once in an interval at
+    /// most. Never raises the level; takes no lock that somebody holds. For the allocator to call now and
+    /// then.
+    pub(crate) fn relax(&self) {
+        if self.running.is_none() {
+            self.inner.relax();
+        }
+    }
+
     /// Raises the level to at least `level`, until [`clear`](Self::clear) or another call; returns
     /// what was signalled before. The thread acts on it at once; without one, [`check`](Self::check)
-    /// does.
+    /// does, and [`clear`](Self::clear) is noticed within an interval of requests past the caches.
     pub fn signal(&self, level: Level) -> Level {
         let before = self
             .inner
@@ -233,7 +242,9 @@ impl PressureMonitor {
 
     /// Has a function called after each change of level, when the responder is done, with the new
     /// level. It runs on the monitor's thread, or on that of whoever calls [`check`](Self::check),
-    /// and delays the next assessment. A panic in it is caught and logged.
+    /// and delays the next assessment; without a thread also on one whose allocation found no memory, or,
+    /// when the level falls, on one whose allocation went past the caches. A panic in it is caught and
+    /// logged.
     ///
     /// # Errors
     ///
@@ -337,6 +348,7 @@ struct Inner {
 /// the assessments.
 #[derive(Debug, Default)]
 struct Turn {
+    assessed: Option<Instant>,
     responded: Option<Instant>,
 }
 
@@ -363,17 +375,51 @@ impl Inner {
             return self.level();
         };
         let mut turn = self.turn.lock();
-        let manual = Level::from_index(self.manual.load(Ordering::Acquire) as usize);
         let now = Instant::now();
+        let assessment = self.assess(&mut turn, notices, now);
+        self.answer(&mut turn, assessment, now)
+    }
+
+    fn relax(&self) {
+        if self.level() == Level::Normal {
+            return;
+        }
+        let Some(_assessing) = Assessing::begin() else {
+            return;
+        };
+        let Some(mut turn) = self.turn.try_lock() else {
+            return;
+        };
+        let now = Instant::now();
+        let since = |last| now.saturating_duration_since(last);
+        if turn
+            .assessed
+            .is_some_and(|last| since(last) < self.interval)
+        {
+            return;
+        }
+        let assessment = self.assess(&mut turn, &[], now);
+        // What a level asks for is not for a request to do that found memory.
+        if assessment.level < self.level() {
+            self.answer(&mut turn, assessment, now);
+        }
+    }
+
+    fn assess(&self, turn: &mut Turn, notices: &[Notice], now: Instant) -> Assessment {
+        let manual = Level::from_index(self.manual.load(Ordering::Acquire) as usize);
+        turn.assessed = Some(now);
         let assessment = self.watch.lock().assess(notices, manual, now);
+        let mut ledger = self.ledger.lock();
+        ledger.assessed(assessment.pressure, assessment.source.as_deref());
+        assessment
+    }
+
+    /// Has done what an assessment asks for; returns its level.
+    fn answer(&self, turn: &mut Turn, assessment: Assessment, now: Instant) -> Level {
         let from = self.level();
         let to = assessment.level;
         self.level.store(to.index() as u32, Ordering::Release);
-        {
-            let mut ledger = self.ledger.lock();
-            ledger.assessed(assessment.pressure, assessment.source.as_deref());
-            ledger.moved(to, now);
-        }
+        self.ledger.lock().moved(to, now);
         let due = turn
             .responded
             .is_none_or(|last| now.saturating_duration_since(last) >= self.repeat);

@@ -146,6 +146,11 @@ impl fmt::Debug for Surroundings<'_> {
 }
 
 /// Decides how requests are served.
+///
+/// A panic in [`choose`](Self::choose), [`shape`](Self::shape) or [`tune`](Self::tune) is caught and logged as
+/// an error, and the allocator goes on as without a strategy: the request is served as it asks, its class as it
+/// is configured, and nothing is changed. One while an allocator is built ends the building, of which nothing
+/// stays behind.
 pub trait Strategy: fmt::Debug + Send + Sync {
     /// Decides about one request. Called on the requesting thread with no lock held, for each request
     /// unless [`chooses`](Self::chooses) says that it need not be; it must not allocate from the same
@@ -171,8 +176,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 
     /// What the allocator is to do from now on; none for no change. Asked after requests past the threads'
-    /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other. A
-    /// panic in it is caught and logged.
+    /// caches: after those for which memory was obtained, mapped or returned, and after each 1024th other.
     fn tune(&self, driven: &Driven) -> Option<Tuning> {
         let _ = driven;
         None

@@ -9,7 +9,7 @@ use super::bin::Bin;
 use crate::block::ListId;
 use crate::device::ZeroedPages;
 use crate::error::Result;
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// A bin for each list there can be, and for blocks without a list, where nothing is found and there is no
 /// room. Those that no list uses are never touched and take addresses alone.
@@ -27,10 +27,17 @@ const LAYOUT: Layout = match Layout::array::<Bin>(ListId::COUNT) {
     Err(_) => panic!("a table of this length has a layout"),
 };
 
+static UNUSED: Mutex<Option<Arc<ZeroedPages>>> = Mutex::new(None);
+
 impl Bins {
-    /// Bins that are never opened, for threads for which there are no others.
+    /// Bins that are never opened, for threads for which there are no others; the same for all pools.
     pub(crate) fn unused() -> Result<Arc<ZeroedPages>> {
-        ZeroedPages::new(LAYOUT).map(Arc::new)
+        let mut unused = UNUSED.lock();
+        let pages = match unused.take() {
+            Some(pages) => pages,
+            None => Arc::new(ZeroedPages::new(LAYOUT)?),
+        };
+        Ok(Arc::clone(unused.insert(pages)))
     }
 
     /// Bins for so many lists; where the system has no pages for them, none, and `unused` stands for all.

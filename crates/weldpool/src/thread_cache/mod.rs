@@ -198,12 +198,9 @@ pub(crate) fn take_surplus(key: CacheKey, list: ListId) -> Vec<Block> {
     surplus.flatten().unwrap_or_default()
 }
 
-/// Adds blocks that came in a batch to this thread's cache; those without room come back.
+/// Adds blocks that came in a batch to this thread's cache, though the warm path may be closed; those without room come back.
 pub(crate) fn refill(pool: &Pool, key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
     with(key, |cache| {
-        if cache.shard.bypassed() {
-            return;
-        }
         let list = blocks.first().map(Block::list);
         while let Some(block) = blocks.pop() {
             if let Err(block) = cache.shard.put(block) {

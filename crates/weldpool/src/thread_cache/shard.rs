@@ -106,11 +106,6 @@ impl Shard {
         self.gate.open.store(open, Ordering::Relaxed);
     }
 
-    /// Whether the thread goes past its cache.
-    pub(crate) fn bypassed(&self) -> bool {
-        self.gate.open.load(Ordering::Relaxed) == 0
-    }
-
     /// Bytes of blocks and of room for blocks that lie here: what the thread can serve by itself.
     pub(super) fn bytes(&self) -> u64 {
         let own = self.own_room_bytes.load(Ordering::Relaxed);

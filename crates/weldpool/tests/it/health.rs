@@ -159,7 +159,7 @@ fn a_limit_that_is_nearly_reached_can_be_raised() {
     });
     let _live = allocator.allocate(30 * MIB).unwrap();
     let ill = allocator.health();
-    let _before = allocator.set_reserved_bytes_max(Some(64 << 20));
+    let _before = allocator.set_reserved_bytes_max(Some(64 << 20)).unwrap();
     holds_and_is_mended("near_limit", &ill, &allocator.health());
 }
 

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weldpool::device::host::HostDevice;
+use weldpool::env::StatsOnExit;
+use weldpool::gc::{GcConfig, GcPolicy};
+use weldpool::pressure::Level;
 use weldpool::trace::{Op, Recorder, Replay, ReplayOptions, Target, compact};
 use weldpool::{
     Allocator, ClassStats, Config, DashboardOptions, HealthStatus, LeakHandler, LeakReport,
@@ -320,6 +324,103 @@ fn a_failed_allocation_is_counted_and_shows_in_the_health() {
     assert_eq!((stats.failures, stats.memory_failures), (2, 1));
     assert_eq!(stats.limit, Some(8 << 20));
     assert!(allocator.health().has("out_of_memory"));
+}
+
+/// A miss used to cut one block alone while a recorder was there, where it else fills the thread's cache.
+#[test]
+fn recording_changes_nothing_about_what_is_held() {
+    let run = |record: bool| {
+        let allocator = allocator(Config {
+            sample_interval_bytes: 0,
+            ..Config::default()
+        });
+        if record {
+            let recorder = Recorder::new(std::io::sink(), Default::default()).unwrap();
+            allocator.record(Some(Arc::new(recorder)));
+        }
+        let mut numbers = Numbers(11);
+        let mut held = Vec::new();
+        for _ in 0..20_000 {
+            if held.len() < 100 || numbers.below(2) == 0 {
+                let bits = 4 + numbers.below(16);
+                let bytes = 1 + numbers.below(1 << bits) as usize;
+                held.push(allocator.allocate(bytes).unwrap());
+            } else {
+                held.swap_remove(numbers.below(held.len() as u64) as usize);
+            }
+        }
+        let stats = allocator.stats();
+        let cut: Vec<_> = stats.classes.iter().map(|one| one.held_bytes).collect();
+        let driver = (stats.driver_calls, stats.growths, stats.remaps);
+        (driver, stats.reserved, stats.free_bytes, cut)
+    };
+    assert_eq!(run(true), run(false));
+}
+
+/// It used to be that of large blocks alone, so that memory free among small ones was no range at all.
+#[test]
+fn the_largest_free_range_is_that_of_all_arenas() {
+    let allocator = allocator(Config::default());
+    let _small = allocator.allocate(1000).unwrap();
+    let stats = allocator.stats();
+    let arenas = allocator.report().arenas;
+    let largest = arenas.iter().map(|arena| arena.largest_free).max();
+    assert_eq!(Some(stats.largest_free as u64), largest);
+    assert!(stats.free_bytes > 0 && stats.largest_free > 0, "{stats}");
+    assert!(stats.external_fragmentation() < 1.0);
+}
+
+/// The monitor and the collecting thread used to be gone before statistics were printed.
+#[test]
+fn statistics_on_exit_tell_of_pressure_and_collection() {
+    const CHILD: &str = "WELDPOOL_TEST_STATISTICS_ON_EXIT";
+    const NAME: &str = "observe::statistics_on_exit_tell_of_pressure_and_collection";
+    let how = match std::env::var(CHILD) {
+        Ok(how) if how == "json" => StatsOnExit::Json,
+        Ok(_) => StatsOnExit::Summary,
+        Err(_) => {
+            for (how, wanted) in [
+                (
+                    "summary",
+                    &["critical (1 changes, 8388608 returned), 1 collections"][..],
+                ),
+                ("json", &["\"critical\"", "\"collections\":1,"]),
+            ] {
+                let program = std::env::current_exe().unwrap();
+                let output = Command::new(program)
+                    .args([NAME, "--exact", "--nocapture"])
+                    .env(CHILD, how)
+                    .output()
+                    .unwrap();
+                let printed = String::from_utf8(output.stderr).unwrap();
+                for wanted in wanted {
+                    assert!(printed.contains(wanted), "{wanted}: {printed}");
+                }
+            }
+            return;
+        }
+    };
+    let allocator = allocator(Config {
+        stats_on_exit: Some(how),
+        gc: GcConfig {
+            interval: Duration::from_secs(3600),
+            policy: GcPolicy {
+                idle_max: Some(Duration::from_millis(1)),
+                ..GcPolicy::default()
+            },
+            ..GcConfig::default()
+        },
+        ..Config::default()
+    });
+    drop(allocator.allocate(8 << 20).unwrap());
+    let monitor = allocator.pressure().unwrap();
+    let _normal = monitor.signal(Level::Critical);
+    monitor.check();
+    drop(allocator.allocate(8 << 20).unwrap());
+    while allocator.stats().gc.collections == 0 {
+        allocator.collect_soon();
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Four threads allocate and free what they and others allocated; the trace of it, replayed, has the

@@ -60,7 +60,9 @@ impl Bench {
     /// From here on nothing is reserved.
     fn no_more(&self) {
         let reserved = self.allocator.stats().reserved.value;
-        self.allocator.set_reserved_bytes_max(Some(reserved));
+        self.allocator
+            .set_reserved_bytes_max(Some(reserved))
+            .unwrap();
     }
 
     /// All that can be had, overwritten by the host.
@@ -320,7 +322,9 @@ fn addresses_stay_mapped_until_work_has_passed() {
         target
     });
     let before = allocator.stats();
-    allocator.set_reserved_bytes_max(Some(before.reserved.value));
+    allocator
+        .set_reserved_bytes_max(Some(before.reserved.value))
+        .unwrap();
     let request = Request::new(2 * PIECE).queue(&queue);
     let whole = allocator.allocate_with(&request).unwrap();
     assert_eq!(allocator.stats().remaps, before.remaps + 1);

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::address_map::{SpareNodes, Writer};
+use crate::address_map::{AddressMap, SpareNodes, Writer};
 use crate::block::{Block, ListId, Node, Record};
 use crate::class_pool::ClassPools;
 use crate::counter::AtomicCounter;
@@ -496,47 +496,103 @@ fn a_writer_is_alone() {
     });
 }
 
+/// An empty map, the right to change it, and records of blocks that start at some granules.
+fn map<const RECORDS: usize>(
+    granules: [usize; RECORDS],
+) -> (Writer, Arc<AddressMap>, [&'static Record; RECORDS]) {
+    let writer = Writer::new(SpareNodes::default());
+    let map = Arc::clone(writer.map());
+    let records = granules.map(|granule| &*Box::leak(Box::new(Record::new(granule * 256))));
+    (writer, map, records)
+}
+
+fn insert(writer: &mut Writer, record: &'static Record) {
+    writer.insert(record.start(), record);
+}
+
+fn remove(writer: &mut Writer, record: &'static Record) {
+    writer.remove(record.start());
+}
+
+/// The granule at which the block starts that is found inside another.
+fn found(map: &AddressMap, granule: usize) -> Option<usize> {
+    map.find(granule * 256 + 7)
+        .map(|record| record.start() / 256)
+}
+
 /// Blocks come and go on both sides of one that stays, while others look that one up.
 #[test]
 fn what_stays_in_a_map_is_found() {
-    static RECORDS: [Record; 3] = [Record(4 * 256), Record(5 * 256), Record(10 * 256)];
     check(|| {
-        let [before, stays, after] = &RECORDS;
-        let mut writer = Writer::new(SpareNodes::default());
-        let map = Arc::clone(writer.map());
         // From granule 5, in one leaf, to granule 9, in the next.
-        writer.insert(stays.start(), stays);
+        let (mut writer, map, [before, stays, after]) = map([4, 5, 10]);
+        insert(&mut writer, stays);
         let writing = thread::spawn(move || {
             for other in [before, after] {
-                writer.insert(other.start(), other);
-                writer.remove(other.start());
+                insert(&mut writer, other);
+                remove(&mut writer, other);
             }
         });
-        let found = |granule: usize| map.find(granule * 256 + 7).map(Record::start);
-        assert_eq!(found(9), Some(stays.start()));
-        assert_eq!(found(5), Some(stays.start()));
+        assert_eq!(found(&map, 9), Some(5));
+        assert_eq!(found(&map, 5), Some(5));
         writing.join().unwrap();
-        assert_eq!(found(9), Some(stays.start()));
-        assert_eq!(found(10), Some(stays.start()), "the last before it");
+        assert_eq!(found(&map, 9), Some(5));
+        assert_eq!(found(&map, 10), Some(5), "the last before it");
     });
 }
 
 /// A look-up that is in a leaf while that comes to be used elsewhere goes on to what it looks for.
 #[test]
 fn a_node_of_a_map_that_is_used_again_hides_nothing() {
-    static RECORDS: [Record; 3] = [Record(5 * 256), Record(10 * 256), Record(16 * 256)];
     check(|| {
-        let [stays, after, elsewhere] = &RECORDS;
-        let mut writer = Writer::new(SpareNodes::default());
-        let map = Arc::clone(writer.map());
-        writer.insert(stays.start(), stays);
-        writer.insert(after.start(), after);
+        let (mut writer, map, [stays, after, elsewhere]) = map([5, 10, 16]);
+        insert(&mut writer, stays);
+        insert(&mut writer, after);
         let writing = thread::spawn(move || {
-            writer.remove(after.start());
-            writer.insert(elsewhere.start(), elsewhere);
+            remove(&mut writer, after);
+            insert(&mut writer, elsewhere);
         });
-        let found = map.find(9 * 256 + 7).map(Record::start);
-        assert_eq!(found, Some(stays.start()));
+        assert_eq!(found(&map, 9), Some(5));
+        writing.join().unwrap();
+    });
+}
+
+/// Likewise where the record that is in the leaf comes to describe other blocks, one of them before the one
+/// that stays.
+#[test]
+fn a_record_in_a_map_that_is_used_again_hides_nothing() {
+    check(|| {
+        let (mut writer, map, [stays, again]) = map([5, 10]);
+        insert(&mut writer, stays);
+        insert(&mut writer, again);
+        let writing = thread::spawn(move || {
+            for granule in [16, 4] {
+                remove(&mut writer, again);
+                again.describe(granule * 256);
+                insert(&mut writer, again);
+            }
+        });
+        assert_eq!(found(&map, 9), Some(5));
+        writing.join().unwrap();
+    });
+}
+
+/// Likewise where an inner node on the way comes to be one of another level.
+#[test]
+fn an_inner_node_of_a_map_that_is_used_again_hides_nothing() {
+    check(|| {
+        // From granule 5 to granule 20, beside one for which there is an inner node of its own.
+        let (mut writer, map, [stays, again]) = map([5, 21]);
+        insert(&mut writer, stays);
+        insert(&mut writer, again);
+        let writing = thread::spawn(move || {
+            for granule in [64, 4] {
+                remove(&mut writer, again);
+                again.describe(granule * 256);
+                insert(&mut writer, again);
+            }
+        });
+        assert_eq!(found(&map, 20), Some(5));
         writing.join().unwrap();
     });
 }
@@ -544,27 +600,18 @@ fn a_node_of_a_map_that_is_used_again_hides_nothing() {
 /// A look-up that is in a node which is used again elsewhere does not take what it finds there for its own.
 #[test]
 fn what_comes_to_a_map_is_found_by_its_own_addresses_alone() {
-    static RECORDS: [Record; 2] = [Record(4 * 256), Record(17 * 256)];
     check(|| {
-        let [first, second] = &RECORDS;
-        let mut writer = Writer::new(SpareNodes::default());
-        let map = Arc::clone(writer.map());
-        writer.insert(first.start(), first);
+        let (mut writer, map, [first, second]) = map([4, 17]);
+        insert(&mut writer, first);
         let writing = thread::spawn(move || {
-            writer.remove(first.start());
+            remove(&mut writer, first);
             // In the node that was the first one's.
-            writer.insert(second.start(), second);
+            insert(&mut writer, second);
         });
-        let found = map.find(5 * 256).map(Record::start);
-        assert!(
-            found.is_none_or(|start| start == first.start()),
-            "{found:?}"
-        );
+        let start = found(&map, 5);
+        assert!(start.is_none_or(|start| start == 4), "{start:?}");
         writing.join().unwrap();
-        assert_eq!(map.find(5 * 256).map(Record::start), None);
-        assert_eq!(
-            map.find(17 * 256 + 1).map(Record::start),
-            Some(second.start())
-        );
+        assert_eq!(found(&map, 5), None);
+        assert_eq!(found(&map, 17), Some(17));
     });
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod block {
     use super::device::StorageMode;
+    use crate::sync::{AtomicUsize, Ordering};
 
     pub(crate) const THREAD_MAX: u8 = 4;
 
@@ -47,11 +48,20 @@ pub(crate) mod block {
 
     /// Where a block starts.
     #[derive(Debug)]
-    pub(crate) struct Record(pub(crate) usize);
+    pub(crate) struct Record(AtomicUsize);
 
     impl Record {
+        pub(crate) fn new(start: usize) -> Self {
+            Self(AtomicUsize::new(start))
+        }
+
         pub(crate) fn start(&self) -> usize {
-            self.0
+            self.0.load(Ordering::Relaxed)
+        }
+
+        /// As `Block::recut`.
+        pub(crate) fn describe(&self, start: usize) {
+            self.0.store(start, Ordering::Relaxed);
         }
     }
 

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use super::nodes::Nodes;
 use super::system;
 use crate::device::mapping::{FILE_BYTES_MAX, failed};
+use crate::device::mappings;
 use crate::device::raw::{self, Address};
 use crate::device::{AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,7 +39,7 @@ impl HostMemory {
                 granularity: rustix::param::page_size(),
                 divisible: true,
                 needs_access: false,
-                mappings_max: mappings_max().map(|most| most / 2),
+                mappings_max: mappings::memory_max(),
                 address_bytes_max: usize::try_from(bytes).unwrap_or(1 << 30),
                 // Measured on one x86-64 virtual machine; only their relation matters.
                 create_ns: 2_000,
@@ -46,12 +47,6 @@ impl HostMemory {
             },
         }
     }
-}
-
-/// Mappings a process may have (vm.max_map_count, proc_sys_vm(5)).
-fn mappings_max() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
-    text.trim().parse().ok()
 }
 
 impl VirtualMemory for HostMemory {

@@ -206,14 +206,17 @@ impl Workload<'_> {
 
     fn limits(&mut self) {
         let reserved = self.allocator.stats().reserved.value;
-        let _none = self.allocator.set_reserved_bytes_max(Some(reserved + 1));
+        let _none = self
+            .allocator
+            .set_reserved_bytes_max(Some(reserved + 1))
+            .unwrap();
         let refused = self.allocator.allocate(64 << 20);
         assert!(refused.is_err());
         let buffer = self.allocator.allocate(100 << 10);
         if let Ok(buffer) = buffer {
             self.stamp(buffer, None);
         }
-        let _limit = self.allocator.set_reserved_bytes_max(None);
+        let _limit = self.allocator.set_reserved_bytes_max(None).unwrap();
         let most = self.allocator.set_cached_bytes_max(1 << 20);
         self.free();
         self.free();

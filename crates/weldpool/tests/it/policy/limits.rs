@@ -1,6 +1,9 @@
 //! Limits that change while the allocator runs.
 
-use weldpool::{Config, ErrorKind};
+use std::sync::Arc;
+
+use weldpool::device::host::HostDevice;
+use weldpool::{Allocator, Config, ErrorKind};
 
 use super::{MIB, on_apple, on_host};
 
@@ -9,28 +12,55 @@ fn the_limit_on_reserved_memory_acts_from_the_next_request() {
     for make in [on_host, on_apple] {
         let allocator = make(Config::default());
         let first = allocator.allocate(8 * MIB).unwrap();
-        assert_eq!(allocator.set_reserved_bytes_max(Some(10 << 20)), None);
+        assert_eq!(
+            allocator.set_reserved_bytes_max(Some(10 << 20)).unwrap(),
+            None
+        );
         let error = allocator.allocate(8 * MIB).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         let text = error.to_string();
         assert!(text.contains("limit 10485760"), "{text}");
         assert_eq!(
-            allocator.set_reserved_bytes_max(Some(40 << 20)),
+            allocator.set_reserved_bytes_max(Some(40 << 20)).unwrap(),
             Some(10 << 20)
         );
         let second = allocator.allocate(8 * MIB).unwrap();
         // Lower than what is held: nothing is taken away, nothing is added.
         assert_eq!(
-            allocator.set_reserved_bytes_max(Some(1 << 20)),
+            allocator.set_reserved_bytes_max(Some(1 << 20)).unwrap(),
             Some(40 << 20)
         );
         drop(first);
         let third = allocator.allocate(8 * MIB).unwrap();
         allocator.allocate(9 * MIB).unwrap_err();
-        assert_eq!(allocator.set_reserved_bytes_max(None), Some(1 << 20));
+        assert_eq!(
+            allocator.set_reserved_bytes_max(None).unwrap(),
+            Some(1 << 20)
+        );
         allocator.allocate(9 * MIB).unwrap();
         drop((second, third));
     }
+}
+
+/// 0 used to be taken, and no request was served any more.
+#[test]
+fn a_limit_of_no_bytes_is_refused_whenever_it_is_set() {
+    let none = Config {
+        reserved_bytes_max: Some(0),
+        ..Config::default()
+    };
+    let device = Arc::new(HostDevice::new().unwrap());
+    let error = Allocator::builder(device).config(none).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    let allocator = on_host(Config {
+        reserved_bytes_max: Some(16 << 20),
+        ..Config::default()
+    });
+    let error = allocator.set_reserved_bytes_max(Some(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert!(error.to_string().contains("reserved_bytes_max is 0"));
+    assert_eq!(allocator.stats().limit, Some(16 << 20), "the old one stays");
+    drop(allocator.allocate(MIB).unwrap());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use weldpool::Config;
-use weldpool::pressure::{ActionTable, Actions, Level, PressureConfig, Step};
+use weldpool::pressure::{ActionTable, Actions, Level, PressureConfig, PressureEvent, Step};
 
 use super::{MIB, on_apple, on_host};
 
@@ -226,5 +226,58 @@ fn allocation_goes_on_while_pressure_is_answered() {
     while allocator.stats().reserved.value > 0 {
         let _bytes = allocator.clear();
         assert!(start.elapsed() < Duration::from_secs(30));
+    }
+}
+
+/// Used to last until somebody called `check`: nothing that the allocator does by itself lowered the level, and
+/// caches stayed off.
+#[test]
+fn pressure_is_over_without_a_thread() {
+    for signalled in [false, true] {
+        let allocator = on_apple(Config {
+            reserved_bytes_max: Some(64 << 20),
+            cached_bytes_max: Some(64 << 20),
+            pressure: PressureConfig {
+                enabled: false,
+                interval: Duration::from_millis(10),
+                ..PressureConfig::default()
+            },
+            ..Config::default()
+        });
+        let monitor = allocator.pressure().unwrap();
+        let (sender, levels) = channel();
+        let told = move |level, _: &PressureEvent| sender.send(level).unwrap();
+        monitor.on_change(told).unwrap();
+        if signalled {
+            let _normal = monitor.signal(Level::Emergency);
+            assert_eq!(monitor.check(), Level::Emergency);
+            let _emergency = monitor.clear();
+        } else {
+            let held: Vec<_> = (0..8)
+                .map(|_| allocator.allocate(8 * MIB).unwrap())
+                .collect();
+            allocator.allocate(8 * MIB).unwrap_err();
+            drop(held);
+        }
+        assert_eq!(monitor.level(), Level::Emergency);
+        let start = Instant::now();
+        let cached = || {
+            drop(allocator.allocate(8 * MIB).unwrap());
+            allocator.stats().cached_bytes
+        };
+        while cached() == 0 {
+            assert!(start.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(monitor.level() < Level::Warning);
+        let seen: Vec<Level> = levels.try_iter().collect();
+        assert_eq!(seen.first(), Some(&Level::Emergency));
+        assert_eq!(seen.last(), Some(&monitor.level()));
+        let calls = allocator.stats().driver_calls;
+        for _ in 0..100 {
+            drop(allocator.allocate(8 * MIB).unwrap());
+        }
+        let stats = allocator.stats();
+        assert_eq!(stats.driver_calls, calls, "caches serve again: {stats}");
     }
 }

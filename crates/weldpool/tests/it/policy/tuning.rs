@@ -1,10 +1,13 @@
 //! What a strategy may change while an allocator runs.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use weldpool::device::fake::FakeDiscrete;
+use weldpool::device::host::HostDevice;
 use weldpool::strategy::{Asked, Choice, Demand, Driven, Shape, Strategy, Surroundings, Tuning};
-use weldpool::{Allocator, Config, Request, StorageMode};
+use weldpool::{Allocator, Config, Device, Request, StorageMode};
 
 use super::{MIB, on_host};
 
@@ -192,12 +195,22 @@ fn addresses_left_by_remapping_are_unmapped_together() {
 }
 
 /// Panics whenever it is asked to tune.
+/// Panics whenever it is asked about what is called so, and when anything else is asked of it.
 #[derive(Debug)]
-struct Panics;
+struct Panics(bool);
 
 impl Strategy for Panics {
     fn choose(&self, asked: &Asked, _: &Surroundings<'_>) -> Choice {
+        assert!(asked.name != "unlucky", "on purpose");
         Choice::of(asked)
+    }
+
+    fn chooses(&self) -> bool {
+        self.0
+    }
+
+    fn shape(&self, _: &Demand) -> Shape {
+        panic!("on purpose")
     }
 
     fn tune(&self, _: &Driven) -> Option<Tuning> {
@@ -205,13 +218,68 @@ impl Strategy for Panics {
     }
 }
 
+/// Requests are served as without the strategy, on this thread and on others, and nothing is lost.
 #[test]
-fn a_strategy_that_panics_loses_no_block() {
-    let allocator = on_host(Config {
-        strategy: Some(Arc::new(Panics)),
+fn a_strategy_that_panics_loses_no_request_and_no_block() {
+    for chooses in [false, true] {
+        let allocator = on_host(Config {
+            strategy: Some(Arc::new(Panics(chooses))),
+            ..Config::default()
+        });
+        let request = |bytes| {
+            let request = Request::new(bytes).alignment(4096).name("unlucky");
+            allocator.allocate_with(&request).unwrap()
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for bytes in [1, 100, 5000, 100_000, MIB, 4 * MIB] {
+                        let (buffer, other) = (request(bytes), allocator.allocate(bytes).unwrap());
+                        assert_eq!((buffer.len(), other.len()), (bytes, bytes));
+                        assert_eq!(buffer.storage_mode(), StorageMode::Shared);
+                        assert_eq!(buffer.alignment(), 4096);
+                    }
+                });
+            }
+        });
+        drop([MIB; 4].map(request));
+        let stats = allocator.stats();
+        assert_eq!((stats.live.value, stats.failures), (0, 0));
+        assert_eq!((stats.allocations, stats.frees), (28, 28));
+        // A scope ends before its threads have given back what they cached.
+        let start = Instant::now();
+        while allocator.stats().reserved.value > 0 {
+            let _bytes = allocator.clear();
+            assert!(start.elapsed() < Duration::from_secs(30));
+        }
+    }
+}
+
+/// Panics when an allocator is built.
+#[derive(Debug)]
+struct NeverStarts;
+
+impl Strategy for NeverStarts {
+    fn choose(&self, asked: &Asked, _: &Surroundings<'_>) -> Choice {
+        Choice::of(asked)
+    }
+
+    fn for_allocator(&self) -> Option<Arc<dyn Strategy>> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_strategy_that_panics_when_an_allocator_is_built_leaves_nothing_behind() {
+    let device: Arc<dyn Device> = Arc::new(HostDevice::new().unwrap());
+    let config = Config {
+        strategy: Some(Arc::new(NeverStarts)),
         ..Config::default()
-    });
-    drop([MIB; 4].map(|bytes| allocator.allocate(bytes).unwrap()));
-    let _bytes = allocator.clear();
-    assert_eq!(allocator.stats().reserved.value, 0);
+    };
+    let builder = Allocator::builder(Arc::clone(&device)).config(config);
+    let built = catch_unwind(AssertUnwindSafe(|| builder.build()));
+    assert!(built.is_err());
+    assert_eq!(Arc::strong_count(&device), 1, "nothing holds the device");
+    let allocator = Allocator::builder(device).build().unwrap();
+    drop(allocator.allocate(MIB).unwrap());
 }

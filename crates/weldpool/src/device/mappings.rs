@@ -1,0 +1,50 @@
+//! How many mappings (mmap(2)) this crate makes, of those that the system allows a process: half of them in all.
+
+#![forbid(unsafe_code)]
+
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
+
+/// Of the system's limit, what memory takes, and what tables of threads take, in eighths.
+const MEMORY_EIGHTHS: usize = 3;
+const TABLES_EIGHTHS: usize = 1;
+
+/// Mappings a process may have (vm.max_map_count, proc_sys_vm(5)), where there is a limit.
+fn system_max() -> Option<usize> {
+    static MOST: OnceLock<Option<usize>> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+        text.trim().parse().ok()
+    })
+}
+
+/// Most mappings of memory.
+pub(super) fn memory_max() -> Option<usize> {
+    system_max().map(|most| most / 8 * MEMORY_EIGHTHS)
+}
+
+/// Most mappings of tables, each of which is one.
+pub(super) fn tables_max() -> usize {
+    system_max().map_or(usize::MAX, |most| most / 8 * TABLES_EIGHTHS)
+}
+
+/// Mappings there are of one kind.
+#[derive(Debug)]
+pub(super) struct Count(AtomicUsize);
+
+impl Count {
+    pub(super) const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// Counts one more, unless there are so many.
+    pub(super) fn add(&self, most: usize) -> bool {
+        let more = |count: usize| (count < most).then_some(count + 1);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    pub(super) fn remove(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
