@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 
 use crate::device::Physical;
 use crate::space::Range;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// Mappings of divisible memory, of all arenas: the system limits those of a process.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
 /// Physical memory, in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,26 @@ impl Mappings {
         self.pieces.len()
     }
 
+    /// Mappings of divisible memory that all arenas of the process have.
+    pub(crate) fn in_process() -> usize {
+        MAPPED.load(Ordering::Relaxed)
+    }
+
+    fn add(&mut self, position: usize, piece: Piece) {
+        let replaced = self.pieces.insert(position, piece);
+        if self.divisible && replaced.is_none() {
+            MAPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn forget(&mut self, position: usize) -> Option<Piece> {
+        let piece = self.pieces.remove(&position)?;
+        if self.divisible {
+            MAPPED.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(piece)
+    }
+
     pub(crate) fn insert(&mut self, position: usize, piece: Piece) {
         if self.divisible
             && let Some((&before, last)) = self.pieces.range_mut(..position).next_back()
@@ -58,7 +82,7 @@ impl Mappings {
             last.bytes += piece.bytes;
             return;
         }
-        self.pieces.insert(position, piece);
+        self.add(position, piece);
     }
 
     /// The part of a free range that can be mapped elsewhere: whole granules, and whole pieces where
@@ -110,7 +134,7 @@ impl Mappings {
             .range(range.start..range.end())
             .map(|(&start, _)| start)
             .collect();
-        let removed = starts.iter().filter_map(|start| self.pieces.remove(start));
+        let removed = starts.into_iter().filter_map(|start| self.forget(start));
         removed.collect()
     }
 
@@ -132,7 +156,15 @@ impl Mappings {
                 bytes: piece.bytes - head,
             };
             piece.bytes = head;
-            self.pieces.insert(position, tail);
+            self.add(position, tail);
+        }
+    }
+}
+
+impl Drop for Mappings {
+    fn drop(&mut self) {
+        if self.divisible {
+            MAPPED.fetch_sub(self.pieces.len(), Ordering::Relaxed);
         }
     }
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::grow::Window;
-use super::mappings::{Piece, joined};
+use super::mappings::{Mappings, Piece, joined};
 use super::{Arena, Growth, Want};
 use crate::block::{Block, Point};
 use crate::device::{AddressRange, VirtualMemoryProperties};
@@ -197,7 +197,7 @@ impl Arena {
     ) -> bool {
         let most = properties.mappings_max.unwrap_or(usize::MAX);
         // Between two mappings the system counts the gap as another.
-        2 * (growth.mappings.len() + growth.stale.len()) >= most
+        2 * (Mappings::in_process() + growth.stale.len()) >= most
     }
 
     /// Maps the donors and then the new pieces in the window's gap, and cuts the block from them and the free

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::strategy::Tuning;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -222,9 +224,15 @@ impl Reserve {
         self.sparing.load(Ordering::Relaxed)
     }
 
-    /// Takes note of time spent waiting for work instead of growing.
-    pub(crate) fn note_waited(&self, nanoseconds: u64) {
+    /// Takes note of the time since `start`, spent waiting for work instead of growing.
+    pub(crate) fn note_waited(&self, start: Instant) {
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// How long may be waited for work, in proportion to what was served.
+    pub(crate) fn affordable_wait(&self) -> Duration {
+        Duration::from_nanos(self.earned_ns().saturating_sub(self.waited_ns()))
     }
 
     pub(crate) fn waited_ns(&self) -> u64 {

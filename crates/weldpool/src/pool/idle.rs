@@ -113,8 +113,7 @@ impl Pool {
             last = Some(point);
         }
         if asked {
-            let waited = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.reserve.note_waited(waited);
+            self.reserve.note_waited(start);
         }
     }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Pool;
 use super::place::Place;
@@ -14,6 +14,9 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Requests without a driver call between two questions.
 const QUIET_REQUESTS: u64 = 1024;
+
+/// Longest wait for memory of other queues rather than exceed the slack, unless a strategy says otherwise.
+const WAIT_US: u64 = 2_000;
 
 /// What was counted for the strategy, per class and in all.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Tuned {
             classes: Grouped::new(classes),
             requests: AtomicU64::new(0),
             driver_calls: AtomicU64::new(0),
-            wait_us: AtomicU64::new(0),
+            wait_us: AtomicU64::new(if divisible { WAIT_US } else { 0 }),
             slack_per_1024,
             divisible,
         }
@@ -104,19 +107,26 @@ impl Pool {
         shape
     }
 
-    /// Waits for memory that work on other queues still uses, where the strategy would rather than exceed
-    /// the slack for a request; true if it waited.
+    /// Waits for memory that work on other queues still uses rather than exceed the slack for a request,
+    /// where that is affordable; true if it waited.
     pub(super) fn await_others(&self, place: Place, queue: Option<u32>) -> bool {
         let longest = Duration::from_micros(self.tuned.wait_us.load(Ordering::Relaxed));
+        let affordable = self.reserve.affordable_wait();
         let need = place.bytes as u64;
-        if longest.is_zero() || place.is_small() || self.reserve.slack() >= need {
+        if longest.is_zero()
+            || place.is_small()
+            || self.reserve.slack() >= need
+            || affordable < longest.min(Duration::from_micros(WAIT_US))
+        {
             return false;
         }
         let (arena, _) = self.arenas.at(place.storage, place.node);
         let waits = arena.free().bytes + arena.pending_bytes_of(queue) < place.bytes
             && arena.free().bytes + arena.free().pending >= place.bytes;
         if waits {
-            self.wait(longest);
+            let start = Instant::now();
+            self.wait(longest.min(affordable));
+            self.reserve.note_waited(start);
         }
         waits
     }

@@ -36,8 +36,7 @@ const RETENTION_REQUESTS: u64 = 1 << 14;
 /// - *Minimums.* A small class that is asked for again and again keeps a few blocks when caches are emptied.
 /// - *Retention.* Memory grows by an eighth of what the live peak rose lately, within a slack. As much
 ///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together, it
-///   is done out of few pieces, and the addresses they left are unmapped several at once. A request that
-///   would exceed the slack waits for memory that another queue is about to give back.
+///   is done out of few pieces, and the addresses they left are unmapped several at once.
 ///
 /// The slack is 0.5 % at first. With a greater [`ratio_max`](Self::new) it rises toward that while holes
 /// are mapped together at an unchanged live peak.
@@ -110,8 +109,9 @@ impl Default for Adaptive {
 
 impl Adaptive {
     /// Holds at most `ratio_max` times the greatest sum of requested bytes (from 1 to 2; 1.005 by default),
-    /// where the workload allows it, and waits for up to `wait_max` (2 ms by default; zero for not at all)
-    /// for memory that work on other queues still uses rather than exceed it.
+    /// where the workload allows it, and waits for up to `wait_max` (2 ms by default, as without a strategy;
+    /// zero for not at all) for memory that work on other queues still uses rather than exceed it, as far as
+    /// `Config::driver_ns_per_operation` pays for that.
     ///
     /// # Errors
     ///

@@ -157,25 +157,27 @@ fn replay(events: &[Event], device: &str) -> ReplayReport {
 
 #[test]
 fn little_is_held_beyond_what_is_live_whatever_the_sizes() {
-    // Greatest peak reserved / peak live on the host and where nothing can be remapped. The graph network
-    // of other sizes is beyond what it is as recorded there: a few blocks are most of its memory.
+    // Greatest peak reserved / peak live on the host and where nothing can be remapped. There requests wait
+    // a while for work rather than exceed what is needed, and on a busy machine in vain: what is held on a
+    // quiet one is 1.01 or less, but for the bursts (1.03) and the graph network, of whose memory a few
+    // blocks are the most (1.5).
     let cases = [
-        ("resnet 103 %", resized("resnet_train", 103, 0), 1.02, 1.02),
+        ("resnet 103 %", resized("resnet_train", 103, 0), 1.02, 1.06),
         (
             "resnet, each size another",
             resized("resnet_train", 100, 5),
             1.02,
-            1.02,
+            1.06,
         ),
         (
             "maskrcnn 97 %",
             resized("maskrcnn_train", 97, 2),
             1.02,
-            1.02,
+            1.06,
         ),
         ("gnn 93 %", resized("gnn_train", 93, 0), 1.02, 1.55),
-        ("variable lengths", variable_lengths(), 1.02, 1.02),
-        ("bursts", bursts(), 1.02, 1.04),
+        ("variable lengths", variable_lengths(), 1.02, 1.06),
+        ("bursts", bursts(), 1.02, 1.08),
     ];
     for (name, events, host, apple) in cases {
         for (device, most) in [("host", host), ("fake:apple", apple)] {
@@ -184,5 +186,34 @@ fn little_is_held_beyond_what_is_live_whatever_the_sizes() {
             let ratio = report.reserved_over_live;
             assert!(ratio <= most, "{name} on {device}: {ratio}");
         }
+    }
+}
+
+#[test]
+fn on_the_host_the_default_holds_at_most_two_percent_more_than_is_live() {
+    let recorded = [
+        "gnn_train",
+        "gpt_train",
+        "llama_generate",
+        "maskrcnn_train",
+        "mixed_serving",
+        "resnet_train",
+    ];
+    // Several queues, which hold each other's memory up, and a model of which much is allocated one by one.
+    let resized_too = [
+        ("mixed_serving", 93, 0),
+        ("mixed_serving", 107, 0),
+        ("mixed_serving", 100, 10),
+        ("llama_generate", 93, 0),
+    ];
+    let cases = recorded.map(|name| (name, 100, 0));
+    for (name, percent, jitter) in cases.into_iter().chain(resized_too) {
+        let report = replay(&resized(name, percent, jitter), "host");
+        let ratio = report.reserved_over_live;
+        assert_eq!(report.failures, 0, "{name} {percent} %");
+        assert!(ratio <= 1.02, "{name} {percent} % {jitter}: {ratio}");
+        // At three microseconds a call, a third of what an operation may take.
+        let calls = report.driver_calls as f64 / report.events as f64;
+        assert!(calls <= 0.11, "{name} {percent} % {jitter}: {calls}");
     }
 }
