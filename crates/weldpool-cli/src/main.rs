@@ -58,6 +58,8 @@ fn main() -> ExitCode {
         // Help, the version, or a wrong command line.
         Err(asked) => {
             let printed = asked.print().and_then(|()| std::io::stdout().flush());
+            // What is wrong with the command line is told as far as standard error takes it.
+            let printed = if asked.use_stderr() { Ok(()) } else { printed };
             let status = u8::try_from(asked.exit_code()).unwrap_or(u8::MAX);
             let printed = printed.map_err(|error| OutputError::from(error).into());
             exit_code(printed.map(|()| ExitCode::from(status)))

@@ -140,6 +140,7 @@ pub(crate) struct Point {
 impl Point {
     /// The later one of two of the same queue.
     pub(crate) fn later(self, other: Self) -> Self {
+        debug_assert_eq!(self.queue, other.queue, "only one queue may use the memory");
         Self {
             value: self.value.max(other.value),
             ..self

@@ -67,11 +67,11 @@ pub struct Config {
     /// Less is tighter and costs driver calls. Default: 10.
     pub slack_per_1024: u32,
     /// Driver time in nanoseconds that each request and free may cost on average for tightness. More is
-    /// tighter. Where memory can be divided (the host), it pays for mapping holes together, beyond which
-    /// memory grows instead, for a while and then for longer; and as much again for waits of two
-    /// milliseconds at most for memory that work on other queues is about to give back. Where memory comes in handles that cannot be divided
+    /// tighter. Where memory can be divided (the host), it pays for mapping holes together and for waits, of
+    /// two milliseconds at most, for memory that work on other queues is about to give back; beyond it memory
+    /// grows instead, for a while and then for longer. Where memory comes in handles that cannot be divided
     /// (CUDA): while less was spent, handles are small and mapped together out of free parts, beyond it they
-    /// are large and memory grows instead; 100 costs less than growing by handles of 20 MiB does. Where
+    /// are large and memory grows instead; with 100 that costs about what growing by handles of 20 MiB does. Where
     /// there is no virtual memory (Metal), sixteen times as much may go into exchanging segments, waits for
     /// work included. Default: 1000.
     pub driver_ns_per_operation: u32,

@@ -265,6 +265,19 @@ impl<T: Copy> Space<T> {
             .map(move |(&queue, index)| (queue, values(index)))
     }
 
+    /// The least value of a queue after which `bytes` bytes that wait for it are clean, or all.
+    pub(crate) fn value_that_frees(&self, queue: u32, bytes: usize) -> Option<u64> {
+        let by_value = &self.pending.get(&queue)?.by_value;
+        let mut freed = 0;
+        let sufficient = by_value.iter().find(|(_, start)| {
+            freed += self.intervals.get(start).map_or(0, |one| one.bytes);
+            freed >= bytes
+        });
+        sufficient
+            .or_else(|| by_value.last())
+            .map(|&(value, _)| value)
+    }
+
     /// Free intervals that `queue` (or nobody in particular) may use, largest first: its own pending
     /// ones, then clean ones.
     pub(crate) fn largest_free_for(&self, queue: Option<u32>) -> impl Iterator<Item = Free> {
@@ -410,9 +423,10 @@ impl<T: Copy> Space<T> {
                 self.remove_free(other.range.start);
                 range.start = range.start.min(other.range.start);
                 range.bytes += other.range.bytes;
-                if let (Some(point), Some(other)) = (&mut point, other.point) {
-                    point.value = point.value.max(other.value);
-                }
+                point = match (point, other.point) {
+                    (Some(point), Some(other)) => Some(point.later(other)),
+                    _ => point,
+                };
             }
         }
         self.insert_exact(range, point);

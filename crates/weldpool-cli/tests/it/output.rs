@@ -93,7 +93,8 @@ fn standard_error_that_is_full_changes_no_exit_status() {
         "1GiB".as_ref(),
     ];
     let missing = ["replay".as_ref(), OsStr::new("missing.csv")];
-    for (arguments, status) in [(&limited[..], 3), (&missing[..], 1)] {
+    let wrong = ["replay".as_ref(), OsStr::new("--no-such-option")];
+    for (arguments, status) in [(&limited[..], 3), (&missing[..], 1), (&wrong[..], 2)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weldpool"));
         command.args(arguments).env("METAL_ALLOCATOR_STATS", "full");
         let status_of = command

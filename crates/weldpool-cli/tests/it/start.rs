@@ -123,13 +123,23 @@ fn standard_output_without_room_is_an_error() {
 #[test]
 fn a_reader_that_went_away_does_not_stop_the_server() {
     let folder = Folder::new("unread");
-    let mut command = command(folder.path(), &[]);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let port = address.port().to_string();
+    let mut command = command(folder.path(), &["--http-port", &port]);
     let child = command
         .stdout(crate::output::closed())
         .stderr(std::process::Stdio::piped())
         .spawn();
     let mut child = child.unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    let start = std::time::Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(start.elapsed().as_secs() < 60, "the server does not answer");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // It says where it listens once it does.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     let ended = child.try_wait().unwrap();
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();

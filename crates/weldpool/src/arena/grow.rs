@@ -112,7 +112,11 @@ impl Arena {
             bytes => bytes.min(slack) & !(properties.granularity - 1),
         };
         let usual = usual.max(need).min(window.gap.bytes);
-        let donors = if slack >= need || self.too_many_mappings(growth, properties) {
+        let donors = if slack >= need
+            || Self::too_many_mappings(properties)
+            // What lies spare comes first.
+            || !growth.spare.is_empty()
+        {
             Donors::default()
         } else {
             let affordable = self.reserve.affordable_pieces(properties.remap_ns);
@@ -142,7 +146,6 @@ impl Arena {
             }
         };
         let source = if created.is_empty() {
-            self.reserve.count_remap();
             Source::Held
         } else {
             Source::Driver
@@ -421,5 +424,80 @@ impl Growth {
     pub(super) fn top(&self) -> Option<Range> {
         let largest = self.addresses.largest_clean().max(1);
         Some(self.addresses.find_clean(largest, 1)?.0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::ListId;
+
+    const fn range(start: usize, end: usize) -> Range {
+        Range {
+            start,
+            bytes: end - start,
+        }
+    }
+
+    const fn free(start: usize, end: usize) -> Option<Free> {
+        Some(Free {
+            range: range(start, end),
+            point: None,
+        })
+    }
+
+    /// Position, end of the head that is used, and bytes to map of a place around the gap from 100 to 200.
+    fn place(
+        tail: Option<Free>,
+        head: Option<Free>,
+        bytes: usize,
+        alignment: usize,
+    ) -> Option<(usize, Option<usize>, usize)> {
+        let want = Want {
+            bytes,
+            alignment,
+            list: ListId::NONE,
+            thread_max: 0,
+            queue: None,
+            contended: false,
+        };
+        let properties = VirtualMemoryProperties {
+            granularity: 4,
+            divisible: true,
+            needs_access: false,
+            mappings_max: None,
+            address_bytes_max: 1 << 20,
+            create_ns: 0,
+            remap_ns: 0,
+        };
+        let window = Window::beside_free(range(100, 200), tail, head, &want)?;
+        let end = window.head.map(|head| head.range.end());
+        Some((window.position, end, window.bytes_to_map(properties)))
+    }
+
+    #[test]
+    fn a_place_uses_what_is_free_before_and_behind_a_gap() {
+        assert_eq!(place(None, None, 90, 1), Some((100, None, 92)));
+        assert_eq!(place(free(60, 100), None, 90, 1), Some((60, None, 52)));
+        // What lies behind is used as far as it is needed, and only then is the whole gap mapped.
+        let head = free(200, 300);
+        assert_eq!(place(free(60, 100), head, 130, 1), Some((60, None, 92)));
+        assert_eq!(
+            place(free(60, 100), head, 150, 1),
+            Some((60, Some(210), 100))
+        );
+        assert_eq!(place(None, head, 150, 1), Some((100, Some(250), 100)));
+    }
+
+    #[test]
+    fn a_place_that_does_not_suffice_or_needs_no_gap_is_none() {
+        assert_eq!(place(None, None, 101, 1), None);
+        assert_eq!(place(free(60, 100), free(200, 300), 241, 1), None);
+        assert_eq!(place(free(60, 100), None, 40, 1), None, "the tail does");
+        assert_eq!(place(None, None, usize::MAX, 1), None);
+        // Aligned, it would begin behind the gap, or end behind what is free.
+        assert_eq!(place(free(60, 100), free(200, 300), 20, 256), None);
+        assert_eq!(place(free(60, 100), None, 90, 128), None);
+        assert_eq!(place(free(60, 100), None, 70, 128), Some((128, None, 100)));
     }
 }

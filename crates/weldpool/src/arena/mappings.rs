@@ -4,13 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::device::Physical;
+use crate::device::{Mapped, Physical};
 use crate::space::Range;
-use crate::sync::{AtomicUsize, Ordering};
-
-/// Mappings of divisible memory, of all arenas: the system limits those of a process.
-static MAPPED: AtomicUsize = AtomicUsize::new(0);
-
 /// Physical memory, in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -37,6 +32,8 @@ pub(crate) struct Mappings {
     pieces: BTreeMap<usize, Piece>,
     granularity: usize,
     divisible: bool,
+    /// Where memory is divided, the system may have a limit.
+    mapped: Mapped,
 }
 
 impl Mappings {
@@ -46,6 +43,7 @@ impl Mappings {
             pieces: BTreeMap::new(),
             granularity,
             divisible,
+            mapped: Mapped::default(),
         }
     }
 
@@ -53,24 +51,10 @@ impl Mappings {
         self.pieces.len()
     }
 
-    /// Mappings of divisible memory that all arenas of the process have.
-    pub(crate) fn in_process() -> usize {
-        MAPPED.load(Ordering::Relaxed)
-    }
-
-    fn add(&mut self, position: usize, piece: Piece) {
-        let replaced = self.pieces.insert(position, piece);
-        if self.divisible && replaced.is_none() {
-            MAPPED.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn forget(&mut self, position: usize) -> Option<Piece> {
-        let piece = self.pieces.remove(&position)?;
+    fn count(&mut self) {
         if self.divisible {
-            MAPPED.fetch_sub(1, Ordering::Relaxed);
+            self.mapped.set(self.pieces.len());
         }
-        Some(piece)
     }
 
     pub(crate) fn insert(&mut self, position: usize, piece: Piece) {
@@ -82,7 +66,8 @@ impl Mappings {
             last.bytes += piece.bytes;
             return;
         }
-        self.add(position, piece);
+        self.pieces.insert(position, piece);
+        self.count();
     }
 
     /// The part of a free range that can be mapped elsewhere: whole granules, and whole pieces where
@@ -134,8 +119,10 @@ impl Mappings {
             .range(range.start..range.end())
             .map(|(&start, _)| start)
             .collect();
-        let removed = starts.into_iter().filter_map(|start| self.forget(start));
-        removed.collect()
+        let removed = starts.iter().filter_map(|start| self.pieces.remove(start));
+        let removed = removed.collect();
+        self.count();
+        removed
     }
 
     /// The pieces of a range that is mapped throughout, in order.
@@ -156,15 +143,7 @@ impl Mappings {
                 bytes: piece.bytes - head,
             };
             piece.bytes = head;
-            self.add(position, tail);
-        }
-    }
-}
-
-impl Drop for Mappings {
-    fn drop(&mut self) {
-        if self.divisible {
-            MAPPED.fetch_sub(self.pieces.len(), Ordering::Relaxed);
+            self.pieces.insert(position, tail);
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
-use crate::device::{Metered, StorageMode, VirtualMemoryProperties};
+use crate::device::{Mapped, Metered, StorageMode, VirtualMemoryProperties};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
@@ -65,11 +65,21 @@ struct Growth {
     /// Where they cannot.
     windows: Windows,
     /// Addresses whose memory is mapped elsewhere too by now; unmapped once their points have passed.
-    stale: Vec<(Range, Option<Point>)>,
+    stale: Vec<Stale>,
     /// Physical memory that is mapped nowhere, because a call failed.
     spare: Vec<Piece>,
     /// Next position for a region without addresses.
     unaddressed: usize,
+}
+
+/// Addresses whose memory is mapped elsewhere too.
+#[derive(Debug)]
+struct Stale {
+    range: Range,
+    /// Before it, work may still use them.
+    point: Option<Point>,
+    /// The mappings they still have.
+    mapped: Mapped,
 }
 
 /// What is asked of an arena.
@@ -140,12 +150,6 @@ impl Arena {
         contended: bool,
     ) -> Option<Range> {
         self.state.lock().release(block, point, contended)
-    }
-
-    /// Bytes that are free for one queue alone.
-    pub(crate) fn pending_bytes_of(&self, queue: Option<u32>) -> usize {
-        let room = self.state.lock();
-        queue.map_or(0, |queue| room.space.pending_bytes_of(queue))
     }
 
     /// Makes pending memory clean whose point on `queue` has passed.

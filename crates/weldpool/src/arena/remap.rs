@@ -2,11 +2,13 @@
 
 #![allow(unsafe_code)]
 
+use std::time::Duration;
+
 use super::grow::Window;
-use super::mappings::{Mappings, Piece, joined};
-use super::{Arena, Growth, Want};
+use super::mappings::{Piece, joined};
+use super::{Arena, Growth, Stale, Want};
 use crate::block::{Block, Point};
-use crate::device::{AddressRange, VirtualMemoryProperties};
+use crate::device::{AddressRange, Mapped, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
@@ -149,7 +151,7 @@ impl Arena {
             return None;
         }
         let mut growth = self.growth.lock();
-        if self.too_many_mappings(&growth, properties) {
+        if Self::too_many_mappings(properties) {
             return None;
         }
         let window = self.window(&mut growth, want).ok()?;
@@ -160,7 +162,6 @@ impl Arena {
         if donors.is_empty() {
             return None;
         }
-        self.reserve.count_remap();
         let (parts, created) = (donors.into_parts(), Vec::new());
         self.map_window(
             &mut growth,
@@ -172,6 +173,33 @@ impl Arena {
             passed,
         )
         .ok()
+    }
+
+    /// Whether memory is mapped and returned page by page.
+    pub(crate) fn is_divisible(&self) -> bool {
+        self.virtual_memory.is_some_and(|one| one.divisible)
+    }
+
+    /// What to wait for, and how long at most, so that memory which other queues still use can be mapped
+    /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
+    /// would help, or the wait is not paid for.
+    pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
+        if self.reserve.slack() >= want.bytes as u64 {
+            return None;
+        }
+        let allowed = self.reserve.affordable_wait(longest)?;
+        let room = self.state.lock();
+        let space = &room.space;
+        let own = want.queue.map_or(0, |queue| space.pending_bytes_of(queue));
+        let missing = want.bytes.saturating_sub(space.clean_bytes() + own);
+        if missing == 0 || space.pending_bytes() - own < missing {
+            return None;
+        }
+        let queues = space.pending_queues().map(|(queue, _)| queue);
+        let others = queues.filter(|&queue| Some(queue) != want.queue);
+        let queue = others.max_by_key(|&queue| space.pending_bytes_of(queue))?;
+        let value = space.value_that_frees(queue, missing)?;
+        Some((Point { queue, value }, allowed))
     }
 
     pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {
@@ -190,14 +218,10 @@ impl Arena {
     }
 
     /// Whether the process should not have more mappings.
-    pub(super) fn too_many_mappings(
-        &self,
-        growth: &Growth,
-        properties: VirtualMemoryProperties,
-    ) -> bool {
+    pub(super) fn too_many_mappings(properties: VirtualMemoryProperties) -> bool {
         let most = properties.mappings_max.unwrap_or(usize::MAX);
         // Between two mappings the system counts the gap as another.
-        2 * (Mappings::in_process() + growth.stale.len()) >= most
+        2 * Mapped::in_process() >= most
     }
 
     /// Maps the donors and then the new pieces in the window's gap, and cuts the block from them and the free
@@ -240,7 +264,10 @@ impl Arena {
             return Err(error);
         }
         let moved = donors.iter().map(|donor| donor.pieces.len()).sum();
-        self.reserve.note_remapped(moved, properties.remap_ns);
+        self.reserve.charge_remap(moved, properties.remap_ns);
+        if !donors.is_empty() {
+            self.reserve.count_remap();
+        }
         let mut position = mapped.start;
         for piece in &pieces {
             growth.mappings.insert(position, *piece);
@@ -250,7 +277,11 @@ impl Arena {
         let donated = donors.iter().map(|donor| donor.free.point);
         let point = beside.chain(donated).flatten().reduce(Point::later);
         for donor in &donors {
-            growth.stale.push((donor.free.range, donor.free.point));
+            growth.stale.push(Stale {
+                range: donor.free.range,
+                point: donor.free.point,
+                mapped: Mapped::new(donor.pieces.len()),
+            });
         }
         let whole = window.whole(mapped);
         let block = {
@@ -260,7 +291,7 @@ impl Arena {
             room.cut_block(free, window.position, want)
         };
         let waiting = growth.stale.len();
-        if waiting > self.reserve.moved_ranges_max() || self.too_many_mappings(growth, properties) {
+        if waiting > self.reserve.moved_ranges_max() || Self::too_many_mappings(properties) {
             self.unmap_stale(growth, passed);
         }
         Ok(block)
@@ -298,7 +329,11 @@ impl Arena {
             growth.addresses.cut_within(used);
         }
         if result.is_err() && used.bytes > 0 {
-            growth.stale.push((used, None));
+            growth.stale.push(Stale {
+                range: used,
+                point: None,
+                mapped: Mapped::new(pieces.len()),
+            });
         }
         result
     }
@@ -308,31 +343,25 @@ impl Arena {
     pub(super) fn unmap_stale(&self, growth: &mut Growth, passed: &dyn Fn(Point) -> bool) {
         let mut stale = std::mem::take(&mut growth.stale);
         let over = |point: Option<Point>| point.is_none_or(passed) || left_out(Wait::Unmap);
-        stale.sort_unstable_by_key(|(range, _)| range.start);
+        stale.sort_unstable_by_key(|stale| stale.range.start);
         // A call for all that lies side by side in the same addresses.
         stale.dedup_by(|next, last| {
-            let side_by_side = last.0.end() == next.0.start
-                && !growth.regions.contains_key(&next.0.start)
-                && over(last.1)
-                && over(next.1);
+            let side_by_side = last.range.end() == next.range.start
+                && !growth.regions.contains_key(&next.range.start)
+                && over(last.point)
+                && over(next.point);
             if side_by_side {
-                *last = (
-                    Range {
-                        bytes: last.0.bytes + next.0.bytes,
-                        ..last.0
-                    },
-                    None,
-                );
+                last.range.bytes += next.range.bytes;
+                last.point = None;
+                last.mapped.add(&mut next.mapped);
             }
             side_by_side
         });
-        for (range, point) in stale {
-            let over = over(point);
-            let unmapped = over && self.unmap(growth, range).is_ok();
-            if unmapped {
-                growth.addresses.add(range);
+        for stale in stale {
+            if over(stale.point) && self.unmap(growth, stale.range).is_ok() {
+                growth.addresses.add(stale.range);
             } else {
-                growth.stale.push((range, point));
+                growth.stale.push(stale);
             }
         }
     }

@@ -28,11 +28,12 @@ pub(crate) struct Reserve {
     driver_ns_per_operation: u64,
     /// Whether empty segments are spared for requests of their size.
     sparing: AtomicBool,
-    /// Time spent waiting for work so that its memory could be exchanged, in nanoseconds.
+    /// Time spent waiting for work so that segments or handles could be exchanged, in nanoseconds.
     waited_ns: AtomicU64,
-    /// What mapping holes together cost so far, in nanoseconds, at the device's typical cost of a piece:
-    /// a busy machine must not change what is affordable.
-    remapped_ns: AtomicU64,
+    /// What mapping holes together, and waiting for their memory, was charged with so far, in nanoseconds: the
+    /// typical cost of a piece and the longest that a wait may last, because a busy machine must not change
+    /// what is affordable. What was earned and not used for long is charged too.
+    charged_ns: AtomicU64,
     remap_pause: RemapPause,
     /// Segments, or additions to virtual memory, that were obtained.
     growths: AtomicU64,
@@ -60,8 +61,8 @@ struct Retention {
 ///
 /// Blocks between holes that were mapped elsewhere cannot be joined when they are free, so memory that is
 /// remapped by a workload that cannot afford it is worse than memory that never was. Each pause is twice
-/// as long as the one before: a workload that only begins like that pays once, one that goes on so pays a
-/// few times.
+/// as long as the one before, unless all went well in between for as long: a workload that only begins like
+/// that pays once, one that goes on so pays a few times.
 #[derive(Debug)]
 struct RemapPause {
     /// Operations served when it ends; later ones for the next.
@@ -70,11 +71,14 @@ struct RemapPause {
     length: AtomicU64,
 }
 
-/// Length of the first pause in operations.
+/// Length of the first pause in operations, and of the longest.
 const REMAP_PAUSE: u64 = 4 << 10;
-/// Driver time in nanoseconds that can be saved up for remapping, besides what memory earns: a workload
-/// that changes must not pay at once for what long went well.
-const REMAP_SAVED_NS_MAX: u64 = 32_000_000;
+const REMAP_PAUSE_MAX: u64 = 16 << 20;
+/// Driver time in nanoseconds that can be saved up, besides what memory earns: a workload that changes must
+/// not pay at once for what long went well.
+const SAVED_NS_MAX: u64 = 32_000_000;
+/// What must be left for a wait that may last longer.
+const WAIT_MIN: Duration = Duration::from_millis(2);
 
 /// Bytes of the greatest sum of requested ones that earn as much driver time as an operation: memory
 /// must be obtained before anything is served from it.
@@ -98,7 +102,7 @@ impl Reserve {
             driver_ns_per_operation,
             sparing: AtomicBool::new(false),
             waited_ns: AtomicU64::new(0),
-            remapped_ns: AtomicU64::new(0),
+            charged_ns: AtomicU64::new(0),
             remap_pause: RemapPause {
                 until: AtomicU64::new(0),
                 length: AtomicU64::new(REMAP_PAUSE),
@@ -182,38 +186,55 @@ impl Reserve {
         (self.peak_live() / MEMORY_PER_OPERATION).saturating_mul(self.driver_ns_per_operation)
     }
 
-    /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each.
-    pub(crate) fn affordable_pieces(&self, piece_ns: u32) -> usize {
-        if self.operations.load(Ordering::Relaxed) < self.remap_pause.until.load(Ordering::Relaxed)
-        {
-            return 0;
-        }
-        let most = REMAP_SAVED_NS_MAX.saturating_add(self.memory_ns());
+    /// Driver time that is left for mapping holes together and waiting for their memory, in nanoseconds.
+    fn left_ns(&self) -> u64 {
+        let most = SAVED_NS_MAX.saturating_add(self.memory_ns());
         let earned = self.earned_ns();
         let forgotten = earned.saturating_sub(most);
-        let spent = self.remapped_ns.fetch_max(forgotten, Ordering::Relaxed);
-        let left = earned.saturating_sub(spent.max(forgotten));
-        usize::try_from(left / u64::from(piece_ns.max(1))).unwrap_or(usize::MAX)
+        let charged = self.charged_ns.fetch_max(forgotten, Ordering::Relaxed);
+        earned.saturating_sub(charged.max(forgotten))
+    }
+
+    /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each.
+    pub(crate) fn affordable_pieces(&self, piece_ns: u32) -> usize {
+        let until = self.remap_pause.until.load(Ordering::Relaxed);
+        if self.operations.load(Ordering::Relaxed) < until {
+            return 0;
+        }
+        let pieces = self.left_ns() / u64::from(piece_ns.max(1));
+        usize::try_from(pieces).unwrap_or(usize::MAX)
     }
 
     /// Takes note that more pieces would have been of use than were affordable.
     pub(crate) fn pause_remapping(&self) {
         let pause = &self.remap_pause;
-        let length = pause.length.load(Ordering::Relaxed);
-        let until = self
-            .operations
-            .load(Ordering::Relaxed)
-            .saturating_add(length);
+        let operations = self.operations.load(Ordering::Relaxed);
+        let mut length = pause.length.load(Ordering::Relaxed);
+        if operations.saturating_sub(pause.until.load(Ordering::Relaxed)) > length {
+            length = REMAP_PAUSE;
+        }
+        let until = operations.saturating_add(length);
         pause.until.store(until, Ordering::Relaxed);
-        pause
-            .length
-            .store(length.saturating_mul(2), Ordering::Relaxed);
+        let next = length.saturating_mul(2).min(REMAP_PAUSE_MAX);
+        pause.length.store(next, Ordering::Relaxed);
     }
 
     /// Takes note of so many pieces mapped at a second place.
-    pub(crate) fn note_remapped(&self, pieces: usize, piece_ns: u32) {
-        let spent = (pieces as u64).saturating_mul(u64::from(piece_ns));
-        self.remapped_ns.fetch_add(spent, Ordering::Relaxed);
+    pub(crate) fn charge_remap(&self, pieces: usize, piece_ns: u32) {
+        let ns = (pieces as u64).saturating_mul(u64::from(piece_ns));
+        self.charged_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// How long may be waited for memory instead of growing, if that is worth while: up to `longest`.
+    pub(crate) fn affordable_wait(&self, longest: Duration) -> Option<Duration> {
+        let left = Duration::from_nanos(self.left_ns());
+        (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
+    }
+
+    /// Takes note of a wait that was allowed to last so long.
+    pub(crate) fn charge_wait(&self, allowed: Duration) {
+        let ns = u64::try_from(allowed.as_nanos()).unwrap_or(u64::MAX);
+        self.charged_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     pub(crate) fn set_sparing(&self, sparing: bool) {
@@ -228,11 +249,6 @@ impl Reserve {
     pub(crate) fn note_waited(&self, start: Instant) {
         let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited_ns.fetch_add(nanoseconds, Ordering::Relaxed);
-    }
-
-    /// How long may be waited for work, in proportion to what was served.
-    pub(crate) fn affordable_wait(&self) -> Duration {
-        Duration::from_nanos(self.earned_ns().saturating_sub(self.waited_ns()))
     }
 
     pub(crate) fn waited_ns(&self) -> u64 {
@@ -321,7 +337,7 @@ mod tests {
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
         reserve.note_operations(100);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 100);
-        reserve.note_remapped(60, PIECE_NS);
+        reserve.charge_remap(60, PIECE_NS);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 40);
         reserve.note_live(10 * MEMORY_PER_OPERATION);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 50, "and by memory");
@@ -331,10 +347,10 @@ mod tests {
     #[test]
     fn little_is_saved_up() {
         let reserve = reserve();
-        let most = usize::try_from(REMAP_SAVED_NS_MAX).unwrap() / PIECE_NS as usize;
+        let most = usize::try_from(SAVED_NS_MAX).unwrap() / PIECE_NS as usize;
         reserve.note_operations(1 << 40);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), most);
-        reserve.note_remapped(most, PIECE_NS);
+        reserve.charge_remap(most, PIECE_NS);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
         reserve.note_operations((1 << 40) + 5);
         assert_eq!(reserve.affordable_pieces(PIECE_NS), 5);
@@ -352,5 +368,26 @@ mod tests {
             reserve.note_operations(served);
             assert!(reserve.affordable_pieces(PIECE_NS) > 0);
         }
+        // All went well for longer than the next one would be.
+        let later = served + 8 * REMAP_PAUSE + 1;
+        reserve.note_operations(later);
+        reserve.pause_remapping();
+        reserve.note_operations(later + REMAP_PAUSE);
+        assert!(reserve.affordable_pieces(PIECE_NS) > 0, "a short one again");
+    }
+
+    #[test]
+    fn waits_are_paid_for_by_what_they_may_last() {
+        const MS: Duration = Duration::from_millis(1);
+        let reserve = reserve();
+        assert_eq!(reserve.affordable_wait(2 * MS), None);
+        reserve.note_operations(5000);
+        assert_eq!(reserve.affordable_wait(Duration::ZERO), None);
+        assert_eq!(reserve.affordable_wait(2 * MS), Some(2 * MS));
+        assert_eq!(reserve.affordable_wait(1000 * MS), Some(5 * MS));
+        reserve.charge_wait(2 * MS);
+        reserve.charge_remap(2000, PIECE_NS);
+        assert_eq!(reserve.affordable_wait(2 * MS), None, "1 ms is left");
+        assert_eq!(reserve.affordable_wait(MS), Some(MS));
     }
 }

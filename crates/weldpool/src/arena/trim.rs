@@ -6,7 +6,7 @@ use super::mappings::Piece;
 use super::region::Backing;
 use super::{Arena, Growth, Home};
 use crate::block::Point;
-use crate::device::{ReleaseError, Segment};
+use crate::device::{Mapped, ReleaseError, Segment};
 use crate::kept;
 use crate::space::{Free, Range};
 
@@ -40,7 +40,7 @@ impl Arena {
     /// threads still cache stands for nothing.
     pub(crate) fn close(&self, passed: &dyn Fn(Point) -> bool) {
         let mut growth = self.growth.lock();
-        growth.stale.retain(|(_, point)| !point.is_none_or(passed));
+        growth.stale.retain(|stale| !stale.point.is_none_or(passed));
         *self.state.lock() = self.empty_room();
         let everything = Range {
             start: 0,
@@ -70,8 +70,13 @@ impl Arena {
 
     /// Gives up everything without returning it, because work in flight may still use it.
     pub(crate) fn leak(&self) {
-        let regions = std::mem::take(&mut self.growth.lock().regions);
-        kept::keep(regions);
+        let mut growth = self.growth.lock();
+        let mapped = Mapped::new(growth.mappings.len());
+        let (regions, stale) = (
+            std::mem::take(&mut growth.regions),
+            std::mem::take(&mut growth.stale),
+        );
+        kept::keep((regions, stale, mapped));
     }
 
     /// Returns what can be returned of a clean free range.

@@ -114,7 +114,7 @@ impl Windows {
                 .iter_mut()
                 .find(|one| one.queue == point.queue);
             match known {
-                Some(known) => known.value = known.value.max(point.value),
+                Some(known) => *known = known.later(point),
                 None => window.points.push(point),
             }
         });

@@ -17,6 +17,44 @@ fn system_max() -> Option<usize> {
     })
 }
 
+/// Mappings of memory that can be divided, of all arenas of the process.
+static MEMORY: Count = Count::new();
+
+/// Some of them; they are counted until this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Mapped(usize);
+
+impl Mapped {
+    pub(crate) fn new(count: usize) -> Self {
+        let mut mapped = Self::default();
+        mapped.set(count);
+        mapped
+    }
+
+    /// Counts so many from now on.
+    pub(crate) fn set(&mut self, count: usize) {
+        MEMORY.0.fetch_add(count, Ordering::Relaxed);
+        MEMORY.0.fetch_sub(self.0, Ordering::Relaxed);
+        self.0 = count;
+    }
+
+    /// Takes over what another counts.
+    pub(crate) fn add(&mut self, other: &mut Self) {
+        self.0 += std::mem::take(&mut other.0);
+    }
+
+    /// All there are in the process.
+    pub(crate) fn in_process() -> usize {
+        MEMORY.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// Most mappings of memory.
 pub(super) fn memory_max() -> Option<usize> {
     system_max().map(|most| most / 8 * MEMORY_EIGHTHS)

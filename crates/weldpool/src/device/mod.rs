@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::sync::Arc;
 
 pub use fence::Timeline;
+pub(crate) use mappings::Mapped;
 pub(crate) use metered::Metered;
 pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};

@@ -265,11 +265,6 @@ impl Pool {
             let (arena, _) = self.arenas.at(place.storage, place.node);
             self.note_fragmented(arena, place.bytes);
         }
-        if self.await_others(place, queue)
-            && let Some(block) = held(self)
-        {
-            return Ok((block, Source::Held));
-        }
         self.grow(place, party)
     }
 
@@ -315,14 +310,14 @@ impl Pool {
         let passed = |point| self.orders.passed(point);
         if !place.is_small() {
             let want = place.want(party);
-            self.await_exchange(arena, &want);
+            self.await_work(arena, &want);
             let grown = arena.grow(&want, &passed)?;
             self.classes.count_cut(place.list, place.bytes);
             return Ok(grown);
         }
         loop {
             let span = place.span(small, party);
-            self.await_exchange(arena, &span);
+            self.await_work(arena, &span);
             let (span, source) = arena.grow(&span, &passed)?;
             small.add_span(span);
             // Another thread may have used up the span already.

@@ -202,7 +202,12 @@ mod tests {
             } else {
                 drop(Allocator::host().unwrap());
             }
-            assert_eq!(pool.reserved_bytes(), 0, "by requests: {by_requests}");
+            // Somebody else may be about to close it.
+            let start = Instant::now();
+            while pool.reserved_bytes() > 0 {
+                assert!(start.elapsed().as_secs() < 10, "by requests: {by_requests}");
+                thread::yield_now();
+            }
             end.send(()).unwrap();
             idle.join().unwrap();
         }

@@ -99,8 +99,35 @@ impl Pool {
         self.collect(true);
     }
 
-    /// Waits for work in flight where that lets segments be exchanged instead of growing.
-    pub(super) fn await_exchange(&self, arena: &Arena, want: &Want) {
+    /// Waits for work in flight where its memory saves growing: by mapping it together, or by exchanging
+    /// segments or handles.
+    pub(super) fn await_work(&self, arena: &Arena, want: &Want) {
+        if arena.is_divisible() {
+            self.await_others(arena, want);
+        } else {
+            self.await_exchange(arena, want);
+        }
+    }
+
+    fn await_others(&self, arena: &Arena, want: &Want) {
+        let longest = self.wait_for_others_max();
+        let start = Instant::now();
+        let mut last = None;
+        while let Some((point, allowed)) = arena.others_after(want, longest) {
+            let left = allowed.saturating_sub(start.elapsed());
+            if last == Some(point) || left.is_zero() {
+                break;
+            }
+            self.reserve.charge_wait(left);
+            if !self.orders.wait(point, left) {
+                break;
+            }
+            self.collect(false);
+            last = Some(point);
+        }
+    }
+
+    fn await_exchange(&self, arena: &Arena, want: &Want) {
         let start = Instant::now();
         let (mut last, mut asked) = (None, false);
         while let Some(point) = arena.exchange_after(want) {

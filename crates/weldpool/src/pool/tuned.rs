@@ -3,10 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Pool;
-use super::place::Place;
 use crate::block::{ArenaKind, Block, ListId};
 use crate::grouped::Grouped;
 use crate::strategy::{Demand, Driven, Shape, Strategy};
@@ -44,7 +43,7 @@ impl Tuned {
             classes: Grouped::new(classes),
             requests: AtomicU64::new(0),
             driver_calls: AtomicU64::new(0),
-            wait_us: AtomicU64::new(if divisible { WAIT_US } else { 0 }),
+            wait_us: AtomicU64::new(WAIT_US),
             slack_per_1024,
             divisible,
         }
@@ -107,28 +106,10 @@ impl Pool {
         shape
     }
 
-    /// Waits for memory that work on other queues still uses rather than exceed the slack for a request,
-    /// where that is affordable; true if it waited.
-    pub(super) fn await_others(&self, place: Place, queue: Option<u32>) -> bool {
-        let longest = Duration::from_micros(self.tuned.wait_us.load(Ordering::Relaxed));
-        let affordable = self.reserve.affordable_wait();
-        let need = place.bytes as u64;
-        if longest.is_zero()
-            || place.is_small()
-            || self.reserve.slack() >= need
-            || affordable < longest.min(Duration::from_micros(WAIT_US))
-        {
-            return false;
-        }
-        let (arena, _) = self.arenas.at(place.storage, place.node);
-        let waits = arena.free().bytes + arena.pending_bytes_of(queue) < place.bytes
-            && arena.free().bytes + arena.free().pending >= place.bytes;
-        if waits {
-            let start = Instant::now();
-            self.wait(longest.min(affordable));
-            self.reserve.note_waited(start);
-        }
-        waits
+    /// How long a request waits at most for memory that work on other queues still uses rather than that more
+    /// is obtained than the slack allows.
+    pub(super) fn wait_for_others_max(&self) -> Duration {
+        Duration::from_micros(self.tuned.wait_us.load(Ordering::Relaxed))
     }
 
     /// Counts a block that comes back past the caches.
@@ -168,7 +149,9 @@ impl Pool {
         };
         let tuning = self.unless_it_panics("tune", || strategy.tune(&driven));
         if let Some(tuning) = tuning.flatten() {
-            let wait_us = u64::try_from(tuning.wait_max.as_micros()).unwrap_or(u64::MAX);
+            let wait_us = tuning.wait_max.map_or(WAIT_US, |longest| {
+                u64::try_from(longest.as_micros()).unwrap_or(u64::MAX)
+            });
             tuned.wait_us.store(wait_us, Ordering::Relaxed);
             self.reserve.tune(&tuning, tuned.slack_per_1024);
             if self.cache_limit.keep(tuning.cached_bytes) {

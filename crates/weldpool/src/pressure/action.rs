@@ -85,6 +85,11 @@ impl Actions {
         self.0 & step.bit() != 0
     }
 
+    /// The steps among them that last for as long as the level does.
+    pub(crate) const fn holds(self) -> Self {
+        Self(self.0 & (Step::HalveCacheLimit.bit() | Step::RefuseCacheGrowth.bit()))
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub const fn is_empty(self) -> bool {

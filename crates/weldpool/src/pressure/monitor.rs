@@ -213,8 +213,8 @@ impl PressureMonitor {
     }
 
     /// Where no thread watches and the level is raised, assesses whether it is over, once in an interval at
-    /// most. Never raises the level; takes no lock that somebody holds. For the allocator to call now and
-    /// then.
+    /// most. Never raises the level, nor does what the lower one asks for beyond holding caches down; does not
+    /// wait for an assessment under way. For the allocator to call now and then.
     pub(crate) fn relax(&self) {
         if self.running.is_none() {
             self.inner.relax();
@@ -399,9 +399,10 @@ impl Inner {
             return;
         }
         let assessment = self.assess(&mut turn, &[], now);
-        // What a level asks for is not for a request to do that found memory.
+        // What a level asks for is not for a request to do that found memory; what it holds down is.
         if assessment.level < self.level() {
-            self.answer(&mut turn, assessment, now);
+            let held = self.actions.lock().at(assessment.level).holds();
+            self.answer_with(&mut turn, assessment, now, held);
         }
     }
 
@@ -416,6 +417,17 @@ impl Inner {
 
     /// Has done what an assessment asks for; returns its level.
     fn answer(&self, turn: &mut Turn, assessment: Assessment, now: Instant) -> Level {
+        let actions = self.actions.lock().at(assessment.level);
+        self.answer_with(turn, assessment, now, actions)
+    }
+
+    fn answer_with(
+        &self,
+        turn: &mut Turn,
+        assessment: Assessment,
+        now: Instant,
+        actions: Actions,
+    ) -> Level {
         let from = self.level();
         let to = assessment.level;
         self.level.store(to.index() as u32, Ordering::Release);
@@ -426,7 +438,6 @@ impl Inner {
         if from == to && (to == Level::Normal || !due) {
             return to;
         }
-        let actions = self.actions.lock().at(to);
         let given_back_bytes = self.respond(to, actions);
         turn.responded = Some(now);
         if from != to {

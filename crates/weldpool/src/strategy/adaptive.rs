@@ -24,6 +24,8 @@ const SLACK_REMAPS: u64 = 64;
 /// Ranges whose memory was mapped elsewhere that may stay mapped, to be unmapped together: few, because the
 /// gaps that they leave are of use too.
 const MOVED_RANGES_MAX: usize = 16;
+/// Times that holes may be mapped together before it counts as a habit.
+const RARE_REMAPS: u64 = 4;
 /// Requests past the caches over which the greatest sum of requested bytes is remembered, once more.
 const RETENTION_REQUESTS: u64 = 1 << 14;
 
@@ -35,8 +37,8 @@ const RETENTION_REQUESTS: u64 = 1 << 14;
 ///   the caches without a driver call, up to what is configured; a call makes it one again.
 /// - *Minimums.* A small class that is asked for again and again keeps a few blocks when caches are emptied.
 /// - *Retention.* Memory grows by an eighth of what the live peak rose lately, within a slack. As much
-///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together, it
-///   is done out of few pieces, and the addresses they left are unmapped several at once.
+///   stays as was live lately, unless a limit on idle memory was set. Once holes are mapped together often,
+///   it is done out of few pieces, and the addresses they left are unmapped several at once.
 ///
 /// The slack is 0.5 % at first. With a greater [`ratio_max`](Self::new) it rises toward that while holes
 /// are mapped together at an unchanged live peak.
@@ -206,9 +208,9 @@ impl Strategy for Adaptive {
                 .unwrap_or(usize::MAX)
                 .max(1),
             moved_ranges_max: MOVED_RANGES_MAX,
-            few_pieces: driven.remaps > 0,
+            few_pieces: driven.remaps > RARE_REMAPS,
             cached_bytes: state.recent.next(driven.requests, driven.live_bytes),
-            wait_max: self.wait_max,
+            wait_max: Some(self.wait_max),
         })
     }
 }

@@ -50,8 +50,10 @@ pub struct Tuning {
     /// [`Config::cached_bytes_max`](crate::Config::cached_bytes_max).
     pub cached_bytes: u64,
     /// How long a request waits for memory that work on other queues still uses, rather than that more is
-    /// obtained than the slack allows. Zero: not at all.
-    pub wait_max: Duration,
+    /// obtained than the slack allows, as far as
+    /// [`Config::driver_ns_per_operation`](crate::Config::driver_ns_per_operation) pays for that. Zero: not at
+    /// all; none: two milliseconds, as without a strategy.
+    pub wait_max: Option<Duration>,
 }
 
 /// What is known of the requests of one size class, and of its blocks.

@@ -198,7 +198,8 @@ pub(crate) fn take_surplus(key: CacheKey, list: ListId) -> Vec<Block> {
     surplus.flatten().unwrap_or_default()
 }
 
-/// Adds blocks that came in a batch to this thread's cache, though the warm path may be closed; those without room come back.
+/// Adds blocks that came in a batch to this thread's cache, though the warm path may be closed; those without
+/// room come back.
 pub(crate) fn refill(pool: &Pool, key: CacheKey, mut blocks: Vec<Block>) -> Vec<Block> {
     with(key, |cache| {
         let list = blocks.first().map(Block::list);

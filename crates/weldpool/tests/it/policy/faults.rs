@@ -175,19 +175,36 @@ impl Workload<'_> {
         }
     }
 
-    /// Holes between blocks that stay, then what fits only where they are joined.
+    /// Holes between blocks that stay, then what fits only where they are joined; then free memory on both
+    /// sides of what the holes left, and what fits only over all of it.
     fn holes(&mut self) {
         let mut stay = Vec::new();
-        for number in 0..16 {
-            let buffer = self.allocator.allocate((300 << 10) + number * 4096);
+        for number in 0..16_u8 {
+            let bytes = (300 << 10) + usize::from(number) * 4096;
+            let buffer = self.allocator.allocate(bytes);
             match self.noted(buffer) {
-                Some(buffer) if number % 2 == 0 => stay.push(buffer),
+                Some(mut buffer) if number % 2 == 0 => {
+                    buffer.write::<u8>().unwrap().fill(number);
+                    stay.push((number, buffer));
+                }
                 _ => {}
             }
         }
+        let mut large = Vec::new();
         for _ in 0..3 {
             let buffer = self.allocator.allocate(1_500 << 10);
-            stay.extend(self.noted(buffer));
+            large.extend(self.noted(buffer));
+        }
+        for _ in 0..2 {
+            stay.drain(..2.min(stay.len()));
+            let buffer = self.allocator.allocate(850 << 10);
+            if let Some(buffer) = self.noted(buffer) {
+                self.stamp(buffer, None);
+            }
+        }
+        for (number, buffer) in stay {
+            let contents = buffer.read::<u8>().unwrap();
+            assert!(contents.iter().all(|&byte| byte == number), "{number}");
         }
     }
 

@@ -122,3 +122,34 @@ fn sizes_that_never_recur_cost_few_driver_calls_and_a_bounded_part_of_memory() {
     assert!(calls < 0.35, "{calls} driver calls for each operation");
     assert!(ratio < 1.35, "{ratio} of what was live was held");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_holes_left_is_filled_where_free_memory_lies_beside_it() {
+    let allocator = on_host(Config {
+        slack_per_1024: 0,
+        driver_ns_per_operation: 1_000_000,
+        ..Config::default()
+    });
+    let address = |buffer: &weldpool::Buffer| buffer.binding().host.unwrap().as_ptr().addr();
+    let mut blocks: Vec<_> = (0..16)
+        .map(|_| Some(allocator.allocate(4 * MIB + 4096).unwrap()))
+        .collect();
+    let old = blocks.iter().flatten().map(address);
+    let (first, last) = (old.clone().min().unwrap(), old.max().unwrap());
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let remaps = allocator.stats().remaps;
+    let _moved = allocator.allocate(30 * MIB).unwrap();
+    assert!(
+        allocator.stats().remaps > remaps,
+        "holes were mapped together"
+    );
+    blocks.clear();
+    let calls = allocator.stats().driver_calls;
+    let beside = allocator.allocate(12 * MIB).unwrap();
+    assert!((first..=last).contains(&address(&beside)));
+    let calls = allocator.stats().driver_calls - calls;
+    assert!(calls <= 8, "{calls}");
+    let stats = allocator.stats();
+    assert!(stats.reserved.peak <= stats.live.peak + stats.live.peak / 50);
+}

@@ -194,7 +194,6 @@ fn addresses_left_by_remapping_are_unmapped_together() {
     assert!(calls(1000) + 20 < calls(0));
 }
 
-/// Panics whenever it is asked to tune.
 /// Panics whenever it is asked about what is called so, and when anything else is asked of it.
 #[derive(Debug)]
 struct Panics(bool);
