@@ -19,6 +19,7 @@ use weldpool::pressure::Level;
 use weldpool::trace::{Op, Recorder, RecorderOptions};
 use weldpool::{Allocator, Buffer, Config, Request, Stats};
 
+use crate::alloc::in_words;
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{self, Machine};
@@ -114,7 +115,7 @@ pub fn run(options: &Options) -> Result<Report> {
         },
         ..Config::default()
     };
-    let shown = format!("{config:?}");
+    let shown = in_words(&config);
     let device = HostDevice::new().map_err(failed("opening the host"))?;
     let builder = Allocator::builder(Arc::new(device)).config(config);
     let allocator = builder.build().map_err(failed("making an allocator"))?;

@@ -134,9 +134,13 @@ fn config(options: &Options, machine: &Machine) -> Value {
     })
 }
 
-/// Our default configuration in words, without the hundreds of its size classes.
+/// Our default configuration in words.
 pub(crate) fn default_config() -> String {
-    let config = weldpool::Config::default();
+    in_words(&weldpool::Config::default())
+}
+
+/// A configuration in words, without the hundreds of its size classes.
+pub(crate) fn in_words(config: &weldpool::Config) -> String {
     let classes = config.classes.as_slice();
     let summary = match (classes.first(), classes.last()) {
         (Some(first), Some(last)) => {

@@ -1,11 +1,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::binding::Place;
 use crate::block::{ArenaKind, Block, CacheKey, Cut, ListId, Node as MemoryNode};
 use crate::device::StorageMode;
+use crate::kept;
 
 const GRANULE: usize = 1 << GRANULE_BITS;
 
@@ -40,9 +42,38 @@ fn nodes(node: &Node) -> usize {
     parts.map(|part| 1 + nodes(part)).sum()
 }
 
+/// A map whose nodes stay listed, as those of arenas do: they live as long as the process.
+struct Kept(Option<Writer>);
+
+impl Kept {
+    fn new() -> Self {
+        Self(Some(Writer::new(SpareNodes::default())))
+    }
+}
+
+impl Deref for Kept {
+    type Target = Writer;
+
+    fn deref(&self) -> &Writer {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Writer {
+        self.0.as_mut().unwrap()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        kept::keep(self.0.take());
+    }
+}
+
 #[test]
 fn addresses_inside_find_their_block() {
-    let mut writer = Writer::new(SpareNodes::default());
+    let mut writer = Kept::new();
     let map = Arc::clone(writer.map());
     assert_eq!(start_of(&map, 0x1000), None);
     // One granule, one leaf, many nodes, and the greatest there can be.
@@ -82,7 +113,7 @@ fn a_node_takes_528_bytes() {
 
 #[test]
 fn what_the_map_does_not_cover_is_left_out() {
-    let mut writer = Writer::new(SpareNodes::default());
+    let mut writer = Kept::new();
     let beyond = 1 << bits_below(LEVELS);
     for start in [beyond, usize::MAX & !(GRANULE - 1)] {
         writer.insert(start, record(start, GRANULE));
@@ -95,7 +126,7 @@ fn what_the_map_does_not_cover_is_left_out() {
 /// Agrees with an ordered map over many insertions and removals, near and far.
 #[test]
 fn agrees_with_an_ordered_map() {
-    let mut writer = Writer::new(SpareNodes::default());
+    let mut writer = Kept::new();
     let mut model: BTreeMap<usize, usize> = BTreeMap::new();
     let mut seed = 7_u64;
     let random = RefCell::new(move |below: usize| {
@@ -157,7 +188,7 @@ fn agrees_with_an_ordered_map() {
 fn what_stays_is_found_while_all_around_changes() {
     const START: usize = 0x7f12_3456_7000 + 5 * GRANULE;
     const BYTES: usize = 3 << 20;
-    let mut writer = Writer::new(SpareNodes::default());
+    let mut writer = Kept::new();
     let map = Arc::clone(writer.map());
     writer.insert(START, record(START, BYTES));
     let around: Vec<_> = (0..200)

@@ -85,7 +85,8 @@ impl Arena {
         want: &Want,
     ) -> Option<Point> {
         let spent = self.device.spent_ns() + self.reserve.waited_ns();
-        if !self.reserve.is_sparing()
+        if properties.divisible
+            || !self.reserve.is_sparing()
             || self.reserve.slack() >= want.bytes as u64
             || !self.reserve.affords(spent)
         {

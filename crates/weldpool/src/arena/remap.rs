@@ -175,9 +175,9 @@ impl Arena {
         .ok()
     }
 
-    /// Whether memory is mapped and returned page by page.
-    pub(crate) fn is_divisible(&self) -> bool {
-        self.virtual_memory.is_some_and(|one| one.divisible)
+    /// Whether memory in several places can be mapped together.
+    pub(crate) fn maps_memory(&self) -> bool {
+        self.virtual_memory.is_some()
     }
 
     /// What to wait for, and how long at most, so that memory which other queues still use can be mapped

@@ -102,11 +102,10 @@ impl Pool {
     /// Waits for work in flight where its memory saves growing: by mapping it together, or by exchanging
     /// segments or handles.
     pub(super) fn await_work(&self, arena: &Arena, want: &Want) {
-        if arena.is_divisible() {
+        if arena.maps_memory() {
             self.await_others(arena, want);
-        } else {
-            self.await_exchange(arena, want);
         }
+        self.await_exchange(arena, want);
     }
 
     fn await_others(&self, arena: &Arena, want: &Want) {

@@ -128,7 +128,7 @@ fn little_is_held_where_handles_are_indivisible() {
         ("llama_generate", 107, 1.03, 1000),
         ("maskrcnn_train", 93, 1.025, 1000),
         ("maskrcnn_train", 100, 1.025, 1000),
-        ("mixed_serving", 100, 1.12, 1000),
+        ("mixed_serving", 100, 1.07, 1000),
         ("resnet_train", 93, 1.025, 1000),
         ("resnet_train", 100, 1.025, 1000),
         ("resnet_train", 107, 1.025, 1000),
