@@ -172,8 +172,8 @@ impl Allocator {
         self.handle.pool.set_pooling(on)
     }
 
-    /// Sets the hard limit on the bytes held from the driver, or none; returns what it was. Memory already
-    /// held beyond it stays until it is freed, and serves.
+    /// Sets the hard limit on the bytes held from the driver, or none; returns what it was. Idle
+    /// memory beyond it is returned now; what is in use stays until it is freed.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl Allocator {
     /// old one stays in force.
     pub fn set_reserved_bytes_max(&self, bytes: Option<u64>) -> Result<Option<u64>> {
         validate_reserved_bytes_max(bytes)?;
-        Ok(self.handle.pool.reserve().set_limit(bytes))
+        Ok(self.handle.pool.set_reserved_bytes_max(bytes))
     }
 
     /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now. At 0 nothing

@@ -122,7 +122,10 @@ impl Environment {
                     return Err(wrong(STATS, &text, "0, 1, off, summary, json or full"));
                 }
                 // Without the feature there is no JSON to ask for.
-                _ => return Err(wrong(STATS, &text, "0, 1, off, summary or full")),
+                _ => {
+                    let known = "0, 1, off, summary or full (json needs the feature `serde`)";
+                    return Err(wrong(STATS, &text, known));
+                }
             },
         };
         Ok(Self {

@@ -105,8 +105,8 @@ impl NodeStats {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes requested by users and not yet freed. The peak is exact for one thread, and for several at
-    /// most too high by what their caches keep. The total counts blocks, rounding included.
+    /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues;
+    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts blocks, rounding included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,

@@ -74,9 +74,19 @@ impl Chart<'_> {
         let (time_unit, us) = time_unit(last_us);
         let (byte_unit, bytes) = byte_unit(most);
         let points = |of: fn(&Sample) -> u64| {
+            // Between two samples there is what the first of them says.
+            let until = self.samples.iter().skip(1).map(|sample| sample.time_us);
+            let until = until.chain([last_us]);
             self.samples
                 .iter()
-                .map(move |sample| (sample.time_us as f64 / us, of(sample) as f64 / bytes))
+                .zip(until)
+                .flat_map(move |(sample, end)| {
+                    let value = of(sample) as f64 / bytes;
+                    [
+                        (sample.time_us as f64 / us, value),
+                        (end as f64 / us, value),
+                    ]
+                })
         };
         let mut chart = ChartBuilder::on(&area)
             .caption(&self.title, (FONT, 22))

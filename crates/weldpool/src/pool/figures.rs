@@ -106,6 +106,10 @@ impl Pool {
     }
 
     pub(crate) fn stats(&self) -> Stats {
+        if self.deferred_bytes() > 0 {
+            // What is over need not be told as waiting.
+            self.collect(false);
+        }
         let counted = self.counted();
         let live = self.live_bytes();
         let allocations = counted.sum(|list| list.allocations);

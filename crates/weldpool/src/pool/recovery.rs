@@ -59,6 +59,14 @@ impl Drop for Asking {
 }
 
 impl Pool {
+    /// Whether so many bytes are within the limit, and no more than the device has in all.
+    fn may_hold(&self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let budget = self.device.budget();
+        self.reserve.limit().is_none_or(|limit| bytes <= limit)
+            && budget.is_ok_and(|budget| bytes <= budget.total)
+    }
+
     /// Takes the steps of recovery until one lets the request succeed; else returns `first`, which is
     /// what was said before any of them.
     pub(super) fn recover(
@@ -72,7 +80,10 @@ impl Pool {
         for round in 1..=ROUNDS_MAX {
             let mut retry = false;
             for step in RecoveryStep::ALL {
-                if !self.take_step(step, shortage, round, &first) {
+                // What is larger than all there may be is served only if somebody raises the limit.
+                let may_help =
+                    step == RecoveryStep::AskCallbacks || self.may_hold(shortage.place.bytes);
+                if !may_help || !self.take_step(step, shortage, round, &first) {
                     continue;
                 }
                 self.out_of_memory.taken(step);

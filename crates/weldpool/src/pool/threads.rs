@@ -83,6 +83,19 @@ impl Pool {
         }
     }
 
+    /// Sets the limit on what is held; returns what it was. Idle memory beyond it goes back.
+    pub(crate) fn set_reserved_bytes_max(&self, bytes: Option<u64>) -> Option<u64> {
+        let before = self.reserve.set_limit(bytes);
+        let over = |limit| self.reserve.committed().saturating_sub(limit);
+        let over = bytes.map_or(0, over);
+        if over > 0 {
+            self.collect(true);
+            self.drain_caches(true);
+            self.trim(usize::try_from(over).unwrap_or(usize::MAX));
+        }
+        before
+    }
+
     /// Sets the limit on idle memory; returns what it was.
     pub(crate) fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         let before = self.cache_limit.set(bytes);

@@ -153,3 +153,20 @@ fn what_holes_left_is_filled_where_free_memory_lies_beside_it() {
     let stats = allocator.stats();
     assert!(stats.reserved.peak <= stats.live.peak + stats.live.peak / 50);
 }
+
+#[test]
+fn a_lower_limit_returns_what_is_idle_beyond_it() {
+    let allocator = on_host(Config::default());
+    let mut buffers: Vec<_> = (0..64).map(|_| allocator.allocate(MIB).unwrap()).collect();
+    buffers.truncate(16);
+    assert_eq!(
+        allocator.set_reserved_bytes_max(Some(32 << 20)).unwrap(),
+        None
+    );
+    let reserved = allocator.stats().reserved.value;
+    assert!((16 << 20..=32 << 20).contains(&reserved), "{reserved}");
+    let error = allocator.allocate(20 * MIB).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    buffers.clear();
+    drop(allocator.allocate(20 * MIB).unwrap());
+}

@@ -242,3 +242,24 @@ fn steps_have_names() {
         ]
     );
 }
+
+#[test]
+fn a_request_larger_than_the_limit_costs_nobody_idle_memory() {
+    let allocator = on_host(limited(64 << 20));
+    drop([MIB, 2 * MIB, 3 * MIB].map(|bytes| allocator.allocate(bytes).unwrap()));
+    let before = allocator.stats();
+    // More than the limit, and more than there are addresses.
+    for (bytes, kind) in [
+        (65 * MIB, ErrorKind::LimitExceeded),
+        (1 << 45, ErrorKind::OutOfMemory),
+    ] {
+        let error = allocator.allocate(bytes).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    let after = allocator.stats();
+    assert_eq!(after.reserved.value, before.reserved.value);
+    assert_eq!(after.out_of_memory.failed, 2);
+    let calls = after.driver_calls;
+    drop([MIB, 2 * MIB, 3 * MIB].map(|bytes| allocator.allocate(bytes).unwrap()));
+    assert_eq!(allocator.stats().driver_calls, calls, "all of it is there");
+}
