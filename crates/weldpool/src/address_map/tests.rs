@@ -55,13 +55,13 @@ impl Deref for Kept {
     type Target = Writer;
 
     fn deref(&self) -> &Writer {
-        self.0.as_ref().unwrap()
+        self.0.as_ref().expect("taken only at the end")
     }
 }
 
 impl DerefMut for Kept {
     fn deref_mut(&mut self) -> &mut Writer {
-        self.0.as_mut().unwrap()
+        self.0.as_mut().expect("taken only at the end")
     }
 }
 
