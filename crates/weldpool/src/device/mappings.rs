@@ -5,6 +5,7 @@
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// Of the system's limit, what memory takes, and what tables of threads take, in eighths.
+#[cfg(any(target_os = "linux", test))]
 const MEMORY_EIGHTHS: usize = 3;
 const TABLES_EIGHTHS: usize = 1;
 
@@ -55,7 +56,8 @@ impl Drop for Mapped {
     }
 }
 
-/// Most mappings of memory.
+/// Most mappings of memory; only on Linux is any mapped in parts.
+#[cfg(any(target_os = "linux", test))]
 pub(super) fn memory_max() -> Option<usize> {
     system_max().map(|most| most / 8 * MEMORY_EIGHTHS)
 }
