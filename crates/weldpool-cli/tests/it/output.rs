@@ -1,7 +1,5 @@
 //! Standard output and standard error that take no more.
 
-use std::ffi::OsStr;
-use std::fs::OpenOptions;
 use std::io::PipeWriter;
 use std::process::{Command, Output, Stdio};
 
@@ -29,7 +27,8 @@ pub(crate) fn closed() -> PipeWriter {
 /// A device without room.
 #[cfg(target_os = "linux")]
 pub(crate) fn full() -> std::fs::File {
-    OpenOptions::new().write(true).open("/dev/full").unwrap()
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).open("/dev/full").unwrap()
 }
 
 /// Checks that a program whose reader went away ended without a word.
@@ -85,6 +84,8 @@ fn a_full_device_is_an_error_of_every_command() {
 #[cfg(target_os = "linux")]
 #[test]
 fn standard_error_that_is_full_changes_no_exit_status() {
+    use std::ffi::OsStr;
+
     let trace = crate::replay::recorded();
     let limited = [
         "replay".as_ref(),
