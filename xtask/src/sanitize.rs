@@ -96,6 +96,9 @@ fn thread(paths: &Paths, steps: &mut Steps, tests: &[String]) -> Result<()> {
     let runtime = nightly::library("librustc-nightly_rt.tsan.a")?;
     let flags = [
         "-Zsanitizer=thread",
+        // rustix then unmaps through the C library, where the sanitizer sees that addresses are free: else it
+        // takes the next test that is given them for one that shares memory with the last.
+        "--cfg=rustix_use_libc",
         // What the compiler would link itself if it had it.
         "-Zexternal-clangrt",
         "-Clink-arg=-Wl,--whole-archive",
