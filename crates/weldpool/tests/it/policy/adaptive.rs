@@ -10,14 +10,7 @@ use weldpool::strategy::Adaptive;
 use weldpool::trace::{Reader, Replay, ReplayOptions, ReplayReport, Target, read_all};
 use weldpool::{Allocator, Config, ErrorKind};
 
-const TRACES: [&str; 6] = [
-    "gnn_train",
-    "gpt_train",
-    "llama_generate",
-    "maskrcnn_train",
-    "mixed_serving",
-    "resnet_train",
-];
+use crate::trace::RECORDED;
 
 fn replay(trace: &str, config: &Config) -> ReplayReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/traces");
@@ -43,7 +36,7 @@ fn it_is_worse_than_the_default_on_no_trace_and_clearly_better_on_three() {
         ..Config::default()
     };
     let mut clearly = Vec::new();
-    for trace in TRACES {
+    for trace in RECORDED {
         let (ours, default) = (replay(trace, &adaptive), replay(trace, &Config::default()));
         let (calls, ratio) = (ours.driver_calls, ours.reserved_over_live);
         let words = format!(

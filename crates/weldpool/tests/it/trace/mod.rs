@@ -11,6 +11,16 @@ use std::path::Path;
 
 use weldpool::trace::{Event, Format, Op, Reader, Skipped, Writer, read_all};
 
+/// The recorded traces of real models.
+pub(crate) const RECORDED: [&str; 6] = [
+    "gnn_train",
+    "gpt_train",
+    "llama_generate",
+    "maskrcnn_train",
+    "mixed_serving",
+    "resnet_train",
+];
+
 fn event(op: Op, id: u64, bytes: u64, stream: u64, time_us: u64) -> Event {
     Event {
         op,

@@ -6,7 +6,7 @@ use std::path::Path;
 use weldpool::trace::{Event, Op, Replay, ReplayOptions, ReplayReport, Target};
 use weldpool::{Allocator, Runtime};
 
-use super::read;
+use super::{RECORDED, read};
 
 /// A generator of numbers, the same each time.
 struct Random(u64);
@@ -191,14 +191,6 @@ fn little_is_held_beyond_what_is_live_whatever_the_sizes() {
 
 #[test]
 fn on_the_host_the_default_holds_at_most_two_percent_more_than_is_live() {
-    let recorded = [
-        "gnn_train",
-        "gpt_train",
-        "llama_generate",
-        "maskrcnn_train",
-        "mixed_serving",
-        "resnet_train",
-    ];
     // Several queues, which hold each other's memory up, and a model of which much is allocated one by one.
     let resized_too = [
         ("mixed_serving", 93, 0),
@@ -206,7 +198,7 @@ fn on_the_host_the_default_holds_at_most_two_percent_more_than_is_live() {
         ("mixed_serving", 100, 10),
         ("llama_generate", 93, 0),
     ];
-    let cases = recorded.map(|name| (name, 100, 0));
+    let cases = RECORDED.map(|name| (name, 100, 0));
     for (name, percent, jitter) in cases.into_iter().chain(resized_too) {
         let report = replay(&resized(name, percent, jitter), "host");
         let ratio = report.reserved_over_live;
