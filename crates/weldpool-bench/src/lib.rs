@@ -12,6 +12,8 @@ pub mod cpu;
 pub mod echo;
 pub mod error;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod gpu;
 pub mod instructions;
 pub mod load;
 pub mod machine;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use weldpool_bench::report::Report;
 use weldpool_bench::{
-    Error, Result, alloc, echo, instructions, ours, pressure, replay, serve, soak, soak_alloc,
+    Error, Result, alloc, echo, gpu, instructions, ours, pressure, replay, serve, soak, soak_alloc,
 };
 
 /// Times a disturbed measurement is made, at most.
@@ -41,6 +41,13 @@ enum Suite {
     /// The process that fills its memory up for the pressure suite
     #[command(hide = true)]
     PressureChild(PressureChildArgs),
+    /// Compare our allocator on an NVIDIA GPU with CUDA's, RMM's and PyTorch's
+    #[cfg(target_os = "linux")]
+    Gpu(GpuArgs),
+    /// Measure one contender of the GPU suite
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    GpuWorker(GpuWorkerArgs),
     /// Serve the ceiling of the serving suite: prepared answers, nothing parsed
     #[command(hide = true)]
     Echo {
@@ -194,6 +201,33 @@ struct PressureChildArgs {
     monitor: bool,
     #[arg(long)]
     quick: bool,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+struct GpuArgs {
+    #[command(flatten)]
+    cases: Cases,
+    /// Where the wheels of librmm, rapids-logger and nvidia-cuda-cccl are unpacked; RMM is left out without
+    #[arg(long, value_name = "DIRECTORY")]
+    wheels: Option<PathBuf>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+struct GpuWorkerArgs {
+    #[arg(long)]
+    contender: String,
+    #[arg(long)]
+    library: Option<PathBuf>,
+    #[arg(long)]
+    filter: String,
+    #[arg(long)]
+    traces: bool,
+    #[arg(long, value_parser = short_time)]
+    warm_up: Duration,
+    #[arg(long, value_parser = short_time)]
+    samples: Duration,
 }
 
 /// Reads a number of seconds that a measurement of a server can last.
@@ -358,6 +392,25 @@ fn main() -> ExitCode {
             pace: args.pace,
             monitor: args.monitor,
             quick: args.quick,
+        }),
+        #[cfg(target_os = "linux")]
+        Suite::Gpu(args) => gpu::run(&gpu::Options {
+            command: command_line(),
+            quick: args.cases.run.quick,
+            filter: args.cases.filter.clone(),
+            wheels: args.wheels,
+        })
+        .and_then(|report| args.cases.run.show(&report)),
+        #[cfg(target_os = "linux")]
+        Suite::GpuWorker(args) => gpu::work(&gpu::Work {
+            contender: &args.contender,
+            library: args.library.as_deref(),
+            filter: &args.filter,
+            traces: args.traces,
+            effort: alloc::Effort {
+                warm_up: args.warm_up,
+                samples: args.samples,
+            },
         }),
         Suite::Echo { port } => echo::serve(port),
         Suite::AllocWorker {

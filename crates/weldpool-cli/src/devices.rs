@@ -47,6 +47,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Format::Json => output::line(object(device.as_ref())?)?,
         }
     }
+    for absent in runtime.absent() {
+        let (name, error) = (&absent.name, &absent.error);
+        match options.format {
+            Format::Table => output::line(format_args!("{name:<16} not here: {error}"))?,
+            Format::Json => output::line(json!({"absent": name, "reason": error.to_string()}))?,
+        }
+    }
     Ok(())
 }
 
@@ -72,6 +79,7 @@ fn object(device: &dyn Device) -> Result<Value> {
         "segment_bytes_max": properties.segment_bytes_max,
         "storage_modes": modes,
         "numa_nodes": properties.numa_nodes,
+        "peers": properties.peers,
         "parallelism": properties.parallelism,
         "memory_total_bytes": budget.total,
         "memory_available_bytes": budget.available,

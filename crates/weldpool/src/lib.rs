@@ -108,7 +108,7 @@ pub use out_of_memory::{
 pub use queue::{Fence, Operand, Queue};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;
-pub use runtime::Runtime;
+pub use runtime::{Absent, Runtime};
 pub use sampler::Samples;
 pub use size_class::{SizeClass, SizeClasses};
 pub use stats::{ClassStats, Counter, NodeStats, Stats};

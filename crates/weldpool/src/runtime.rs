@@ -1,6 +1,8 @@
 //! The devices of this machine.
 
 use crate::device::Device;
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+use crate::device::cuda::CudaDevice;
 use crate::device::fake::{FakeApple, FakeDiscrete};
 use crate::device::host::HostDevice;
 use crate::env::{self, Environment};
@@ -11,28 +13,61 @@ use crate::sync::Arc;
 #[derive(Debug)]
 pub struct Runtime {
     devices: Vec<Arc<dyn Device>>,
+    absent: Vec<Absent>,
+}
+
+/// A kind of device, or one of a kind, that cannot be used here.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Absent {
+    /// The name by which it would be opened.
+    pub name: String,
+    /// Why it cannot.
+    pub error: Error,
 }
 
 impl Runtime {
     /// Kinds of device that [`open_device`](Self::open_device) knows.
-    pub const DEVICE_NAMES: [&'static str; 3] = ["host", "fake:discrete", "fake:apple"];
+    pub const DEVICE_NAMES: [&'static str; 4] = ["host", "cuda", "fake:discrete", "fake:apple"];
 
     /// Those of them that are made of software.
     pub const SOFTWARE_DEVICE_NAMES: [&'static str; 2] = ["fake:discrete", "fake:apple"];
 
-    /// Opens every real device there is; the host comes first.
+    /// Opens every real device there is; the host comes first, then NVIDIA GPUs. What cannot be opened is
+    /// no error, but among the [`absent`](Self::absent).
     ///
     /// # Errors
     ///
     /// What opening the host says; see [`HostDevice::new`].
     pub fn open() -> Result<Self> {
-        Ok(Self {
+        let mut runtime = Self {
             devices: vec![Arc::new(HostDevice::new()?)],
-        })
+            absent: Vec::new(),
+        };
+        match cuda_count() {
+            Ok(0) => runtime.note_absent(
+                "cuda".into(),
+                Error::new(ErrorKind::Unsupported, "the CUDA driver shows no device"),
+            ),
+            Ok(count) => {
+                for ordinal in 0..count {
+                    match open_cuda(ordinal) {
+                        Ok(device) => runtime.devices.push(device),
+                        Err(error) => runtime.note_absent(format!("cuda:{ordinal}"), error),
+                    }
+                }
+            }
+            Err(error) => runtime.note_absent("cuda".into(), error),
+        }
+        Ok(runtime)
+    }
+
+    fn note_absent(&mut self, name: String, error: Error) {
+        self.absent.push(Absent { name, error });
     }
 
     /// Opens one device by name, with its number behind a further colon if it is not the first of its
-    /// kind: `host`, `fake:discrete`, `fake:discrete:1`, `fake:apple`. Of those made of software there
+    /// kind: `host`, `cuda`, `cuda:1`, `fake:discrete`, `fake:apple`. Of those made of software there
     /// are as many as there are numbers, 65,536.
     ///
     /// # Errors
@@ -69,6 +104,7 @@ impl Runtime {
             .ok_or_else(unknown)?;
         match (kind, ordinal) {
             ("host", 0) => Ok(Arc::new(HostDevice::new()?)),
+            ("cuda", _) => open_cuda(ordinal.into()),
             ("fake:discrete", _) => Ok(Arc::new(FakeDiscrete::builder().ordinal(ordinal).build()?)),
             ("fake:apple", _) => Ok(Arc::new(FakeApple::builder().ordinal(ordinal).build()?)),
             _ => Err(unknown()),
@@ -93,6 +129,8 @@ impl Runtime {
             Some(id) => Some(id).filter(|id| id.bytes().all(|byte| byte.is_ascii_digit())),
         };
         match (number, id) {
+            // The host comes first, and opening it opens nothing else.
+            (Some("0"), _) => Ok(Arc::new(HostDevice::new()?)),
             (Some(number), _) => {
                 let devices = Self::open()?.devices;
                 let count = devices.len();
@@ -122,6 +160,40 @@ impl Runtime {
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
     }
+
+    /// What there might be and is not, and why.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
+    }
+}
+
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+fn cuda_count() -> Result<u32> {
+    CudaDevice::count()
+}
+
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+fn open_cuda(ordinal: u32) -> Result<Arc<dyn Device>> {
+    Ok(Arc::new(CudaDevice::open(ordinal)?))
+}
+
+#[cfg(not(all(target_os = "linux", feature = "cuda")))]
+fn no_cuda() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "this build has no CUDA; it needs Linux and the crate's feature \"cuda\"",
+    )
+}
+
+#[cfg(not(all(target_os = "linux", feature = "cuda")))]
+fn cuda_count() -> Result<u32> {
+    Err(no_cuda())
+}
+
+#[cfg(not(all(target_os = "linux", feature = "cuda")))]
+fn open_cuda(_ordinal: u32) -> Result<Arc<dyn Device>> {
+    Err(no_cuda())
 }
 
 #[cfg(test)]
@@ -157,7 +229,7 @@ mod tests {
             let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
             assert_eq!(opened, expected);
         }
-        for id in ["1", "99999999999999999999", "-1", "gpu", "host:7"] {
+        for id in ["999", "99999999999999999999", "-1", "gpu", "host:7"] {
             let error = Runtime::device_of(Some(id)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{id}");
             assert!(error.to_string().starts_with("METAL_DEVICE_ID"), "{error}");
@@ -185,7 +257,7 @@ mod tests {
             let error = Runtime::open_device(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{name:.20}");
             let text = error.to_string();
-            assert!(text.contains("host, fake:discrete, fake:apple"), "{text}");
+            assert!(text.contains("host, cuda, fake:discrete, fake:apple"), "{text}");
             assert!(text.len() < 300);
         }
     }

@@ -10,13 +10,13 @@ const MIB: usize = 1 << 20;
 /// The sizes of the cases of one size.
 pub(super) const SIZES: [usize; 7] = [256, 4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB];
 /// Blocks live at once in the batches.
-pub(super) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// The largest size of a batch; a further one would need more address space than some machines give.
 const BATCH_BYTES_MAX: usize = 64 * MIB;
 /// The largest size of a batch that is written.
 const WRITTEN_BATCH_BYTES_MAX: usize = MIB;
 /// The sizes of one thread's blocks in the mix.
-pub(super) const MIX: [usize; 6] = [256, 4 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB];
+pub(crate) const MIX: [usize; 6] = [256, 4 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB];
 /// Blocks of 1 MiB that are live in CubeCL's workload.
 pub(super) const QUEUE_LIVE: usize = 4_000;
 /// Size of the blocks in CubeCL's workload.

@@ -2,7 +2,7 @@
 
 /// An allocator as the workloads see it. The calls are generic, never virtual, so that nothing but the
 /// allocator's own work lies between two of them.
-pub(super) trait Heap {
+pub(crate) trait Heap {
     /// What an allocation returns and a free takes.
     type Block;
 
@@ -26,6 +26,6 @@ pub(super) trait Heap {
 }
 
 /// A heap that several threads use at once; each gets a clone.
-pub(super) trait SharedHeap: Heap<Block: Send> + Clone + Send {}
+pub(crate) trait SharedHeap: Heap<Block: Send> + Clone + Send {}
 
 impl<H: Heap<Block: Send> + Clone + Send> SharedHeap for H {}

@@ -35,17 +35,17 @@ pub struct Effort {
 
 /// The result of one measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Nanoseconds of one iteration: the median over criterion's samples.
-    pub(super) nanoseconds: f64,
+    pub(crate) nanoseconds: f64,
     /// Lower end of the median's 95 % confidence interval.
-    pub(super) low: f64,
+    pub(crate) low: f64,
     /// Upper end of the interval.
-    pub(super) high: f64,
+    pub(crate) high: f64,
     /// Operations, or pairs, of one iteration.
-    pub(super) operations: f64,
+    pub(crate) operations: f64,
     /// Mappings of the process at the end, with all that the allocator keeps; none where unknown.
-    pub(super) mappings: Option<u64>,
+    pub(crate) mappings: Option<u64>,
 }
 
 /// Measures `routine`, which makes as many iterations as it is told and says how long they took, or `None` when
@@ -53,7 +53,7 @@ pub(super) struct Sample {
 ///
 /// # Errors
 /// `Environment` when an allocation failed, `Io` when criterion's files cannot be read.
-pub(super) fn measure(
+pub(crate) fn measure(
     effort: Effort,
     operations: usize,
     mut routine: impl FnMut(u64) -> Option<Duration>,

@@ -7,19 +7,20 @@
 mod bars;
 mod cases;
 mod contender;
-mod heap;
-mod heaps;
+pub(crate) mod heap;
+pub(crate) mod heaps;
 mod mappings;
 mod meter;
 mod rounds;
 mod sequence;
 mod worker;
-mod workloads;
+pub(crate) mod workloads;
 
 use std::fs;
 
 use serde_json::{Value, json};
 
+pub(crate) use cases::{BATCH, MIX};
 pub use cases::{Case, Field, Workload};
 pub use contender::Contender;
 pub(crate) use contender::versions;

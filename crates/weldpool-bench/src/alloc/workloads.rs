@@ -24,7 +24,7 @@ const CHANNEL_BLOCKS: usize = 64;
 
 /// What is done with a block between its allocation and its free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(crate) enum Use {
     Nothing,
     WriteAll,
 }
@@ -34,7 +34,7 @@ pub(super) enum Use {
 ///
 /// # Errors
 /// `Environment` when an allocation fails or the blocks are not as they should be.
-pub(super) fn verify<H: Heap>(heap: &mut H, sizes: &[usize]) -> Result<()> {
+pub(crate) fn verify<H: Heap>(heap: &mut H, sizes: &[usize]) -> Result<()> {
     let fail = |message: &str| Err(Error::new(ErrorKind::Environment, message));
     let mut blocks = Vec::new();
     let mut ranges = Vec::new();
@@ -62,7 +62,7 @@ pub(super) fn verify<H: Heap>(heap: &mut H, sizes: &[usize]) -> Result<()> {
 }
 
 /// Allocate and free, nothing else live.
-pub(super) fn pair<H: Heap>(
+pub(crate) fn pair<H: Heap>(
     heap: &mut H,
     bytes: usize,
     each: Use,
@@ -85,7 +85,7 @@ pub(super) fn pair<H: Heap>(
 }
 
 /// So many pairs, untimed; `None` when an allocation failed.
-pub(super) fn pairs<H: Heap>(heap: &mut H, bytes: usize, pairs: u64) -> Option<()> {
+pub(crate) fn pairs<H: Heap>(heap: &mut H, bytes: usize, pairs: u64) -> Option<()> {
     for _ in 0..pairs {
         let mut block = heap.allocate(black_box(bytes))?;
         black_box(&mut block);
@@ -95,7 +95,7 @@ pub(super) fn pairs<H: Heap>(heap: &mut H, bytes: usize, pairs: u64) -> Option<(
 }
 
 /// Allocate 64, then free them in the same order.
-pub(super) fn batch<H: Heap>(
+pub(crate) fn batch<H: Heap>(
     heap: &mut H,
     bytes: usize,
     each: Use,
@@ -124,7 +124,7 @@ pub(super) fn batch<H: Heap>(
 }
 
 /// The steps of a frozen sequence; an iteration is all of them.
-pub(super) fn sequence<H: Heap>(
+pub(crate) fn sequence<H: Heap>(
     heap: &mut H,
     sequence: &Sequence,
     effort: Effort,
@@ -160,7 +160,7 @@ fn steps<H: Heap>(heap: &mut H, steps: &[Step], slots: &mut [Option<H::Block>]) 
 }
 
 /// First in, first out: an iteration frees the oldest of the live blocks and allocates another.
-pub(super) fn queue<H: Heap>(heap: &mut H, effort: Effort) -> Result<Sample> {
+pub(crate) fn queue<H: Heap>(heap: &mut H, effort: Effort) -> Result<Sample> {
     let mut live = VecDeque::with_capacity(QUEUE_LIVE);
     let sample = meter::measure(effort, 1, |iterations| {
         while live.len() < QUEUE_LIVE {
@@ -180,7 +180,7 @@ pub(super) fn queue<H: Heap>(heap: &mut H, effort: Effort) -> Result<Sample> {
 
 /// The mix on `threads` threads that live through the whole measurement. The time is from the first start to the
 /// last end.
-pub(super) fn mixed<H: SharedHeap>(heap: &H, threads: usize, effort: Effort) -> Result<Sample> {
+pub(crate) fn mixed<H: SharedHeap>(heap: &H, threads: usize, effort: Effort) -> Result<Sample> {
     // What the threads are told, and what they answer: start and end, or nothing after a failure.
     let iterations = AtomicU64::new(0);
     let answers = Mutex::new(Vec::new());
@@ -265,7 +265,7 @@ impl<H: Heap> Mix<H> {
 }
 
 /// Allocated here, freed on another thread. The time ends when the last block is freed.
-pub(super) fn producer_consumer<H: SharedHeap>(
+pub(crate) fn producer_consumer<H: SharedHeap>(
     heap: &H,
     bytes: usize,
     effort: Effort,

@@ -21,6 +21,8 @@ use crate::report::{Better, Report, Row, Verdict};
 
 use self::peers::Peers;
 
+/// Devices that every machine has.
+const DEVICES: [&str; 3] = ["host", "fake:discrete", "fake:apple"];
 /// Configurations, the default first.
 const PRESETS: [&str; 3] = ["fine", "seed", "adaptive"];
 /// One more on the discrete device, which spends little driver time, and what it may spend on each operation.
@@ -51,7 +53,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut bars = Vec::new();
     for (name, file) in traces(&folder, options.quick)? {
         let events = read(&file)?;
-        for device in Runtime::DEVICE_NAMES {
+        for device in DEVICES {
             let discrete = device == "fake:discrete";
             for preset in PRESETS.into_iter().chain(discrete.then_some(FRUGAL)) {
                 let case = format!("{device} {preset} {name}");

@@ -9,7 +9,7 @@ use weldpool::{Allocator, Config, Runtime, SizeClasses, trace};
 use super::table::size;
 
 /// Names of the devices, the default first.
-pub(crate) const DEVICES: [&str; 3] = Runtime::DEVICE_NAMES;
+pub(crate) const DEVICES: [&str; 4] = Runtime::DEVICE_NAMES;
 /// Names of the presets, the default first.
 pub(crate) const PRESETS: [&str; 3] = ["fine", "seed", "adaptive"];
 

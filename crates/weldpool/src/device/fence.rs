@@ -1,5 +1,6 @@
 //! The device's side of a fence.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 
 /// An ascending count of the signals a queue has passed (Metal: a shared event's value; CUDA: the
 /// number of the last event that completed).
-pub trait Timeline: Debug + Send + Sync {
+pub trait Timeline: Any + Debug + Send + Sync {
     /// The greatest value passed.
     ///
     /// # Errors

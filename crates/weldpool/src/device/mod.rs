@@ -4,6 +4,8 @@
 //! driver, and [`DeviceQueue`]s, ordered streams of device work. The allocator above validates;
 //! a device reports only what the caller could not have foreseen.
 
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+pub mod cuda;
 pub mod fake;
 mod fence;
 pub mod host;
@@ -16,6 +18,7 @@ mod raw;
 mod topology;
 mod virtual_memory;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::ptr::NonNull;
 
@@ -134,7 +137,7 @@ pub struct ReleaseError {
 /// reads and writes of [`bytes`](Self::bytes) bytes, every byte of it is initialised, nobody else
 /// holds a Rust reference into it, and all methods give the same answers each time.
 #[allow(unsafe_code)]
-pub unsafe trait Segment: Debug + Send + Sync {
+pub unsafe trait Segment: Any + Debug + Send + Sync {
     /// Length in bytes.
     fn bytes(&self) -> usize;
     /// Address for the host; none for memory that only the device can touch.

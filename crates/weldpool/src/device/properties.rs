@@ -8,6 +8,8 @@ use std::fmt;
 pub enum DeviceKind {
     /// The CPU and its memory.
     Host,
+    /// An NVIDIA GPU.
+    Cuda,
     /// The model of a discrete GPU ([`FakeDiscrete`](super::fake::FakeDiscrete)).
     FakeDiscrete,
     /// The model of Metal on Apple silicon ([`FakeApple`](super::fake::FakeApple)).
@@ -26,6 +28,7 @@ impl DeviceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
+            Self::Cuda => "cuda",
             Self::FakeDiscrete => "fake:discrete",
             Self::FakeApple => "fake:apple",
         }
@@ -95,6 +98,8 @@ pub struct DeviceProperties {
     pub numa_nodes: Vec<u32>,
     /// Threads that can run at once, for the host.
     pub parallelism: usize,
+    /// Numbers of the devices of this kind whose memory it reaches without the host.
+    pub peers: Vec<u32>,
 }
 
 /// Memory of a device, in bytes.

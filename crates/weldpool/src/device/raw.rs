@@ -136,6 +136,34 @@ pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {
         .ok_or(rustix::io::Errno::INVAL)
 }
 
+/// As [`map_anonymous`], at a multiple of `alignment`, a power of two of at least a page.
+#[cfg(target_os = "linux")]
+pub(in crate::device) fn map_anonymous_aligned(bytes: usize, alignment: usize) -> Result<Address> {
+    let longer = bytes
+        .checked_add(alignment)
+        .ok_or(rustix::io::Errno::NOMEM)?;
+    let Address(start) = map_anonymous(longer)?;
+    let head = start.as_ptr().addr().wrapping_neg() & (alignment - 1);
+    // SAFETY: `head` is less than `alignment`, so the part lies inside the mapping.
+    let (part, end) = unsafe { (start.add(head), start.add(head + bytes)) };
+    for (at, surplus) in [(start, head), (end, alignment - head)] {
+        if surplus > 0 {
+            // SAFETY: the surplus is part of the mapping just made. What stays on failure is address
+            // space without pages.
+            let _stays = unsafe { rustix::mm::munmap(at.as_ptr().cast(), surplus) };
+        }
+    }
+    Ok(Address(part))
+}
+
+/// Asks for large pages under a mapping made above.
+#[cfg(target_os = "linux")]
+pub(in crate::device) fn prefer_large_pages(address: &Address, bytes: usize) -> Result<()> {
+    let advice = rustix::mm::Advice::LinuxHugepage;
+    // SAFETY: the advice changes no contents.
+    unsafe { rustix::mm::madvise(address.0.as_ptr().cast(), bytes, advice) }
+}
+
 /// Unmaps a mapping made above.
 ///
 /// # Safety

@@ -5,7 +5,7 @@ pub(super) mod cubecl;
 pub(super) mod malloc;
 pub(super) mod offset_allocator;
 pub(super) mod ours;
-pub(super) mod reference;
+pub(crate) mod reference;
 pub(super) mod rlsf;
 #[cfg(feature = "suballocators")]
 pub(super) mod vma;

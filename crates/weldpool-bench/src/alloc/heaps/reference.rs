@@ -6,7 +6,7 @@ use crate::alloc::heap::Heap;
 
 /// A stack of free numbers; a clone has a stack of its own.
 #[derive(Debug, Default)]
-pub(in crate::alloc) struct Reference {
+pub(crate) struct Reference {
     free: Vec<usize>,
     made: usize,
 }

@@ -109,6 +109,7 @@ impl HostDevice {
                 storage_modes: StorageMode::ALL.to_vec(),
                 numa_nodes: system::numa_nodes(),
                 parallelism: std::thread::available_parallelism().map_or(1, usize::from),
+                peers: Vec::new(),
             },
             #[cfg(target_os = "linux")]
             memory: virtual_memory::HostMemory::new(Arc::clone(&nodes)),

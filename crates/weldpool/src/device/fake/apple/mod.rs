@@ -92,6 +92,7 @@ impl FakeApple {
                 storage_modes: vec![StorageMode::Shared, StorageMode::Private],
                 numa_nodes: vec![0],
                 parallelism: 1,
+                peers: Vec::new(),
             },
             metal: Metal::new(ordinal, ledger, costs, memory, limits)?,
             control,

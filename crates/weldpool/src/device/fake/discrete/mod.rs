@@ -133,6 +133,7 @@ impl FakeDiscrete {
                     topology.nodes().iter().map(|node| node.number).collect()
                 }),
                 parallelism: 1,
+                peers: Vec::new(),
             },
             virtual_memory: DiscreteMemory::new(Arc::clone(&memory)),
             memory,

@@ -1,0 +1,166 @@
+//! A device's primary context, and how calls are made in it.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{c_int, c_uint};
+
+use super::raw::{Driver, Handle, Missing};
+use super::status::Status;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, AtomicBool, Ordering};
+
+/// The primary context of a device, which the CUDA runtime, and so every other library of the process,
+/// uses too. Retained while the value lives.
+#[derive(Debug)]
+pub(super) struct Context {
+    driver: &'static Driver,
+    device: c_int,
+    handle: Handle,
+    lost: AtomicBool,
+}
+
+impl Context {
+    /// Retains the context of the device with this number.
+    pub(super) fn retain(ordinal: u32) -> Result<Arc<Self>> {
+        let driver = driver()?;
+        let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+        let device = driver.device(ordinal);
+        let device = device.map_err(|status| status.error(driver, "cuDeviceGet"))?;
+        let handle = driver.retain_primary_context(device);
+        let handle = handle.map_err(|status| status.error(driver, "cuDevicePrimaryCtxRetain"))?;
+        Ok(Arc::new(Self {
+            driver,
+            device,
+            handle,
+            lost: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn device(&self) -> c_int {
+        self.device
+    }
+
+    /// Whether a call said that the context is gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call in this context, whichever the thread's is, and without an effect on a capture that any
+    /// thread makes. `name` is that of the driver's function.
+    pub(super) fn call<T>(
+        &self,
+        name: &str,
+        call: impl FnOnce(&'static Driver) -> std::result::Result<T, Status>,
+    ) -> Result<T> {
+        if self.is_lost() {
+            return Err(lost());
+        }
+        let entered = Entered::enter(self).map_err(|status| self.error(status, "cuCtxPushCurrent"))?;
+        let result = call(self.driver).map_err(|status| self.error(status, name));
+        drop(entered);
+        result
+    }
+
+    /// As [`call`](Self::call), of a function that neither looks at the thread's context nor can break a
+    /// capture.
+    pub(super) fn ask<T>(
+        &self,
+        name: &str,
+        call: impl FnOnce(&'static Driver) -> std::result::Result<T, Status>,
+    ) -> Result<T> {
+        if self.is_lost() {
+            return Err(lost());
+        }
+        call(self.driver).map_err(|status| self.error(status, name))
+    }
+
+    /// As [`call`](Self::call), for what gives something back: on a lost context that is done already.
+    pub(super) fn give_back(
+        &self,
+        name: &str,
+        call: impl FnOnce(&'static Driver) -> std::result::Result<(), Status>,
+    ) -> Result<()> {
+        match self.call(name, call) {
+            Err(error) if error.kind() == ErrorKind::DeviceLost => Ok(()),
+            result => result,
+        }
+    }
+
+    fn error(&self, status: Status, name: &str) -> Error {
+        if status.is_sticky() && !self.lost.swap(true, Ordering::Relaxed) {
+            tracing::error!(device = self.device, %status, call = name, "a CUDA context is lost");
+        }
+        status.error(self.driver, name)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Err(status) = self.driver.release_primary_context(self.device) {
+            tracing::warn!(%status, "cuDevicePrimaryCtxRelease failed");
+        }
+    }
+}
+
+/// The driver, or the error that says why there is none.
+pub(super) fn driver() -> Result<&'static Driver> {
+    Driver::get().map_err(|missing| match missing {
+        Missing::Library => Error::new(
+            ErrorKind::Unsupported,
+            "no CUDA driver: the library libcuda.so.1 was not found",
+        ),
+        Missing::Function(name) => Error::with_message(
+            ErrorKind::Unsupported,
+            format!("the CUDA driver has no {name}; version 12.0 or later is needed"),
+        ),
+        Missing::Init(status) => Error::with_message(
+            ErrorKind::Unsupported,
+            format!("the CUDA driver does not start here: cuInit said {status}"),
+        ),
+    })
+}
+
+fn lost() -> Error {
+    Error::new(
+        ErrorKind::DeviceLost,
+        "the CUDA context was lost in an earlier call",
+    )
+}
+
+/// The calling thread's context and capture mode, while they are ours.
+struct Entered {
+    driver: &'static Driver,
+    /// The thread had another context.
+    pushed: bool,
+    mode: c_uint,
+}
+
+impl Entered {
+    fn enter(context: &Context) -> std::result::Result<Self, Status> {
+        let driver = context.driver;
+        let pushed = driver.current_context()? != context.handle;
+        if pushed {
+            driver.push_context(context.handle)?;
+        }
+        let mut entered = Self {
+            driver,
+            pushed,
+            mode: 0,
+        };
+        // A failure leaves the mode that every thread starts with, which the drop sets again.
+        entered.mode = driver.relax_capture()?;
+        Ok(entered)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut left = self.driver.exchange_capture_mode(self.mode).map(drop);
+        if self.pushed {
+            left = left.and(self.driver.pop_context());
+        }
+        if let Err(status) = left {
+            tracing::warn!(%status, "a thread's CUDA context could not be restored");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! An NVIDIA GPU, through the driver's library, which is opened when a device is.
+//!
+//! * `Private` storage is device memory, through virtual memory management: handles of 2 MiB and
+//!   multiples, mapped whole, at as many addresses as wanted. Where the device has none, `cuMemAlloc`.
+//! * `Shared` storage is host memory with its pages locked, which kernels reach over the bus; its address
+//!   is one for host and device.
+//! * `Managed` storage is the driver's unified memory. There is never more of it than the device has free.
+//!
+//! Calls are made in the device's primary context, whichever the calling thread has, and in relaxed capture
+//! mode, so that none breaks a capture of CUDA graphs in any thread. After an error that a context does not
+//! survive every call says [`DeviceLost`](crate::ErrorKind::DeviceLost), and what is returned counts as
+//! returned.
+
+#![allow(unsafe_code)]
+
+mod adopted;
+mod attribute;
+mod context;
+mod queue;
+mod raw;
+mod segment;
+mod status;
+mod timeline;
+mod virtual_memory;
+
+use std::any::Any;
+use std::ffi::c_void;
+
+pub use self::adopted::AdoptedStreams;
+use self::attribute::Attribute;
+use self::context::{Context, driver};
+use self::queue::CudaQueue;
+use self::raw::{Driver, Handle};
+use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
+use self::virtual_memory::CudaMemory;
+use super::{
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
+    VirtualMemory,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, AtomicU64};
+
+/// Bound on one segment, which keeps arithmetic on sizes far from overflow; CUDA documents none but the
+/// memory there is.
+const SEGMENT_BYTES_MAX: usize = 1 << 46;
+
+/// An NVIDIA GPU.
+#[derive(Debug)]
+pub struct CudaDevice {
+    properties: DeviceProperties,
+    context: Arc<Context>,
+    private: Option<CudaMemory>,
+    pinned: Option<CudaMemory>,
+    managed: Arc<AtomicU64>,
+}
+
+impl CudaDevice {
+    /// Number of devices that the driver shows to this process (`CUDA_VISIBLE_DEVICES` may hide some).
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when there is no driver of version 12.0 or later, saying why;
+    /// otherwise what the driver says.
+    pub fn count() -> Result<u32> {
+        let driver = driver()?;
+        let count = driver.device_count();
+        let count = count.map_err(|status| status.error(driver, "cuDeviceGetCount"))?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// Opens a device by its number and retains its primary context.
+    ///
+    /// # Errors
+    ///
+    /// As for [`count`](Self::count), and [`InvalidRequest`](ErrorKind::InvalidRequest) when there is no
+    /// such device.
+    pub fn open(ordinal: u32) -> Result<Self> {
+        let count = Self::count()?;
+        if ordinal >= count {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!("there is no device cuda:{ordinal}; the driver shows {count}"),
+            ));
+        }
+        let context = Context::retain(ordinal)?;
+        let device = context.device();
+        let attribute = |attribute: Attribute| {
+            context.call("cuDeviceGetAttribute", |driver| {
+                driver.device_attribute(device, attribute.number())
+            })
+        };
+        let private = match attribute(Attribute::VirtualMemoryManagement)? {
+            0 => None,
+            _ => Some(CudaMemory::private(&context)?),
+        };
+        // A driver that does not know the attribute, or a device without it, has pinned segments.
+        let pinned = match attribute(Attribute::HostVirtualMemoryManagement) {
+            Ok(1..) => {
+                let node = attribute(Attribute::HostNode).unwrap_or(0).max(0);
+                CudaMemory::pinned(&context, node).ok()
+            }
+            _ => None,
+        };
+        let granularity = [&private, &pinned]
+            .into_iter()
+            .flatten()
+            .map(|memory| memory.properties().granularity)
+            .fold(HUGE_PAGE_BYTES, usize::max);
+        let mut storage_modes = vec![StorageMode::Shared];
+        // Without it the host must not touch managed memory while the device works.
+        if attribute(Attribute::ConcurrentManagedAccess)? != 0 {
+            storage_modes.push(StorageMode::Managed);
+        }
+        storage_modes.push(StorageMode::Private);
+        let pci = context.call("cuDeviceGetPCIBusId", |driver| driver.device_pci_bus_id(device))?;
+        let peers = (0..count).filter(|&peer| peer != ordinal);
+        let peers = peers.filter(|&peer| can_access(&context, peer)).collect();
+        let properties = DeviceProperties {
+            kind: DeviceKind::Cuda,
+            ordinal,
+            name: context.call("cuDeviceGetName", |driver| driver.device_name(device))?,
+            unified: attribute(Attribute::Integrated)? != 0,
+            page_bytes: rustix::param::page_size(),
+            granularity,
+            alignment_min: 256,
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            storage_modes,
+            numa_nodes: attribute::numa_node(&pci).into_iter().collect(),
+            parallelism: 1,
+            peers,
+        };
+        Ok(Self {
+            private,
+            pinned,
+            properties,
+            context,
+            managed: Arc::default(),
+        })
+    }
+}
+
+impl CudaDevice {
+    /// The id of a stream, which no other stream of this process ever has.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
+    ///
+    /// # Safety
+    ///
+    /// The stream is alive, and of the device's primary context.
+    pub unsafe fn stream_id(&self, stream: *mut c_void) -> Result<u64> {
+        // SAFETY: the caller's promise.
+        let id = |driver: &'static Driver| unsafe { driver.stream_id(Handle(stream)) };
+        // Handles up to 2 stand for the default streams of the thread's context.
+        match stream.addr() {
+            0..=2 => self.context.call("cuStreamGetId", id),
+            _ => self.context.ask("cuStreamGetId", id),
+        }
+    }
+
+    /// A queue over somebody's stream, which stays theirs. [`AdoptedStreams`] finds such queues again.
+    ///
+    /// # Safety
+    ///
+    /// The stream is one of the device's primary context and outlives the queue.
+    pub unsafe fn adopt_stream(&self, stream: *mut c_void) -> Arc<dyn DeviceQueue> {
+        // SAFETY: the caller's promise.
+        Arc::new(unsafe { CudaQueue::adopt(&self.context, Handle(stream)) })
+    }
+
+    /// A stream of this device's for whoever calls CUDA on their own; never destroyed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Device::create_queue`].
+    pub fn create_stream(&self) -> Result<*mut c_void> {
+        let stream = self.context.call("cuStreamCreate", |driver| driver.create_stream())?;
+        Ok(stream.0)
+    }
+}
+
+/// Whether the context's device reaches the memory of another; no answer is no.
+fn can_access(context: &Context, peer: u32) -> bool {
+    let device = context.device();
+    let can = context.call("cuDeviceCanAccessPeer", |driver| {
+        let peer = driver.device(i32::try_from(peer).unwrap_or(i32::MAX))?;
+        driver.can_access_peer(device, peer)
+    });
+    can.unwrap_or(false)
+}
+
+impl Device for CudaDevice {
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
+    }
+
+    fn budget(&self) -> Result<Budget> {
+        let (free, total) = self.context.call("cuMemGetInfo", Driver::memory_info)?;
+        Ok(Budget {
+            total: total as u64,
+            available: Some(free as u64),
+            limit: None,
+        })
+    }
+
+    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
+        let segment = match storage {
+            StorageMode::Shared => CudaSegment::pinned(&self.context, bytes),
+            StorageMode::Private => CudaSegment::private(&self.context, bytes),
+            StorageMode::Managed if !self.properties.storage_modes.contains(&storage) => {
+                Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this device has no managed memory that host and device may use at once",
+                ))
+            }
+            StorageMode::Managed => CudaSegment::managed(&self.context, bytes, &self.managed),
+        };
+        Ok(Box::new(segment?))
+    }
+
+    fn release_segment(&self, mut segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
+        let any: &mut dyn Any = segment.as_mut();
+        let result = match any.downcast_mut::<CudaSegment>() {
+            Some(segment) => segment.give_back(),
+            None => Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the segment is of another device",
+            )),
+        };
+        result.map_err(|error| ReleaseError { segment, error })
+    }
+
+    fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
+        Ok(Arc::new(CudaQueue::create(&self.context)?))
+    }
+
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        let memory = match storage {
+            StorageMode::Private => &self.private,
+            StorageMode::Shared => &self.pinned,
+            StorageMode::Managed => &None,
+        };
+        memory.as_ref().map(|memory| memory as &dyn VirtualMemory)
+    }
+}

@@ -1,0 +1,182 @@
+//! The points of a stream that were signalled, as events.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::context::Context;
+use super::raw::Handle;
+use crate::device::Timeline;
+use crate::error::Result;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+
+/// Points that may be waiting in one timeline; a signal beyond it waits for the oldest.
+const WAITING_MAX: usize = 4096;
+/// Events kept for further signals.
+const SPARE_MAX: usize = 64;
+
+/// How long a wait asks without a pause, how long it only gives its processor away, and its pauses after
+/// that.
+const AWAKE: Duration = Duration::from_micros(20);
+const YIELDING: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// A timeline whose values are events of one stream.
+#[derive(Debug)]
+pub(super) struct EventTimeline {
+    context: Arc<Context>,
+    /// What is known to be complete; written under the lock.
+    completed: AtomicU64,
+    points: Mutex<Points>,
+}
+
+#[derive(Debug, Default)]
+struct Points {
+    /// Signalled and not known to be complete, in the order of their values.
+    waiting: VecDeque<(u64, Arc<Event>)>,
+    spare: Vec<Arc<Event>>,
+    signalled: u64,
+}
+
+/// An event of the driver's.
+#[derive(Debug)]
+pub(super) struct Event {
+    context: Arc<Context>,
+    handle: Handle,
+}
+
+impl Event {
+    fn new(context: &Arc<Context>) -> Result<Self> {
+        Ok(Self {
+            handle: context.call("cuEventCreate", |driver| driver.create_event())?,
+            context: Arc::clone(context),
+        })
+    }
+
+    fn record(&self, stream: Handle) -> Result<()> {
+        // SAFETY: the event is ours, and the caller's stream is alive.
+        let record = |driver: &'static super::raw::Driver| unsafe { driver.record_event(self.handle, stream) };
+        self.context.call("cuEventRecord", record)
+    }
+
+    fn is_complete(&self) -> Result<bool> {
+        // SAFETY: the event is ours.
+        self.context.call("cuEventQuery", |driver| unsafe { driver.is_event_complete(self.handle) })
+    }
+
+    /// Makes later work of a stream wait for the event.
+    pub(super) fn delay(&self, stream: Handle) -> Result<()> {
+        // SAFETY: the event is ours, and the caller's stream is alive.
+        self.context.call("cuStreamWaitEvent", |driver| unsafe { driver.wait_event(stream, self.handle) })
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: this was the only owner; the driver keeps the event until a stream has passed it.
+        let destroy = |driver: &'static super::raw::Driver| unsafe { driver.destroy_event(self.handle) };
+        if let Err(error) = self.context.give_back("cuEventDestroy", destroy) {
+            tracing::warn!(%error, "an event stays");
+        }
+    }
+}
+
+impl EventTimeline {
+    pub(super) fn new(context: &Arc<Context>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            completed: AtomicU64::new(0),
+            points: Mutex::default(),
+        }
+    }
+
+    /// Whether the timeline's events are in this context.
+    pub(super) fn is_of(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.context, context)
+    }
+
+    /// Marks the present end of the stream.
+    pub(super) fn signal(&self, stream: Handle) -> Result<u64> {
+        let mut points = self.points.lock();
+        while points.waiting.len() >= WAITING_MAX {
+            let oldest = points.waiting.front().map(|(_, event)| Arc::clone(event));
+            drop(points);
+            if let Some(oldest) = oldest {
+                let _complete = poll(None, || oldest.is_complete())?;
+            }
+            points = self.points.lock();
+            self.advance(&mut points)?;
+        }
+        let event = match points.spare.pop() {
+            Some(event) => event,
+            None => Arc::new(Event::new(&self.context)?),
+        };
+        if let Err(error) = event.record(stream) {
+            points.spare.push(event);
+            return Err(error);
+        }
+        points.signalled += 1;
+        let value = points.signalled;
+        points.waiting.push_back((value, event));
+        Ok(value)
+    }
+
+    /// Takes note of the events that are complete.
+    fn advance(&self, points: &mut Points) -> Result<()> {
+        while let Some((value, event)) = points.waiting.front() {
+            if !event.is_complete()? {
+                break;
+            }
+            self.completed.store(*value, Ordering::Release);
+            let event = points.waiting.pop_front().map(|(_, event)| event);
+            // An event that somebody still waits for must not be recorded anew.
+            let spare = event.filter(|event| Arc::strong_count(event) == 1);
+            if points.spare.len() < SPARE_MAX {
+                points.spare.extend(spare);
+            }
+        }
+        Ok(())
+    }
+
+    /// The event that stands for a value, or for a later one; none if the value has passed or was not
+    /// signalled.
+    pub(super) fn event_of(&self, value: u64) -> Option<Arc<Event>> {
+        let points = self.points.lock();
+        let at = points.waiting.partition_point(|(of, _)| *of < value);
+        points.waiting.get(at).map(|(_, event)| Arc::clone(event))
+    }
+}
+
+impl Timeline for EventTimeline {
+    fn completed(&self) -> Result<u64> {
+        self.advance(&mut self.points.lock())?;
+        Ok(self.completed.load(Ordering::Acquire))
+    }
+
+    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
+        poll(timeout, || Ok(self.completed()? >= value))
+    }
+}
+
+/// Asks until the answer is yes or the time is over, ever more rarely.
+fn poll(timeout: Option<Duration>, mut ask: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let start = Instant::now();
+    loop {
+        if ask()? {
+            return Ok(true);
+        }
+        let waited = start.elapsed();
+        if timeout.is_some_and(|timeout| waited >= timeout) {
+            return Ok(false);
+        }
+        if waited < AWAKE {
+            std::hint::spin_loop();
+        } else if waited < YIELDING {
+            std::thread::yield_now();
+        } else {
+            let left = timeout.map_or(PAUSE, |timeout| timeout.saturating_sub(waited));
+            std::thread::sleep(left.min(PAUSE));
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The device suite, `alloc_ops` and cases of its own on a real NVIDIA GPU: `cargo xtask gpu test`.
+//!
+//! Cargo runs this target only when it is named, since a machine without a GPU fails all of it.
+
+#![cfg(all(target_os = "linux", feature = "cuda"))]
+
+use std::sync::{Arc, LazyLock};
+
+use weldpool::Device;
+use weldpool::device::cuda::CudaDevice;
+
+mod device;
+mod gpu;
+mod reuse;
+
+/// Keeps the primary context while tests open and drop devices.
+static KEPT: LazyLock<CudaDevice> = LazyLock::new(|| CudaDevice::open(0).unwrap());
+
+fn cuda() -> Arc<dyn Device> {
+    LazyLock::force(&KEPT);
+    Arc::new(CudaDevice::open(0).unwrap())
+}
+
+weldpool_testkit::device_suite!(cuda_device, cuda);
