@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::pool_of;
-use crate::queue::{Part, Queue, sealed};
+use crate::queue::{Fence, Part, Queue, sealed};
 use crate::thread_cache;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
@@ -116,19 +116,40 @@ impl Buffer {
         BufferView::new(self)
     }
 
-    /// Gives up the owner and keeps the address, for callers that can carry only that. The memory
-    /// stays live, and in the leak report, until [`Allocator::reclaim`](crate::Allocator::reclaim).
+    /// Gives up the owner and keeps the address, for callers that can carry only that: the host's, or the
+    /// device's for memory that the host has none for. The memory stays live, and in the leak report, until
+    /// [`Allocator::reclaim`](crate::Allocator::reclaim).
     ///
     /// # Errors
     ///
-    /// The buffer itself, when it has no address for the host.
+    /// The buffer itself, when it has neither.
     pub fn into_raw(self) -> std::result::Result<NonNull<u8>, Self> {
-        let Ok(address) = self.host_address() else {
+        let binding = self.binding();
+        let device = || {
+            let address = usize::try_from(binding.device_address?).ok()?;
+            NonNull::new(std::ptr::without_provenance_mut(address))
+        };
+        let Some(address) = binding.host.or_else(device) else {
             return Err(self);
         };
         self.block.last().detach();
         std::mem::forget(self);
         Ok(address)
+    }
+
+    /// Takes note that work which somebody else submitted to `queue` so far uses the contents: guards are
+    /// refused, and the memory is not reused, before that work is done.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says; the work is covered by the next signal of the queue then.
+    pub fn note_use(&self, queue: &Queue) -> Result<()> {
+        let fence = queue.fence();
+        self.in_flight().add(Use {
+            fence: fence.as_ref().map_or_else(|_| queue.fence_or_next(), Fence::clone),
+            access: Access::Write,
+        });
+        fence.map(drop)
     }
 
     /// Frees the buffer in the order of `queue`: work submitted to it so far, by whomever, may still

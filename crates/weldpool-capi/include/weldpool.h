@@ -1,0 +1,46 @@
+/* The memory manager of Weldpool for C and C++: libweldpool.
+ *
+ * No function unwinds into its caller. After a null pointer or a number other than zero, weldpool_last_error()
+ * says what went wrong. Functions may be called from any thread. */
+#ifndef WELDPOOL_H
+#define WELDPOOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Text of the calling thread's last error, valid until the thread's next call; empty if there was none. */
+const char* weldpool_last_error(void);
+
+#ifdef __linux__
+/* PyTorch's pluggable allocator (torch.cuda.memory.CUDAPluggableAllocator): alloc_fn, free_fn and
+ * record_stream_fn. `stream` is a cudaStream_t of the device's primary context; memory is ordered by it.
+ * The pool of a device is opened by the first call, with the configuration of the environment
+ * (METAL_ALLOCATOR_DEBUG, METAL_ALLOCATOR_STATS). */
+void* weldpool_torch_malloc(ssize_t bytes, int device, void* stream);
+void weldpool_torch_free(void* address, ssize_t bytes, int device, void* stream);
+void weldpool_torch_record_stream(void* address, void* stream);
+
+/* What a device's pool holds, in bytes, and what it did. */
+typedef struct WeldpoolTorchStats {
+  uint64_t live;          /* requested and not freed */
+  uint64_t live_peak;
+  uint64_t reserved;      /* held from the driver */
+  uint64_t reserved_peak;
+  uint64_t allocations;
+  uint64_t driver_calls;  /* for memory */
+} WeldpoolTorchStats;
+
+/* 0 on success. */
+int weldpool_torch_stats(int device, WeldpoolTorchStats* stats);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,32 @@
+//! What went wrong last, per thread.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::default();
+}
+
+/// The text of the calling thread's last error, which ends with zero and is valid until the thread's next call
+/// of this library; empty if there was none.
+#[unsafe(no_mangle)]
+pub extern "C" fn weldpool_last_error() -> *const c_char {
+    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+/// Makes a call that must not unwind; a failure becomes the thread's last error, is logged, and is `otherwise`.
+pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory::Result<T>) -> T {
+    let text = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return value,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a panic inside Weldpool, which is a mistake of its own".to_owned(),
+    };
+    tracing::error!(call = name, error = text);
+    let _ending = LAST.try_with(|last| {
+        *last.borrow_mut() = CString::new(format!("{name}: {text}")).unwrap_or_default();
+    });
+    otherwise
+}

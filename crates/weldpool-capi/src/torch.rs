@@ -1,0 +1,197 @@
+//! PyTorch's pluggable allocator (`torch.cuda.memory.CUDAPluggableAllocator`), over one pool per device.
+//!
+//! Memory is allocated and freed in the order of the streams that PyTorch names, as its own allocator does.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use memory::device::cuda::{AdoptedStreams, CudaDevice};
+use memory::{Allocator, Config, Device, Error, ErrorKind, Request, Result, StorageMode};
+
+use crate::error::guarded;
+
+/// Devices that a process can have pools for.
+const DEVICES_MAX: usize = 64;
+
+/// The pools that were opened, by the number of their device.
+static POOLS: [OnceLock<Pool>; DEVICES_MAX] = [const { OnceLock::new() }; DEVICES_MAX];
+
+/// The pool of a device.
+struct Pool {
+    allocator: Allocator,
+    streams: AdoptedStreams,
+    /// Further streams that use memory, by its address.
+    used_on: Mutex<HashMap<usize, Vec<Stream>>>,
+}
+
+/// A stream's handle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stream(*mut c_void);
+
+// SAFETY: the driver takes a stream's handle from any thread, and nothing else follows it.
+unsafe impl Send for Stream {}
+
+impl Pool {
+    fn open(device: u32) -> Result<Self> {
+        let device = Arc::new(CudaDevice::open(device)?);
+        let allocator = Allocator::builder(Arc::clone(&device) as Arc<dyn Device>)
+            .config(Config::from_env()?)
+            .name(format!("torch:{}", device.properties().ordinal))
+            .build()?;
+        Ok(Self {
+            streams: AdoptedStreams::new(allocator.clone(), device),
+            allocator,
+            used_on: Mutex::default(),
+        })
+    }
+
+    /// The pool of a device, opened when it is first asked for; a failure is tried again.
+    fn of(device: c_int) -> Result<&'static Self> {
+        static OPENING: Mutex<()> = Mutex::new(());
+        let wrong = || Error::new(ErrorKind::InvalidRequest, "there is no device of this number");
+        let number = usize::try_from(device).map_err(|_| wrong())?;
+        let place = POOLS.get(number).ok_or_else(wrong)?;
+        if let Some(pool) = place.get() {
+            return Ok(pool);
+        }
+        let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = place.get() {
+            return Ok(pool);
+        }
+        let pool = Self::open(number as u32)?;
+        Ok(place.get_or_init(|| pool))
+    }
+
+    fn used_on(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Stream>>> {
+        self.used_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory of `device` for work on `stream`: PyTorch's `alloc_fn`. Null for no bytes, and when there is no memory.
+///
+/// # Safety
+///
+/// The stream is one of the device's primary context and alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_malloc(
+    bytes: isize,
+    device: c_int,
+    stream: *mut c_void,
+) -> *mut c_void {
+    guarded("weldpool_torch_malloc", std::ptr::null_mut(), || {
+        let bytes = usize::try_from(bytes)
+            .map_err(|_| Error::new(ErrorKind::InvalidRequest, "a negative size"))?;
+        if bytes == 0 {
+            return Ok(std::ptr::null_mut());
+        }
+        let pool = Pool::of(device)?;
+        // SAFETY: the caller's promise.
+        let queue = unsafe { pool.streams.queue(stream) }?;
+        let request = Request::new(bytes).storage(StorageMode::Private).queue(&queue);
+        let buffer = pool.allocator.allocate_with(&request)?;
+        let address = buffer.into_raw().map_err(|_| {
+            Error::new(ErrorKind::System, "device memory without an address")
+        })?;
+        Ok(address.as_ptr().cast())
+    })
+}
+
+/// Takes memory back in the order of `stream`: PyTorch's `free_fn`.
+///
+/// # Safety
+///
+/// The address came from [`weldpool_torch_malloc`] for the same device and is not used any more but by work
+/// submitted to `stream`, or to streams that were recorded; the stream is alive.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_free(
+    address: *mut c_void,
+    _bytes: isize,
+    device: c_int,
+    stream: *mut c_void,
+) {
+    let Some(address) = NonNull::new(address.cast()) else {
+        return;
+    };
+    guarded("weldpool_torch_free", (), || {
+        let pool = Pool::of(device)?;
+        // SAFETY: the caller's promise.
+        let (buffer, queue) = unsafe { (pool.allocator.reclaim(address)?, pool.streams.queue(stream)?) };
+        let further = pool.used_on().remove(&address.as_ptr().addr());
+        for Stream(stream) in further.into_iter().flatten() {
+            // SAFETY: a stream that uses a tensor outlives it (torch.Tensor.record_stream).
+            buffer.note_use(&*unsafe { pool.streams.queue(stream) }?)?;
+        }
+        buffer.free_on(&queue);
+        Ok(())
+    });
+}
+
+/// Takes note that work on a further stream uses memory: PyTorch's `record_stream_fn`.
+///
+/// # Safety
+///
+/// The stream is alive when the memory is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stream: *mut c_void) {
+    guarded("weldpool_torch_record_stream", (), || {
+        let mut pools = POOLS.iter().filter_map(OnceLock::get);
+        let owner = pools.find(|pool| pool.allocator.find(address.cast()).is_some());
+        let pool = owner.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidRequest, "no memory of this library is at the address")
+        })?;
+        let mut used_on = pool.used_on();
+        let streams = used_on.entry(address.addr()).or_default();
+        if !streams.contains(&Stream(stream)) {
+            streams.push(Stream(stream));
+        }
+        Ok(())
+    });
+}
+
+/// What a device's pool holds, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct WeldpoolTorchStats {
+    /// Requested by PyTorch and not freed.
+    pub live: u64,
+    /// Most of it at once.
+    pub live_peak: u64,
+    /// Held from the driver.
+    pub reserved: u64,
+    /// Most of it at once.
+    pub reserved_peak: u64,
+    /// Allocations.
+    pub allocations: u64,
+    /// Calls of the driver for memory.
+    pub driver_calls: u64,
+}
+
+/// Fills in what the pool of a device holds; 0 on success.
+///
+/// # Safety
+///
+/// `stats` points to a place for them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_stats(device: c_int, stats: *mut WeldpoolTorchStats) -> c_int {
+    guarded("weldpool_torch_stats", 1, || {
+        let now = Pool::of(device)?.allocator.stats();
+        let Some(place) = NonNull::new(stats) else {
+            return Err(Error::new(ErrorKind::InvalidRequest, "a null place for the statistics"));
+        };
+        let filled = WeldpoolTorchStats {
+            live: now.live.value,
+            live_peak: now.live.peak,
+            reserved: now.reserved.value,
+            reserved_peak: now.reserved.peak,
+            allocations: now.allocations,
+            driver_calls: now.driver_calls,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { place.write(filled) };
+        Ok(0)
+    })
+}
