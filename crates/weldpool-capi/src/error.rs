@@ -17,14 +17,16 @@ pub extern "C" fn weldpool_last_error() -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
-/// Makes a call that must not unwind; a failure becomes the thread's last error, is logged, and is `otherwise`.
+/// Makes a call that must not unwind; a failure becomes the thread's last error, is printed to
+/// standard error, and is `otherwise`.
 pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory::Result<T>) -> T {
     let text = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => return value,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "a panic inside Weldpool, which is a mistake of its own".to_owned(),
     };
-    tracing::error!(call = name, error = text);
+    // Callers such as PyTorch do not pass the reason on, and have no place for a log.
+    eprintln!("weldpool: {name}: {text}");
     let _ending = LAST.try_with(|last| {
         *last.borrow_mut() = CString::new(format!("{name}: {text}")).unwrap_or_default();
     });

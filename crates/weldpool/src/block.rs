@@ -457,9 +457,17 @@ pub(crate) struct Sight {
 }
 
 impl Record {
-    /// Address of the block's first byte for the host; zero if it has none.
+    /// Address of the block's first byte: the host's, else the device's; zero if it has neither.
     pub(crate) fn start(&self) -> usize {
-        self.host.load(Ordering::Relaxed).addr()
+        match self.host.load(Ordering::Relaxed).addr() {
+            0 => usize::try_from(self.device.load(Ordering::Relaxed)).unwrap_or(0),
+            address => address,
+        }
+    }
+
+    /// The same, if there is one.
+    pub(crate) fn address(&self) -> Option<usize> {
+        Some(self.start()).filter(|address| *address != 0)
     }
 
     /// Whether an address lies in the block.
@@ -494,7 +502,7 @@ impl Record {
             name: block.name(),
             requested: block.requested(),
             bytes: block.bytes(),
-            address: block.host().map_or(0, |host| host.as_ptr().addr()),
+            address: self.start(),
             storage: block.storage(),
             node: block.node(),
         })

@@ -254,8 +254,8 @@ impl Room {
         point: Option<Point>,
         contended: bool,
     ) -> Option<Range> {
-        if let Some(host) = block.host() {
-            self.index.remove(host.as_ptr().addr());
+        if let Some(address) = block.as_record().address() {
+            self.index.remove(address);
         }
         let freed = self.space.release(block.position(), point, !contended);
         if self.spare_records.len() < SPARE_RECORDS_MAX {
@@ -292,8 +292,8 @@ impl Room {
         let record = block.as_record();
         let point = self.space.take(free.start, position, want.bytes, record);
         block.set_point(point);
-        if let Some(host) = block.host() {
-            self.index.insert(host.as_ptr().addr(), record);
+        if let Some(address) = record.address() {
+            self.index.insert(address, record);
         }
         block
     }
