@@ -107,7 +107,7 @@ impl Arena {
         if whose == Whose::Own && (found < need || pieces(&own) > pieces_max) {
             return Donors::default();
         }
-        // The last one: the smallest that holds the rest, so that large holes stay whole.
+        // Of large holes few are needed; of such in few pieces few calls are.
         let worth = |movable: Range| match few_pieces {
             true => movable.bytes / (growth.mappings.pieces_in(movable) + 1),
             false => movable.bytes,
@@ -306,6 +306,7 @@ impl Arena {
         pieces: &[Piece],
     ) -> Result<()> {
         let mut position = at.start;
+        let mut mapped = 0;
         let mut result = Ok(());
         let (start, range) = growth.addresses_at(at.start)?;
         for piece in pieces {
@@ -317,6 +318,7 @@ impl Arena {
                 break;
             }
             position += piece.bytes;
+            mapped += usize::from(properties.divisible);
         }
         if result.is_ok() && properties.needs_access {
             result = self.device.allow_access(range, at.start - start, at.bytes);
@@ -332,7 +334,7 @@ impl Arena {
             growth.stale.push(Stale {
                 range: used,
                 point: None,
-                mapped: Mapped::new(pieces.len()),
+                mapped: Mapped::new(mapped),
             });
         }
         result
