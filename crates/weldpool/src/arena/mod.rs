@@ -101,7 +101,6 @@ impl Arena {
     pub(crate) fn new(home: Home, device: Arc<Metered>, reserve: Arc<Reserve>) -> Self {
         let virtual_memory = device.virtual_memory(home.storage);
         let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
-        let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
         let room = Room::new(home, ArenaKind::Large);
         Self {
             home,
@@ -113,7 +112,7 @@ impl Arena {
             growth: Mutex::new(Growth {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
-                mappings: Mappings::new(granularity, divisible),
+                mappings: Mappings::new(granularity),
                 windows: Windows::default(),
                 stale: Vec::new(),
                 spare: Vec::new(),

@@ -38,9 +38,9 @@ impl Arena {
 
     /// Returns everything to the device, in use or not: no buffer of the allocator is left, and what
     /// threads still cache stands for nothing.
-    pub(crate) fn close(&self, passed: &dyn Fn(Point) -> bool) {
+    pub(crate) fn close(&self) {
         let mut growth = self.growth.lock();
-        growth.stale.retain(|stale| !stale.point.is_none_or(passed));
+        growth.stale.clear();
         *self.state.lock() = self.empty_room();
         let everything = Range {
             start: 0,

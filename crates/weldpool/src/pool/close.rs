@@ -127,10 +127,9 @@ impl Pool {
             return;
         }
         CLOSING.fetch_sub(1, Ordering::Relaxed);
-        let passed = |point| self.orders.passed(point);
         if !self.is_used_by_work(&points) || left_out(Wait::Close) {
             for (arena, _) in self.arenas.iter() {
-                arena.close(&passed);
+                arena.close();
             }
         } else {
             tracing::error!(
@@ -161,8 +160,8 @@ mod tests {
     use super::*;
     use crate::Allocator;
 
-    /// A thread that was inside its last free when the pool was closed, and then does nothing more, used to keep
-    /// all of the pool's memory for as long as it lived.
+    /// A thread that was inside its last free when the pool was closed, and then does nothing more, does not keep
+    /// the pool's memory for as long as it lives.
     #[test]
     fn a_free_that_comes_too_late_keeps_no_memory() {
         let other = Allocator::host().unwrap();
