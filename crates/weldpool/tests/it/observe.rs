@@ -71,7 +71,7 @@ fn classes_tell_waste_hits_and_score() {
     assert_eq!(waste, stats.internal_waste());
 }
 
-/// A class used to count every block that was cut for it as a miss, though no driver was called.
+/// A block that is cut from memory already held is a hit of its class.
 #[test]
 fn hits_of_the_classes_are_those_of_the_whole() {
     let allocator = allocator(Config::default());
@@ -326,7 +326,7 @@ fn a_failed_allocation_is_counted_and_shows_in_the_health() {
     assert!(allocator.health().has("out_of_memory"));
 }
 
-/// A miss used to cut one block alone while a recorder was there, where it else fills the thread's cache.
+/// With a recorder too, a miss fills the thread's cache.
 #[test]
 fn recording_changes_nothing_about_what_is_held() {
     let run = |record: bool| {
@@ -357,7 +357,7 @@ fn recording_changes_nothing_about_what_is_held() {
     assert_eq!(run(true), run(false));
 }
 
-/// It used to be that of large blocks alone, so that memory free among small ones was no range at all.
+/// Memory that is free among small blocks counts too.
 #[test]
 fn the_largest_free_range_is_that_of_all_arenas() {
     let allocator = allocator(Config::default());
@@ -370,7 +370,7 @@ fn the_largest_free_range_is_that_of_all_arenas() {
     assert!(stats.external_fragmentation() < 1.0);
 }
 
-/// The monitor and the collecting thread used to be gone before statistics were printed.
+/// They are printed when the monitor and the collecting thread have ended.
 #[test]
 fn statistics_on_exit_tell_of_pressure_and_collection() {
     const CHILD: &str = "WELDPOOL_TEST_STATISTICS_ON_EXIT";

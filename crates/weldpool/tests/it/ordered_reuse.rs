@@ -302,6 +302,7 @@ fn remapped(bench: &Bench, queue: &Queue) -> (Buffer, [Buffer; 2]) {
 
 /// On the host, where addresses whose memory was mapped elsewhere are unmapped as soon as may be: work that
 /// still used them would end the process.
+#[cfg(target_os = "linux")]
 #[test]
 fn addresses_stay_mapped_until_work_has_passed() {
     const PIECE: usize = 2 * MIB;

@@ -42,7 +42,7 @@ fn the_limit_on_reserved_memory_acts_from_the_next_request() {
     }
 }
 
-/// 0 used to be taken, and no request was served any more.
+/// With it no request could be served.
 #[test]
 fn a_limit_of_no_bytes_is_refused_whenever_it_is_set() {
     let none = Config {

@@ -5,6 +5,7 @@
     reason = "the helpers of these tests report by panicking, as the tests do"
 )]
 
+#[cfg(target_os = "linux")]
 mod adaptive;
 mod faults;
 mod gc;
