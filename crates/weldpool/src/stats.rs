@@ -106,7 +106,8 @@ impl NodeStats {
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues;
-    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts blocks, rounding included.
+    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts
+    /// blocks, rounding included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,

@@ -109,7 +109,7 @@ fn the_table_names_configuration_and_trace() {
     );
 }
 
-/// Failures used to be a number in a column, and the exit status that of success.
+/// The exit status tells them from a replay that served all.
 #[test]
 fn a_limit_is_kept_and_failures_are_said() {
     let trace = recorded();

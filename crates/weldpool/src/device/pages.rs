@@ -92,7 +92,7 @@ impl Drop for ZeroedPages {
 mod tests {
     use super::*;
 
-    /// Tables of threads used to be left out of the account of mappings.
+    /// Tables of threads are a part of the account of mappings.
     #[test]
     fn tables_leave_memory_its_mappings() {
         let memory = mappings::memory_max().unwrap_or(0);

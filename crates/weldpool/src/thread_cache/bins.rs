@@ -16,7 +16,7 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 pub(crate) struct Bins {
     /// [`ListId::COUNT`] bins.
     pages: ZeroedPages,
-    /// None where the system had no pages for this thread, which shares those that nobody uses.
+    /// 0 where the system had no pages for this thread, which shares those that nobody uses.
     lists: usize,
     /// Which bins were ever used.
     used: Box<[AtomicU64]>,
