@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,21 @@ use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
 use crate::held::Held;
 
-#[derive(Debug, Default)]
+/// Called before a driver call is made.
+type Before = Arc<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
 struct Faults {
     state: Mutex<State>,
+    before: Mutex<HashMap<Call, Before>>,
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +49,15 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn before(&self) -> MutexGuard<'_, HashMap<Call, Before>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check(&self, call: Call) -> Result<()> {
+        let before = self.before().get(&call).cloned();
+        if let Some(before) = before {
+            before();
+        }
         let mut state = self.state();
         state.calls += 1;
         let planned = match state.planned.get_mut(&call) {
@@ -104,8 +125,14 @@ impl FaultyDevice {
         &self.held
     }
 
-    /// Lets every call through again.
+    /// Has a function called before each call of this kind, by the thread that makes it.
+    pub fn before(&self, call: Call, function: impl Fn() + Send + Sync + 'static) {
+        self.faults.before().insert(call, Arc::new(function));
+    }
+
+    /// Lets every call through again, and has no function called.
     pub fn clear_faults(&self) {
+        self.faults.before().clear();
         let mut state = self.faults.state();
         state.planned.clear();
         state.numbered = None;

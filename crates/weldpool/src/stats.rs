@@ -101,7 +101,8 @@ impl NodeStats {
     }
 }
 
-/// Statistics of an allocator: exact when no call is under way, O(classes) to read.
+/// Statistics of an allocator: exact when no call is under way. To read them takes O(threads * classes), and
+/// O(n) for freed memory in n places that waits for work; no driver call obtains, maps or returns memory for it.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -117,7 +118,7 @@ pub struct Stats {
     pub block_bytes: u64,
     /// Bytes held from the driver and idle.
     pub cached_bytes: u64,
-    /// Bytes of freed blocks that wait for a fence.
+    /// Bytes of freed blocks that wait for a fence which has not passed.
     pub deferred_bytes: u64,
     /// Successful allocations.
     pub allocations: u64,

@@ -106,10 +106,7 @@ impl Pool {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        if self.deferred_bytes() > 0 {
-            // What is over need not be told as waiting.
-            self.collect(false);
-        }
+        let deferred_bytes = self.awaited_bytes();
         let counted = self.counted();
         let live = self.live_bytes();
         let allocations = counted.sum(|list| list.allocations);
@@ -125,7 +122,6 @@ impl Pool {
             .iter()
             .map(|(arena, small)| arena.free().bytes + small.free().bytes)
             .sum();
-        let deferred_bytes = self.deferred_bytes();
         let mut stats = Stats {
             live: Counter {
                 value: live,

@@ -58,6 +58,18 @@ impl Pool {
         if self.orders.is_empty() {
             return any;
         }
+        self.orders.forget_ended();
+        let queues = self.pending_queues();
+        if signal {
+            for &(queue, value) in &queues {
+                self.orders.cover(Point { queue, value });
+            }
+        }
+        self.pass(&queues) | any
+    }
+
+    /// The queues that memory of the arenas waits for, and the greatest value of each.
+    fn pending_queues(&self) -> Vec<(u32, u64)> {
         let mut queues = Vec::new();
         for (arena, small) in self.arenas.iter() {
             arena.pending_queues(&mut queues);
@@ -66,11 +78,14 @@ impl Pool {
         queues.sort_unstable();
         queues.reverse();
         queues.dedup_by_key(|(queue, _)| *queue);
-        self.orders.forget_ended();
-        for (queue, value) in queues {
-            if signal {
-                self.orders.cover(Point { queue, value });
-            }
+        queues
+    }
+
+    /// Makes memory of the arenas free for everybody that waited for what these queues have done by now. True if
+    /// there was any. No block is released, and no memory of the device.
+    fn pass(&self, queues: &[(u32, u64)]) -> bool {
+        let mut any = false;
+        for &(queue, _) in queues {
             let completed = match self.orders.completed(queue) {
                 _ if left_out(Wait::Collect) => u64::MAX,
                 completed => completed,
@@ -87,12 +102,7 @@ impl Pool {
     pub(super) fn wait(&self, timeout: Duration) {
         let start = Instant::now();
         self.deferred.wait(timeout);
-        let mut queues = Vec::new();
-        for (arena, small) in self.arenas.iter() {
-            arena.pending_queues(&mut queues);
-            small.pending_queues(&mut queues);
-        }
-        for (queue, value) in queues {
+        for (queue, value) in self.pending_queues() {
             let left = timeout.saturating_sub(start.elapsed());
             let _late = self.orders.wait(Point { queue, value }, left);
         }
@@ -161,6 +171,17 @@ impl Pool {
             .reserved()
             .value
             .saturating_sub(self.live_bytes())
+    }
+
+    /// Bytes that work is still to use, as far as that is known without a signal; what is over is told
+    /// as idle, and stays where it is.
+    pub(super) fn awaited_bytes(&self) -> u64 {
+        if self.deferred_bytes() == 0 {
+            return 0;
+        }
+        self.pass(&self.pending_queues());
+        let over = self.deferred.over_bytes();
+        self.deferred_bytes().saturating_sub(over)
     }
 
     pub(super) fn deferred_bytes(&self) -> u64 {
