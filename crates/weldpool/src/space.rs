@@ -278,6 +278,22 @@ impl<T: Copy> Space<T> {
             .map(|&(value, _)| value)
     }
 
+    /// A value of a queue after which `bytes` bytes are clean in one piece that are not now, the least that is
+    /// found among what lies around its largest pending intervals.
+    pub(crate) fn value_that_joins(&self, queue: u32, bytes: usize) -> Option<u64> {
+        let largest = self.pending.get(&queue)?.by_size.iter().rev();
+        let suits = |point: Option<Point>| point.is_none_or(|point| point.queue == queue);
+        let runs = largest
+            .take(RUN_CANDIDATES)
+            .map(|&(_, start)| self.run_around(start, suits))
+            .filter(|run| run.bytes >= bytes);
+        let value = |run: Range| {
+            let points = self.awaited(run).unwrap_or_default();
+            points.iter().map(|point| point.value).max()
+        };
+        runs.filter_map(value).min()
+    }
+
     /// Free intervals that `queue` (or nobody in particular) may use, largest first: its own pending
     /// ones, then clean ones.
     pub(crate) fn largest_free_for(&self, queue: Option<u32>) -> impl Iterator<Item = Free> {

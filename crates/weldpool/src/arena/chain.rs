@@ -156,7 +156,7 @@ impl Arena {
                 return None;
             }
             let cost = parts.len() as u64 * u64::from(properties.remap_ns);
-            let affordable = || self.reserve.affords(self.device.spent_ns() + cost);
+            let affordable = || self.reserve.affords(self.spent_ns() + cost);
             (chained == Chained::AtAnyCost || affordable()).then_some(parts)
         })?;
         let block = self.map_parts(growth, properties, want, chosen, &[], 0);
@@ -279,7 +279,7 @@ impl Arena {
     /// Largest new handle at present.
     fn handle_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
         // Some is left for mapping them together.
-        let spent = self.device.spent_ns();
+        let spent = self.spent_ns();
         let affordable = |&&(times, _): &&(u64, u64)| self.reserve.affords(times * spent);
         let divisor = HANDLE_DIVISORS.iter().find(affordable);
         let divisor = divisor.map_or(HANDLE_DIVISOR_POOR, |&(_, divisor)| divisor);

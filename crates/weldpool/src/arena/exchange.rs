@@ -26,7 +26,7 @@ pub(super) type Whole = (Part, Vec<Range>);
 impl Arena {
     /// Whether large requests spare handles that are free altogether.
     pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties) -> Spare {
-        if !self.reserve.affords(SPARE_TIMES * self.device.spent_ns()) {
+        if !self.reserve.affords(SPARE_TIMES * self.spent_ns()) {
             return Spare::None;
         }
         Spare::Handles {
@@ -62,7 +62,7 @@ impl Arena {
             let parts = enough(whole, need.saturating_sub(slack))?;
             let cost = parts.len() as u64 * u64::from(properties.remap_ns)
                 + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
-            if !self.reserve.affords(self.device.spent_ns() + cost) {
+            if !self.reserve.affords(self.spent_ns() + cost) {
                 return None;
             }
             let chosen = parts.into_iter().map(|part| (part, clean.ranges(part)));
@@ -84,11 +84,10 @@ impl Arena {
         properties: VirtualMemoryProperties,
         want: &Want,
     ) -> Option<Point> {
-        let spent = self.device.spent_ns() + self.reserve.waited_ns();
         if properties.divisible
             || !self.reserve.is_sparing()
             || self.reserve.slack() >= want.bytes as u64
-            || !self.reserve.affords(spent)
+            || !self.reserve.affords(self.spent_ns())
         {
             return None;
         }

@@ -125,6 +125,12 @@ impl Arena {
         self.home
     }
 
+    /// What there is to pay for from one account where memory cannot be divided: driver time so far, and time
+    /// that requests waited instead.
+    fn spent_ns(&self) -> u64 {
+        self.device.spent_ns() + self.reserve.waited_ns()
+    }
+
     fn empty_room(&self) -> Room {
         Room::new(self.home, ArenaKind::Large)
     }
@@ -182,3 +188,6 @@ impl Arena {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -28,7 +28,8 @@ pub(crate) struct Reserve {
     driver_ns_per_operation: u64,
     /// Whether empty segments are spared for requests of their size.
     sparing: AtomicBool,
-    /// Time spent waiting for work so that segments or handles could be exchanged, in nanoseconds.
+    /// Time that waits for work took so that segments or handles could be exchanged, and that those for other
+    /// queues' memory were allowed, in nanoseconds.
     waited_ns: AtomicU64,
     /// What mapping holes together, and waiting for their memory, was charged with so far, in nanoseconds: the
     /// typical cost of a piece and the longest that a wait may last, because a busy machine must not change
@@ -186,8 +187,13 @@ impl Reserve {
         (self.peak_live() / MEMORY_PER_OPERATION).saturating_mul(self.driver_ns_per_operation)
     }
 
+    /// Driver time that is left when so much is spent, in nanoseconds.
+    pub(crate) fn left_after(&self, spent_ns: u64) -> u64 {
+        self.earned_ns().saturating_sub(spent_ns)
+    }
+
     /// Driver time that is left for mapping holes together and waiting for their memory, in nanoseconds.
-    fn left_ns(&self) -> u64 {
+    pub(crate) fn left_ns(&self) -> u64 {
         let most = SAVED_NS_MAX.saturating_add(self.memory_ns());
         let earned = self.earned_ns();
         let forgotten = earned.saturating_sub(most);
@@ -197,12 +203,17 @@ impl Reserve {
 
     /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each.
     pub(crate) fn affordable_pieces(&self, piece_ns: u32) -> usize {
-        let until = self.remap_pause.until.load(Ordering::Relaxed);
-        if self.operations.load(Ordering::Relaxed) < until {
+        if self.pauses_remapping() {
             return 0;
         }
         let pieces = self.left_ns() / u64::from(piece_ns.max(1));
         usize::try_from(pieces).unwrap_or(usize::MAX)
+    }
+
+    /// Whether holes are not mapped together at present.
+    pub(crate) fn pauses_remapping(&self) -> bool {
+        let until = self.remap_pause.until.load(Ordering::Relaxed);
+        self.operations.load(Ordering::Relaxed) < until
     }
 
     /// Takes note that more pieces would have been of use than were affordable.
@@ -225,16 +236,11 @@ impl Reserve {
         self.charged_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// How long may be waited for memory instead of growing, if that is worth while: up to `longest`.
-    pub(crate) fn affordable_wait(&self, longest: Duration) -> Option<Duration> {
-        let left = Duration::from_nanos(self.left_ns());
-        (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
-    }
-
     /// Takes note of a wait that was allowed to last so long.
     pub(crate) fn charge_wait(&self, allowed: Duration) {
         let ns = u64::try_from(allowed.as_nanos()).unwrap_or(u64::MAX);
         self.charged_ns.fetch_add(ns, Ordering::Relaxed);
+        self.waited_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     pub(crate) fn set_sparing(&self, sparing: bool) {
@@ -245,7 +251,7 @@ impl Reserve {
         self.sparing.load(Ordering::Relaxed)
     }
 
-    /// Takes note of the time since `start`, spent waiting for work instead of growing.
+    /// Takes note of the time since `start`, spent waiting for work so that memory could be exchanged.
     pub(crate) fn note_waited(&self, start: Instant) {
         let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited_ns.fetch_add(nanoseconds, Ordering::Relaxed);
@@ -321,6 +327,13 @@ impl Reserve {
     }
 }
 
+/// How long may be waited for memory instead of growing, if that is worth while: up to `longest`, of what is
+/// left of the account.
+pub(crate) fn affordable_wait(left_ns: u64, longest: Duration) -> Option<Duration> {
+    let left = Duration::from_nanos(left_ns);
+    (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -380,14 +393,15 @@ mod tests {
     fn waits_are_paid_for_by_what_they_may_last() {
         const MS: Duration = Duration::from_millis(1);
         let reserve = reserve();
-        assert_eq!(reserve.affordable_wait(2 * MS), None);
+        let affordable = |longest| affordable_wait(reserve.left_ns(), longest);
+        assert_eq!(affordable(2 * MS), None);
         reserve.note_operations(5000);
-        assert_eq!(reserve.affordable_wait(Duration::ZERO), None);
-        assert_eq!(reserve.affordable_wait(2 * MS), Some(2 * MS));
-        assert_eq!(reserve.affordable_wait(1000 * MS), Some(5 * MS));
+        assert_eq!(affordable(Duration::ZERO), None);
+        assert_eq!(affordable(2 * MS), Some(2 * MS));
+        assert_eq!(affordable(1000 * MS), Some(5 * MS));
         reserve.charge_wait(2 * MS);
         reserve.charge_remap(2000, PIECE_NS);
-        assert_eq!(reserve.affordable_wait(2 * MS), None, "1 ms is left");
-        assert_eq!(reserve.affordable_wait(MS), Some(MS));
+        assert_eq!(affordable(2 * MS), None, "1 ms is left");
+        assert_eq!(affordable(MS), Some(MS));
     }
 }

@@ -50,8 +50,7 @@ impl Arena {
     }
 
     fn affords_exchange(&self) -> bool {
-        let spent = self.device.spent_ns() + self.reserve.waited_ns();
-        self.reserve.affords(spent / EXCHANGE_TIMES)
+        self.reserve.affords(self.spent_ns() / EXCHANGE_TIMES)
     }
 
     /// What to wait for so that enough segments become empty to be exchanged for one that holds the
