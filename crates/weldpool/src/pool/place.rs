@@ -117,19 +117,23 @@ impl Place {
     /// The block.
     pub(super) fn want(&self, party: Party) -> Want {
         Want {
-            list: self.list,
             queue: party.queue,
             contended: party.contended,
-            ..self.want_direct()
+            ..self.want_of(self.list)
         }
     }
 
     /// A block of new memory that nothing else shares.
     pub(super) fn want_direct(&self) -> Want {
+        self.want_of(ListId::DIRECT)
+    }
+
+    /// A block of that list, for nobody in particular.
+    fn want_of(&self, list: ListId) -> Want {
         Want {
             bytes: self.bytes,
             alignment: self.alignment,
-            list: ListId::DIRECT,
+            list,
             thread_max: self.thread_max,
             queue: None,
             contended: false,
