@@ -127,3 +127,55 @@ fn enough(mut parts: Vec<Part>, bytes: usize) -> Option<Vec<Part>> {
     }
     Some(chosen)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::Physical;
+
+    fn parts(lengths: &[usize]) -> Vec<Part> {
+        let part = |(number, &bytes): (u64, &usize)| Part {
+            handle: Physical::new(number),
+            offset: 0,
+            bytes,
+        };
+        (0..).zip(lengths).map(part).collect()
+    }
+
+    fn chosen(lengths: &[usize], bytes: usize) -> Option<Vec<usize>> {
+        let chosen = enough(parts(lengths), bytes)?;
+        Some(chosen.iter().map(|part| part.bytes).collect())
+    }
+
+    #[test]
+    fn the_smallest_handle_that_suffices_goes_or_the_largest_and_one_more() {
+        let lengths = [8, 2, 4];
+        assert_eq!(chosen(&lengths, 0), Some(vec![]));
+        assert_eq!(chosen(&lengths, 3), Some(vec![4]));
+        assert_eq!(chosen(&lengths, 9), Some(vec![8, 2]));
+        assert_eq!(chosen(&lengths, 14), Some(vec![8, 4, 2]));
+        assert_eq!(chosen(&lengths, 15), None);
+    }
+
+    proptest! {
+        #[test]
+        fn they_suffice_and_none_of_them_is_needless(
+            lengths in proptest::collection::vec(1usize..100, 0..20),
+            bytes in 0usize..1000,
+        ) {
+            let all: usize = lengths.iter().sum();
+            match chosen(&lengths, bytes) {
+                Some(chosen) => {
+                    let sum: usize = chosen.iter().sum();
+                    prop_assert!(sum >= bytes);
+                    for part in chosen {
+                        prop_assert!(sum - part < bytes);
+                    }
+                }
+                None => prop_assert!(all < bytes),
+            }
+        }
+    }
+}
