@@ -81,7 +81,8 @@ impl Mappings {
     pub(crate) fn head(&self, movable: Range, bytes: usize) -> Range {
         Range {
             start: movable.start,
-            bytes: bytes.next_multiple_of(self.granularity).min(movable.bytes),
+            // A movable range consists of whole granules.
+            bytes: bytes.min(movable.bytes).next_multiple_of(self.granularity),
         }
     }
 
