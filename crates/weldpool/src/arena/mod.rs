@@ -125,8 +125,8 @@ impl Arena {
         self.home
     }
 
-    /// What there is to pay for from one account where memory cannot be divided: driver time so far, and time
-    /// that requests waited instead.
+    /// Driver time so far, and time that requests waited so that segments or handles could be exchanged: what
+    /// is to be paid for where holes in memory cannot be mapped together page by page.
     fn spent_ns(&self) -> u64 {
         self.device.spent_ns() + self.reserve.waited_ns()
     }

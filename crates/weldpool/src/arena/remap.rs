@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::grow::Window;
 use super::mappings::{Piece, joined};
-use super::reserve::affordable_wait;
 use super::{Arena, Growth, Stale, Want};
 use crate::block::{Block, Point};
 use crate::device::{AddressRange, Mapped, VirtualMemoryProperties};
@@ -185,17 +184,11 @@ impl Arena {
     /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
     /// would help, or the wait is not paid for.
     pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
-        let properties = self.virtual_memory?;
         if self.reserve.slack() >= want.bytes as u64 {
             return None;
         }
-        let left_ns = match properties.divisible {
-            true => self.reserve.left_ns(),
-            false => self.reserve.left_after(self.spent_ns()),
-        };
-        let allowed = affordable_wait(left_ns, longest)?;
-        // In a pause what lies in several places would not be mapped together.
-        let together = !properties.divisible || !self.reserve.pauses_remapping();
+        let allowed = self.reserve.affordable_wait(longest)?;
+        let divisible = self.virtual_memory.is_some_and(|memory| memory.divisible);
         let room = self.state.lock();
         let space = &room.space;
         let own = want.queue.map_or(0, |queue| space.pending_bytes_of(queue));
@@ -205,10 +198,12 @@ impl Arena {
         }
         let queues = space.pending_queues().map(|(queue, _)| queue);
         let others = queues.filter(|&queue| Some(queue) != want.queue);
+        // In a pause what lies in several places would not be mapped together.
+        let apart = divisible && self.reserve.pauses_remapping();
         let helps = |queue| {
-            let value = match together {
-                true => space.value_that_frees(queue, missing),
-                false => space.value_that_joins(queue, want.bytes),
+            let value = match apart {
+                true => space.value_that_joins(queue, want.bytes),
+                false => space.value_that_frees(queue, missing),
             };
             Some((queue, value?))
         };

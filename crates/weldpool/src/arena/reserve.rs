@@ -28,8 +28,7 @@ pub(crate) struct Reserve {
     driver_ns_per_operation: u64,
     /// Whether empty segments are spared for requests of their size.
     sparing: AtomicBool,
-    /// Time that waits for work took so that segments or handles could be exchanged, and that those for other
-    /// queues' memory were allowed, in nanoseconds.
+    /// Time spent waiting for work so that segments or handles could be exchanged, in nanoseconds.
     waited_ns: AtomicU64,
     /// What mapping holes together, and waiting for their memory, was charged with so far, in nanoseconds: the
     /// typical cost of a piece and the longest that a wait may last, because a busy machine must not change
@@ -187,13 +186,8 @@ impl Reserve {
         (self.peak_live() / MEMORY_PER_OPERATION).saturating_mul(self.driver_ns_per_operation)
     }
 
-    /// Driver time that is left when so much is spent, in nanoseconds.
-    pub(crate) fn left_after(&self, spent_ns: u64) -> u64 {
-        self.earned_ns().saturating_sub(spent_ns)
-    }
-
     /// Driver time that is left for mapping holes together and waiting for their memory, in nanoseconds.
-    pub(crate) fn left_ns(&self) -> u64 {
+    fn left_ns(&self) -> u64 {
         let most = SAVED_NS_MAX.saturating_add(self.memory_ns());
         let earned = self.earned_ns();
         let forgotten = earned.saturating_sub(most);
@@ -236,11 +230,16 @@ impl Reserve {
         self.charged_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
+    /// How long may be waited for memory instead of growing, if that is worth while: up to `longest`.
+    pub(crate) fn affordable_wait(&self, longest: Duration) -> Option<Duration> {
+        let left = Duration::from_nanos(self.left_ns());
+        (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
+    }
+
     /// Takes note of a wait that was allowed to last so long.
     pub(crate) fn charge_wait(&self, allowed: Duration) {
         let ns = u64::try_from(allowed.as_nanos()).unwrap_or(u64::MAX);
         self.charged_ns.fetch_add(ns, Ordering::Relaxed);
-        self.waited_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
     pub(crate) fn set_sparing(&self, sparing: bool) {
@@ -327,13 +326,6 @@ impl Reserve {
     }
 }
 
-/// How long may be waited for memory instead of growing, if that is worth while: up to `longest`, of what is
-/// left of the account.
-pub(crate) fn affordable_wait(left_ns: u64, longest: Duration) -> Option<Duration> {
-    let left = Duration::from_nanos(left_ns);
-    (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -393,15 +385,14 @@ mod tests {
     fn waits_are_paid_for_by_what_they_may_last() {
         const MS: Duration = Duration::from_millis(1);
         let reserve = reserve();
-        let affordable = |longest| affordable_wait(reserve.left_ns(), longest);
-        assert_eq!(affordable(2 * MS), None);
+        assert_eq!(reserve.affordable_wait(2 * MS), None);
         reserve.note_operations(5000);
-        assert_eq!(affordable(Duration::ZERO), None);
-        assert_eq!(affordable(2 * MS), Some(2 * MS));
-        assert_eq!(affordable(1000 * MS), Some(5 * MS));
+        assert_eq!(reserve.affordable_wait(Duration::ZERO), None);
+        assert_eq!(reserve.affordable_wait(2 * MS), Some(2 * MS));
+        assert_eq!(reserve.affordable_wait(1000 * MS), Some(5 * MS));
         reserve.charge_wait(2 * MS);
         reserve.charge_remap(2000, PIECE_NS);
-        assert_eq!(affordable(2 * MS), None, "1 ms is left");
-        assert_eq!(affordable(MS), Some(MS));
+        assert_eq!(reserve.affordable_wait(2 * MS), None, "1 ms is left");
+        assert_eq!(reserve.affordable_wait(MS), Some(MS));
     }
 }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::device::fake::{Call, FakeDiscrete, Fault, When};
@@ -104,22 +104,19 @@ fn handles() -> (Arc<FakeDiscrete>, Arena) {
 }
 
 #[test]
-fn waits_and_mappings_of_handles_are_paid_from_one_account() {
+fn waits_for_an_exchange_of_handles_are_paid_from_the_account_of_the_driver() {
     let (_device, arena) = handles();
-    let [one, between, other] = [0; 3].map(|_| block(&arena, 4 * MIB));
-    free_on(&arena, one, 3);
-    free_on(&arena, other, 5);
+    let one = block(&arena, 4 * MIB);
     let spent = arena.device.spent_ns();
     assert!(spent > 0 && spent == arena.spent_ns());
-    let affords_wait = || arena.others_after(&want(8 * MIB), WAIT_MAX).is_some();
-    earn(&arena, spent + 1_900_000);
-    assert!(!affords_wait(), "what the driver took is spent");
-    earn(&arena, spent + 5_000_000);
-    assert!(affords_wait());
-    arena.reserve.charge_wait(Duration::from_millis(4));
-    assert!(!affords_wait());
-    assert_eq!(arena.spent_ns(), spent + 4_000_000, "for mappings too");
-    arena.release(between, None, true);
+    earn(&arena, 12 * (spent + 5_000_000));
+    let properties = arena.virtual_memory.unwrap();
+    assert_ne!(arena.spare_handles(properties), Spare::None);
+    let start = Instant::now().checked_sub(Duration::from_millis(50));
+    arena.reserve.note_waited(start.unwrap());
+    assert!(arena.spent_ns() >= spent + 50_000_000);
+    assert_eq!(arena.spare_handles(properties), Spare::None);
+    arena.release(one, None, true);
 }
 
 #[test]
