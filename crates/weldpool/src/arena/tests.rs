@@ -1,3 +1,8 @@
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
 use std::time::{Duration, Instant};
 
 use super::*;
