@@ -97,7 +97,8 @@ impl Mappings {
 
     /// The least part of a movable range, from its start, that has at least `bytes` bytes.
     pub(crate) fn head(&self, movable: Range, bytes: usize) -> Range {
-        let wanted = bytes.next_multiple_of(self.granularity).min(movable.bytes);
+        // A movable range consists of whole granules.
+        let wanted = bytes.min(movable.bytes).next_multiple_of(self.granularity);
         let mut end = movable.start + wanted;
         if !self.divisible
             && let Some((&last, piece)) = self.pieces.range(..end).next_back()
@@ -173,6 +174,7 @@ mod tests {
         assert_eq!(movable, range(0x11000, 0x5000));
         let head = mappings.head(movable, 0x1800);
         assert_eq!(head, range(0x11000, 0x2000));
+        assert_eq!(mappings.head(movable, usize::MAX), movable);
         assert_eq!(mappings.remove(head), [piece(0x1000, 0x2000)]);
         assert_eq!(
             mappings.pieces(),

@@ -11,8 +11,9 @@ use crate::kept;
 use crate::space::{Free, Range};
 
 impl Arena {
-    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many;
-    /// largest ranges first, without touching the memory. Says how many it were.
+    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many, and no more
+    /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
+    /// Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
@@ -25,7 +26,7 @@ impl Arena {
             return returned + self.return_handles(&mut growth, properties, more, None, passed);
         }
         while returned < bytes {
-            let Some((free, pieces)) = self.take_largest(&mut growth) else {
+            let Some((free, pieces)) = self.take_largest(&mut growth, bytes - returned) else {
                 break;
             };
             match self.return_pieces(&mut growth, free, &pieces) {
@@ -144,14 +145,16 @@ impl Arena {
         self.device.release_segment(segment, storage, node.index())
     }
 
-    fn take_largest(&self, growth: &mut Growth) -> Option<(Range, Vec<Piece>)> {
+    /// Takes the largest free range out of the space, or as much of it as has at least `bytes` bytes.
+    fn take_largest(&self, growth: &mut Growth, bytes: usize) -> Option<(Range, Vec<Piece>)> {
         let mut room = self.state.lock();
         let (free, movable) = room.space.largest_free_for(None).find_map(|free: Free| {
             let movable = growth.mappings.movable(free.range)?;
             Some((free, movable))
         })?;
-        room.space.cut(free.range.start, movable);
-        Some((movable, growth.mappings.remove(movable)))
+        let taken = growth.mappings.head(movable, bytes);
+        room.space.cut(free.range.start, taken);
+        Some((taken, growth.mappings.remove(taken)))
     }
 
     /// Unmaps a range that was taken out of the space and returns its memory.

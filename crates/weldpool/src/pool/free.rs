@@ -11,6 +11,8 @@ use crate::thread_cache::{self, Shard};
 
 /// Where segments are exchanged, a freed block of this many bytes is worth a signal of its own.
 const SIGNAL_BYTES: usize = 1 << 20;
+/// Part of the limit on idle memory by which less is kept once it is exceeded.
+const SPARED_DIVISOR: u64 = 16;
 
 impl Pool {
     /// Takes a block back from a buffer; `uses` are those that may not be over.
@@ -85,7 +87,7 @@ impl Pool {
 
     /// Whether idle blocks of a list may lie with their class: large ones within the limit on idle memory, and
     /// not while they keep free memory apart.
-    fn may_share(&self, list: ListId) -> bool {
+    pub(super) fn may_share(&self, list: ListId) -> bool {
         if self.classes.cached_max(list) == 0 {
             return false;
         }
@@ -142,7 +144,8 @@ impl Pool {
         }
         let idle = self.idle_bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
-            let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
+            // Somewhat more, so that not every further free has to.
+            let excess = usize::try_from(idle - most + most / SPARED_DIVISOR).unwrap_or(usize::MAX);
             arena.trim(excess, &|point| self.orders.passed(point));
         }
     }
