@@ -285,6 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn the_pool_has_the_preset_that_was_named() {
+        let preset = |name: &str| {
+            let words = ["serve", "--model-repository=/a", "--pool-preset", name];
+            Line::try_parse_from(words).map(|line| line.options.pool_preset)
+        };
+        for wanted in Preset::ALL {
+            assert_eq!(preset(wanted.name()).unwrap(), wanted);
+        }
+        let error = preset("rough").unwrap_err().to_string();
+        assert!(error.contains("there are fine, seed, pooling"), "{error}");
+    }
+
+    #[test]
     fn contradictions_are_errors() {
         for line in [
             "",
