@@ -99,7 +99,7 @@ fn every_preset_can_be_chosen() {
         // Powers of two waste more than the fine classes.
         let rounded = matches!(preset, "seed" | "pooling");
         assert_eq!(
-            object["internal_waste"].as_f64().unwrap() > 0.05,
+            object["internal_waste"].as_f64().unwrap() > 0.01,
             rounded,
             "{object}"
         );

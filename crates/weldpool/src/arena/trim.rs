@@ -15,6 +15,21 @@ impl Arena {
     /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
     /// Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |missing| missing)
+    }
+
+    /// As [`trim`](Self::trim), but free ranges go back whole, so that the next trim is further away.
+    pub(crate) fn trim_ranges(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |_| usize::MAX)
+    }
+
+    /// `part` says how much of a range goes, given how much is missing.
+    fn trim_by(
+        &self,
+        bytes: usize,
+        passed: &dyn Fn(Point) -> bool,
+        part: impl Fn(usize) -> usize,
+    ) -> usize {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             return self.return_segments(&mut growth, bytes);
@@ -26,7 +41,8 @@ impl Arena {
             return returned + self.return_handles(&mut growth, properties, more, None, passed);
         }
         while returned < bytes {
-            let Some((free, pieces)) = self.take_largest(&mut growth, bytes - returned) else {
+            let Some((free, pieces)) = self.take_largest(&mut growth, part(bytes - returned))
+            else {
                 break;
             };
             match self.return_pieces(&mut growth, free, &pieces) {

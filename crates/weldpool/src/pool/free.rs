@@ -11,8 +11,6 @@ use crate::thread_cache::{self, Shard};
 
 /// Where segments are exchanged, a freed block of this many bytes is worth a signal of its own.
 const SIGNAL_BYTES: usize = 1 << 20;
-/// Part of the limit on idle memory by which less is kept once it is exceeded.
-const SPARED_DIVISOR: u64 = 16;
 
 impl Pool {
     /// Takes a block back from a buffer; `uses` are those that may not be over.
@@ -144,9 +142,9 @@ impl Pool {
         }
         let idle = self.idle_bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
-            // Somewhat more, so that not every further free has to.
-            let excess = usize::try_from(idle - most + most / SPARED_DIVISOR).unwrap_or(usize::MAX);
-            arena.trim(excess, &|point| self.orders.passed(point));
+            let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
+            // Not every further free is to call the driver.
+            arena.trim_ranges(excess, &|point| self.orders.passed(point));
         }
     }
 
