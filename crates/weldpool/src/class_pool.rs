@@ -93,6 +93,15 @@ impl ClassPools {
             .map_or(0, |class| class.thread_max)
     }
 
+    /// Most idle blocks of a list that all threads share.
+    pub(crate) fn cached_max(&self, list: ListId) -> usize {
+        let classes = self.classes.as_slice();
+        let class = classes.get(list.index() % classes.len().max(1));
+        class
+            .filter(|_| list.is_some())
+            .map_or(0, |class| class.cached_max)
+    }
+
     /// Bytes of each block of a list, by its position.
     pub(crate) fn block_bytes(&self, list: usize) -> usize {
         let classes = self.classes.as_slice();
@@ -150,12 +159,7 @@ impl ClassPools {
 
     /// Keeps blocks of one list up to the class's limit, of each node; gives the others back.
     pub(crate) fn put(&self, list: ListId, blocks: Vec<Block>) -> Vec<Block> {
-        let class = list.index() % self.classes.as_slice().len().max(1);
-        let most = self
-            .classes
-            .as_slice()
-            .get(class)
-            .map_or(0, |class| class.cached_max);
+        let most = self.cached_max(list);
         let mut left = Vec::new();
         let mut blocks = blocks.into_iter().peekable();
         while let Some(node) = blocks.peek().map(Block::node) {
@@ -193,7 +197,7 @@ impl ClassPools {
         }
     }
 
-    /// Keeps, of drained blocks, as many of each class as it started with, or as `least` says if that is
+    /// Keeps, of drained blocks, as many of each class as it is to keep, or as `least` says if that is
     /// more; gives the others back.
     pub(crate) fn keep_least(
         &self,
@@ -204,9 +208,9 @@ impl ClassPools {
         let keep = |block: Block| {
             let list = block.list();
             let class = list.index() % count;
-            let initial = self.classes.as_slice().get(class);
-            let initial = initial.map_or(0, |class| class.initial).max(least(class));
-            if initial == 0 || !list.is_some() || block.point().is_some() {
+            let kept = self.classes.as_slice().get(class);
+            let kept = kept.map_or(0, |class| class.kept).max(least(class));
+            if kept == 0 || !list.is_some() || block.point().is_some() {
                 return Some(block);
             }
             let position = self.position(list, block.node());
@@ -214,7 +218,7 @@ impl ClassPools {
                 return Some(block);
             };
             let mut idle = pool.idle.lock();
-            if idle.len() >= initial {
+            if idle.len() >= kept {
                 return Some(block);
             }
             idle.push(block);

@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(movable, range(0x11000, 0x5000));
         let head = mappings.head(movable, 0x1800);
         assert_eq!(head, range(0x11000, 0x2000));
+        assert_eq!(mappings.head(movable, usize::MAX), movable);
         assert_eq!(mappings.remove(head), [piece(0x1000, 0x2000)]);
         assert_eq!(
             mappings.pieces(),

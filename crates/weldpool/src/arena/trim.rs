@@ -11,9 +11,25 @@ use crate::kept;
 use crate::space::{Free, Range};
 
 impl Arena {
-    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many;
-    /// largest ranges first, without touching the memory. Says how many it were.
+    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many, and no more
+    /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
+    /// Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |missing| missing)
+    }
+
+    /// As [`trim`](Self::trim), but free ranges go back whole, so that the next trim is further away.
+    pub(crate) fn trim_ranges(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |_| usize::MAX)
+    }
+
+    /// `part` says how much of a range goes, given how much is missing.
+    fn trim_by(
+        &self,
+        bytes: usize,
+        passed: &dyn Fn(Point) -> bool,
+        part: impl Fn(usize) -> usize,
+    ) -> usize {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             return self.return_segments(&mut growth, bytes);
@@ -25,7 +41,8 @@ impl Arena {
             return returned + self.return_handles(&mut growth, properties, more, None, passed);
         }
         while returned < bytes {
-            let Some((free, pieces)) = self.take_largest(&mut growth) else {
+            let Some((free, pieces)) = self.take_largest(&mut growth, part(bytes - returned))
+            else {
                 break;
             };
             match self.return_pieces(&mut growth, free, &pieces) {
@@ -144,14 +161,16 @@ impl Arena {
         self.device.release_segment(segment, storage, node.index())
     }
 
-    fn take_largest(&self, growth: &mut Growth) -> Option<(Range, Vec<Piece>)> {
+    /// Takes the largest free range out of the space, or as much of it as has at least `bytes` bytes.
+    fn take_largest(&self, growth: &mut Growth, bytes: usize) -> Option<(Range, Vec<Piece>)> {
         let mut room = self.state.lock();
         let (free, movable) = room.space.largest_free_for(None).find_map(|free: Free| {
             let movable = growth.mappings.movable(free.range)?;
             Some((free, movable))
         })?;
-        room.space.cut(free.range.start, movable);
-        Some((movable, growth.mappings.remove(movable)))
+        let taken = growth.mappings.head(movable, bytes);
+        room.space.cut(free.range.start, taken);
+        Some((taken, growth.mappings.remove(taken)))
     }
 
     /// Unmaps a range that was taken out of the space and returns its memory.

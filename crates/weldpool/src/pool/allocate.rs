@@ -8,7 +8,7 @@ use super::Pool;
 use super::close::close_late;
 use super::place::{Party, Place};
 use super::recovery::{Shortage, is_shortage};
-use crate::arena::{SMALL_BYTES_MAX, Source};
+use crate::arena::Source;
 use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
@@ -215,7 +215,7 @@ impl Pool {
         if last != 0 && last != domain {
             self.contended.store(true, Ordering::Relaxed);
         }
-        if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
+        if queue.is_none() && place.shared {
             let mut blocks = self.classes.take(
                 place.list,
                 place.node,

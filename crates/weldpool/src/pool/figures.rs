@@ -91,11 +91,11 @@ impl Pool {
 
     pub(super) fn state(&self) -> PoolState {
         PoolState {
-            live: self.live_bytes(),
-            cached: self.idle_bytes(),
-            reserved: self.device.reserved().value,
-            limit: self.reserve.limit(),
-            largest_free: self.largest_free() as u64,
+            live_bytes: self.live_bytes(),
+            cached_bytes: self.idle_bytes(),
+            reserved_bytes: self.device.reserved().value,
+            limit_bytes: self.reserve.limit(),
+            largest_free_bytes: self.largest_free() as u64,
         }
     }
 

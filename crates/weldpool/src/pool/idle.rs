@@ -16,7 +16,7 @@ const EXCHANGE_WAIT_MAX: Duration = Duration::from_millis(5);
 
 impl Pool {
     /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
-    /// arenas; unless `all`, each class keeps as many blocks as it started with. Returns the bytes.
+    /// arenas; unless `all`, each class keeps what it is to keep. Returns the bytes.
     pub(super) fn drain_caches(&self, all: bool) -> usize {
         let mut drained = Vec::new();
         thread_cache::drain_own(self, &mut drained);

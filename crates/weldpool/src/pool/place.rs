@@ -8,6 +8,7 @@ use crate::block::{CacheKey, ListId, Node};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
+use crate::size_class::SizeClass;
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -27,6 +28,8 @@ pub(super) struct Place {
     pub(super) alignment: usize,
     /// Whether what is cut along with the block finds room in the thread's cache.
     pub(super) refill: bool,
+    /// Whether idle blocks may lie with the class, for all threads.
+    pub(super) shared: bool,
 }
 
 /// For whom a request is served past the threads' caches.
@@ -66,18 +69,23 @@ impl Pool {
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
         let node = self.here(request.storage);
-        let refill = class.is_some();
         let shape = class.map(|class| (class, self.shape(class)));
         Ok(match shape.filter(|(_, shape)| !shape.exact) {
-            Some((class, shape)) => Place {
-                storage: request.storage,
-                node,
-                list: self.classes.list(request.storage, class),
-                thread_max: shape.thread_max,
-                bytes: classes.as_slice()[class].bytes,
-                alignment,
-                refill,
-            },
+            Some((class, shape)) => {
+                let SizeClass {
+                    bytes, cached_max, ..
+                } = classes.as_slice()[class];
+                Place {
+                    storage: request.storage,
+                    node,
+                    list: self.classes.list(request.storage, class),
+                    thread_max: shape.thread_max,
+                    bytes,
+                    alignment,
+                    refill: shape.thread_max > 0,
+                    shared: cached_max > 0 || shape.kept > 0,
+                }
+            }
             None => Place {
                 storage: request.storage,
                 node,
@@ -86,7 +94,8 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
-                refill,
+                refill: false,
+                shared: false,
             },
         })
     }
@@ -107,7 +116,7 @@ impl Place {
 
     /// Blocks to take at once of those that other threads freed.
     pub(super) fn exchanged_blocks(&self, shelves_open: bool) -> usize {
-        if self.refill && shelves_open {
+        if self.refill && shelves_open && self.bytes <= SMALL_BYTES_MAX {
             self.refill_blocks().max(EXCHANGED_BLOCKS)
         } else {
             1

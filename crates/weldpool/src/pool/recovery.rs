@@ -214,11 +214,11 @@ impl Pool {
             name: request.name.as_str(),
             round,
             error: first,
-            live_bytes: state.live,
-            cached_bytes: state.cached,
-            reserved_bytes: state.reserved,
-            limit_bytes: state.limit,
-            largest_free_bytes: state.largest_free,
+            live_bytes: state.live_bytes,
+            cached_bytes: state.cached_bytes,
+            reserved_bytes: state.reserved_bytes,
+            limit_bytes: state.limit_bytes,
+            largest_free_bytes: state.largest_free_bytes,
         };
         let mut retry = false;
         for callback in callbacks {

@@ -183,7 +183,7 @@ impl Strategy for Adaptive {
             0
         };
         Shape {
-            kept: class.initial.max(kept),
+            kept: class.kept.max(kept),
             ..configured
         }
     }
@@ -238,6 +238,7 @@ mod tests {
         let class = SizeClass {
             bytes,
             initial: 0,
+            kept: 0,
             cached_max: 0,
             thread_max: 64,
         };

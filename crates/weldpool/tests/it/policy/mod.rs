@@ -13,6 +13,8 @@ mod limits;
 mod out_of_memory;
 mod pressure;
 mod strategy;
+#[cfg(target_os = "linux")]
+mod trimming;
 mod tuning;
 
 use std::sync::Arc;
