@@ -24,9 +24,10 @@ const EXCHANGED_HANDLES: usize = 4;
 pub(super) type Whole = (Part, Vec<Range>);
 
 impl Arena {
-    /// Whether large requests spare handles that are free altogether.
-    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties) -> Spare {
-        if !self.reserve.affords(SPARE_TIMES * self.device.spent_ns()) {
+    /// Whether large requests spare handles that are free altogether; `live` bytes will be with the request.
+    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties, live: u64) -> Spare {
+        let spent = SPARE_TIMES * self.device.spent_ns();
+        if !self.reserve.affords(spent, live) {
             return Spare::None;
         }
         Spare::Handles {
@@ -62,7 +63,10 @@ impl Arena {
             let parts = enough(whole, need.saturating_sub(slack))?;
             let cost = parts.len() as u64 * u64::from(properties.remap_ns)
                 + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
-            if !self.reserve.affords(self.device.spent_ns() + cost) {
+            if !self
+                .reserve
+                .affords(self.device.spent_ns() + cost, want.live)
+            {
                 return None;
             }
             let chosen = parts.into_iter().map(|part| (part, clean.ranges(part)));
@@ -87,8 +91,8 @@ impl Arena {
         let spent = self.device.spent_ns() + self.reserve.waited_ns();
         if properties.divisible
             || !self.reserve.is_sparing()
-            || self.reserve.slack() >= want.bytes as u64
-            || !self.reserve.affords(spent)
+            || self.reserve.slack(want.live) >= want.bytes as u64
+            || !self.reserve.affords(spent, want.live)
         {
             return None;
         }

@@ -37,7 +37,7 @@ impl Arena {
     ) -> Result<(Block, Source)> {
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
-        let held = self.state.lock().allocate(want, self.spare());
+        let held = self.state.lock().allocate(want, self.spare(want.live));
         if let Some(block) = held {
             return Ok((block, Source::Held));
         }
@@ -103,7 +103,7 @@ impl Arena {
             None => self.window(growth, want)?,
         };
         let need = window.bytes_to_map(properties);
-        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
         let usual = match self.reserve.growth_bytes() {
             0 => usize::try_from(self.reserve.committed() / GROWTH_DIVISOR)
                 .unwrap_or(GROWTH_BYTES_MAX)
@@ -119,7 +119,9 @@ impl Arena {
         {
             Donors::default()
         } else {
-            let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+            let affordable = self
+                .reserve
+                .affordable_pieces(properties.remap_ns, want.live);
             self.take_donors(growth, want, need, affordable)
         };
         let missing = need.saturating_sub(donors.bytes());
@@ -460,6 +462,7 @@ mod tests {
             thread_max: 0,
             queue: None,
             contended: false,
+            live: 0,
         };
         let properties = VirtualMemoryProperties {
             granularity: 4,

@@ -143,7 +143,7 @@ impl Arena {
     /// which others can use and there is little of.
     pub(super) fn remap_own(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
         let properties = self.virtual_memory.filter(|one| one.divisible)?;
-        let scarce = self.reserve.slack() < want.bytes as u64;
+        let scarce = self.reserve.slack(want.live) < want.bytes as u64;
         if !scarce || want.bytes < OWN_BYTES_MIN {
             return None;
         }
@@ -156,7 +156,9 @@ impl Arena {
         }
         let window = self.window(&mut growth, want).ok()?;
         let need = window.bytes_to_map(properties);
-        let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+        let affordable = self
+            .reserve
+            .affordable_pieces(properties.remap_ns, want.live);
         let most = affordable.min(OWN_PIECES_MAX);
         let donors = self.take_donors_of(&mut growth, want, need, most, Whose::Own);
         if donors.is_empty() {
@@ -184,10 +186,10 @@ impl Arena {
     /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
     /// would help, or the wait is not paid for.
     pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
-        if self.reserve.slack() >= want.bytes as u64 {
+        if self.reserve.slack(want.live) >= want.bytes as u64 {
             return None;
         }
-        let allowed = self.reserve.affordable_wait(longest)?;
+        let allowed = self.reserve.affordable_wait(longest, want.live)?;
         let room = self.state.lock();
         let space = &room.space;
         let own = want.queue.map_or(0, |queue| space.pending_bytes_of(queue));

@@ -231,23 +231,35 @@ impl Pool {
         if contended || signal {
             self.collect(signal);
         }
-        let party = Party {
+        let mut party = Party {
             key,
             queue,
             contended,
+            live: 0,
         };
-        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
-        if let Some(block) = held(self) {
+        if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
-        self.reserve
-            .note_live(self.live_bytes() + place.bytes as u64);
+        party.live = self.live_with(place);
+        let obtained = self.obtain_more(place, party)?;
+        self.reserve.note_live(party.live);
+        Ok(obtained)
+    }
+
+    /// Requested bytes that are live once the request is served; O(threads).
+    pub(super) fn live_with(&self, place: Place) -> u64 {
+        self.live_bytes().saturating_add(place.bytes as u64)
+    }
+
+    /// A block where no free memory suffices yet.
+    fn obtain_more(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
         if self.collect(false)
             && let Some(block) = held(self)
         {
             return Ok((block, Source::Held));
         }
-        if self.reserve.slack() < place.bytes as u64 {
+        if self.reserve.slack(party.live) < place.bytes as u64 {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
             if self.shelves_open() || place.is_small() {

@@ -38,6 +38,8 @@ pub(super) struct Party {
     pub(super) queue: Option<u32>,
     /// Whether other queues, or the host, allocate too.
     pub(super) contended: bool,
+    /// As [`Want::live`].
+    pub(super) live: u64,
 }
 
 impl Pool {
@@ -120,6 +122,7 @@ impl Place {
             list: self.list,
             queue: party.queue,
             contended: party.contended,
+            live: party.live,
             ..self.want_direct()
         }
     }
@@ -133,6 +136,7 @@ impl Place {
             thread_max: self.thread_max,
             queue: None,
             contended: false,
+            live: 0,
         }
     }
 
@@ -145,6 +149,7 @@ impl Place {
             thread_max: 0,
             queue: party.queue,
             contended: party.contended,
+            live: party.live,
         }
     }
 }

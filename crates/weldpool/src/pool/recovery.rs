@@ -122,14 +122,26 @@ impl Pool {
         step: RecoveryStep,
     ) -> Result<(Block, Source)> {
         let place = shortage.place;
+        if shortage.direct {
+            return self.obtain_direct(place);
+        }
         let party = Party {
             key: shortage.key,
             queue: shortage.queue,
             contended: true,
+            live: self.live_with(place),
         };
-        if shortage.direct {
-            return self.obtain_direct(place);
-        }
+        let served = self.obtain_again(place, party, step)?;
+        self.reserve.note_live(party.live);
+        Ok(served)
+    }
+
+    fn obtain_again(
+        self: &Arc<Self>,
+        place: Place,
+        party: Party,
+        step: RecoveryStep,
+    ) -> Result<(Block, Source)> {
         if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
