@@ -88,10 +88,14 @@ impl Arena {
         }
         match self.add_handles(growth, properties, want, slack, passed) {
             Ok(block) => Ok((block, Source::Driver)),
-            Err(error) => self
-                .map_chain(growth, properties, want, Chained::AtAnyCost, passed)
-                .map(|block| (block, Source::Held))
-                .ok_or(error),
+            Err(error) => {
+                let held = self.map_chain(growth, properties, want, Chained::AtAnyCost, passed);
+                if held.is_none() {
+                    // What was obtained was not enough.
+                    self.release_spare(growth);
+                }
+                held.map(|block| (block, Source::Held)).ok_or(error)
+            }
         }
     }
 

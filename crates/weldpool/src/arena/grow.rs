@@ -3,7 +3,7 @@
 use super::mappings::Piece;
 use super::region::Region;
 use super::remap::Donors;
-use super::{Arena, Growth, Want};
+use super::{Arena, Growth, Home, Want};
 use crate::block::{Block, Point};
 use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
@@ -174,34 +174,36 @@ impl Arena {
     ) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut missing = bytes;
-        let mut grown = false;
+        while missing > 0
+            && let Some(piece) = growth.spare.pop()
+        {
+            missing = missing.saturating_sub(piece.bytes);
+            pieces.push(piece);
+        }
+        if missing == 0 {
+            return Ok(pieces);
+        }
+        // All of it, so that the driver is not called for a part that would not be of use.
+        if let Err(error) = self.reserve.commit(missing) {
+            growth.spare.append(&mut pieces);
+            return Err(error);
+        }
         while missing > 0 {
-            if let Some(piece) = growth.spare.pop() {
-                missing = missing.saturating_sub(piece.bytes);
-                pieces.push(piece);
-                continue;
-            }
             let bytes = missing.min(most & !(properties.granularity - 1));
-            let created = self.reserve.commit(bytes).and_then(|()| {
-                self.device
-                    .create_physical(bytes, self.home.storage, self.home.node.index())
-                    .inspect_err(|_| self.reserve.uncommit(bytes))
-            });
-            match created {
+            let Home { storage, node, .. } = self.home;
+            match self.device.create_physical(bytes, storage, node.index()) {
                 Ok(physical) => {
-                    grown = true;
                     pieces.push(Piece { physical, bytes });
                     missing -= bytes;
                 }
                 Err(error) => {
+                    self.reserve.uncommit(missing);
                     growth.spare.append(&mut pieces);
                     return Err(error);
                 }
             }
         }
-        if grown {
-            self.reserve.count_growth();
-        }
+        self.reserve.count_growth();
         Ok(pieces)
     }
 
