@@ -136,9 +136,15 @@ impl Arena {
         let (donors, created) = match created {
             Ok(created) => (donors, created),
             Err(error) => {
-                // The device has no more, or must not give it: then every hole counts.
+                // The device has no more, or must not give it: then every hole counts, if there may be as many
+                // mappings.
                 self.put_back_donors(growth, donors);
-                let donors = self.take_donors(growth, want, need, usize::MAX);
+                let most = if Self::too_many_mappings(properties) {
+                    0
+                } else {
+                    usize::MAX
+                };
+                let donors = self.take_donors(growth, want, need, most);
                 if donors.bytes() < need {
                     self.put_back_donors(growth, donors);
                     self.put_back(window.beside());

@@ -393,3 +393,24 @@ fn what_a_device_has_is_asked_once() {
     }
     assert!(device.control().calls(Call::Budget) <= before + 1);
 }
+
+/// Memory that could not be mapped together without too many mappings goes back and is obtained anew.
+#[cfg(target_os = "linux")]
+#[test]
+fn holes_are_not_mapped_together_beyond_the_mappings_there_may_be() {
+    let host = Arc::new(HostDevice::new().unwrap());
+    let device = Arc::new(FaultyDevice::new(host).with_mappings_max(0));
+    let allocator = Allocator::builder(device)
+        .config(limited(64 << 20))
+        .build()
+        .unwrap();
+    let mut blocks: Vec<_> = (0..15)
+        .map(|_| Some(allocator.allocate(4 * MIB).unwrap()))
+        .collect();
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let _large = allocator.allocate(20 * MIB).unwrap();
+    let stats = allocator.stats();
+    assert_eq!((stats.remaps, stats.failures), (0, 0));
+    let stats = stats.out_of_memory;
+    assert_eq!(stats.resolved_by(RecoveryStep::ReturnIdle), 1, "{stats:?}");
+}
