@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::time::Duration;
-
 use super::grow::Window;
 use super::mappings::{Piece, joined};
 use super::{Arena, Growth, Stale, Want};
@@ -182,14 +180,12 @@ impl Arena {
         self.virtual_memory.is_some()
     }
 
-    /// What to wait for, and how long at most, so that memory which other queues still use can be mapped
-    /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
-    /// would help, or the wait is not paid for.
-    pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
+    /// What to wait for so that memory which other queues still use can be mapped together for the request;
+    /// none if what is free suffices, or growing is within the slack, or nothing would help.
+    pub(crate) fn others_after(&self, want: &Want) -> Option<Point> {
         if self.reserve.slack(want.live) >= want.bytes as u64 {
             return None;
         }
-        let allowed = self.reserve.affordable_wait(longest, want.live)?;
         let room = self.state.lock();
         let space = &room.space;
         let own = want.queue.map_or(0, |queue| space.pending_bytes_of(queue));
@@ -201,7 +197,7 @@ impl Arena {
         let others = queues.filter(|&queue| Some(queue) != want.queue);
         let queue = others.max_by_key(|&queue| space.pending_bytes_of(queue))?;
         let value = space.value_that_frees(queue, missing)?;
-        Some((Point { queue, value }, allowed))
+        Some(Point { queue, value })
     }
 
     pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {
