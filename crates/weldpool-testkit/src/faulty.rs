@@ -102,6 +102,7 @@ impl FaultyDevice {
             storage,
             faults: Arc::clone(&faults),
             held: Arc::clone(&held),
+            mappings_max: None,
         });
         Self {
             inner,
@@ -116,6 +117,15 @@ impl FaultyDevice {
     #[must_use]
     pub fn without_virtual_memory(mut self) -> Self {
         self.virtual_memory = false;
+        self
+    }
+
+    /// Says that the process should have no more than so many mappings.
+    #[must_use]
+    pub fn with_mappings_max(mut self, most: usize) -> Self {
+        for memory in &mut self.memories {
+            memory.mappings_max = Some(most);
+        }
         self
     }
 
@@ -252,6 +262,8 @@ struct FaultyMemory {
     storage: StorageMode,
     faults: Arc<Faults>,
     held: Arc<Held>,
+    /// In place of what the device below says.
+    mappings_max: Option<usize>,
 }
 
 impl FaultyMemory {
@@ -264,7 +276,13 @@ impl FaultyMemory {
 impl VirtualMemory for FaultyMemory {
     fn properties(&self) -> VirtualMemoryProperties {
         match self.inner.virtual_memory(self.storage) {
-            Some(inner) => inner.properties(),
+            Some(inner) => {
+                let properties = inner.properties();
+                VirtualMemoryProperties {
+                    mappings_max: self.mappings_max.or(properties.mappings_max),
+                    ..properties
+                }
+            }
             None => unreachable!("a device's virtual memory is there for its life or never"),
         }
     }

@@ -159,7 +159,7 @@ impl Pool {
             divisible,
         );
         let classes = ClassPools::new(config.classes, warm, arenas.node_count());
-        let shared = Shard::new(key, classes.list_count(), &unused_bins);
+        let shared = Shard::counting(key, classes.list_count(), &unused_bins);
         let pool = Arc::new(Self {
             key,
             name,

@@ -24,9 +24,9 @@ const EXCHANGED_HANDLES: usize = 4;
 pub(super) type Whole = (Part, Vec<Range>);
 
 impl Arena {
-    /// Whether large requests spare handles that are free altogether.
-    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties) -> Spare {
-        if !self.reserve.affords(SPARE_TIMES * self.spent_ns()) {
+    /// Whether large requests spare handles that are free altogether; `live` bytes will be with the request.
+    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties, live: u64) -> Spare {
+        if !self.reserve.affords(SPARE_TIMES * self.spent_ns(), live) {
             return Spare::None;
         }
         Spare::Handles {
@@ -62,7 +62,7 @@ impl Arena {
             let parts = enough(whole, need.saturating_sub(slack))?;
             let cost = parts.len() as u64 * u64::from(properties.remap_ns)
                 + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
-            if !self.reserve.affords(self.spent_ns() + cost) {
+            if !self.reserve.affords(self.spent_ns() + cost, want.live) {
                 return None;
             }
             let chosen = parts.into_iter().map(|part| (part, clean.ranges(part)));
@@ -86,8 +86,8 @@ impl Arena {
     ) -> Option<Point> {
         if properties.divisible
             || !self.reserve.is_sparing()
-            || self.reserve.slack() >= want.bytes as u64
-            || !self.reserve.affords(self.spent_ns())
+            || self.reserve.slack(want.live) >= want.bytes as u64
+            || !self.reserve.affords(self.spent_ns(), want.live)
         {
             return None;
         }

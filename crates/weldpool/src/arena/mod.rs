@@ -95,6 +95,8 @@ pub(crate) struct Want {
     /// Whether other queues, or the host, allocate too: then a queue is served from its own pending
     /// memory before memory that everybody could use.
     pub(crate) contended: bool,
+    /// Requested bytes that are live once the request is served, or 0 while it is served from what is free.
+    pub(crate) live: u64,
 }
 
 impl Arena {
@@ -137,7 +139,7 @@ impl Arena {
 
     /// A block from memory already held.
     pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
-        let spare = self.spare();
+        let spare = self.spare(want.live);
         if let Some(queue) = want.queue.filter(|_| want.contended) {
             let own = self.state.lock().allocate_own(want, queue, spare);
             if let Some(block) = own.or_else(|| self.remap_own(want, passed)) {

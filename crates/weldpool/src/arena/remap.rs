@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::time::Duration;
-
 use super::grow::Window;
 use super::mappings::{Piece, joined};
 use super::{Arena, Growth, Stale, Want};
@@ -143,7 +141,7 @@ impl Arena {
     /// which others can use and there is little of.
     pub(super) fn remap_own(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
         let properties = self.virtual_memory.filter(|one| one.divisible)?;
-        let scarce = self.reserve.slack() < want.bytes as u64;
+        let scarce = self.reserve.slack(want.live) < want.bytes as u64;
         if !scarce || want.bytes < OWN_BYTES_MIN {
             return None;
         }
@@ -156,7 +154,9 @@ impl Arena {
         }
         let window = self.window(&mut growth, want).ok()?;
         let need = window.bytes_to_map(properties);
-        let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+        let affordable = self
+            .reserve
+            .affordable_pieces(properties.remap_ns, want.live);
         let most = affordable.min(OWN_PIECES_MAX);
         let donors = self.take_donors_of(&mut growth, want, need, most, Whose::Own);
         if donors.is_empty() {
@@ -180,14 +180,12 @@ impl Arena {
         self.virtual_memory.is_some()
     }
 
-    /// What to wait for, and how long at most, so that memory which other queues still use can be mapped
-    /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
-    /// would help, or the wait is not paid for.
-    pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
-        if self.reserve.slack() >= want.bytes as u64 {
+    /// What to wait for so that memory which other queues still use can be mapped together for the request;
+    /// none if what is free suffices, or growing is within the slack, or nothing would help.
+    pub(crate) fn others_after(&self, want: &Want) -> Option<Point> {
+        if self.reserve.slack(want.live) >= want.bytes as u64 {
             return None;
         }
-        let allowed = self.reserve.affordable_wait(longest)?;
         let divisible = self.virtual_memory.is_some_and(|memory| memory.divisible);
         let room = self.state.lock();
         let space = &room.space;
@@ -209,7 +207,7 @@ impl Arena {
         };
         let others = others.filter_map(helps);
         let (queue, value) = others.max_by_key(|&(queue, _)| space.pending_bytes_of(queue))?;
-        Some((Point { queue, value }, allowed))
+        Some(Point { queue, value })
     }
 
     pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {

@@ -342,6 +342,7 @@ mod tests {
             thread_max: 0,
             queue: None,
             contended: false,
+            live: 0,
         }
     }
 

@@ -97,7 +97,8 @@ pub struct DeviceProperties {
     pub parallelism: usize,
 }
 
-/// Memory of a device, in bytes.
+/// Memory of a device, in bytes. Where host and device do not share one, it is that of
+/// [`Private`](StorageMode::Private) storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Budget {

@@ -119,20 +119,24 @@ impl Pool {
     }
 
     fn await_others(&self, arena: &Arena, want: &Want) {
+        let Some(first) = arena.others_after(want) else {
+            return;
+        };
         let longest = self.wait_for_others_max();
+        let Some(allowed) = self.reserve.affordable_wait(longest, want.live) else {
+            return;
+        };
+        // Paid for once, though several queues may be waited for.
+        self.reserve.charge_wait(allowed);
         let start = Instant::now();
-        let mut last = None;
-        while let Some((point, allowed)) = arena.others_after(want, longest) {
+        let mut next = Some(first);
+        while let Some(point) = next {
             let left = allowed.saturating_sub(start.elapsed());
-            if last == Some(point) || left.is_zero() {
-                break;
-            }
-            self.reserve.charge_wait(left);
-            if !self.orders.wait(point, left) {
+            if left.is_zero() || !self.orders.wait(point, left) {
                 break;
             }
             self.collect(false);
-            last = Some(point);
+            next = arena.others_after(want).filter(|&after| after != point);
         }
     }
 
@@ -188,5 +192,50 @@ impl Pool {
         let pending = |(arena, small): &Pair| arena.free().pending + small.free().pending;
         let arenas: usize = self.arenas.iter().map(pending).sum();
         self.deferred.bytes() + arenas as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::host::HostDevice;
+    use crate::strategy::Adaptive;
+    use crate::sync::Arc;
+    use crate::{Allocator, Config, Request};
+
+    /// A request that waits for one queue after the other pays for how long it may wait in all.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_wait_for_several_queues_is_paid_for_once() {
+        const MIB: usize = 1 << 20;
+        let longest = Duration::from_secs(1);
+        let config = Config {
+            // Of 30 MiB that is three seconds.
+            driver_ns_per_operation: 10_000_000,
+            strategy: Some(Arc::new(Adaptive::new(1.0, longest).unwrap())),
+            ..Config::default()
+        };
+        let device = Arc::new(HostDevice::new().unwrap());
+        let allocator = Allocator::builder(device).config(config).build().unwrap();
+        let pool = allocator.pool();
+        drop([(); 3].map(|()| allocator.allocate(10 * MIB).unwrap()));
+        assert!(allocator.clear() > 0);
+        // The one with more is waited for first.
+        for (mib, sleep) in [(11, 50), (9, 150)] {
+            let queue = allocator.create_queue().unwrap();
+            let request = Request::new(mib * MIB).queue(&queue);
+            let buffer = allocator.allocate_with(&request).unwrap();
+            let sleep = Duration::from_millis(sleep);
+            queue.call(move || std::thread::sleep(sleep)).unwrap();
+            buffer.free_on(&queue);
+        }
+        let left = || pool.reserve.affordable_wait(Duration::MAX, 0).unwrap();
+        let (before, reserved) = (left(), allocator.stats().reserved.value);
+        let start = Instant::now();
+        let _both = allocator.allocate(15 * MIB).unwrap();
+        assert!(start.elapsed() > Duration::from_millis(40), "it waited");
+        assert_eq!(allocator.stats().reserved.value, reserved, "for both");
+        let paid = before.saturating_sub(left());
+        assert!((longest / 2..longest * 5 / 4).contains(&paid), "{paid:?}");
     }
 }

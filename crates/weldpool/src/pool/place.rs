@@ -41,6 +41,8 @@ pub(super) struct Party {
     pub(super) queue: Option<u32>,
     /// Whether other queues, or the host, allocate too.
     pub(super) contended: bool,
+    /// As [`Want::live`].
+    pub(super) live: u64,
 }
 
 impl Pool {
@@ -128,6 +130,7 @@ impl Place {
         Want {
             queue: party.queue,
             contended: party.contended,
+            live: party.live,
             ..self.want_of(self.list)
         }
     }
@@ -146,6 +149,7 @@ impl Place {
             thread_max: self.thread_max,
             queue: None,
             contended: false,
+            live: 0,
         }
     }
 
@@ -158,6 +162,7 @@ impl Place {
             thread_max: 0,
             queue: party.queue,
             contended: party.contended,
+            live: party.live,
         }
     }
 }

@@ -67,6 +67,15 @@ fn add(counter: &AtomicU64, amount: u64) {
 
 impl Shard {
     pub(crate) fn new(key: CacheKey, lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        Self::with(key, Bins::new(lists, unused))
+    }
+
+    /// One that counts and keeps nothing.
+    pub(crate) fn counting(key: CacheKey, lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        Self::with(key, Bins::counting(lists, unused))
+    }
+
+    fn with(key: CacheKey, bins: Bins) -> Self {
         Self {
             gate: Gate {
                 open: AtomicU64::new(key.id),
@@ -78,7 +87,7 @@ impl Shard {
             lending: Lending::new(),
             unlisted: Unlisted::default(),
             key,
-            bins: Bins::new(lists, unused),
+            bins,
         }
     }
 

@@ -5,12 +5,14 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use weldpool::device::fake::FakeDiscrete;
+use weldpool::device::fake::{Call, FakeApple, FakeDiscrete};
+use weldpool::device::host::HostDevice;
 use weldpool::pressure::Level;
 use weldpool::{
-    Allocator, Buffer, Config, ErrorKind, OutOfMemoryHandler, Recourse, RecoveryStep, Request,
-    StorageMode,
+    Allocator, Buffer, Config, Device, ErrorKind, OutOfMemoryHandler, Recourse, RecoveryStep,
+    Request, StorageMode,
 };
+use weldpool_testkit::FaultyDevice;
 
 use super::{MIB, on_apple, on_host};
 use crate::log;
@@ -358,30 +360,179 @@ fn steps_have_names() {
     );
 }
 
+/// Devices of 64 MiB, and their memory that is counted: that of the host is not.
+fn devices() -> [(&'static str, Arc<dyn Device>, StorageMode); 4] {
+    let bytes = 64 << 20;
+    let discrete = || {
+        let builder = FakeDiscrete::builder().memory(bytes).pinned_memory(bytes);
+        Arc::new(builder.build().unwrap())
+    };
+    let apple = FakeApple::builder()
+        .memory(bytes)
+        .recommended_max_working_set_size(bytes)
+        .max_buffer_length(1 << 40);
+    [
+        (
+            "host",
+            Arc::new(HostDevice::new().unwrap()),
+            StorageMode::Shared,
+        ),
+        ("discrete", discrete(), StorageMode::Shared),
+        ("discrete, private", discrete(), StorageMode::Private),
+        (
+            "apple",
+            Arc::new(apple.build().unwrap()),
+            StorageMode::Shared,
+        ),
+    ]
+}
+
 #[test]
-fn a_request_larger_than_the_limit_costs_nobody_idle_memory() {
-    let allocator = on_host(limited(64 << 20));
-    drop([MIB, 2 * MIB, 3 * MIB].map(|bytes| allocator.allocate(bytes).unwrap()));
-    let before = allocator.stats();
-    // More than the limit, and more than there are addresses.
-    for (bytes, kind) in [
-        (65 * MIB, ErrorKind::LimitExceeded),
-        (1 << 45, ErrorKind::OutOfMemory),
-    ] {
-        let error = allocator.allocate(bytes).unwrap_err();
-        assert_eq!(error.kind(), kind, "{error}");
-        let state = error.pool_state().unwrap();
-        assert_eq!((state.live_bytes, state.limit_bytes), (0, Some(64 << 20)));
-        assert_eq!(
-            state.cached_bytes, state.reserved_bytes,
-            "all of it is idle"
-        );
-        assert!(state.largest_free_bytes <= state.cached_bytes);
+fn a_request_larger_than_all_there_may_be_costs_nobody_idle_memory() {
+    for limit in [Some(64 << 20), None] {
+        for (name, device, storage) in devices() {
+            // The host has more, but not more than there are addresses.
+            let hopeless = match (limit, name) {
+                (Some(_), _) => (65 * MIB, ErrorKind::LimitExceeded),
+                (None, "host") => (1 << 45, ErrorKind::OutOfMemory),
+                (None, _) => (65 * MIB, ErrorKind::OutOfMemory),
+            };
+            if (limit, name) == (None, "discrete") {
+                // Nobody tells how much of the host's memory can be pinned, so all is tried.
+                continue;
+            }
+            let allocator = Allocator::builder(device)
+                .config(Config {
+                    reserved_bytes_max: limit,
+                    cached_bytes_max: Some(64 << 20),
+                    ..Config::default()
+                })
+                .build()
+                .unwrap();
+            let take = || {
+                [2, 4, 6, 8].map(|number| {
+                    let request = Request::new(number * MIB).storage(storage);
+                    allocator.allocate_with(&request).unwrap()
+                })
+            };
+            drop(take());
+            let before = allocator.stats();
+            let (bytes, kind) = hopeless;
+            let request = Request::new(bytes).storage(storage);
+            let error = allocator.allocate_with(&request).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name}, {limit:?}: {error}");
+            let state = error.pool_state().unwrap();
+            assert_eq!((state.live_bytes, state.limit_bytes), (0, limit));
+            assert_eq!(
+                state.cached_bytes, state.reserved_bytes,
+                "all of it is idle"
+            );
+            assert!(state.largest_free_bytes <= state.cached_bytes);
+            let after = allocator.stats();
+            assert_eq!(
+                after.reserved.value, before.reserved.value,
+                "{name}, {limit:?}"
+            );
+            assert_eq!(after.out_of_memory.failed, 1, "{name}, {limit:?}");
+            let again = take();
+            let calls = allocator.stats().driver_calls;
+            assert_eq!(
+                calls, after.driver_calls,
+                "{name}, {limit:?}: all of it is there"
+            );
+            drop(again);
+        }
     }
-    let after = allocator.stats();
-    assert_eq!(after.reserved.value, before.reserved.value);
-    assert_eq!(after.out_of_memory.failed, 2);
-    let calls = after.driver_calls;
-    drop([MIB, 2 * MIB, 3 * MIB].map(|bytes| allocator.allocate(bytes).unwrap()));
-    assert_eq!(allocator.stats().driver_calls, calls, "all of it is there");
+}
+
+/// Somebody who is asked and does nothing has not made the request any less hopeless.
+#[test]
+fn a_request_that_stays_hopeless_costs_nobody_idle_memory() {
+    for (name, device, storage) in devices() {
+        let allocator = Allocator::builder(device)
+            .config(Config {
+                on_out_of_memory: Some(OutOfMemoryHandler::new(|_| Recourse::Retry)),
+                cached_bytes_max: Some(64 << 20),
+                ..limited(64 << 20)
+            })
+            .build()
+            .unwrap();
+        let request = |mib: usize| Request::new(mib * MIB).storage(storage);
+        drop(allocator.allocate_with(&request(20)).unwrap());
+        let before = allocator.stats().reserved.value;
+        allocator.allocate_with(&request(65)).unwrap_err();
+        assert_eq!(allocator.stats().reserved.value, before, "{name}");
+    }
+}
+
+/// Nobody knows then whether a request may ever be served, so all is tried.
+#[test]
+fn a_device_that_does_not_tell_what_it_has_gives_its_idle_memory() {
+    let device = Arc::new(FaultyDevice::new(Arc::new(HostDevice::new().unwrap())));
+    device.fail(Call::Budget, ErrorKind::System, usize::MAX);
+    let config = Config {
+        cached_bytes_max: Some(64 << 20),
+        ..limited(64 << 20)
+    };
+    let allocator = Allocator::builder(device).config(config).build().unwrap();
+    let request = Request::new(40 * MIB).storage(StorageMode::Private);
+    drop(allocator.allocate_with(&request).unwrap());
+    let _shared = allocator.allocate(40 * MIB).unwrap();
+}
+
+#[test]
+fn host_memory_is_not_compared_with_what_a_discrete_device_has() {
+    let device = FakeDiscrete::builder().memory(64 << 20).build().unwrap();
+    let config = Config {
+        cached_bytes_max: Some(200 << 20),
+        ..limited(200 << 20)
+    };
+    let allocator = Allocator::builder(Arc::new(device))
+        .config(config)
+        .build()
+        .unwrap();
+    let request = Request::new(60 * MIB).storage(StorageMode::Private);
+    drop(allocator.allocate_with(&request).unwrap());
+    let _pinned = allocator.allocate(150 * MIB).unwrap();
+    let stats = allocator.stats().out_of_memory;
+    assert_eq!(stats.resolved_by(RecoveryStep::ReturnIdle), 1, "{stats:?}");
+}
+
+#[test]
+fn what_a_device_has_is_asked_once() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(Arc::clone(&device) as Arc<dyn Device>)
+        .config(Config {
+            on_out_of_memory: Some(OutOfMemoryHandler::new(|_| Recourse::Retry)),
+            ..limited(64 << 20)
+        })
+        .build()
+        .unwrap();
+    let _live = allocator.allocate(40 * MIB).unwrap();
+    let before = device.control().calls(Call::Budget);
+    for _ in 0..3 {
+        allocator.allocate(30 * MIB).unwrap_err();
+    }
+    assert!(device.control().calls(Call::Budget) <= before + 1);
+}
+
+/// Memory that could not be mapped together without too many mappings goes back and is obtained anew.
+#[cfg(target_os = "linux")]
+#[test]
+fn holes_are_not_mapped_together_beyond_the_mappings_there_may_be() {
+    let host = Arc::new(HostDevice::new().unwrap());
+    let device = Arc::new(FaultyDevice::new(host).with_mappings_max(0));
+    let allocator = Allocator::builder(device)
+        .config(limited(64 << 20))
+        .build()
+        .unwrap();
+    let mut blocks: Vec<_> = (0..15)
+        .map(|_| Some(allocator.allocate(4 * MIB).unwrap()))
+        .collect();
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let _large = allocator.allocate(20 * MIB).unwrap();
+    let stats = allocator.stats();
+    assert_eq!((stats.remaps, stats.failures), (0, 0));
+    let stats = stats.out_of_memory;
+    assert_eq!(stats.resolved_by(RecoveryStep::ReturnIdle), 1, "{stats:?}");
 }
