@@ -76,6 +76,11 @@ impl Bins {
         Some(self.get(list))
     }
 
+    /// Which lists' bins were ever used: bits, in words of 64.
+    pub(crate) fn used_words(&self) -> impl Iterator<Item = u64> {
+        self.used.iter().map(|word| word.load(Ordering::Acquire))
+    }
+
     /// The bins that were ever used, with their lists' numbers.
     pub(crate) fn used(&self) -> impl Iterator<Item = (usize, &Bin)> {
         let words = self.used.iter().enumerate();
