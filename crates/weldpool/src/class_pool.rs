@@ -47,7 +47,9 @@ impl ClassPool {
     /// Raises the peak to a level; a negative one is that of threads that have not told yet.
     fn raise_peak(&self, live: u64) {
         let live = live.cast_signed().max(0).cast_unsigned();
-        self.live_peak.fetch_max(live, Ordering::Relaxed);
+        if live > self.live_peak.load(Ordering::Relaxed) {
+            self.live_peak.fetch_max(live, Ordering::Relaxed);
+        }
     }
 }
 

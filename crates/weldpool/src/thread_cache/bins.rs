@@ -72,7 +72,10 @@ impl Bins {
         if index >= self.lists {
             return None;
         }
-        self.used[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        let (word, bit) = (&self.used[index / 64], 1 << (index % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Release);
+        }
         Some(self.get(list))
     }
 
