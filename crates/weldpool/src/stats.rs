@@ -277,12 +277,17 @@ mod tests {
             misses: 95,
             growths: 95,
             allocations: 1000,
+            free_bytes: 100,
+            largest_free: 25,
             ..Stats::default()
         };
         assert!((stats.hit_rate() - 0.905).abs() < 1e-12);
         assert!((stats.allocation_reduction() - 0.905).abs() < 1e-12);
         assert!((stats.utilisation() - 0.75).abs() < 1e-12);
         assert!((stats.internal_fragmentation() - 0.25).abs() < 1e-12);
+        assert!((stats.external_fragmentation() - 0.75).abs() < 1e-12);
+        assert_eq!((stats.internal_waste(), stats.external_waste()), (250, 0));
         assert!((Stats::default().utilisation() - 1.0).abs() < 1e-12);
+        assert!(Stats::default().external_fragmentation().abs() < 1e-12);
     }
 }

@@ -12,6 +12,7 @@ mod heaps;
 mod mappings;
 mod meter;
 mod rounds;
+mod seeing;
 mod sequence;
 mod worker;
 mod workloads;

@@ -70,6 +70,13 @@ pub fn run(options: &Options) -> Result<Report> {
                     Some(report.mean_ns),
                     BTreeMap::new(),
                 ));
+                rows.push(Row::new(
+                    format!("{case}: driver calls"),
+                    "calls",
+                    Better::Lower,
+                    Some(report.driver_calls as f64),
+                    BTreeMap::new(),
+                ));
                 if preset == Preset::default().name() {
                     bars.extend(verdicts(device, &name, &report, &peers));
                 }

@@ -457,13 +457,15 @@ impl Arena {
 
     /// Returns handles that are free altogether, those with a byte in `within` if that is given, the
     /// largest first, until `bytes` are given back. Says how many it were.
+    ///
+    /// No work can use any of their windows: a byte that left one while work might still use it took the point
+    /// along, and is clean only behind that.
     pub(super) fn return_handles(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         bytes: usize,
         within: Option<Range>,
-        passed: &dyn Fn(Point) -> bool,
     ) -> usize {
         let chosen: Vec<Whole> = {
             let mut room = self.state.lock();
@@ -483,9 +485,7 @@ impl Arena {
                         range.start < within.end() && within.start < range.end()
                     })
                 };
-                if !ranges.iter().any(touches)
-                    || growth.windows.is_handle_awaited(part.handle, passed)
-                {
+                if !ranges.iter().any(touches) {
                     continue;
                 }
                 missing = missing.saturating_sub(part.bytes);

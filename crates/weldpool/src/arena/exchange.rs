@@ -57,9 +57,7 @@ impl Arena {
             let most = most.clamp(granularity, HANDLE_BYTES_MAX);
             let clean = room.space.clean_intervals();
             let clean = FreeParts::new(&growth.windows, granularity, clean);
-            let mut whole = clean.whole();
-            whole.retain(|part| !growth.windows.is_handle_awaited(part.handle, passed));
-            let parts = enough(whole, need.saturating_sub(slack))?;
+            let parts = enough(clean.whole(), need.saturating_sub(slack))?;
             let cost = parts.len() as u64 * u64::from(properties.remap_ns)
                 + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
             if !self.reserve.affords(self.spent_ns() + cost, want.live) {

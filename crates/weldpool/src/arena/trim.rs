@@ -38,7 +38,7 @@ impl Arena {
         let mut returned = self.release_spare(&mut growth);
         if !properties.divisible {
             let more = bytes.saturating_sub(returned);
-            return returned + self.return_handles(&mut growth, properties, more, None, passed);
+            return returned + self.return_handles(&mut growth, properties, more, None);
         }
         while returned < bytes {
             let Some((free, pieces)) = self.take_largest(&mut growth, part(bytes - returned))
@@ -105,9 +105,7 @@ impl Arena {
                 .unwrap_or(0);
         };
         if !properties.divisible {
-            let all = usize::MAX;
-            // No queue is asked here, so work that is over may count as not.
-            return self.return_handles(&mut growth, properties, all, Some(range), &|_| false);
+            return self.return_handles(&mut growth, properties, usize::MAX, Some(range));
         }
         // What goes back is mapped nowhere else then.
         self.unmap_stale(&mut growth, &|_| false);

@@ -25,9 +25,8 @@ pub(super) fn close_late_now() {
         return;
     }
     let pools = POOLS.read();
-    let all = pools.iter().flat_map(|pools| pools.values());
     let closing = |pool: &&Arc<Pool>| pool.closing.load(Ordering::SeqCst);
-    let late: Vec<Arc<Pool>> = all.filter(closing).map(Arc::clone).collect();
+    let late: Vec<Arc<Pool>> = pools.values().filter(closing).map(Arc::clone).collect();
     drop(pools);
     for pool in late {
         if pool.live_buffers() != 0 {
@@ -143,10 +142,7 @@ impl Pool {
             self.deferred.leak();
         }
         thread_cache::forget(self);
-        let removed = POOLS
-            .write()
-            .as_mut()
-            .and_then(|pools| pools.remove(&self.key.id));
+        let removed = POOLS.write().remove(&self.key.id);
         self.key.retire();
         drop(removed);
     }

@@ -94,8 +94,16 @@ impl Bins {
             Some(counting) => counting.make(index)?,
             None => self.get(list),
         };
-        self.used[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        let (word, bit) = (&self.used[index / 64], 1 << (index % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Release);
+        }
         Some(bin)
+    }
+
+    /// Which lists' bins were ever used: bits, in words of 64.
+    pub(crate) fn used_words(&self) -> impl Iterator<Item = u64> {
+        self.used.iter().map(|word| word.load(Ordering::Acquire))
     }
 
     /// The bins that were ever used, with their lists' numbers.

@@ -9,6 +9,7 @@
 mod bin;
 mod bins;
 mod lending;
+mod list_sums;
 mod shard;
 mod stock;
 mod tally;
@@ -17,8 +18,9 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 pub(crate) use self::bins::Bins;
+pub(crate) use self::list_sums::ListSums;
 use self::shard::Gate;
-pub(crate) use self::shard::{Shard, UnlistedSum};
+pub(crate) use self::shard::{Shard, UnlistedSum, list_sums};
 pub(crate) use self::tally::TallySum;
 use crate::block::{Block, CacheKey, HOT, ListId};
 use crate::pool::{Pool, free_past_cache};

@@ -5,6 +5,7 @@
 use super::bin::Bin;
 use super::bins::Bins;
 use super::lending::{Held, Lending};
+use super::list_sums::ListSums;
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
 use crate::device::ZeroedPages;
@@ -63,6 +64,11 @@ pub(crate) struct UnlistedSum {
 fn add(counter: &AtomicU64, amount: u64) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
     counter.store(sum, Ordering::Relaxed);
+}
+
+/// Sums of nothing yet, for all lists of `shards`.
+pub(crate) fn list_sums<'a>(shards: impl Iterator<Item = &'a Shard>, lists: usize) -> ListSums {
+    ListSums::of(shards.map(|shard| shard.bins.used_words()), lists)
 }
 
 impl Shard {
@@ -192,11 +198,9 @@ impl Shard {
     }
 
     /// Adds what was counted per list.
-    pub(crate) fn add_to(&self, lists: &mut [TallySum], unlisted: &mut UnlistedSum) {
+    pub(crate) fn add_to(&self, lists: &mut ListSums, unlisted: &mut UnlistedSum) {
         for (list, bin) in self.bins.used() {
-            if let Some(sum) = lists.get_mut(list) {
-                sum.add(&bin.tally, bin.len());
-            }
+            lists.add(list, &bin.tally, bin.len());
         }
         unlisted.tally.add(&self.unlisted.tally, 0);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
