@@ -1,5 +1,10 @@
 //! Log lines of one thread, for tests.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -206,7 +206,8 @@ fn held_after_refusing(
 
 #[test]
 fn a_request_that_was_refused_leaves_the_slack_as_it_was() {
-    let devices: [(&str, StorageMode, fn() -> Arc<dyn Device>); 3] = [
+    type Make = fn() -> Arc<dyn Device>;
+    let devices: [(&str, StorageMode, Make); 3] = [
         ("host", StorageMode::Shared, || {
             Arc::new(HostDevice::new().unwrap())
         }),
