@@ -206,16 +206,14 @@ fn held_after_refusing(
 
 #[test]
 fn a_request_that_was_refused_leaves_the_slack_as_it_was() {
-    let devices: [(&str, StorageMode, fn() -> Arc<dyn Device>); 3] = [
-        ("host", StorageMode::Shared, || {
-            Arc::new(HostDevice::new().unwrap())
-        }),
-        ("apple", StorageMode::Shared, || {
-            Arc::new(FakeApple::new().unwrap())
-        }),
-        ("discrete", StorageMode::Private, || {
-            Arc::new(FakeDiscrete::new().unwrap())
-        }),
+    let host = || Arc::new(HostDevice::new().unwrap()) as Arc<dyn Device>;
+    let apple = || Arc::new(FakeApple::new().unwrap()) as Arc<dyn Device>;
+    let discrete = || Arc::new(FakeDiscrete::new().unwrap()) as Arc<dyn Device>;
+    type Make = fn() -> Arc<dyn Device>;
+    let devices = [
+        ("host", StorageMode::Shared, host as Make),
+        ("apple", StorageMode::Shared, apple as Make),
+        ("discrete", StorageMode::Private, discrete as Make),
     ];
     for (name, storage, device) in devices {
         for adaptive in [false, true] {
