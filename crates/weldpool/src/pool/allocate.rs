@@ -8,7 +8,7 @@ use super::Pool;
 use super::close::close_late;
 use super::place::{Party, Place};
 use super::recovery::{Shortage, is_shortage};
-use crate::arena::{SMALL_BYTES_MAX, Source, Want};
+use crate::arena::{Source, Want};
 use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
