@@ -135,8 +135,6 @@ fn work_in_flight_is_waited_for() {
     let (_lines, _again) = log::watch(seen, || allocator.allocate_with(&request).unwrap());
     let steps = [
         RecoveryStep::FlushCaches,
-        // The rest of the handles, which is not enough.
-        RecoveryStep::ReturnIdle,
         RecoveryStep::AssessPressure,
         RecoveryStep::AwaitWork,
     ];
