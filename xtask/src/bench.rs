@@ -18,6 +18,9 @@ const FEATURES: [(&str, &str); 2] = [
     ("instructions", "allocators"),
 ];
 
+/// What writes no report.
+const WITHOUT_REPORT: [&str; 3] = ["soak", "echo", "help"];
+
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let suite = arguments.positional().ok_or_else(|| {
         Failure::new("bench needs the name of a suite").hint("`cargo xtask bench help` names them")
@@ -68,6 +71,9 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     if quick {
         bench = bench.arg("--quick");
     }
+    if !WITHOUT_REPORT.contains(&suite.as_str()) {
+        bench = bench.args(["--commit", &commit(paths)]);
+    }
     bench = bench.args(suite_arguments);
     if SERVING.contains(&suite.as_str()) {
         bench = Environment::prepare(paths, &mut steps, Profile::Release)?.apply(bench);
@@ -75,6 +81,30 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     steps.show(&format!("bench {suite}"), bench)?;
     steps.done("bench");
     Ok(())
+}
+
+/// The commit that is measured, and whether files of the program differ from it; "unknown" outside a repository.
+fn commit(paths: &Paths) -> String {
+    let git = |arguments: &[&str]| {
+        let run = Run::new("git").directory(paths.root()).args(arguments);
+        run.output().ok().map(|text| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    // Not documents, among which the report itself may be.
+    let program = [
+        "status",
+        "--porcelain",
+        "--",
+        "crates",
+        "Cargo.toml",
+        "Cargo.lock",
+    ];
+    match git(&program) {
+        Some(changed) if changed.is_empty() => commit,
+        _ => format!("{commit}, with changes"),
+    }
 }
 
 fn control_groups(version: Option<String>) -> Result<ControlGroups> {
@@ -108,6 +138,7 @@ fn press(
         .map(str::to_owned)
         .into();
     arguments.extend(["--json", "/dev/ttyS1"].map(str::to_owned));
+    arguments.extend(["--commit".to_owned(), commit(paths)]);
     if quick {
         command.push_str(" --quick");
         arguments.push("--quick".to_owned());

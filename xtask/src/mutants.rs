@@ -6,45 +6,103 @@ use crate::paths::Paths;
 use crate::process::Run;
 use crate::progress::Steps;
 
-/// A wait of `crates/weldpool/src/wait.rs`, and the test that fails without it.
-const MUTANTS: [(&str, &str); 14] = [
-    ("HostAccess", "the_host_is_refused_while_work_uses_a_buffer"),
+/// A wait of `crates/weldpool/src/wait.rs`, and the tests each of which fails without it.
+const MUTANTS: [(&str, &[&str]); 15] = [
+    (
+        "HostAccess",
+        &[
+            "discrete::the_host_is_refused_while_work_uses_a_buffer",
+            "apple::the_host_is_refused_while_work_uses_a_buffer",
+        ],
+    ),
     (
         "Settle",
-        "the_host_is_refused_memory_that_its_last_owner_still_uses",
+        &[
+            "discrete::the_host_is_refused_memory_that_its_last_owner_still_uses",
+            "apple::the_host_is_refused_memory_that_its_last_owner_still_uses",
+        ],
     ),
     (
         "FreeElsewhere",
-        "memory_freed_on_one_queue_waits_for_another_that_it_came_from",
+        &[
+            "discrete::memory_freed_on_one_queue_waits_for_another_that_it_came_from",
+            "apple::memory_freed_on_one_queue_waits_for_another_that_it_came_from",
+        ],
     ),
     (
         "Drop",
-        "the_host_does_not_reuse_what_a_queued_copy_has_yet_to_read",
+        &[
+            "discrete::the_host_does_not_reuse_what_a_queued_copy_has_yet_to_read",
+            "apple::the_host_does_not_reuse_what_a_queued_copy_has_yet_to_read",
+        ],
     ),
     (
         "Here",
-        "memory_freed_on_a_queue_waits_for_work_since_its_last_signal",
+        &[
+            "discrete::memory_freed_on_a_queue_waits_for_work_since_its_last_signal",
+            "apple::memory_freed_on_a_queue_waits_for_work_since_its_last_signal",
+        ],
     ),
     (
         "Free",
-        "another_queue_does_not_steal_what_a_queue_still_uses",
+        &[
+            "discrete::another_queue_does_not_steal_what_a_queue_still_uses",
+            "apple::another_queue_does_not_steal_what_a_queue_still_uses",
+            "discrete::memory_freed_on_a_queue_by_another_thread_waits_too",
+            "apple::memory_freed_on_a_queue_by_another_thread_waits_too",
+            "handles_go_back_after_the_work_at_all_of_their_addresses",
+        ],
     ),
-    ("Collect", "a_fence_that_never_passes_keeps_its_memory"),
-    ("SeveralQueues", "memory_that_two_queues_use_waits_for_both"),
-    ("OtherQueue", "work_waits_for_the_work_of_another_queue"),
-    ("Ended", "a_queue_that_is_dropped_first_keeps_its_memory"),
-    ("Unmap", "addresses_stay_mapped_until_work_has_passed"),
+    (
+        "Collect",
+        &[
+            "discrete::a_fence_that_never_passes_keeps_its_memory",
+            "apple::a_fence_that_never_passes_keeps_its_memory",
+        ],
+    ),
+    (
+        "SeveralQueues",
+        &[
+            "discrete::memory_that_two_queues_use_waits_for_both",
+            "apple::memory_that_two_queues_use_waits_for_both",
+        ],
+    ),
+    (
+        "OtherQueue",
+        &[
+            "discrete::work_waits_for_the_work_of_another_queue",
+            "apple::work_waits_for_the_work_of_another_queue",
+        ],
+    ),
+    (
+        "Ended",
+        &[
+            "discrete::a_queue_that_is_dropped_first_keeps_its_memory",
+            "apple::a_queue_that_is_dropped_first_keeps_its_memory",
+        ],
+    ),
+    ("Unmap", &["addresses_stay_mapped_until_work_has_passed"]),
+    (
+        "UnmapWindow",
+        &["windows_stay_mapped_until_work_has_passed"],
+    ),
     (
         "Remap",
-        "remapped_memory_waits_for_work_at_its_old_addresses",
+        &["remapped_memory_waits_for_work_at_its_old_addresses"],
     ),
     (
         "Close",
-        "a_pool_that_is_closed_keeps_the_memory_of_work_in_flight",
+        &[
+            "discrete::a_pool_that_is_closed_keeps_the_memory_of_work_in_flight",
+            "apple::a_pool_that_is_closed_keeps_the_memory_of_work_in_flight",
+        ],
     ),
     (
         "CloseKept",
-        "a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
+        &[
+            "discrete::a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
+            "apple::a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
+        ],
     ),
 ];
 
@@ -71,12 +129,15 @@ pub(crate) fn check(paths: &Paths, steps: &mut Steps) -> Result<()> {
         "run the hard cases of ordered reuse",
         tests().args(["--", MODULE]),
     )?;
-    for (wait, test) in MUTANTS {
+    let pairs = MUTANTS.iter();
+    let pairs = pairs.flat_map(|(wait, tests)| tests.iter().map(move |test| (wait, test)));
+    for (wait, test) in pairs {
         let mutant = tests()
             .args(["--", "--exact"])
             .arg(format!("{MODULE}{test}"))
             .env("WELDPOOL_MUTATION", wait);
-        if steps.log(&format!("leave out {wait}"), mutant).is_ok() {
+        let what = format!("leave out {wait} in {test}");
+        if steps.log(&what, mutant).is_ok() {
             return Err(Failure::new(format!(
                 "the test {test} passes although the wait {wait} is left out"
             ))
@@ -104,8 +165,17 @@ mod tests {
             .filter(|line| !line.starts_with("//"))
             .collect();
         assert_eq!(names, MUTANTS.map(|(wait, _)| wait));
-        for (_, test) in MUTANTS {
-            assert!(tests.contains(&format!("fn {test}()")), "{test}");
+        for test in MUTANTS.iter().flat_map(|(_, tests)| *tests) {
+            let (module, name) = test.split_once("::").unwrap_or(("", test));
+            let written = match module {
+                "" => format!("fn {name}()"),
+                _ => format!("fn {name}(bench: Bench)"),
+            };
+            assert!(tests.contains(&written), "{test}");
+            assert!(
+                module.is_empty() || tests.contains(&format!("    {name},\n")),
+                "{test}"
+            );
         }
     }
 }

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn memory_in_use_is_resident() {
         let before = resident_bytes(std::process::id()).unwrap();
-        let block = vec![1_u8; 64 << 20];
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         let after = resident_bytes(std::process::id()).unwrap();
         assert!(after >= before + (48 << 20), "{before} -> {after}");
         drop(block);
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn memory_of_its_own_is_told_from_shared() {
         let pid = std::process::id();
-        let block = vec![1_u8; 64 << 20];
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         let (own, shared) = resident_parts(pid).unwrap();
         assert!(own >= 64 << 20 && own + shared <= resident_bytes(pid).unwrap() + (8 << 20));
         drop(block);

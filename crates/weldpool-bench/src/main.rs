@@ -88,11 +88,16 @@ struct Run {
     /// Measure less, shortly and once: for a look, not for a record
     #[arg(long)]
     quick: bool,
+    /// The commit that the report is to name
+    #[arg(long, hide = true, default_value = "unknown")]
+    commit: String,
 }
 
 impl Run {
     /// Prints the table, and writes the file that was asked for.
-    fn show(&self, report: &Report) -> Result<()> {
+    fn show(&self, mut report: Report) -> Result<()> {
+        let commit = ("commit".to_owned(), self.commit.clone());
+        report.versions.extend([commit]);
         print!("{}", report.table());
         self.json
             .as_deref()
@@ -267,7 +272,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
         triton_instances: usize::from(args.triton_instances),
         split: args.split,
     };
-    args.run.show(&serve::run(&options)?)
+    args.run.show(serve::run(&options)?)
 }
 
 fn allocate(args: &AllocArgs) -> Result<()> {
@@ -287,7 +292,7 @@ fn allocate(args: &AllocArgs) -> Result<()> {
         },
         keeping_c_library: args.keeping_glibc,
     };
-    args.cases.run.show(&alloc::run(&options)?)
+    args.cases.run.show(alloc::run(&options)?)
 }
 
 fn count_instructions(args: &Cases) -> Result<()> {
@@ -296,7 +301,7 @@ fn count_instructions(args: &Cases) -> Result<()> {
         filter: args.filter.clone(),
         pairs: if args.run.quick { 1_000 } else { 10_000 },
     };
-    args.run.show(&instructions::run(&options)?)
+    args.run.show(instructions::run(&options)?)
 }
 
 fn replay_traces(args: &Cases) -> Result<()> {
@@ -305,7 +310,7 @@ fn replay_traces(args: &Cases) -> Result<()> {
         quick: args.run.quick,
         filter: args.filter.clone(),
     };
-    args.run.show(&replay::run(&options)?)
+    args.run.show(replay::run(&options)?)
 }
 
 /// Runs the endurance test; a server that fails it makes this program fail too.
@@ -342,8 +347,9 @@ fn endure_alloc(args: &SoakAllocArgs) -> Result<()> {
         seed: args.seed,
         command: command_line(),
     })?;
-    args.run.show(&report)?;
-    if report.bars.iter().all(|bar| bar.met) {
+    let met = report.bars.iter().all(|bar| bar.met);
+    args.run.show(report)?;
+    if met {
         return Ok(());
     }
     Err(Error::protocol(
@@ -358,12 +364,17 @@ fn press(args: &PressureArgs) -> Result<()> {
         group: args.group.clone(),
         quick: args.run.quick,
     })?;
-    args.run.show(&report)
+    args.run.show(report)
 }
 
-/// The command as it is to be typed, with `FILE` for files, which name nobody's folders then.
+/// The command as it is to be typed, with `FILE` for files, which name nobody's folders then, and without what
+/// `cargo xtask bench` adds.
 fn command_line() -> String {
-    let arguments = std::env::args().skip(1).map(|argument| {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(added) = arguments.iter().position(|one| one == "--commit") {
+        arguments.drain(added..arguments.len().min(added + 2));
+    }
+    let arguments = arguments.into_iter().map(|argument| {
         if argument.contains(std::path::MAIN_SEPARATOR) {
             "FILE".to_owned()
         } else {

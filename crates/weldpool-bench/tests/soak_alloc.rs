@@ -22,5 +22,17 @@ fn twenty_seconds_leave_nothing_behind() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(not_met, [""; 0]);
+    let did = |what: &str| report.samples["did"][what].as_u64();
+    for feature in [
+        "collections",
+        "pressure_changes",
+        "pressure_changes_told",
+        "pressure_returned_bytes",
+        "out_of_memory_callbacks",
+        "backtraces_shown",
+    ] {
+        assert!(did(feature) > Some(0), "{feature}: {}", report.samples);
+    }
     assert!(report.samples["remaps"].as_u64() > Some(0));
+    assert!(report.samples["recorded"]["events"].as_u64() > Some(0));
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +17,21 @@ use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
 use crate::held::Held;
 
-#[derive(Debug, Default)]
+/// Called before a driver call is made.
+type Before = Arc<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
 struct Faults {
     state: Mutex<State>,
+    before: Mutex<HashMap<Call, Before>>,
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +49,15 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn before(&self) -> MutexGuard<'_, HashMap<Call, Before>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check(&self, call: Call) -> Result<()> {
+        let before = self.before().get(&call).cloned();
+        if let Some(before) = before {
+            before();
+        }
         let mut state = self.state();
         state.calls += 1;
         let planned = match state.planned.get_mut(&call) {
@@ -81,6 +102,7 @@ impl FaultyDevice {
             storage,
             faults: Arc::clone(&faults),
             held: Arc::clone(&held),
+            mappings_max: None,
         });
         Self {
             inner,
@@ -98,14 +120,29 @@ impl FaultyDevice {
         self
     }
 
+    /// Says that the process should have no more than so many mappings.
+    #[must_use]
+    pub fn with_mappings_max(mut self, most: usize) -> Self {
+        for memory in &mut self.memories {
+            memory.mappings_max = Some(most);
+        }
+        self
+    }
+
     /// What was given out and not taken back.
     #[must_use]
     pub fn held(&self) -> &Held {
         &self.held
     }
 
-    /// Lets every call through again.
+    /// Has a function called before each call of this kind, by the thread that makes it.
+    pub fn before(&self, call: Call, function: impl Fn() + Send + Sync + 'static) {
+        self.faults.before().insert(call, Arc::new(function));
+    }
+
+    /// Lets every call through again, and has no function called.
     pub fn clear_faults(&self) {
+        self.faults.before().clear();
         let mut state = self.faults.state();
         state.planned.clear();
         state.numbered = None;
@@ -225,6 +262,8 @@ struct FaultyMemory {
     storage: StorageMode,
     faults: Arc<Faults>,
     held: Arc<Held>,
+    /// In place of what the device below says.
+    mappings_max: Option<usize>,
 }
 
 impl FaultyMemory {
@@ -237,7 +276,13 @@ impl FaultyMemory {
 impl VirtualMemory for FaultyMemory {
     fn properties(&self) -> VirtualMemoryProperties {
         match self.inner.virtual_memory(self.storage) {
-            Some(inner) => inner.properties(),
+            Some(inner) => {
+                let properties = inner.properties();
+                VirtualMemoryProperties {
+                    mappings_max: self.mappings_max.or(properties.mappings_max),
+                    ..properties
+                }
+            }
             None => unreachable!("a device's virtual memory is there for its life or never"),
         }
     }

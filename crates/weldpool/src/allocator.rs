@@ -284,7 +284,9 @@ impl Allocator {
         })
     }
 
-    /// Statistics: a few dozen loads, exact when no call is under way.
+    /// Statistics, exact when no call is under way. O(classes + threads x classes that they used), some 20 us with
+    /// the default classes, under locks that a thread takes when it begins or ends and past its caches, one after
+    /// the other; no warm allocation or free waits for it. The list of classes is on the heap.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.pool.stats()

@@ -10,7 +10,7 @@ use crate::request::DEFAULT_ALIGNMENT;
 use crate::size_class::{ClassIndex, SizeClasses};
 use crate::stats::ClassStats;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
-use crate::thread_cache::TallySum;
+use crate::thread_cache::ListSums;
 
 /// Multiples of 256 bytes below which a request's list is found by one look.
 const SMALL: usize = 256;
@@ -44,11 +44,12 @@ struct ClassPool {
 }
 
 impl ClassPool {
-    /// Raises the peak to a level; a negative one is that of threads that have not told yet. Returns the
-    /// peak.
-    fn raise_peak(&self, live: u64) -> u64 {
+    /// Raises the peak to a level; a negative one is that of threads that have not told yet.
+    fn raise_peak(&self, live: u64) {
         let live = live.cast_signed().max(0).cast_unsigned();
-        self.live_peak.fetch_max(live, Ordering::Relaxed).max(live)
+        if live > self.live_peak.load(Ordering::Relaxed) {
+            self.live_peak.fetch_max(live, Ordering::Relaxed);
+        }
     }
 }
 
@@ -91,6 +92,15 @@ impl ClassPools {
         class
             .filter(|_| list.is_some())
             .map_or(0, |class| class.thread_max)
+    }
+
+    /// Most idle blocks of a list that all threads share.
+    pub(crate) fn cached_max(&self, list: ListId) -> usize {
+        let classes = self.classes.as_slice();
+        let class = classes.get(list.index() % classes.len().max(1));
+        class
+            .filter(|_| list.is_some())
+            .map_or(0, |class| class.cached_max)
     }
 
     /// Bytes of each block of a list, by its position.
@@ -150,12 +160,7 @@ impl ClassPools {
 
     /// Keeps blocks of one list up to the class's limit, of each node; gives the others back.
     pub(crate) fn put(&self, list: ListId, blocks: Vec<Block>) -> Vec<Block> {
-        let class = list.index() % self.classes.as_slice().len().max(1);
-        let most = self
-            .classes
-            .as_slice()
-            .get(class)
-            .map_or(0, |class| class.cached_max);
+        let most = self.cached_max(list);
         let mut left = Vec::new();
         let mut blocks = blocks.into_iter().peekable();
         while let Some(node) = blocks.peek().map(Block::node) {
@@ -193,7 +198,7 @@ impl ClassPools {
         }
     }
 
-    /// Keeps, of drained blocks, as many of each class as it started with, or as `least` says if that is
+    /// Keeps, of drained blocks, as many of each class as it is to keep, or as `least` says if that is
     /// more; gives the others back.
     pub(crate) fn keep_least(
         &self,
@@ -204,9 +209,9 @@ impl ClassPools {
         let keep = |block: Block| {
             let list = block.list();
             let class = list.index() % count;
-            let initial = self.classes.as_slice().get(class);
-            let initial = initial.map_or(0, |class| class.initial).max(least(class));
-            if initial == 0 || !list.is_some() || block.point().is_some() {
+            let kept = self.classes.as_slice().get(class);
+            let kept = kept.map_or(0, |class| class.kept).max(least(class));
+            if kept == 0 || !list.is_some() || block.point().is_some() {
                 return Some(block);
             }
             let position = self.position(list, block.node());
@@ -214,7 +219,7 @@ impl ClassPools {
                 return Some(block);
             };
             let mut idle = pool.idle.lock();
-            if idle.len() >= initial {
+            if idle.len() >= kept {
                 return Some(block);
             }
             idle.push(block);
@@ -279,30 +284,39 @@ impl ClassPools {
     }
 
     /// Statistics of the classes, given what the threads counted per list.
-    pub(crate) fn stats(&self, totals: &[TallySum]) -> Vec<ClassStats> {
-        let count = self.classes.as_slice().len();
-        let of = |class: usize, size: usize| {
-            let mut stats = ClassStats {
-                bytes: size,
+    pub(crate) fn stats(&self, totals: &ListSums) -> Vec<ClassStats> {
+        let classes = self.classes.as_slice().iter();
+        let mut stats: Vec<ClassStats> = classes
+            .map(|class| ClassStats {
+                bytes: class.bytes,
                 ..ClassStats::default()
-            };
-            for list in (0..StorageMode::ALL.len()).map(|storage| storage * count + class) {
-                let totals = totals.get(list).copied().unwrap_or_default();
-                stats.allocations += totals.allocations;
-                stats.frees += totals.frees();
-                stats.live_bytes += totals.live_bytes;
-                if let Some(pool) = self.lists.get(list) {
-                    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                    stats.live_bytes_peak += pool.raise_peak(totals.live_bytes);
-                    stats.misses += load(&pool.misses);
-                    stats.held_bytes += load(&pool.held);
-                    stats.held_bytes_peak += load(&pool.held_peak);
-                }
+            })
+            .collect();
+        let count = stats.len();
+        for (list, totals) in totals.iter() {
+            let stats = &mut stats[list % count];
+            stats.allocations += totals.allocations;
+            stats.frees += totals.frees();
+            stats.live_bytes += totals.live_bytes;
+            if let Some(pool) = self.lists.get(list) {
+                pool.raise_peak(totals.live_bytes);
             }
+        }
+        let at_first_node = self.list_count();
+        for (list, pool) in self.lists.iter() {
+            if list >= at_first_node {
+                break;
+            }
+            let stats = &mut stats[list % count];
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            stats.live_bytes_peak += load(&pool.live_peak);
+            stats.misses += load(&pool.misses);
+            stats.held_bytes += load(&pool.held);
+            stats.held_bytes_peak += load(&pool.held_peak);
+        }
+        for stats in &mut stats {
             stats.hits = stats.allocations.saturating_sub(stats.misses);
-            stats
-        };
-        let classes = self.classes.as_slice().iter().enumerate();
-        classes.map(|(class, size)| of(class, size.bytes)).collect()
+        }
+        stats
     }
 }

@@ -71,9 +71,10 @@ pub struct Config {
     /// two milliseconds at most, for memory that work on other queues is about to give back; beyond it memory
     /// grows instead, for a while and then for longer. Where memory comes in handles that cannot be divided
     /// (CUDA): while less was spent, handles are small and mapped together out of free parts, beyond it they
-    /// are large and memory grows instead. Waits are paid for there too. Where
+    /// are large and memory grows instead. That includes waits, of five milliseconds at most, for work that
+    /// makes an exchange of handles possible; waits for other queues' memory may cost as much once more. Where
     /// there is no virtual memory (Metal), sixteen times as much may go into exchanging segments, waits for
-    /// work included. Default: 1000.
+    /// work included, of five milliseconds at most. Default: 1000.
     pub driver_ns_per_operation: u32,
     /// How long an allocation that found no memory waits for work in flight to give some back.
     /// Default: one second.

@@ -34,14 +34,21 @@ pub enum ErrorKind {
     System,
 }
 
-/// State of a pool at the moment an allocation failed, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PoolState {
-    pub(crate) live: u64,
-    pub(crate) cached: u64,
-    pub(crate) reserved: u64,
-    pub(crate) limit: Option<u64>,
-    pub(crate) largest_free: u64,
+/// How a pool stood when an allocation had failed, everything idle given back. Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PoolState {
+    /// Requested by users and not yet freed.
+    pub live_bytes: u64,
+    /// Held from the driver and idle.
+    pub cached_bytes: u64,
+    /// Held from the driver.
+    pub reserved_bytes: u64,
+    /// The most that may be held, where a limit is set.
+    pub limit_bytes: Option<u64>,
+    /// The largest free range.
+    pub largest_free_bytes: u64,
 }
 
 /// An error of the memory manager: what failed, where, and what to do about it.
@@ -108,6 +115,32 @@ impl Error {
         self.requested.map(|(bytes, _)| bytes)
     }
 
+    /// What the request was for, where the error belongs to one; see [`Request::name`](crate::Request::name).
+    #[must_use]
+    pub fn requested_name(&self) -> Option<&'static str> {
+        self.requested.map(|(_, name)| name.as_str())
+    }
+
+    /// How the pool stood. There for every request that failed with [`OutOfMemory`](ErrorKind::OutOfMemory) or
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded), and for no other error.
+    #[must_use]
+    pub fn pool_state(&self) -> Option<&PoolState> {
+        self.pool.as_deref()
+    }
+
+    /// What to do about it, where that can be said; the text of the error ends with it.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self.kind {
+            ErrorKind::OutOfMemory => Some("free buffers or use a smaller model or batch"),
+            // Other limits say themselves what they are.
+            ErrorKind::LimitExceeded if self.pool.is_some() => {
+                Some("free buffers or raise Config::reserved_bytes_max")
+            }
+            _ => None,
+        }
+    }
+
     /// The error number of the operating system, where it reported one.
     #[must_use]
     pub fn os_error(&self) -> Option<i32> {
@@ -142,21 +175,21 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "; live {}, cached {}, reserved {}, largest free range {}",
-                    pool.live, pool.cached, pool.reserved, pool.largest_free
+                    pool.live_bytes,
+                    pool.cached_bytes,
+                    pool.reserved_bytes,
+                    pool.largest_free_bytes
                 )?;
-                match pool.limit {
+                match pool.limit_bytes {
                     Some(limit) => write!(f, ", limit {limit}")?,
                     None => f.write_str(", no limit set")?,
                 }
             }
             f.write_str(")")?;
         }
-        match self.kind {
-            ErrorKind::OutOfMemory => f.write_str("; free buffers or use a smaller model or batch"),
-            ErrorKind::LimitExceeded if self.pool.is_some() => {
-                f.write_str("; free buffers or raise Config::reserved_bytes_max")
-            }
-            _ => Ok(()),
+        match self.advice() {
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
         }
     }
 }
@@ -178,11 +211,11 @@ mod tests {
         let error = Error::new(ErrorKind::LimitExceeded, "the pool's limit is reached")
             .for_request(4096, Name::from("weights"))
             .with_pool(PoolState {
-                live: 1,
-                cached: 2,
-                reserved: 3,
-                limit: Some(4),
-                largest_free: 5,
+                live_bytes: 1,
+                cached_bytes: 2,
+                reserved_bytes: 3,
+                limit_bytes: Some(4),
+                largest_free_bytes: 5,
             });
         let text = error.to_string();
         for part in [
@@ -200,6 +233,10 @@ mod tests {
         assert_eq!(format!("{error:?}"), format!("LimitExceeded: {text}"));
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         assert_eq!(error.requested_bytes(), Some(4096));
+        assert_eq!(error.requested_name(), Some("weights"));
+        assert!(text.ends_with(error.advice().unwrap()), "{text}");
+        let plain = Error::new(ErrorKind::LimitExceeded, "at most 64 callbacks");
+        assert_eq!((plain.advice(), plain.pool_state()), (None, None));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! What the peak is above the sum, its headroom, is split among the threads: who adds to the sum takes
 //! from the own part, who subtracts puts there. Only a thread whose part does not suffice touches what
 //! all share. Hence for one thread the peak is exact, and for several, or one with several queues,
-//! it is too high by at most the parts that the others keep, which are [settled](HighWater::settle) to what they have in their caches.
+//! it is too high by at most the parts that the others keep, which are [settled](HighWater::settle) to
+//! what they have in their caches.
 
 #![forbid(unsafe_code)]
 

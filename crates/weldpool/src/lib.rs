@@ -68,6 +68,7 @@ mod observer;
 mod order;
 mod out_of_memory;
 mod pool;
+mod preset;
 pub mod pressure;
 pub mod prometheus;
 mod queue;
@@ -97,7 +98,7 @@ pub use buffer::Buffer;
 pub use config::{Config, LeakHandler};
 pub use dashboard::{Dashboard, DashboardOptions};
 pub use device::{Device, StorageMode};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, PoolState, Result};
 pub use guard::{Element, ReadGuard, WriteGuard};
 pub use health::{Finding, Health, HealthStatus};
 pub use histogram::Histogram;
@@ -105,6 +106,7 @@ pub use name::Name;
 pub use out_of_memory::{
     OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, OutOfMemoryStats, Recourse, RecoveryStep,
 };
+pub use preset::Preset;
 pub use queue::{Fence, Operand, Queue};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;

@@ -9,7 +9,7 @@ use crate::env::StatsOnExit;
 use crate::health::Health;
 use crate::report::Report;
 use crate::sampler::{Sampler, Samples};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering, RwLock};
+use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 use crate::trace::{Op, Recorder};
 
 /// The watchers of one pool.
@@ -17,8 +17,8 @@ use crate::trace::{Op, Recorder};
 pub(crate) struct Observer {
     pub(crate) sampler: Sampler,
     recorder: RwLock<Option<Arc<Recorder>>>,
-    /// Whether there is a recorder.
-    recording: AtomicBool,
+    /// The number of the recorder, or none's, by which a thread finds its part of it without the lock.
+    recording: AtomicU64,
     /// Allocations that failed for lack of memory.
     pub(crate) memory_failures: AtomicU64,
     pub(crate) debug_checks: bool,
@@ -30,7 +30,7 @@ impl Observer {
         Self {
             sampler: Sampler::new(config.sample_interval_bytes, config.backtraces),
             recorder: RwLock::new(None),
-            recording: AtomicBool::new(false),
+            recording: AtomicU64::new(Recorder::NO_NUMBER),
             memory_failures: AtomicU64::new(0),
             debug_checks: config.debug_checks,
             stats_on_exit: config.stats_on_exit,
@@ -39,19 +39,25 @@ impl Observer {
 
     #[inline]
     pub(crate) fn recording(&self) -> bool {
-        self.recording.load(Ordering::Relaxed)
+        self.recording.load(Ordering::Relaxed) != Recorder::NO_NUMBER
     }
 
     /// Sets the recorder; returns the one there was.
     pub(crate) fn set_recorder(&self, recorder: Option<Arc<Recorder>>) -> Option<Arc<Recorder>> {
         let mut current = self.recorder.write();
-        self.recording.store(recorder.is_some(), Ordering::Relaxed);
+        let number = recorder.as_ref().map(|recorder| recorder.number());
+        self.recording
+            .store(number.unwrap_or(Recorder::NO_NUMBER), Ordering::Relaxed);
         std::mem::replace(&mut *current, recorder)
     }
 
     pub(crate) fn record(&self, op: Op, id: usize, bytes: usize, stream: u64) {
-        if let Some(recorder) = &*self.recorder.read() {
-            recorder.record(op, id as u64, bytes as u64, stream);
+        let number = self.recording.load(Ordering::Relaxed);
+        let (id, bytes) = (id as u64, bytes as u64);
+        if !Recorder::record_in_lane(number, op, id, bytes, stream)
+            && let Some(recorder) = &*self.recorder.read()
+        {
+            recorder.record(op, id, bytes, stream);
         }
     }
 }

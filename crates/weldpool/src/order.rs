@@ -53,13 +53,17 @@ impl Orders {
 
     /// Forgets queues whose owners are gone and whose work is over.
     pub(crate) fn forget_ended(&self) {
-        let any = self
-            .queues
-            .read()
-            .values()
-            .any(|queue| queue.is_abandoned());
-        if any {
-            self.queues.write().retain(|_, queue| !queue.has_ended());
+        let abandoned: Vec<_> = {
+            let queues = self.queues.read();
+            let abandoned = queues.values().filter(|queue| queue.is_abandoned());
+            abandoned.map(Arc::clone).collect()
+        };
+        // The driver is asked, and ends them, while nobody waits for the list.
+        let ended = abandoned.iter().filter(|queue| queue.has_ended());
+        let ended: Vec<u32> = ended.map(|queue| queue.number()).collect();
+        if !ended.is_empty() {
+            let mut queues = self.queues.write();
+            queues.retain(|number, _| !ended.contains(number));
         }
     }
 
@@ -129,6 +133,12 @@ struct Waiting {
     uses: Vec<Use>,
 }
 
+impl Waiting {
+    fn is_over(&self) -> bool {
+        self.uses.iter().all(Use::is_over) || left_out(Wait::SeveralQueues)
+    }
+}
+
 impl Deferred {
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
@@ -136,6 +146,13 @@ impl Deferred {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the blocks whose work is over; O(blocks that wait).
+    pub(crate) fn over_bytes(&self) -> u64 {
+        let waiting = self.waiting.lock();
+        let over = waiting.iter().filter(|one| one.is_over());
+        over.map(|one| one.block.bytes() as u64).sum()
     }
 
     pub(crate) fn put(&self, block: Block, uses: Vec<Use>) {
@@ -152,7 +169,7 @@ impl Deferred {
         let mut over = Vec::new();
         let mut index = 0;
         while index < waiting.len() {
-            if waiting[index].uses.iter().all(Use::is_over) || left_out(Wait::SeveralQueues) {
+            if waiting[index].is_over() {
                 over.push(waiting.swap_remove(index).block);
             } else {
                 index += 1;

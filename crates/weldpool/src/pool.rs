@@ -19,7 +19,7 @@ mod threads;
 mod tuned;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -48,12 +48,11 @@ const SHELVES_CLOSED_FOR: (u64, u64) = (64, 1 << 16);
 
 /// Pools by their number, for buffers that are freed by a thread that has no cache yet. A pool is here
 /// as long as a handle or a buffer of it exists.
-static POOLS: RwLock<Option<HashMap<u64, Arc<Pool>>>> = RwLock::new(None);
+static POOLS: RwLock<BTreeMap<u64, Arc<Pool>>> = RwLock::new(BTreeMap::new());
 
 /// The pool that a block belongs to.
 pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
-    let pools = POOLS.read();
-    pools.as_ref()?.get(&block.pool().id).map(Arc::clone)
+    POOLS.read().get(&block.pool().id).map(Arc::clone)
 }
 
 /// Takes a block back for which this thread's cache has no room.
@@ -159,7 +158,7 @@ impl Pool {
             divisible,
         );
         let classes = ClassPools::new(config.classes, warm, arenas.node_count());
-        let shared = Shard::new(key, classes.list_count(), &unused_bins);
+        let shared = Shard::counting(key, classes.list_count(), &unused_bins);
         let pool = Arc::new(Self {
             key,
             name,
@@ -203,10 +202,7 @@ impl Pool {
             closed: AtomicBool::new(false),
             observer,
         });
-        let mut pools = POOLS.write();
-        pools
-            .get_or_insert_default()
-            .insert(key.id, Arc::clone(&pool));
+        POOLS.write().insert(key.id, Arc::clone(&pool));
         Ok(pool)
     }
 

@@ -6,8 +6,9 @@
 //! would be a sample, and all of them would leave the fast path.
 //!
 //! The blocks of one list are of one length, so a thread need only count: [`draw`](Sampler::draw) says
-//! how many allocations lie before the next sample. All else is called for samples only. A sampled block is handed out as one that no thread keeps, so that its free comes past
-//! the caches and its lifetime is known.
+//! how many allocations lie before the next sample. All else is called for samples only. A sampled block
+//! is handed out as one that no thread keeps, so that its free comes past the caches and its lifetime is
+//! known.
 
 #![forbid(unsafe_code)]
 

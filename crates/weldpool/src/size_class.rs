@@ -17,8 +17,12 @@ const INDEX_BITS: u32 = 7;
 pub struct SizeClass {
     /// Size of its blocks in bytes; a multiple of 256.
     pub bytes: usize,
-    /// Blocks made when the allocator is built, and kept while memory is not short.
+    /// Blocks made when the allocator is built.
     pub initial: usize,
+    /// Idle blocks that stay with the class, as far as there are so many, when idle memory is collected and
+    /// when caches are emptied into the arenas so that blocks can be joined. They go back to the device like
+    /// others when memory is out, when a limit says so, and by [`clear`](crate::Allocator::clear).
+    pub kept: usize,
     /// Most idle blocks that all threads share; further ones go back to the arena.
     pub cached_max: usize,
     /// Most idle blocks that each thread keeps in each of its caches; at most 128.
@@ -86,6 +90,7 @@ impl SizeClasses {
             .map(|bytes| SizeClass {
                 bytes,
                 initial: 0,
+                kept: 0,
                 // Larger ones go from thread to thread through the arena, which joins neighbours.
                 cached_max: if bytes <= 64 << 10 {
                     ((4 << 20) / bytes).min(1024)
@@ -99,8 +104,8 @@ impl SizeClasses {
         Self::indexed(classes)
     }
 
-    /// The preset `seed`: powers of two from 256 B to 64 MB; 64 blocks made at first for the
-    /// smallest class down to 1 for the largest, at most 256 down to 1 kept, besides the few that
+    /// The preset `seed`: powers of two from 256 B to 64 MB; 64 blocks made at first, and kept, for the
+    /// smallest class down to 1 for the largest, at most 256 down to 1 idle, besides the few that
     /// each thread keeps.
     #[must_use]
     pub fn seed() -> Self {
@@ -108,6 +113,7 @@ impl SizeClasses {
             .map(|step: u8| SizeClass {
                 bytes: 256 << step,
                 initial: 64 >> (step / 3),
+                kept: 64 >> (step / 3),
                 cached_max: if step < 18 { 256 >> (step * 8 / 18) } else { 0 },
                 thread_max: 64 >> (step / 3),
             })
@@ -115,12 +121,27 @@ impl SizeClasses {
         Self::indexed(classes)
     }
 
+    /// The preset `pooling`: powers of two from 256 B to 256 MB, made on demand; of each at most 32 blocks
+    /// idle, for all threads together, of which 4 are kept. Threads keep none for themselves, so that 32 is
+    /// exact, and every allocation takes the class's lock. Beyond 256 MB sizes are exact to 256 bytes.
+    #[must_use]
+    pub fn pooling() -> Self {
+        let classes = (8..=28).map(|power| SizeClass {
+            bytes: 1 << power,
+            initial: 0,
+            kept: 4,
+            cached_max: 32,
+            thread_max: 0,
+        });
+        Self::indexed(classes.collect())
+    }
+
     /// A table of one's own, in ascending order of size.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidConfig`] when a size is zero, not a multiple of 256 or not above the one
-    /// before, when a class starts with more blocks than it may keep, or beyond 4096 classes.
+    /// before, when a class starts with more blocks, or keeps more, than may be idle, or beyond 4096 classes.
     pub fn new(classes: Vec<SizeClass>) -> Result<Self> {
         let fail = |message: String| Err(Error::with_message(ErrorKind::InvalidConfig, message));
         if classes.len() > CLASSES_MAX {
@@ -137,12 +158,11 @@ impl SizeClasses {
                     class.bytes
                 ));
             }
-            if class.initial > class.cached_max + usize::from(class.thread_max) {
+            let idle_max = class.cached_max.saturating_add(class.thread_max.into());
+            if class.initial.max(class.kept) > idle_max {
                 return fail(format!(
-                    "size class of {} bytes starts with {} blocks but may keep {}",
-                    class.bytes,
-                    class.initial,
-                    class.cached_max + usize::from(class.thread_max)
+                    "size class of {} bytes starts with {} blocks and keeps {}, of which {idle_max} may be idle",
+                    class.bytes, class.initial, class.kept
                 ));
             }
             previous = class.bytes;
@@ -253,8 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn pooling_has_the_documented_sizes_and_counts() {
+        let pooling = SizeClasses::pooling();
+        let sizes = pooling.as_slice().iter().map(|class| class.bytes);
+        assert!(sizes.eq((0..21).map(|step| 256 << step)));
+        assert_eq!(pooling.largest(), 256 << 20);
+        for class in pooling.as_slice() {
+            assert_eq!((class.cached_max, class.kept), (32, 4));
+            assert_eq!((class.initial, class.thread_max), (0, 0));
+        }
+    }
+
+    #[test]
     fn every_size_gets_the_smallest_class_that_holds_it() {
-        for table in [SizeClasses::fine(), SizeClasses::seed()] {
+        for table in [
+            SizeClasses::fine(),
+            SizeClasses::seed(),
+            SizeClasses::pooling(),
+        ] {
             let near = |bytes: usize| [bytes.saturating_sub(1).max(1), bytes, bytes + 1];
             let sizes = table.as_slice().iter().flat_map(|class| near(class.bytes));
             let spread = (1..=table.largest()).step_by(97).take(100_000);
@@ -274,9 +310,11 @@ mod tests {
     fn the_presets_are_found_by_one_look() {
         assert!(SizeClasses::fine().index.near.is_none());
         assert!(SizeClasses::seed().index.near.is_none());
+        assert!(SizeClasses::pooling().index.near.is_none());
         let class = |bytes| SizeClass {
             bytes,
             initial: 0,
+            kept: 0,
             cached_max: 0,
             thread_max: 0,
         };
@@ -303,14 +341,21 @@ mod tests {
         let class = |bytes, initial, cached_max| SizeClass {
             bytes,
             initial,
+            kept: 0,
             cached_max,
             thread_max: 1,
         };
+        let keeps = |kept| SizeClass {
+            kept,
+            ..class(256, 0, 1)
+        };
+        assert!(SizeClasses::new(vec![keeps(2)]).is_ok());
         for classes in [
             vec![class(0, 0, 1)],
             vec![class(300, 0, 1)],
             vec![class(512, 0, 1), class(256, 0, 1)],
             vec![class(256, 3, 1)],
+            vec![keeps(3)],
             (1..=5000).map(|step| class(step * 256, 0, 1)).collect(),
         ] {
             assert_eq!(

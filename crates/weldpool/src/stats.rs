@@ -101,12 +101,14 @@ impl NodeStats {
     }
 }
 
-/// Statistics of an allocator: exact when no call is under way, O(classes) to read.
+/// Statistics of an allocator: exact when no call is under way. To read them takes O(threads * classes), and
+/// O(n) for freed memory in n places that waits for work; no driver call obtains, maps or returns memory for it.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
     /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues;
-    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts blocks, rounding included.
+    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts
+    /// blocks, rounding included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
@@ -116,7 +118,7 @@ pub struct Stats {
     pub block_bytes: u64,
     /// Bytes held from the driver and idle.
     pub cached_bytes: u64,
-    /// Bytes of freed blocks that wait for a fence.
+    /// Bytes of freed blocks that wait for a fence which has not passed.
     pub deferred_bytes: u64,
     /// Successful allocations.
     pub allocations: u64,
@@ -275,12 +277,17 @@ mod tests {
             misses: 95,
             growths: 95,
             allocations: 1000,
+            free_bytes: 100,
+            largest_free: 25,
             ..Stats::default()
         };
         assert!((stats.hit_rate() - 0.905).abs() < 1e-12);
         assert!((stats.allocation_reduction() - 0.905).abs() < 1e-12);
         assert!((stats.utilisation() - 0.75).abs() < 1e-12);
         assert!((stats.internal_fragmentation() - 0.25).abs() < 1e-12);
+        assert!((stats.external_fragmentation() - 0.75).abs() < 1e-12);
+        assert_eq!((stats.internal_waste(), stats.external_waste()), (250, 0));
         assert!((Stats::default().utilisation() - 1.0).abs() < 1e-12);
+        assert!(Stats::default().external_fragmentation().abs() < 1e-12);
     }
 }

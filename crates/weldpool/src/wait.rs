@@ -30,6 +30,8 @@ pub(crate) enum Wait {
     Ended,
     /// Addresses whose memory was mapped elsewhere, for their last use.
     Unmap,
+    /// Windows of indivisible memory that hold nothing any more, for their last use.
+    UnmapWindow,
     /// Memory mapped elsewhere, for its use at the old addresses.
     Remap,
     /// Memory of a closed pool, for work in flight.

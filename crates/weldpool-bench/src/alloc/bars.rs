@@ -1,4 +1,4 @@
-//! The design's bars P1 and P3 and the bound on mappings, held against the figures: which rows each is about, and what it asks of them.
+//! The design's bars P1 and P3 and the bounds on recording and mappings, held against the figures: which rows each is about, and what it asks of them.
 
 use super::cases::{Case, Field, SIZES, Workload};
 use super::contender::Contender;
@@ -13,6 +13,9 @@ const LARGE_LEAD: f64 = 20.0;
 const FLAT: f64 = 2.0;
 /// P3: share of the scaling of a thread-local loop.
 const SCALING_SHARE: f64 = 0.8;
+
+/// Most nanoseconds that recording adds to an allocation or a free.
+const RECORDED_NS: f64 = 100.0;
 
 /// The bar that the row of `case` belongs to; none for rows that are there to be seen.
 pub(super) fn of(case: &Case) -> Option<&'static str> {
@@ -48,8 +51,27 @@ pub(super) fn verdicts(measured: &Measured) -> Vec<Verdict> {
     }
     verdicts.extend(flat(measured));
     verdicts.extend(scaling(measured));
+    verdicts.extend(recording(measured));
     verdicts.extend(mappings(measured, mappings::limit()));
     verdicts
+}
+
+/// Recording stays cheap enough to be left on.
+fn recording(measured: &Measured) -> Option<Verdict> {
+    let case = Case {
+        field: Field::Seeing,
+        workload: Workload::Recorded,
+    };
+    let ns = measured.figure(&case, Contender::Ours)?;
+    let what = case.to_string();
+    Some(Verdict::new(
+        "recording",
+        what,
+        case.unit(),
+        Better::Lower,
+        ns,
+        RECORDED_NS,
+    ))
 }
 
 /// The number of mappings stays below half of what the system lets a process have.
@@ -203,6 +225,20 @@ mod tests {
         assert_eq!(met(Some(501), Some(1000)), Some(false));
         assert_eq!(met(None, Some(1000)), None);
         assert_eq!(met(Some(1), None), None);
+    }
+
+    #[test]
+    fn recording_has_a_bound() {
+        let case = Case {
+            field: Field::Seeing,
+            workload: Workload::Recorded,
+        };
+        let met = |ns| {
+            let measured = Measured::default().with(case, Contender::Ours, ns);
+            of_case(&verdicts(&measured), "recording")
+        };
+        assert_eq!(met(100.0), [(100.0, true)]);
+        assert_eq!(met(100.5), [(100.5, false)]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum Field {
     Host,
     /// Allocators of ranges inside memory that somebody else owns.
     Ranges,
+    /// Nobody: what seeing our allocator at work costs.
+    Seeing,
 }
 
 /// What is done.
@@ -52,6 +54,10 @@ pub enum Workload {
     VirtualBlock(usize),
     /// CubeCL's workload: 1 MiB blocks, first in, first out.
     Queue,
+    /// Reading the statistics of a pool that so many threads use.
+    Statistics(usize),
+    /// Allocations and frees that are recorded to a file, less those that are not.
+    Recorded,
 }
 
 /// A workload in its field.
@@ -89,9 +95,15 @@ impl Case {
             Workload::VirtualBlock(256),
             Workload::Queue,
         ];
+        let seeing = [
+            Workload::Statistics(1),
+            Workload::Statistics(16),
+            Workload::Recorded,
+        ];
         let of = |field| move |workload| Self { field, workload };
         let host = host.into_iter().map(of(Field::Host));
         let cases = host.chain(ranges.into_iter().map(of(Field::Ranges)));
+        let cases = cases.chain(seeing.into_iter().map(of(Field::Seeing)));
         cases.filter(|case| !quick || case.is_quick()).collect()
     }
 
@@ -112,6 +124,8 @@ impl Case {
             Workload::Random(allocations, mib) => allocations == 1_000 && mib == 4,
             Workload::VirtualBlock(alignment) => alignment == 1,
             Workload::Queue => false,
+            Workload::Statistics(threads) => threads == 1,
+            Workload::Recorded => true,
         }
     }
 
@@ -120,6 +134,8 @@ impl Case {
         match self.workload {
             Workload::Mixed(_) => "million operations/s",
             Workload::Random(..) | Workload::VirtualBlock(_) => "ns/operation",
+            Workload::Statistics(_) => "ns/call",
+            Workload::Recorded => "ns/event",
             _ => "ns/pair",
         }
     }
@@ -175,6 +191,9 @@ impl fmt::Display for Case {
             Workload::VirtualBlock(alignment) => {
                 write!(f, "virtual block, alignment {alignment}")
             }
+            Workload::Statistics(1) => f.write_str("statistics, 1 thread"),
+            Workload::Statistics(threads) => write!(f, "statistics, {threads} threads"),
+            Workload::Recorded => f.write_str("recording to a file, besides the call"),
             Workload::Queue => write!(f, "first in, first out, {QUEUE_LIVE} live, 1 MiB"),
         }
     }

@@ -12,6 +12,7 @@ pub(crate) mod heaps;
 mod mappings;
 mod meter;
 mod rounds;
+mod seeing;
 mod sequence;
 mod worker;
 pub(crate) mod workloads;

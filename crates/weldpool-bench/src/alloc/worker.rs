@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cases::{BATCH, Case, MIX, Workload};
+use super::cases::{BATCH, Case, Field, MIX, Workload};
 use super::contender::Contender;
 use super::heap::{Heap, SharedHeap};
 #[cfg(feature = "suballocators")]
@@ -17,6 +17,7 @@ use super::heaps::rlsf::Rlsf;
 #[cfg(feature = "suballocators")]
 use super::heaps::vma::{Strategy, Vma};
 use super::meter::{Effort, Sample};
+use super::seeing;
 use super::sequence::{Sequence, live_bytes_max};
 use super::workloads::{self, Use};
 use crate::error::{Error, ErrorKind, Result};
@@ -65,6 +66,7 @@ fn measure(contender: Contender, case: &Case, effort: Effort) -> Result<Sample> 
         _ => (CAPACITY, ALIGNMENT),
     };
     match contender {
+        Contender::Ours if case.field == Field::Seeing => seen(case, effort),
         Contender::Ours => shared(Ours::new()?, case, effort),
         Contender::CLibrary | Contender::CLibraryKeeping => {
             shared(MallocHeap::<CLibrary>::new(), case, effort)
@@ -136,6 +138,14 @@ fn shared<H: SharedHeap>(mut heap: H, case: &Case, effort: Effort) -> Result<Sam
     }
 }
 
+/// The cases of an allocator that is looked at.
+fn seen(case: &Case, effort: Effort) -> Result<Sample> {
+    match case.workload {
+        Workload::Statistics(threads) => seeing::statistics(threads, effort),
+        _ => seeing::recorded(effort),
+    }
+}
+
 /// The cases of one thread.
 fn single<H: Heap>(heap: &mut H, case: &Case, effort: Effort) -> Result<Sample> {
     match case.workload {
@@ -172,6 +182,10 @@ fn single<H: Heap>(heap: &mut H, case: &Case, effort: Effort) -> Result<Sample> 
         Workload::Mixed(_) | Workload::ProducerConsumer(_) => Err(Error::new(
             ErrorKind::Environment,
             format!("{case} needs an allocator that threads can share"),
+        )),
+        Workload::Statistics(_) | Workload::Recorded => Err(Error::new(
+            ErrorKind::Environment,
+            format!("{case}: only our own allocator is looked at"),
         )),
     }
 }

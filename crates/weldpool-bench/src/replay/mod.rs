@@ -8,12 +8,10 @@ mod reuse;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::json;
-use weldpool::strategy::Adaptive;
 use weldpool::trace::{self, Event, Reader, Replay, ReplayOptions, ReplayReport, Target};
-use weldpool::{Allocator, Config, Runtime, SizeClasses};
+use weldpool::{Allocator, Config, Preset, Runtime};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{self, Machine};
@@ -23,9 +21,7 @@ use self::peers::Peers;
 
 /// Devices that every machine has.
 const DEVICES: [&str; 3] = ["host", "fake:discrete", "fake:apple"];
-/// Configurations, the default first.
-const PRESETS: [&str; 3] = ["fine", "seed", "adaptive"];
-/// One more on the discrete device, which spends little driver time, and what it may spend on each operation.
+/// One more configuration on the discrete device, which spends little driver time, and what it may spend on each operation.
 const FRUGAL: &str = "frugal";
 const FRUGAL_NS: u32 = 100;
 /// Greatest ratio that the bar allows with virtual memory.
@@ -55,7 +51,8 @@ pub fn run(options: &Options) -> Result<Report> {
         let events = read(&file)?;
         for device in DEVICES {
             let discrete = device == "fake:discrete";
-            for preset in PRESETS.into_iter().chain(discrete.then_some(FRUGAL)) {
+            let presets = Preset::ALL.into_iter().map(Preset::name);
+            for preset in presets.chain(discrete.then_some(FRUGAL)) {
                 let case = format!("{device} {preset} {name}");
                 if !case.contains(&options.filter) {
                     continue;
@@ -75,7 +72,14 @@ pub fn run(options: &Options) -> Result<Report> {
                     Some(report.mean_ns),
                     BTreeMap::new(),
                 ));
-                if preset == PRESETS[0] {
+                rows.push(Row::new(
+                    format!("{case}: driver calls"),
+                    "calls",
+                    Better::Lower,
+                    Some(report.driver_calls as f64),
+                    BTreeMap::new(),
+                ));
+                if preset == Preset::default().name() {
                     bars.extend(verdicts(device, &name, &report, &peers));
                 }
                 if preset == FRUGAL {
@@ -116,6 +120,7 @@ pub fn run(options: &Options) -> Result<Report> {
             "stream_latency_us": ReplayOptions::default().stream_latency_us,
             "threads": 1,
             "fine": "Config::default()",
+            "seed, pooling, adaptive": "Preset::config()",
             "frugal": format!("driver_ns_per_operation: {FRUGAL_NS}"),
         }),
         rows,
@@ -162,22 +167,14 @@ fn read(file: &Path) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-fn config(preset: &str) -> Config {
-    match preset {
-        "seed" => Config {
-            classes: SizeClasses::seed(),
-            ..Config::default()
-        },
-        "adaptive" => Config {
-            strategy: Some(Arc::new(Adaptive::default())),
-            ..Config::default()
-        },
-        FRUGAL => Config {
+fn config(preset: &str) -> weldpool::Result<Config> {
+    if preset == FRUGAL {
+        return Ok(Config {
             driver_ns_per_operation: FRUGAL_NS,
             ..Config::default()
-        },
-        _ => Config::default(),
+        });
     }
+    Ok(preset.parse::<Preset>()?.config())
 }
 
 fn replay(events: &[Event], device: &str, preset: &str, quick: bool) -> Result<ReplayReport> {
@@ -187,7 +184,7 @@ fn replay(events: &[Event], device: &str, preset: &str, quick: bool) -> Result<R
     };
     let target = || {
         let allocator = Allocator::builder(Runtime::open_device(device)?)
-            .config(config(preset))
+            .config(config(preset)?)
             .build()?;
         Ok(Target::new(allocator))
     };

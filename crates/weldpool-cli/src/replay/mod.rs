@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use weldpool::trace::{Replay, ReplayOptions, ReplayReport};
-use weldpool::{Allocator, Dashboard};
+use weldpool::{Allocator, Dashboard, Preset};
 
 pub(crate) use self::progress::bar;
 use self::target::{DEVICES, Target};
@@ -54,9 +54,10 @@ pub(crate) struct On {
     /// The device: host, fake:discrete or fake:apple.
     #[arg(long, default_value = DEVICES[0])]
     device: String,
-    /// The configuration: fine is the default one, seed has powers of two, adaptive follows the workload.
-    #[arg(long, default_value = "fine")]
-    preset: String,
+    /// The configuration: fine is the default one, seed has powers of two, pooling too, up to 256 MiB and with
+    /// at most 32 idle blocks of each, adaptive follows the workload.
+    #[arg(long, default_value_t)]
+    preset: Preset,
     /// Most bytes to hold from the driver; KiB, MiB, GiB or TiB may follow the number, or K, M, G or T
     /// for the same.
     #[arg(long, value_name = "BYTES", value_parser = byte_size::within(1..=u64::MAX))]
@@ -66,7 +67,7 @@ pub(crate) struct On {
 impl On {
     /// Says at once what does not exist, before a trace is read.
     pub(crate) fn target(&self) -> Result<Target> {
-        Target::new(&self.device, &self.preset, self.limit)
+        Target::new(&self.device, self.preset, self.limit)
     }
 }
 

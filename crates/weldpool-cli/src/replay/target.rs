@@ -1,36 +1,31 @@
 //! The devices and presets a trace can be replayed on, by their names.
 
-use std::sync::Arc;
-
-use anyhow::{Result, bail};
-use weldpool::strategy::Adaptive;
-use weldpool::{Allocator, Config, Runtime, SizeClasses, trace};
+use anyhow::Result;
+use weldpool::{Allocator, Config, Preset, Runtime, trace};
 
 use super::table::size;
 
 /// Names of the devices, the default first.
 pub(crate) const DEVICES: [&str; 4] = Runtime::DEVICE_NAMES;
-/// Names of the presets, the default first.
-pub(crate) const PRESETS: [&str; 3] = ["fine", "seed", "adaptive"];
 
 /// A device and a configuration.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) device: String,
-    pub(crate) preset: String,
+    pub(crate) preset: Preset,
     pub(crate) config: Config,
 }
 
 impl Target {
-    pub(crate) fn new(device: &str, preset: &str, limit: Option<u64>) -> Result<Self> {
+    pub(crate) fn new(device: &str, preset: Preset, limit: Option<u64>) -> Result<Self> {
         // Opened again for each allocator; here it is only asked whether that works.
         let _device = Runtime::open_device(device)?;
         Ok(Self {
             device: device.to_owned(),
-            preset: preset.to_owned(),
+            preset,
             config: Config {
                 reserved_bytes_max: limit,
-                ..config_of(preset)?
+                ..preset.config()
             },
         })
     }
@@ -42,7 +37,7 @@ impl Target {
             .config(self.config.clone())
             .build()?;
         let target = trace::Target::new(allocator.clone())
-            .named(&self.device, &self.preset)
+            .named(&self.device, self.preset.name())
             .limit(self.config.reserved_bytes_max);
         Ok((allocator, target))
     }
@@ -59,6 +54,9 @@ impl Target {
                 default.classes.as_slice().len()
             ));
         }
+        if self.config.gc.enabled {
+            differs.push(format!("collected every {:?}", self.config.gc.interval));
+        }
         if self.config.strategy.is_some() {
             differs.push("a strategy that follows the workload".to_owned());
         }
@@ -69,27 +67,6 @@ impl Target {
     }
 }
 
-fn config_of(preset: &str) -> Result<Config> {
-    let classes = match preset {
-        "fine" => return Ok(Config::default()),
-        "seed" => SizeClasses::seed(),
-        "adaptive" => {
-            return Ok(Config {
-                strategy: Some(Arc::new(Adaptive::default())),
-                ..Config::default()
-            });
-        }
-        _ => bail!(
-            "there is no preset {preset:?}; there are {}",
-            PRESETS.join(", ")
-        ),
-    };
-    Ok(Config {
-        classes,
-        ..Config::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,22 +74,17 @@ mod tests {
     #[test]
     fn every_name_has_its_target() {
         for device in DEVICES {
-            for preset in PRESETS {
+            for preset in Preset::ALL {
                 let target = Target::new(device, preset, Some(1 << 30)).unwrap();
                 let words = target.summary();
                 assert!(words.starts_with(&format!("{preset} (")), "{words}");
                 let default = words.contains("the default configuration");
-                assert_eq!(default, preset == PRESETS[0], "{words}");
+                assert_eq!(default, preset == Preset::default(), "{words}");
                 assert!(words.len() < 80, "{words}");
                 assert!(target.watched().is_ok());
             }
         }
-        let error = Target::new("fake:none", "fine", None).unwrap_err();
+        let error = Target::new("fake:none", Preset::Fine, None).unwrap_err();
         assert!(error.to_string().contains("there are host"), "{error}");
-        let error = Target::new("host", "rough", None).unwrap_err();
-        assert!(
-            error.to_string().contains("fine, seed, adaptive"),
-            "{error}"
-        );
     }
 }

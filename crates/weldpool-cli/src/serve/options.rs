@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use weldpool::env::Environment;
 use weldpool::gc::GcConfig;
 use weldpool::pressure::PressureConfig;
-use weldpool::{Allocator, Config, Runtime, SizeClasses};
+use weldpool::{Allocator, Config, Preset, Runtime};
 use weldpool_server::server::ServerOptions;
 use weldpool_server::service::{ModelControl, ServiceOptions};
 
@@ -98,8 +98,9 @@ pub(crate) struct Options {
     /// limit set for this process, by default. KiB, MiB, GiB or TiB may follow the number.
     #[arg(long, value_name = "BYTES", value_parser = byte_size::within(1..=u64::MAX), help_heading = LIMITS)]
     pool_limit: Option<u64>,
-    /// Size classes of the memory pool.
-    #[arg(long, value_enum, default_value_t = Preset::Fine, help_heading = LIMITS)]
+    /// The memory pool's configuration: fine is the default one, seed has powers of two, pooling too, up to
+    /// 256 MiB and with at most 32 idle blocks of each, adaptive follows the workload.
+    #[arg(long, default_value_t, help_heading = LIMITS)]
     pool_preset: Preset,
     /// Seconds that requests in flight have to end after SIGTERM or SIGINT.
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400), help_heading = LIMITS)]
@@ -124,12 +125,6 @@ enum Control {
     Explicit,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Preset {
-    Fine,
-    Seed,
-}
-
 impl Options {
     /// The pool that everything the server holds for requests and models comes from.
     pub(crate) fn allocator(&self, environment: &Environment) -> Result<Allocator> {
@@ -138,15 +133,15 @@ impl Options {
             Some(bytes) => bytes,
             None => device.budget()?.ceiling() / 5 * 4,
         };
+        let preset = self.pool_preset.config();
         let mut config = Config {
-            classes: match self.pool_preset {
-                Preset::Fine => SizeClasses::fine(),
-                Preset::Seed => SizeClasses::seed(),
-            },
             reserved_bytes_max: Some(reserved_bytes_max),
             pressure: PressureConfig::default(),
-            gc: GcConfig::default(),
-            ..Config::default()
+            gc: GcConfig {
+                enabled: true,
+                ..preset.gc
+            },
+            ..preset
         };
         environment.apply(&mut config);
         let allocator = Allocator::builder(device).config(config).build();
@@ -287,6 +282,19 @@ mod tests {
         assert_eq!(options.service.default_max_batch_size, 8);
         assert_eq!(options.limits.body_bytes_max, 1000);
         assert_eq!(options.metrics, Some("127.0.0.1:9".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_pool_has_the_preset_that_was_named() {
+        let preset = |name: &str| {
+            let words = ["serve", "--model-repository=/a", "--pool-preset", name];
+            Line::try_parse_from(words).map(|line| line.options.pool_preset)
+        };
+        for wanted in Preset::ALL {
+            assert_eq!(preset(wanted.name()).unwrap(), wanted);
+        }
+        let error = preset("rough").unwrap_err().to_string();
+        assert!(error.contains("there are fine, seed, pooling"), "{error}");
     }
 
     #[test]

@@ -87,6 +87,26 @@ fn json_has_an_object_per_trace_with_the_promised_names() {
 }
 
 #[test]
+fn every_preset_can_be_chosen() {
+    let trace = recorded();
+    for preset in ["fine", "seed", "pooling", "adaptive"] {
+        let trace = trace.to_str().unwrap();
+        let output = weldpool(&["replay", trace, "--preset", preset, "--format", "json"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(object["preset"], preset);
+        assert_eq!(object["failures"], 0);
+        // Powers of two waste more than the fine classes.
+        let rounded = matches!(preset, "seed" | "pooling");
+        assert_eq!(
+            object["internal_waste"].as_f64().unwrap() > 0.01,
+            rounded,
+            "{object}"
+        );
+    }
+}
+
+#[test]
 fn the_table_names_configuration_and_trace() {
     let trace = recorded();
     let output = weldpool(&[
@@ -109,7 +129,7 @@ fn the_table_names_configuration_and_trace() {
     );
 }
 
-/// Failures used to be a number in a column, and the exit status that of success.
+/// The exit status tells them from a replay that served all.
 #[test]
 fn a_limit_is_kept_and_failures_are_said() {
     let trace = recorded();

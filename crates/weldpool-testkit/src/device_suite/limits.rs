@@ -1,6 +1,6 @@
 //! What is refused, and how much is held and kept idle.
 
-use weldpool::{ErrorKind, Request, SizeClasses};
+use weldpool::{ErrorKind, Preset, Request, SizeClasses};
 
 use super::{MakeDevice, allocator, with_config};
 
@@ -109,6 +109,48 @@ pub fn presets_start_and_stop_where_documented(make: MakeDevice) {
     assert_eq!(held(64 << 20), 1);
     let rounded = allocator.allocate(4097).unwrap();
     assert_eq!(rounded.block_bytes(), 8192);
+}
+
+pub fn the_preset_pooling_keeps_few_of_each_size(make: MakeDevice) {
+    let allocator = with_config(make, |config| *config = Preset::Pooling.config());
+    let held = |bytes: usize| {
+        let classes = allocator.stats().classes;
+        let class = classes.into_iter().find(|class| class.bytes == bytes);
+        class.unwrap().held_bytes / bytes as u64
+    };
+    for (asked, bytes) in [(1, 256), (200, 256), (4097, 8192), (600 << 10, 1 << 20)] {
+        let taken: Vec<_> = (0..50)
+            .map(|_| allocator.allocate(asked).unwrap())
+            .collect();
+        assert!(taken.iter().all(|buffer| buffer.block_bytes() == bytes));
+        // Other threads keep nothing besides.
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(taken));
+        });
+        assert_eq!(held(bytes), 32, "{bytes}");
+        let growths = allocator.stats().growths;
+        let again: Vec<_> = (0..32)
+            .map(|_| allocator.allocate(asked).unwrap())
+            .collect();
+        assert_eq!(held(bytes), 32, "those that lay idle");
+        assert_eq!(allocator.stats().growths, growths);
+        drop(again);
+    }
+    let largest = allocator.allocate((128 << 20) + 1).unwrap();
+    assert_eq!(largest.block_bytes(), 256 << 20);
+    let beyond = allocator.allocate((256 << 20) + 1).unwrap();
+    assert_eq!(beyond.block_bytes(), (256 << 20) + 256);
+    drop((largest, beyond));
+    allocator.set_cached_bytes_max(8 << 20);
+    let taken: Vec<_> = (0..16)
+        .map(|_| allocator.allocate(1 << 20).unwrap())
+        .collect();
+    drop(taken);
+    let stats = allocator.stats();
+    assert!(
+        stats.cached_bytes <= 9 << 20,
+        "the limit on idle memory holds: {stats}"
+    );
 }
 
 pub fn idle_memory_has_a_limit(make: MakeDevice) {

@@ -57,6 +57,7 @@ macro_rules! device_suite {
                 a_limit_is_an_error_that_passes,
                 pre_allocation_clear_and_pooling,
                 presets_start_and_stop_where_documented,
+                the_preset_pooling_keeps_few_of_each_size,
                 idle_memory_has_a_limit,
                 segments_outgrown_give_way
             ],

@@ -56,13 +56,13 @@ impl Arena {
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
         self.gather(growth, properties, want);
-        let spare = self.spare_handles(properties);
+        let spare = self.spare_handles(properties, want.live);
         let sparing = matches!(spare, Spare::Handles { from, .. } if want.bytes >= from);
         if let Some(block) = self.join_mapped(growth, properties, want, sparing) {
             return Ok((block, Source::Held));
         }
         let need = want.bytes.next_multiple_of(properties.granularity);
-        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
         if slack < need {
             if sparing {
                 if let Some(block) =
@@ -88,10 +88,14 @@ impl Arena {
         }
         match self.add_handles(growth, properties, want, slack, passed) {
             Ok(block) => Ok((block, Source::Driver)),
-            Err(error) => self
-                .map_chain(growth, properties, want, Chained::AtAnyCost, passed)
-                .map(|block| (block, Source::Held))
-                .ok_or(error),
+            Err(error) => {
+                let held = self.map_chain(growth, properties, want, Chained::AtAnyCost, passed);
+                if held.is_none() {
+                    // What was obtained was not enough.
+                    self.release_spare(growth);
+                }
+                held.map(|block| (block, Source::Held)).ok_or(error)
+            }
         }
     }
 
@@ -156,7 +160,7 @@ impl Arena {
                 return None;
             }
             let cost = parts.len() as u64 * u64::from(properties.remap_ns);
-            let affordable = || self.reserve.affords(self.device.spent_ns() + cost);
+            let affordable = || self.reserve.affords(self.spent_ns() + cost, want.live);
             (chained == Chained::AtAnyCost || affordable()).then_some(parts)
         })?;
         let block = self.map_parts(growth, properties, want, chosen, &[], 0);
@@ -177,9 +181,9 @@ impl Arena {
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<Block> {
         let need = want.bytes.next_multiple_of(properties.granularity);
-        let most = self.handle_bytes_max(properties);
+        let most = self.handle_bytes_max(properties, want.live);
         let room = slack & !(properties.granularity - 1);
-        let usual = usize::try_from(self.reserve.peak_live() / USUAL_DIVISOR)
+        let usual = usize::try_from(self.reserve.peak_with(want.live) / USUAL_DIVISOR)
             .unwrap_or(most)
             .min(most)
             .clamp(need, need.max(room.min(most)));
@@ -276,14 +280,14 @@ impl Arena {
         }
     }
 
-    /// Largest new handle at present.
-    fn handle_bytes_max(&self, properties: VirtualMemoryProperties) -> usize {
+    /// Largest new handle at present, for a request with which `live` bytes will be.
+    fn handle_bytes_max(&self, properties: VirtualMemoryProperties, live: u64) -> usize {
         // Some is left for mapping them together.
-        let spent = self.device.spent_ns();
-        let affordable = |&&(times, _): &&(u64, u64)| self.reserve.affords(times * spent);
+        let spent = self.spent_ns();
+        let affordable = |&&(times, _): &&(u64, u64)| self.reserve.affords(times * spent, live);
         let divisor = HANDLE_DIVISORS.iter().find(affordable);
         let divisor = divisor.map_or(HANDLE_DIVISOR_POOR, |&(_, divisor)| divisor);
-        let bytes = self.reserve.peak_live() / divisor;
+        let bytes = self.reserve.peak_with(live) / divisor;
         usize::try_from(bytes)
             .unwrap_or(HANDLE_BYTES_MAX)
             .min(HANDLE_BYTES_MAX)
@@ -453,13 +457,15 @@ impl Arena {
 
     /// Returns handles that are free altogether, those with a byte in `within` if that is given, the
     /// largest first, until `bytes` are given back. Says how many it were.
+    ///
+    /// No work can use any of their windows: a byte that left one while work might still use it took the point
+    /// along, and is clean only behind that.
     pub(super) fn return_handles(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         bytes: usize,
         within: Option<Range>,
-        passed: &dyn Fn(Point) -> bool,
     ) -> usize {
         let chosen: Vec<Whole> = {
             let mut room = self.state.lock();
@@ -479,9 +485,7 @@ impl Arena {
                         range.start < within.end() && within.start < range.end()
                     })
                 };
-                if !ranges.iter().any(touches)
-                    || growth.windows.is_handle_awaited(part.handle, passed)
-                {
+                if !ranges.iter().any(touches) {
                     continue;
                 }
                 missing = missing.saturating_sub(part.bytes);

@@ -24,9 +24,9 @@ const EXCHANGED_HANDLES: usize = 4;
 pub(super) type Whole = (Part, Vec<Range>);
 
 impl Arena {
-    /// Whether large requests spare handles that are free altogether.
-    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties) -> Spare {
-        if !self.reserve.affords(SPARE_TIMES * self.device.spent_ns()) {
+    /// Whether large requests spare handles that are free altogether; `live` bytes will be with the request.
+    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties, live: u64) -> Spare {
+        if !self.reserve.affords(SPARE_TIMES * self.spent_ns(), live) {
             return Spare::None;
         }
         Spare::Handles {
@@ -57,12 +57,10 @@ impl Arena {
             let most = most.clamp(granularity, HANDLE_BYTES_MAX);
             let clean = room.space.clean_intervals();
             let clean = FreeParts::new(&growth.windows, granularity, clean);
-            let mut whole = clean.whole();
-            whole.retain(|part| !growth.windows.is_handle_awaited(part.handle, passed));
-            let parts = enough(whole, need.saturating_sub(slack))?;
+            let parts = enough(clean.whole(), need.saturating_sub(slack))?;
             let cost = parts.len() as u64 * u64::from(properties.remap_ns)
                 + need.div_ceil(most) as u64 * u64::from(properties.create_ns);
-            if !self.reserve.affords(self.device.spent_ns() + cost) {
+            if !self.reserve.affords(self.spent_ns() + cost, want.live) {
                 return None;
             }
             let chosen = parts.into_iter().map(|part| (part, clean.ranges(part)));
@@ -84,11 +82,10 @@ impl Arena {
         properties: VirtualMemoryProperties,
         want: &Want,
     ) -> Option<Point> {
-        let spent = self.device.spent_ns() + self.reserve.waited_ns();
         if properties.divisible
             || !self.reserve.is_sparing()
-            || self.reserve.slack() >= want.bytes as u64
-            || !self.reserve.affords(spent)
+            || self.reserve.slack(want.live) >= want.bytes as u64
+            || !self.reserve.affords(self.spent_ns(), want.live)
         {
             return None;
         }
@@ -127,4 +124,56 @@ fn enough(mut parts: Vec<Part>, bytes: usize) -> Option<Vec<Part>> {
         chosen.push(part);
     }
     Some(chosen)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::Physical;
+
+    fn parts(lengths: &[usize]) -> Vec<Part> {
+        let part = |(number, &bytes): (u64, &usize)| Part {
+            handle: Physical::new(number),
+            offset: 0,
+            bytes,
+        };
+        (0..).zip(lengths).map(part).collect()
+    }
+
+    fn chosen(lengths: &[usize], bytes: usize) -> Option<Vec<usize>> {
+        let chosen = enough(parts(lengths), bytes)?;
+        Some(chosen.iter().map(|part| part.bytes).collect())
+    }
+
+    #[test]
+    fn the_smallest_handle_that_suffices_goes_or_the_largest_and_one_more() {
+        let lengths = [8, 2, 4];
+        assert_eq!(chosen(&lengths, 0), Some(vec![]));
+        assert_eq!(chosen(&lengths, 3), Some(vec![4]));
+        assert_eq!(chosen(&lengths, 9), Some(vec![8, 2]));
+        assert_eq!(chosen(&lengths, 14), Some(vec![8, 4, 2]));
+        assert_eq!(chosen(&lengths, 15), None);
+    }
+
+    proptest! {
+        #[test]
+        fn they_suffice_and_none_of_them_is_needless(
+            lengths in proptest::collection::vec(1usize..100, 0..20),
+            bytes in 0usize..1000,
+        ) {
+            let all: usize = lengths.iter().sum();
+            match chosen(&lengths, bytes) {
+                Some(chosen) => {
+                    let sum: usize = chosen.iter().sum();
+                    prop_assert!(sum >= bytes);
+                    for part in chosen {
+                        prop_assert!(sum - part < bytes);
+                    }
+                }
+                None => prop_assert!(all < bytes),
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::mappings::Piece;
 use super::region::Region;
 use super::remap::Donors;
-use super::{Arena, Growth, Want};
+use super::{Arena, Growth, Home, Want};
 use crate::block::{Block, Point};
 use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,7 +37,7 @@ impl Arena {
     ) -> Result<(Block, Source)> {
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
-        let held = self.state.lock().allocate(want, self.spare());
+        let held = self.state.lock().allocate(want, self.spare(want.live));
         if let Some(block) = held {
             return Ok((block, Source::Held));
         }
@@ -103,7 +103,7 @@ impl Arena {
             None => self.window(growth, want)?,
         };
         let need = window.bytes_to_map(properties);
-        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
         let usual = match self.reserve.growth_bytes() {
             0 => usize::try_from(self.reserve.committed() / GROWTH_DIVISOR)
                 .unwrap_or(GROWTH_BYTES_MAX)
@@ -119,7 +119,9 @@ impl Arena {
         {
             Donors::default()
         } else {
-            let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+            let affordable = self
+                .reserve
+                .affordable_pieces(properties.remap_ns, want.live);
             self.take_donors(growth, want, need, affordable)
         };
         let missing = need.saturating_sub(donors.bytes());
@@ -134,9 +136,15 @@ impl Arena {
         let (donors, created) = match created {
             Ok(created) => (donors, created),
             Err(error) => {
-                // The device has no more, or must not give it: then every hole counts.
+                // The device has no more, or must not give it: then every hole counts, if there may be as many
+                // mappings.
                 self.put_back_donors(growth, donors);
-                let donors = self.take_donors(growth, want, need, usize::MAX);
+                let most = if Self::too_many_mappings(properties) {
+                    0
+                } else {
+                    usize::MAX
+                };
+                let donors = self.take_donors(growth, want, need, most);
                 if donors.bytes() < need {
                     self.put_back_donors(growth, donors);
                     self.put_back(window.beside());
@@ -172,34 +180,36 @@ impl Arena {
     ) -> Result<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut missing = bytes;
-        let mut grown = false;
+        while missing > 0
+            && let Some(piece) = growth.spare.pop()
+        {
+            missing = missing.saturating_sub(piece.bytes);
+            pieces.push(piece);
+        }
+        if missing == 0 {
+            return Ok(pieces);
+        }
+        // All of it, so that the driver is not called for a part that would not be of use.
+        if let Err(error) = self.reserve.commit(missing) {
+            growth.spare.append(&mut pieces);
+            return Err(error);
+        }
         while missing > 0 {
-            if let Some(piece) = growth.spare.pop() {
-                missing = missing.saturating_sub(piece.bytes);
-                pieces.push(piece);
-                continue;
-            }
             let bytes = missing.min(most & !(properties.granularity - 1));
-            let created = self.reserve.commit(bytes).and_then(|()| {
-                self.device
-                    .create_physical(bytes, self.home.storage, self.home.node.index())
-                    .inspect_err(|_| self.reserve.uncommit(bytes))
-            });
-            match created {
+            let Home { storage, node, .. } = self.home;
+            match self.device.create_physical(bytes, storage, node.index()) {
                 Ok(physical) => {
-                    grown = true;
                     pieces.push(Piece { physical, bytes });
                     missing -= bytes;
                 }
                 Err(error) => {
+                    self.reserve.uncommit(missing);
                     growth.spare.append(&mut pieces);
                     return Err(error);
                 }
             }
         }
-        if grown {
-            self.reserve.count_growth();
-        }
+        self.reserve.count_growth();
         Ok(pieces)
     }
 
@@ -460,6 +470,7 @@ mod tests {
             thread_max: 0,
             queue: None,
             contended: false,
+            live: 0,
         };
         let properties = VirtualMemoryProperties {
             granularity: 4,

@@ -1,4 +1,4 @@
-//! Which physical memory lies behind which positions.
+//! Which physical memory lies behind which positions, where it can be divided.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::device::{Mapped, Physical};
 use crate::space::Range;
+
 /// Physical memory, in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -13,7 +14,7 @@ pub(crate) struct Piece {
     pub(crate) bytes: usize,
 }
 
-/// Divisible pieces in the order of their memory, neighbours as one, so that a call maps as much as it can.
+/// Pieces in the order of their memory, neighbours as one, so that a call maps as much as it can.
 pub(crate) fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
     pieces.sort_unstable_by_key(|piece| piece.physical);
     pieces.dedup_by(|next, last| {
@@ -31,18 +32,16 @@ pub(crate) fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
 pub(crate) struct Mappings {
     pieces: BTreeMap<usize, Piece>,
     granularity: usize,
-    divisible: bool,
-    /// Where memory is divided, the system may have a limit.
+    /// The system may have a limit.
     mapped: Mapped,
 }
 
 impl Mappings {
     /// `granularity` is a power of two.
-    pub(crate) fn new(granularity: usize, divisible: bool) -> Self {
+    pub(crate) fn new(granularity: usize) -> Self {
         Self {
             pieces: BTreeMap::new(),
             granularity,
-            divisible,
             mapped: Mapped::default(),
         }
     }
@@ -51,15 +50,8 @@ impl Mappings {
         self.pieces.len()
     }
 
-    fn count(&mut self) {
-        if self.divisible {
-            self.mapped.set(self.pieces.len());
-        }
-    }
-
     pub(crate) fn insert(&mut self, position: usize, piece: Piece) {
-        if self.divisible
-            && let Some((&before, last)) = self.pieces.range_mut(..position).next_back()
+        if let Some((&before, last)) = self.pieces.range_mut(..position).next_back()
             && before + last.bytes == position
             && last.physical.offset(last.bytes) == piece.physical
         {
@@ -67,23 +59,13 @@ impl Mappings {
             return;
         }
         self.pieces.insert(position, piece);
-        self.count();
+        self.mapped.set(self.pieces.len());
     }
 
-    /// The part of a free range that can be mapped elsewhere: whole granules, and whole pieces where
-    /// pieces cannot be divided.
+    /// The part of a free range that can be mapped elsewhere: whole granules.
     pub(crate) fn movable(&self, free: Range) -> Option<Range> {
-        let mut start = free.start.checked_next_multiple_of(self.granularity)?;
-        let mut end = free.end() & !(self.granularity - 1);
-        if !self.divisible {
-            start = *self.pieces.range(start..).next()?.0;
-            let (&last, piece) = self.pieces.range(..end).next_back()?;
-            end = if last + piece.bytes <= end {
-                last + piece.bytes
-            } else {
-                last
-            };
-        }
+        let start = free.start.checked_next_multiple_of(self.granularity)?;
+        let end = free.end() & !(self.granularity - 1);
         (start < end).then(|| Range {
             start,
             bytes: end - start,
@@ -97,16 +79,10 @@ impl Mappings {
 
     /// The least part of a movable range, from its start, that has at least `bytes` bytes.
     pub(crate) fn head(&self, movable: Range, bytes: usize) -> Range {
-        let wanted = bytes.next_multiple_of(self.granularity).min(movable.bytes);
-        let mut end = movable.start + wanted;
-        if !self.divisible
-            && let Some((&last, piece)) = self.pieces.range(..end).next_back()
-        {
-            end = last + piece.bytes;
-        }
         Range {
             start: movable.start,
-            bytes: end - movable.start,
+            // A movable range consists of whole granules.
+            bytes: bytes.min(movable.bytes).next_multiple_of(self.granularity),
         }
     }
 
@@ -121,7 +97,7 @@ impl Mappings {
             .collect();
         let removed = starts.iter().filter_map(|start| self.pieces.remove(start));
         let removed = removed.collect();
-        self.count();
+        self.mapped.set(self.pieces.len());
         removed
     }
 
@@ -136,7 +112,6 @@ impl Mappings {
         if let Some((&start, piece)) = self.pieces.range_mut(..position).next_back()
             && start + piece.bytes > position
         {
-            debug_assert!(self.divisible, "a piece is moved whole");
             let head = position - start;
             let tail = Piece {
                 physical: piece.physical.offset(head),
@@ -164,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn divisible_pieces_are_split_and_joined() {
-        let mut mappings = Mappings::new(4096, true);
+    fn pieces_are_split_and_joined() {
+        let mut mappings = Mappings::new(4096);
         mappings.insert(0x10000, piece(0, 0x4000));
         mappings.insert(0x14000, piece(0x4000, 0x4000));
         assert_eq!(mappings.len(), 1, "neighbours in both numberings are one");
@@ -173,6 +148,7 @@ mod tests {
         assert_eq!(movable, range(0x11000, 0x5000));
         let head = mappings.head(movable, 0x1800);
         assert_eq!(head, range(0x11000, 0x2000));
+        assert_eq!(mappings.head(movable, usize::MAX), movable);
         assert_eq!(mappings.remove(head), [piece(0x1000, 0x2000)]);
         assert_eq!(
             mappings.pieces(),
@@ -193,30 +169,5 @@ mod tests {
             [piece(0, 1), piece(0x2000, 0x3000), piece(0x8000, 0x1000)]
         );
         assert_eq!(joined(Vec::new()), []);
-    }
-
-    #[test]
-    fn indivisible_pieces_move_whole() {
-        let mut mappings = Mappings::new(0x1000, false);
-        for (position, number, bytes) in [(0, 7, 0x2000), (0x2000, 8, 0x1000), (0x3000, 9, 0x4000)]
-        {
-            mappings.insert(position, piece(number, bytes));
-        }
-        assert_eq!(
-            mappings.movable(range(0x1000, 0x5fff)),
-            Some(range(0x2000, 0x1000))
-        );
-        assert_eq!(
-            mappings.movable(range(0x1000, 0x6000)),
-            Some(range(0x2000, 0x5000))
-        );
-        assert_eq!(mappings.movable(range(0x3100, 0x3000)), None);
-        let all = mappings.movable(range(0, 0x7000)).unwrap();
-        assert_eq!(mappings.pieces_in(all), 3);
-        assert_eq!(mappings.pieces_in(range(0x2000, 0x1000)), 1);
-        assert_eq!(mappings.head(all, 0x2001), range(0, 0x3000));
-        assert_eq!(mappings.head(all, 0x3001), range(0, 0x7000));
-        let head = mappings.head(all, 0x2001);
-        assert_eq!(mappings.remove(head), [piece(7, 0x2000), piece(8, 0x1000)]);
     }
 }

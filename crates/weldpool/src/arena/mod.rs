@@ -95,13 +95,14 @@ pub(crate) struct Want {
     /// Whether other queues, or the host, allocate too: then a queue is served from its own pending
     /// memory before memory that everybody could use.
     pub(crate) contended: bool,
+    /// Requested bytes that are live once the request is served, or 0 while it is served from what is free.
+    pub(crate) live: u64,
 }
 
 impl Arena {
     pub(crate) fn new(home: Home, device: Arc<Metered>, reserve: Arc<Reserve>) -> Self {
         let virtual_memory = device.virtual_memory(home.storage);
         let granularity = virtual_memory.map_or(1, |properties| properties.granularity);
-        let divisible = virtual_memory.is_some_and(|properties| properties.divisible);
         let room = Room::new(home, ArenaKind::Large);
         Self {
             home,
@@ -113,7 +114,7 @@ impl Arena {
             growth: Mutex::new(Growth {
                 regions: BTreeMap::new(),
                 addresses: Space::default(),
-                mappings: Mappings::new(granularity, divisible),
+                mappings: Mappings::new(granularity),
                 windows: Windows::default(),
                 stale: Vec::new(),
                 spare: Vec::new(),
@@ -126,13 +127,19 @@ impl Arena {
         self.home
     }
 
+    /// Driver time so far, and time that requests waited so that segments or handles could be exchanged: what
+    /// is to be paid for where holes in memory cannot be mapped together page by page.
+    fn spent_ns(&self) -> u64 {
+        self.device.spent_ns() + self.reserve.waited_ns()
+    }
+
     fn empty_room(&self) -> Room {
         Room::new(self.home, ArenaKind::Large)
     }
 
     /// A block from memory already held.
     pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
-        let spare = self.spare();
+        let spare = self.spare(want.live);
         if let Some(queue) = want.queue.filter(|_| want.contended) {
             let own = self.state.lock().allocate_own(want, queue, spare);
             if let Some(block) = own.or_else(|| self.remap_own(want, passed)) {
@@ -183,3 +190,6 @@ impl Arena {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

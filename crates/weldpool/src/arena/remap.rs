@@ -2,8 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::time::Duration;
-
 use super::grow::Window;
 use super::mappings::{Piece, joined};
 use super::{Arena, Growth, Stale, Want};
@@ -107,7 +105,7 @@ impl Arena {
         if whose == Whose::Own && (found < need || pieces(&own) > pieces_max) {
             return Donors::default();
         }
-        // The last one: the smallest that holds the rest, so that large holes stay whole.
+        // Of large holes few are needed; of such in few pieces few calls are.
         let worth = |movable: Range| match few_pieces {
             true => movable.bytes / (growth.mappings.pieces_in(movable) + 1),
             false => movable.bytes,
@@ -143,7 +141,7 @@ impl Arena {
     /// which others can use and there is little of.
     pub(super) fn remap_own(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
         let properties = self.virtual_memory.filter(|one| one.divisible)?;
-        let scarce = self.reserve.slack() < want.bytes as u64;
+        let scarce = self.reserve.slack(want.live) < want.bytes as u64;
         if !scarce || want.bytes < OWN_BYTES_MIN {
             return None;
         }
@@ -156,7 +154,9 @@ impl Arena {
         }
         let window = self.window(&mut growth, want).ok()?;
         let need = window.bytes_to_map(properties);
-        let affordable = self.reserve.affordable_pieces(properties.remap_ns);
+        let affordable = self
+            .reserve
+            .affordable_pieces(properties.remap_ns, want.live);
         let most = affordable.min(OWN_PIECES_MAX);
         let donors = self.take_donors_of(&mut growth, want, need, most, Whose::Own);
         if donors.is_empty() {
@@ -180,14 +180,13 @@ impl Arena {
         self.virtual_memory.is_some()
     }
 
-    /// What to wait for, and how long at most, so that memory which other queues still use can be mapped
-    /// together for the request; none if what is free suffices, or growing is within the slack, or nothing
-    /// would help, or the wait is not paid for.
-    pub(crate) fn others_after(&self, want: &Want, longest: Duration) -> Option<(Point, Duration)> {
-        if self.reserve.slack() >= want.bytes as u64 {
+    /// What to wait for so that memory which other queues still use can be mapped together for the request;
+    /// none if what is free suffices, or growing is within the slack, or nothing would help.
+    pub(crate) fn others_after(&self, want: &Want) -> Option<Point> {
+        if self.reserve.slack(want.live) >= want.bytes as u64 {
             return None;
         }
-        let allowed = self.reserve.affordable_wait(longest)?;
+        let divisible = self.virtual_memory.is_some_and(|memory| memory.divisible);
         let room = self.state.lock();
         let space = &room.space;
         let own = want.queue.map_or(0, |queue| space.pending_bytes_of(queue));
@@ -197,9 +196,18 @@ impl Arena {
         }
         let queues = space.pending_queues().map(|(queue, _)| queue);
         let others = queues.filter(|&queue| Some(queue) != want.queue);
-        let queue = others.max_by_key(|&queue| space.pending_bytes_of(queue))?;
-        let value = space.value_that_frees(queue, missing)?;
-        Some((Point { queue, value }, allowed))
+        // In a pause what lies in several places would not be mapped together.
+        let apart = divisible && self.reserve.pauses_remapping();
+        let helps = |queue| {
+            let value = match apart {
+                true => space.value_that_joins(queue, want.bytes),
+                false => space.value_that_frees(queue, missing),
+            };
+            Some((queue, value?))
+        };
+        let others = others.filter_map(helps);
+        let (queue, value) = others.max_by_key(|&(queue, _)| space.pending_bytes_of(queue))?;
+        Some(Point { queue, value })
     }
 
     pub(super) fn put_back_donors(&self, growth: &mut Growth, donors: Donors) {
@@ -306,6 +314,7 @@ impl Arena {
         pieces: &[Piece],
     ) -> Result<()> {
         let mut position = at.start;
+        let mut mapped = 0;
         let mut result = Ok(());
         let (start, range) = growth.addresses_at(at.start)?;
         for piece in pieces {
@@ -317,6 +326,7 @@ impl Arena {
                 break;
             }
             position += piece.bytes;
+            mapped += usize::from(properties.divisible);
         }
         if result.is_ok() && properties.needs_access {
             result = self.device.allow_access(range, at.start - start, at.bytes);
@@ -332,7 +342,7 @@ impl Arena {
             growth.stale.push(Stale {
                 range: used,
                 point: None,
-                mapped: Mapped::new(pieces.len()),
+                mapped: Mapped::new(mapped),
             });
         }
         result

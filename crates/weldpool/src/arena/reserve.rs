@@ -17,7 +17,7 @@ pub(crate) struct Reserve {
     /// Bytes held or about to be asked of the driver; never above the limit.
     committed: AtomicU64,
     limit: AtomicU64,
-    /// The greatest sum of requested bytes seen when memory was short.
+    /// The greatest sum of requested bytes that was served when memory was short.
     peak_live: AtomicU64,
     /// Memory held may exceed the greatest sum of requested bytes by this part in 1024, and by
     /// [`SLACK_BYTES`], before holes are remapped instead.
@@ -154,7 +154,7 @@ impl Reserve {
         self.returned.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Takes note of the requested bytes that are live now.
+    /// Takes note of the requested bytes that are live now that a request was served.
     pub(crate) fn note_live(&self, live: u64) {
         self.peak_live.fetch_max(live, Ordering::Relaxed);
     }
@@ -164,45 +164,58 @@ impl Reserve {
         self.peak_live.load(Ordering::Relaxed)
     }
 
+    /// That, or what will be live, whichever is more. While a request is served, what is allowed follows from
+    /// it as if it were served already; a request that is refused leaves no trace.
+    pub(crate) fn peak_with(&self, live: u64) -> u64 {
+        self.peak_live().max(live)
+    }
+
     /// Takes note of how many requests and frees were served.
     pub(crate) fn note_operations(&self, operations: u64) {
         self.operations.store(operations, Ordering::Relaxed);
     }
 
-    /// Whether `driver_ns` of driver time in all is in proportion to what was served.
-    pub(crate) fn affords(&self, driver_ns: u64) -> bool {
-        driver_ns <= self.earned_ns()
+    /// Whether `driver_ns` of driver time in all is in proportion to what was served, with `live` bytes.
+    pub(crate) fn affords(&self, driver_ns: u64, live: u64) -> bool {
+        driver_ns <= self.earned_ns(live)
     }
 
     /// Driver time that what was served is worth, in nanoseconds.
-    fn earned_ns(&self) -> u64 {
+    fn earned_ns(&self, live: u64) -> u64 {
         let operations = self.operations.load(Ordering::Relaxed);
         let served = operations.saturating_mul(self.driver_ns_per_operation);
-        served.saturating_add(self.memory_ns())
+        served.saturating_add(self.memory_ns(live))
     }
 
     /// The part of it that the memory in use is worth.
-    fn memory_ns(&self) -> u64 {
-        (self.peak_live() / MEMORY_PER_OPERATION).saturating_mul(self.driver_ns_per_operation)
+    fn memory_ns(&self, live: u64) -> u64 {
+        let operations = self.peak_with(live) / MEMORY_PER_OPERATION;
+        operations.saturating_mul(self.driver_ns_per_operation)
     }
 
     /// Driver time that is left for mapping holes together and waiting for their memory, in nanoseconds.
-    fn left_ns(&self) -> u64 {
-        let most = SAVED_NS_MAX.saturating_add(self.memory_ns());
-        let earned = self.earned_ns();
+    fn left_ns(&self, live: u64) -> u64 {
+        let most = SAVED_NS_MAX.saturating_add(self.memory_ns(live));
+        let earned = self.earned_ns(live);
         let forgotten = earned.saturating_sub(most);
         let charged = self.charged_ns.fetch_max(forgotten, Ordering::Relaxed);
         earned.saturating_sub(charged.max(forgotten))
     }
 
-    /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each.
-    pub(crate) fn affordable_pieces(&self, piece_ns: u32) -> usize {
-        let until = self.remap_pause.until.load(Ordering::Relaxed);
-        if self.operations.load(Ordering::Relaxed) < until {
+    /// Pieces that can be mapped at a second place for the driver time that is left, at `piece_ns` each, for a
+    /// request with which `live` bytes will be.
+    pub(crate) fn affordable_pieces(&self, piece_ns: u32, live: u64) -> usize {
+        if self.pauses_remapping() {
             return 0;
         }
-        let pieces = self.left_ns() / u64::from(piece_ns.max(1));
+        let pieces = self.left_ns(live) / u64::from(piece_ns.max(1));
         usize::try_from(pieces).unwrap_or(usize::MAX)
+    }
+
+    /// Whether holes are not mapped together at present.
+    pub(crate) fn pauses_remapping(&self) -> bool {
+        let until = self.remap_pause.until.load(Ordering::Relaxed);
+        self.operations.load(Ordering::Relaxed) < until
     }
 
     /// Takes note that more pieces would have been of use than were affordable.
@@ -225,9 +238,10 @@ impl Reserve {
         self.charged_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// How long may be waited for memory instead of growing, if that is worth while: up to `longest`.
-    pub(crate) fn affordable_wait(&self, longest: Duration) -> Option<Duration> {
-        let left = Duration::from_nanos(self.left_ns());
+    /// How long may be waited for memory instead of growing, if that is worth while: up to `longest`, for a
+    /// request with which `live` bytes will be.
+    pub(crate) fn affordable_wait(&self, longest: Duration, live: u64) -> Option<Duration> {
+        let left = Duration::from_nanos(self.left_ns(live));
         (!longest.is_zero() && left >= longest.min(WAIT_MIN)).then(|| longest.min(left))
     }
 
@@ -245,7 +259,7 @@ impl Reserve {
         self.sparing.load(Ordering::Relaxed)
     }
 
-    /// Takes note of the time since `start`, spent waiting for work instead of growing.
+    /// Takes note of the time since `start`, spent waiting for work so that memory could be exchanged.
     pub(crate) fn note_waited(&self, start: Instant) {
         let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited_ns.fetch_add(nanoseconds, Ordering::Relaxed);
@@ -255,9 +269,10 @@ impl Reserve {
         self.waited_ns.load(Ordering::Relaxed)
     }
 
-    /// Bytes that may be added before holes are to be used instead.
-    pub(crate) fn slack(&self) -> u64 {
-        let peak = self.peak_live.load(Ordering::Relaxed);
+    /// Bytes that may be added before holes are to be used instead, for a request with which `live` bytes will
+    /// be.
+    pub(crate) fn slack(&self, live: u64) -> u64 {
+        let peak = self.peak_with(live);
         let allowed = (peak / 1024).saturating_mul(self.slack_per_1024.load(Ordering::Relaxed));
         let allowed = peak.saturating_add(allowed).saturating_add(SLACK_BYTES);
         allowed.saturating_sub(self.committed())
@@ -334,14 +349,27 @@ mod tests {
     #[test]
     fn remapping_is_paid_for_by_what_was_served() {
         let reserve = reserve();
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 0);
         reserve.note_operations(100);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 100);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 100);
         reserve.charge_remap(60, PIECE_NS);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 40);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 40);
         reserve.note_live(10 * MEMORY_PER_OPERATION);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 50, "and by memory");
-        assert_eq!(reserve.affordable_pieces(0), 50_000);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 50, "and by memory");
+        assert_eq!(reserve.affordable_pieces(0, 0), 50_000);
+    }
+
+    #[test]
+    fn what_is_asked_for_counts_only_for_who_asks() {
+        let reserve = reserve();
+        let asked = 20 * MEMORY_PER_OPERATION;
+        assert!(reserve.slack(asked) > asked && reserve.slack(0) == SLACK_BYTES);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, asked), 20);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 0);
+        assert!(reserve.affords(20_000, asked) && !reserve.affords(1, 0));
+        reserve.note_live(asked);
+        assert_eq!(reserve.slack(0), reserve.slack(asked));
+        assert!(reserve.affords(20_000, 0));
     }
 
     #[test]
@@ -349,11 +377,11 @@ mod tests {
         let reserve = reserve();
         let most = usize::try_from(SAVED_NS_MAX).unwrap() / PIECE_NS as usize;
         reserve.note_operations(1 << 40);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), most);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), most);
         reserve.charge_remap(most, PIECE_NS);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 0);
         reserve.note_operations((1 << 40) + 5);
-        assert_eq!(reserve.affordable_pieces(PIECE_NS), 5);
+        assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 5);
     }
 
     #[test]
@@ -363,31 +391,34 @@ mod tests {
         for pause in [REMAP_PAUSE, 2 * REMAP_PAUSE, 4 * REMAP_PAUSE] {
             reserve.pause_remapping();
             reserve.note_operations(served + pause - 1);
-            assert_eq!(reserve.affordable_pieces(PIECE_NS), 0);
+            assert_eq!(reserve.affordable_pieces(PIECE_NS, 0), 0);
             served += pause;
             reserve.note_operations(served);
-            assert!(reserve.affordable_pieces(PIECE_NS) > 0);
+            assert!(reserve.affordable_pieces(PIECE_NS, 0) > 0);
         }
         // All went well for longer than the next one would be.
         let later = served + 8 * REMAP_PAUSE + 1;
         reserve.note_operations(later);
         reserve.pause_remapping();
         reserve.note_operations(later + REMAP_PAUSE);
-        assert!(reserve.affordable_pieces(PIECE_NS) > 0, "a short one again");
+        assert!(
+            reserve.affordable_pieces(PIECE_NS, 0) > 0,
+            "a short one again"
+        );
     }
 
     #[test]
     fn waits_are_paid_for_by_what_they_may_last() {
         const MS: Duration = Duration::from_millis(1);
         let reserve = reserve();
-        assert_eq!(reserve.affordable_wait(2 * MS), None);
+        assert_eq!(reserve.affordable_wait(2 * MS, 0), None);
         reserve.note_operations(5000);
-        assert_eq!(reserve.affordable_wait(Duration::ZERO), None);
-        assert_eq!(reserve.affordable_wait(2 * MS), Some(2 * MS));
-        assert_eq!(reserve.affordable_wait(1000 * MS), Some(5 * MS));
+        assert_eq!(reserve.affordable_wait(Duration::ZERO, 0), None);
+        assert_eq!(reserve.affordable_wait(2 * MS, 0), Some(2 * MS));
+        assert_eq!(reserve.affordable_wait(1000 * MS, 0), Some(5 * MS));
         reserve.charge_wait(2 * MS);
         reserve.charge_remap(2000, PIECE_NS);
-        assert_eq!(reserve.affordable_wait(2 * MS), None, "1 ms is left");
-        assert_eq!(reserve.affordable_wait(MS), Some(MS));
+        assert_eq!(reserve.affordable_wait(2 * MS, 0), None, "1 ms is left");
+        assert_eq!(reserve.affordable_wait(MS, 0), Some(MS));
     }
 }

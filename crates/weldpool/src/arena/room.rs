@@ -320,3 +320,95 @@ impl Drop for Room {
         SPARE_NODES.lock().push(self.index.take_spare());
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{CacheKey, ListId, Node};
+    use crate::device::StorageMode;
+
+    const fn range(start: usize, end: usize) -> Range {
+        Range {
+            start,
+            bytes: end - start,
+        }
+    }
+
+    fn want(bytes: usize) -> Want {
+        Want {
+            bytes,
+            alignment: 1,
+            list: ListId::NONE,
+            thread_max: 0,
+            queue: None,
+            contended: false,
+            live: 0,
+        }
+    }
+
+    /// Handles of 8 bytes, side by side, of which nothing is free.
+    fn room() -> Room {
+        let home = Home {
+            key: CacheKey::new(),
+            storage: StorageMode::Private,
+            node: Node::at(0),
+        };
+        let mut room = Room::new(home, ArenaKind::Large);
+        for position in (0..80).step_by(8) {
+            room.add_window(position, 8);
+        }
+        room
+    }
+
+    #[test]
+    fn what_a_block_leaves_of_free_handles_is_counted_at_both_of_its_ends() {
+        let room = room();
+        let free = range(0, 24);
+        let broken = |position, bytes| room.broken(free, position, bytes);
+        assert_eq!(broken(0, 8), 0);
+        assert_eq!(broken(0, 3), 5);
+        assert_eq!(broken(2, 3), 5, "before it and behind it");
+        assert_eq!(broken(4, 8), 8, "of two handles");
+        assert_eq!(broken(4, 16), 8, "the one between is used whole");
+        assert_eq!(broken(8, 16), 0);
+        // Of a handle in use there is nothing to break.
+        assert_eq!(room.broken(range(2, 24), 2, 6), 0);
+        assert_eq!(room.broken(range(2, 24), 2, 8), 6);
+        assert_eq!(room.broken(range(0, 22), 18, 4), 0);
+    }
+
+    #[test]
+    fn blocks_lie_where_they_leave_the_least_of_free_handles() {
+        let mut room = room();
+        let (whole, end, between) = (range(0, 16), range(34, 40), range(46, 64));
+        for free in [whole, end, between] {
+            room.space.add(free);
+        }
+        let found = |bytes, leaving| room.find_sparing(None, &want(bytes), leaving);
+        assert_eq!(found(4, 1), Some((end, 34)), "in a handle that is in use");
+        assert_eq!(found(7, 2), Some((whole, 0)));
+        assert_eq!(found(7, 1), None, "a byte would be left");
+        assert_eq!(found(8, 1), Some((whole, 0)));
+        assert_eq!(found(17, 1), Some((between, 47)), "to the end of the last");
+        assert_eq!(found(18, 1), Some((between, 46)));
+        assert_eq!(found(19, usize::MAX), None);
+    }
+
+    #[test]
+    fn a_block_begins_with_a_handle_if_that_leaves_less() {
+        let mut room = room();
+        room.space.add(range(6, 21));
+        let found = room.find_sparing(None, &want(8), 1);
+        assert_eq!(found, Some((range(6, 21), 8)));
+    }
+
+    #[test]
+    fn what_waits_for_a_queue_is_found_for_it_alone() {
+        let mut room = room();
+        let point = Point { queue: 3, value: 1 };
+        room.space.add_pending(range(0, 8), Some(point));
+        let found = |queue| room.find_sparing(queue, &want(8), 1);
+        assert_eq!(found(Some(3)), Some((range(0, 8), 0)));
+        assert_eq!([found(None), found(Some(4))], [None; 2]);
+    }
+}

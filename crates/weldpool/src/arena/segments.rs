@@ -24,19 +24,19 @@ const SPARE_DIVISOR: u64 = 16384;
 const SPARE_BYTES_MIN: usize = 256 << 10;
 
 impl Arena {
-    /// The empty segments that requests leave alone at present.
-    pub(super) fn spare(&self) -> Spare {
+    /// The empty segments that requests leave alone at present; `live` bytes will be with the request.
+    pub(super) fn spare(&self, live: u64) -> Spare {
         if let Some(properties) = self.virtual_memory {
             return if properties.divisible {
                 Spare::None
             } else {
-                self.spare_handles(properties)
+                self.spare_handles(properties, live)
             };
         }
-        if !self.reserve.is_sparing() || !self.affords_exchange() {
+        if !self.reserve.is_sparing() || !self.affords_exchange(live) {
             return Spare::None;
         }
-        let leaving = self.reserve.peak_live() / SPARE_DIVISOR;
+        let leaving = self.reserve.peak_with(live) / SPARE_DIVISOR;
         let leaving = usize::try_from(leaving).unwrap_or(usize::MAX);
         Spare::Larger {
             than: self.reserve.segment_bytes_min(),
@@ -49,9 +49,8 @@ impl Arena {
         self.virtual_memory.is_none()
     }
 
-    fn affords_exchange(&self) -> bool {
-        let spent = self.device.spent_ns() + self.reserve.waited_ns();
-        self.reserve.affords(spent / EXCHANGE_TIMES)
+    fn affords_exchange(&self, live: u64) -> bool {
+        self.reserve.affords(self.spent_ns() / EXCHANGE_TIMES, live)
     }
 
     /// What to wait for so that enough segments become empty to be exchanged for one that holds the
@@ -60,11 +59,11 @@ impl Arena {
         if let Some(properties) = self.virtual_memory {
             return self.handles_after(properties, want);
         }
-        if !self.reserve.is_sparing() || !self.affords_exchange() {
+        if !self.reserve.is_sparing() || !self.affords_exchange(want.live) {
             return None;
         }
         let need = self.segment_room(want).ok()? as u64;
-        let slack = self.reserve.slack();
+        let slack = self.reserve.slack(want.live);
         let growth = self.growth.lock();
         let room = self.state.lock();
         let mut empty = 0;
@@ -103,7 +102,7 @@ impl Arena {
             self.reserve.segment_bytes_max(),
         );
         let granularity = self.device.properties().granularity;
-        let exact = self.affords_exchange();
+        let exact = self.affords_exchange(want.live);
         let usual = if exact {
             need.max(least.next_multiple_of(granularity))
         } else if need >= most / OWN_SEGMENT_DIVISOR {
@@ -115,7 +114,7 @@ impl Arena {
                 .max(need)
                 .next_multiple_of(granularity)
         };
-        let slack = usize::try_from(self.reserve.slack()).unwrap_or(usize::MAX);
+        let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
         if slack < usual {
             let missing = usual - slack;
             if exact && self.empty_bytes(growth) < missing {

@@ -11,9 +11,25 @@ use crate::kept;
 use crate::space::{Free, Range};
 
 impl Arena {
-    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many;
-    /// largest ranges first, without touching the memory. Says how many it were.
+    /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many, and no more
+    /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
+    /// Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |missing| missing)
+    }
+
+    /// As [`trim`](Self::trim), but free ranges go back whole, so that the next trim is further away.
+    pub(crate) fn trim_ranges(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
+        self.trim_by(bytes, passed, |_| usize::MAX)
+    }
+
+    /// `part` says how much of a range goes, given how much is missing.
+    fn trim_by(
+        &self,
+        bytes: usize,
+        passed: &dyn Fn(Point) -> bool,
+        part: impl Fn(usize) -> usize,
+    ) -> usize {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             return self.return_segments(&mut growth, bytes);
@@ -22,10 +38,11 @@ impl Arena {
         let mut returned = self.release_spare(&mut growth);
         if !properties.divisible {
             let more = bytes.saturating_sub(returned);
-            return returned + self.return_handles(&mut growth, properties, more, None, passed);
+            return returned + self.return_handles(&mut growth, properties, more, None);
         }
         while returned < bytes {
-            let Some((free, pieces)) = self.take_largest(&mut growth) else {
+            let Some((free, pieces)) = self.take_largest(&mut growth, part(bytes - returned))
+            else {
                 break;
             };
             match self.return_pieces(&mut growth, free, &pieces) {
@@ -38,9 +55,9 @@ impl Arena {
 
     /// Returns everything to the device, in use or not: no buffer of the allocator is left, and what
     /// threads still cache stands for nothing.
-    pub(crate) fn close(&self, passed: &dyn Fn(Point) -> bool) {
+    pub(crate) fn close(&self) {
         let mut growth = self.growth.lock();
-        growth.stale.retain(|stale| !stale.point.is_none_or(passed));
+        growth.stale.clear();
         *self.state.lock() = self.empty_room();
         let everything = Range {
             start: 0,
@@ -88,9 +105,7 @@ impl Arena {
                 .unwrap_or(0);
         };
         if !properties.divisible {
-            let all = usize::MAX;
-            // No queue is asked here, so work that is over may count as not.
-            return self.return_handles(&mut growth, properties, all, Some(range), &|_| false);
+            return self.return_handles(&mut growth, properties, usize::MAX, Some(range));
         }
         // What goes back is mapped nowhere else then.
         self.unmap_stale(&mut growth, &|_| false);
@@ -144,14 +159,16 @@ impl Arena {
         self.device.release_segment(segment, storage, node.index())
     }
 
-    fn take_largest(&self, growth: &mut Growth) -> Option<(Range, Vec<Piece>)> {
+    /// Takes the largest free range out of the space, or as much of it as has at least `bytes` bytes.
+    fn take_largest(&self, growth: &mut Growth, bytes: usize) -> Option<(Range, Vec<Piece>)> {
         let mut room = self.state.lock();
         let (free, movable) = room.space.largest_free_for(None).find_map(|free: Free| {
             let movable = growth.mappings.movable(free.range)?;
             Some((free, movable))
         })?;
-        room.space.cut(free.range.start, movable);
-        Some((movable, growth.mappings.remove(movable)))
+        let taken = growth.mappings.head(movable, bytes);
+        room.space.cut(free.range.start, taken);
+        Some((taken, growth.mappings.remove(taken)))
     }
 
     /// Unmaps a range that was taken out of the space and returns its memory.

@@ -14,6 +14,7 @@ use super::mappings::Piece;
 use crate::block::Point;
 use crate::device::Physical;
 use crate::space::Range;
+use crate::wait::{Wait, left_out};
 
 /// Whole handles looked at for the middle of a chain.
 const MIDDLE_MAX: usize = 512;
@@ -173,12 +174,11 @@ impl Windows {
 
     /// Windows that hold nothing and that no work can use any more, oldest first.
     pub(crate) fn idle(&self, passed: &dyn Fn(Point) -> bool) -> Vec<Range> {
+        let over = |&point: &Point| passed(point) || left_out(Wait::UnmapWindow);
         let mut idle: Vec<(u64, Range)> = self
             .windows
             .iter()
-            .filter(|(_, window)| {
-                window.held == 0 && window.points.iter().all(|&point| passed(point))
-            })
+            .filter(|(_, window)| window.held == 0 && window.points.iter().all(over))
             .map(|(&start, window)| {
                 let bytes = window.bytes;
                 (window.number, Range { start, bytes })
@@ -186,22 +186,6 @@ impl Windows {
             .collect();
         idle.sort_unstable_by_key(|&(number, _)| number);
         idle.into_iter().map(|(_, range)| range).collect()
-    }
-
-    /// Whether work may still use addresses of a window that bytes have left.
-    pub(crate) fn is_awaited(&self, position: usize, passed: &dyn Fn(Point) -> bool) -> bool {
-        let window = self.windows.get(&position);
-        window.is_some_and(|window| window.points.iter().any(|&point| !passed(point)))
-    }
-
-    /// As [`is_awaited`](Self::is_awaited), of any window of a handle.
-    pub(crate) fn is_handle_awaited(
-        &self,
-        handle: Physical,
-        passed: &dyn Fn(Point) -> bool,
-    ) -> bool {
-        let mut windows = self.windows_of(handle).iter();
-        windows.any(|&window| self.is_awaited(window, passed))
     }
 
     /// Forgets a window; its handle is forgotten with the last one and returned.

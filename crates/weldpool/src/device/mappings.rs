@@ -22,31 +22,49 @@ fn system_max() -> Option<usize> {
 static MEMORY: Count = Count::new();
 
 /// Some of them; they are counted until this is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Mapped(usize);
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    count: usize,
+    /// What it is a part of.
+    all: &'static Count,
+}
 
 impl Mapped {
     pub(crate) fn new(count: usize) -> Self {
-        let mut mapped = Self::default();
-        mapped.set(count);
-        mapped
+        Self::among(&MEMORY, count)
+    }
+
+    fn among(all: &'static Count, count: usize) -> Self {
+        all.change(0, count);
+        Self { count, all }
     }
 
     /// Counts so many from now on.
     pub(crate) fn set(&mut self, count: usize) {
-        MEMORY.0.fetch_add(count, Ordering::Relaxed);
-        MEMORY.0.fetch_sub(self.0, Ordering::Relaxed);
-        self.0 = count;
+        self.all
+            .change(std::mem::replace(&mut self.count, count), count);
     }
 
     /// Takes over what another counts.
     pub(crate) fn add(&mut self, other: &mut Self) {
-        self.0 += std::mem::take(&mut other.0);
+        self.count += std::mem::take(&mut other.count);
+    }
+
+    /// How many these are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     /// All there are in the process.
     pub(crate) fn in_process() -> usize {
         MEMORY.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Mapped {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 
@@ -86,5 +104,55 @@ impl Count {
 
     pub(super) fn remove(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts `after` of one owner where it had `before`. No one sees a sum of both.
+    fn change(&self, before: usize, after: usize) {
+        if after > before {
+            self.0.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.0.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Whoever looks in between must not take a process for full that is not.
+    #[test]
+    fn nobody_sees_the_old_and_the_new_count_together() {
+        let count = Count::new();
+        count.change(0, 1000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..500_000 {
+                    count.change(1000, 1001);
+                    count.change(1001, 1000);
+                }
+                count.change(1000, 0);
+            });
+            loop {
+                match count.0.load(Ordering::Relaxed) {
+                    0 => break,
+                    seen => assert!((1000..=1001).contains(&seen), "{seen}"),
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_taken_over_is_counted_once() {
+        static ALL: Count = Count::new();
+        let all = || ALL.0.load(Ordering::Relaxed);
+        let (mut one, mut other) = (Mapped::among(&ALL, 3), Mapped::among(&ALL, 4));
+        one.add(&mut other);
+        assert_eq!((one.count(), other.count(), all()), (7, 0, 7));
+        drop(other);
+        one.set(5);
+        assert_eq!((one.count(), all()), (5, 5));
+        drop(one);
+        assert_eq!(all(), 0);
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 
 /// A device whose calls are counted.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Metered {
     reserved: AtomicCounter,
     /// What of it is on which node, where memory is kept apart by nodes.
     nodes: Box<[AtomicCounter]>,
+    /// Bytes of memory that the device has in all, once it has told.
+    total: OnceLock<u64>,
     calls: AtomicU64,
     failures: AtomicU64,
     /// Real time, and time that a simulated device charged.
@@ -36,6 +38,7 @@ impl Metered {
             nodes: (0..nodes).map(|_| AtomicCounter::default()).collect(),
             device,
             reserved: AtomicCounter::default(),
+            total: OnceLock::new(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             nanoseconds: AtomicU64::new(0),
@@ -137,6 +140,20 @@ impl Metered {
 
     pub(crate) fn budget(&self) -> Result<Budget> {
         self.device.budget()
+    }
+
+    /// Whether the device has so many bytes for a storage mode in all, in use or not; true where it does not
+    /// tell. It is asked until it has told once.
+    pub(crate) fn may_have(&self, bytes: usize, storage: StorageMode) -> bool {
+        // Where memory is not unified the rest is the host's.
+        if !self.properties().unified && storage != StorageMode::Private {
+            return true;
+        }
+        let total = self.total.get().copied().or_else(|| {
+            let total = self.budget().ok()?.total;
+            Some(*self.total.get_or_init(|| total))
+        });
+        total.is_none_or(|total| bytes as u64 <= total)
     }
 
     /// A segment, on a node where memory is kept apart by nodes.

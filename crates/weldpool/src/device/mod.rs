@@ -29,6 +29,8 @@ use crate::sync::Arc;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
 pub(crate) use metered::Metered;
+#[cfg(test)]
+pub(crate) use pages::NONE_LEFT;
 pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
 pub use topology::{NumaNode, Topology};

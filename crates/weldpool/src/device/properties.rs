@@ -102,7 +102,8 @@ pub struct DeviceProperties {
     pub peers: Vec<u32>,
 }
 
-/// Memory of a device, in bytes.
+/// Memory of a device, in bytes. Where host and device do not share one, it is that of
+/// [`Private`](StorageMode::Private) storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Budget {

@@ -8,7 +8,7 @@ use super::Pool;
 use super::close::close_late;
 use super::place::{Party, Place};
 use super::recovery::{Shortage, is_shortage};
-use crate::arena::{SMALL_BYTES_MAX, Source};
+use crate::arena::{Source, Want};
 use crate::block::{Block, CacheKey};
 use crate::buffer::Buffer;
 use crate::device::StorageMode;
@@ -215,7 +215,7 @@ impl Pool {
         if last != 0 && last != domain {
             self.contended.store(true, Ordering::Relaxed);
         }
-        if queue.is_none() && place.list.is_some() && place.bytes <= SMALL_BYTES_MAX {
+        if queue.is_none() && place.shared {
             let mut blocks = self.classes.take(
                 place.list,
                 place.node,
@@ -231,23 +231,36 @@ impl Pool {
         if contended || signal {
             self.collect(signal);
         }
-        let party = Party {
+        let mut party = Party {
             key,
             queue,
             contended,
+            live: 0,
         };
-        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
-        if let Some(block) = held(self) {
+        if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
-        self.reserve
-            .note_live(self.live_bytes() + place.bytes as u64);
+        party.live = self.live_with(place);
+        let obtained = self.obtain_more(place, party)?;
+        self.reserve.note_live(party.live);
+        Ok(obtained)
+    }
+
+    /// Requested bytes that are live once the request is served; O(threads).
+    pub(super) fn live_with(&self, place: Place) -> u64 {
+        self.live_bytes().saturating_add(place.bytes as u64)
+    }
+
+    /// A block where no free memory suffices yet.
+    fn obtain_more(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
+        let held = |pool: &Arc<Self>| pool.obtain_held(place, party);
         if self.collect(false)
             && let Some(block) = held(self)
         {
             return Ok((block, Source::Held));
         }
-        if self.reserve.slack() < place.bytes as u64 {
+        let beyond = self.reserve.slack(party.live) < place.bytes as u64;
+        if beyond && self.may_hold(&place) {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
             if self.shelves_open() || place.is_small() {
@@ -308,17 +321,22 @@ impl Pool {
     fn grow_on(self: &Arc<Self>, place: Place, party: Party) -> Result<(Block, Source)> {
         let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
+        let grow = |want: &Want| {
+            if self.may_hold(&place) {
+                self.await_work(arena, want);
+                return arena.grow(want, &passed);
+            }
+            // No idle memory would be enough, so none is exchanged for it.
+            let direct = arena.direct(want, &passed);
+            direct.map(|block| (block, Source::Driver))
+        };
         if !place.is_small() {
-            let want = place.want(party);
-            self.await_work(arena, &want);
-            let grown = arena.grow(&want, &passed)?;
+            let grown = grow(&place.want(party))?;
             self.classes.count_cut(place.list, place.bytes);
             return Ok(grown);
         }
         loop {
-            let span = place.span(small, party);
-            self.await_work(arena, &span);
-            let (span, source) = arena.grow(&span, &passed)?;
+            let (span, source) = grow(&place.span(small, party))?;
             small.add_span(span);
             // Another thread may have used up the span already.
             if let Some(block) = self.obtain_held(place, party) {

@@ -25,9 +25,8 @@ pub(super) fn close_late_now() {
         return;
     }
     let pools = POOLS.read();
-    let all = pools.iter().flat_map(|pools| pools.values());
     let closing = |pool: &&Arc<Pool>| pool.closing.load(Ordering::SeqCst);
-    let late: Vec<Arc<Pool>> = all.filter(closing).map(Arc::clone).collect();
+    let late: Vec<Arc<Pool>> = pools.values().filter(closing).map(Arc::clone).collect();
     drop(pools);
     for pool in late {
         if pool.live_buffers() != 0 {
@@ -127,10 +126,9 @@ impl Pool {
             return;
         }
         CLOSING.fetch_sub(1, Ordering::Relaxed);
-        let passed = |point| self.orders.passed(point);
         if !self.is_used_by_work(&points) || left_out(Wait::Close) {
             for (arena, _) in self.arenas.iter() {
-                arena.close(&passed);
+                arena.close();
             }
         } else {
             tracing::error!(
@@ -144,10 +142,7 @@ impl Pool {
             self.deferred.leak();
         }
         thread_cache::forget(self);
-        let removed = POOLS
-            .write()
-            .as_mut()
-            .and_then(|pools| pools.remove(&self.key.id));
+        let removed = POOLS.write().remove(&self.key.id);
         self.key.retire();
         drop(removed);
     }
@@ -161,8 +156,8 @@ mod tests {
     use super::*;
     use crate::Allocator;
 
-    /// A thread that was inside its last free when the pool was closed, and then does nothing more, used to keep
-    /// all of the pool's memory for as long as it lived.
+    /// A thread that was inside its last free when the pool was closed, and then does nothing more, does not keep
+    /// the pool's memory for as long as it lives.
     #[test]
     fn a_free_that_comes_too_late_keeps_no_memory() {
         let other = Allocator::host().unwrap();

@@ -9,12 +9,12 @@ use crate::report::LeakReport;
 use crate::size_class::SizeClasses;
 use crate::stats::{Counter, Stats};
 use crate::sync::Ordering;
-use crate::thread_cache::{TallySum, UnlistedSum};
+use crate::thread_cache::{self, ListSums, TallySum, UnlistedSum};
 
 /// What all threads of a pool counted.
 #[derive(Debug)]
 pub(super) struct Counted {
-    pub(super) lists: Vec<TallySum>,
+    pub(super) lists: ListSums,
     /// Of blocks without a list.
     pub(super) unlisted: UnlistedSum,
 }
@@ -22,15 +22,16 @@ pub(super) struct Counted {
 impl Counted {
     /// A figure of all lists and of blocks without one.
     pub(super) fn sum(&self, figure: impl Fn(&TallySum) -> u64) -> u64 {
-        let lists = self.lists.iter().map(&figure);
+        let lists = self.lists.iter().map(|(_, list)| figure(list));
         lists.fold(figure(&self.unlisted.tally), u64::wrapping_add)
     }
 
     /// Bytes of so many blocks of each list as `count` says.
     fn listed_bytes(&self, classes: &SizeClasses, count: impl Fn(&TallySum) -> u64) -> u64 {
         let classes = classes.as_slice();
-        let lists = self.lists.iter().zip(classes.iter().cycle());
-        let bytes = lists.map(|(list, class)| count(list).wrapping_mul(class.bytes as u64));
+        let class = |list: usize| &classes[list % classes.len()];
+        let lists = self.lists.iter();
+        let bytes = lists.map(|(list, sum)| count(sum).wrapping_mul(class(list).bytes as u64));
         bytes.fold(0, u64::wrapping_add)
     }
 }
@@ -50,17 +51,16 @@ impl Pool {
 
     /// What threads counted. A walk over their counters.
     pub(super) fn counted(&self) -> Counted {
-        let mut counted = Counted {
-            lists: vec![TallySum::default(); self.classes.list_count()],
-            unlisted: UnlistedSum::default(),
-        };
         // Until all is added, so that no thread that ends is counted twice.
         let shards = self.shards.lock();
-        for shard in shards.iter() {
+        let all = || shards.iter().map(|shard| &**shard).chain([&self.shared]);
+        let mut counted = Counted {
+            lists: thread_cache::list_sums(all(), self.classes.list_count()),
+            unlisted: UnlistedSum::default(),
+        };
+        for shard in all() {
             shard.add_to(&mut counted.lists, &mut counted.unlisted);
         }
-        self.shared
-            .add_to(&mut counted.lists, &mut counted.unlisted);
         counted
     }
 
@@ -91,11 +91,11 @@ impl Pool {
 
     pub(super) fn state(&self) -> PoolState {
         PoolState {
-            live: self.live_bytes(),
-            cached: self.idle_bytes(),
-            reserved: self.device.reserved().value,
-            limit: self.reserve.limit(),
-            largest_free: self.largest_free() as u64,
+            live_bytes: self.live_bytes(),
+            cached_bytes: self.idle_bytes(),
+            reserved_bytes: self.device.reserved().value,
+            limit_bytes: self.reserve.limit(),
+            largest_free_bytes: self.largest_free() as u64,
         }
     }
 
@@ -106,10 +106,7 @@ impl Pool {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        if self.deferred_bytes() > 0 {
-            // What is over need not be told as waiting.
-            self.collect(false);
-        }
+        let deferred_bytes = self.awaited_bytes();
         let counted = self.counted();
         let live = self.live_bytes();
         let allocations = counted.sum(|list| list.allocations);
@@ -125,7 +122,6 @@ impl Pool {
             .iter()
             .map(|(arena, small)| arena.free().bytes + small.free().bytes)
             .sum();
-        let deferred_bytes = self.deferred_bytes();
         let mut stats = Stats {
             live: Counter {
                 value: live,

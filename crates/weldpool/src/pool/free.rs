@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
+use crate::arena::SMALL_BYTES_MAX;
 use crate::block::{ArenaKind, Block, CacheKey, ListId};
 use crate::in_flight::Use;
 use crate::sync::{Arc, Ordering};
@@ -72,7 +73,7 @@ impl Pool {
         }
         batch.extend(thread_cache::put(key, block));
         let ordered = batch.iter().any(|block| block.point().is_some());
-        let rest = if ordered {
+        let rest = if ordered || !self.may_share(list) {
             batch
         } else {
             self.classes.put(list, batch)
@@ -80,6 +81,19 @@ impl Pool {
         for block in rest {
             self.release(block);
         }
+    }
+
+    /// Whether idle blocks of a list may lie with their class: large ones within the limit on idle memory, and
+    /// not while they keep free memory apart.
+    pub(super) fn may_share(&self, list: ListId) -> bool {
+        if self.classes.cached_max(list) == 0 {
+            return false;
+        }
+        if self.classes.block_bytes(list.index()) <= SMALL_BYTES_MAX {
+            return true;
+        }
+        let most = self.cache_limit.bytes();
+        self.shelves_open() && (self.idle_bytes_at_most() <= most || self.idle_bytes() <= most)
     }
 
     /// Gives a block back to its arena, and memory beyond the limit on idle memory back to the device.
@@ -129,7 +143,8 @@ impl Pool {
         let idle = self.idle_bytes();
         if idle > most && freed.bytes as u64 > (idle - most) / 8 {
             let excess = usize::try_from(idle - most).unwrap_or(usize::MAX);
-            arena.trim(excess, &|point| self.orders.passed(point));
+            // Not every further free is to call the driver.
+            arena.trim_ranges(excess, &|point| self.orders.passed(point));
         }
     }
 

@@ -16,7 +16,7 @@ const EXCHANGE_WAIT_MAX: Duration = Duration::from_millis(5);
 
 impl Pool {
     /// Empties what threads cache, as far as it can be taken from them, and the class pools, into the
-    /// arenas; unless `all`, each class keeps as many blocks as it started with. Returns the bytes.
+    /// arenas; unless `all`, each class keeps what it is to keep. Returns the bytes.
     pub(super) fn drain_caches(&self, all: bool) -> usize {
         let mut drained = Vec::new();
         thread_cache::drain_own(self, &mut drained);
@@ -58,6 +58,18 @@ impl Pool {
         if self.orders.is_empty() {
             return any;
         }
+        self.orders.forget_ended();
+        let queues = self.pending_queues();
+        if signal {
+            for &(queue, value) in &queues {
+                self.orders.cover(Point { queue, value });
+            }
+        }
+        self.pass(&queues) | any
+    }
+
+    /// The queues that memory of the arenas waits for, and the greatest value of each.
+    fn pending_queues(&self) -> Vec<(u32, u64)> {
         let mut queues = Vec::new();
         for (arena, small) in self.arenas.iter() {
             arena.pending_queues(&mut queues);
@@ -66,11 +78,14 @@ impl Pool {
         queues.sort_unstable();
         queues.reverse();
         queues.dedup_by_key(|(queue, _)| *queue);
-        self.orders.forget_ended();
-        for (queue, value) in queues {
-            if signal {
-                self.orders.cover(Point { queue, value });
-            }
+        queues
+    }
+
+    /// Makes memory of the arenas free for everybody that waited for what these queues have done by now. True if
+    /// there was any. No block is released, and no memory of the device.
+    fn pass(&self, queues: &[(u32, u64)]) -> bool {
+        let mut any = false;
+        for &(queue, _) in queues {
             let completed = match self.orders.completed(queue) {
                 _ if left_out(Wait::Collect) => u64::MAX,
                 completed => completed,
@@ -87,12 +102,7 @@ impl Pool {
     pub(super) fn wait(&self, timeout: Duration) {
         let start = Instant::now();
         self.deferred.wait(timeout);
-        let mut queues = Vec::new();
-        for (arena, small) in self.arenas.iter() {
-            arena.pending_queues(&mut queues);
-            small.pending_queues(&mut queues);
-        }
-        for (queue, value) in queues {
+        for (queue, value) in self.pending_queues() {
             let left = timeout.saturating_sub(start.elapsed());
             let _late = self.orders.wait(Point { queue, value }, left);
         }
@@ -109,20 +119,24 @@ impl Pool {
     }
 
     fn await_others(&self, arena: &Arena, want: &Want) {
+        let Some(first) = arena.others_after(want) else {
+            return;
+        };
         let longest = self.wait_for_others_max();
+        let Some(allowed) = self.reserve.affordable_wait(longest, want.live) else {
+            return;
+        };
+        // Paid for once, though several queues may be waited for.
+        self.reserve.charge_wait(allowed);
         let start = Instant::now();
-        let mut last = None;
-        while let Some((point, allowed)) = arena.others_after(want, longest) {
+        let mut next = Some(first);
+        while let Some(point) = next {
             let left = allowed.saturating_sub(start.elapsed());
-            if last == Some(point) || left.is_zero() {
-                break;
-            }
-            self.reserve.charge_wait(left);
-            if !self.orders.wait(point, left) {
+            if left.is_zero() || !self.orders.wait(point, left) {
                 break;
             }
             self.collect(false);
-            last = Some(point);
+            next = arena.others_after(want).filter(|&after| after != point);
         }
     }
 
@@ -163,9 +177,65 @@ impl Pool {
             .saturating_sub(self.live_bytes())
     }
 
+    /// Bytes that work is still to use, as far as that is known without a signal; what is over is told
+    /// as idle, and stays where it is.
+    pub(super) fn awaited_bytes(&self) -> u64 {
+        if self.deferred_bytes() == 0 {
+            return 0;
+        }
+        self.pass(&self.pending_queues());
+        let over = self.deferred.over_bytes();
+        self.deferred_bytes().saturating_sub(over)
+    }
+
     pub(super) fn deferred_bytes(&self) -> u64 {
         let pending = |(arena, small): &Pair| arena.free().pending + small.free().pending;
         let arenas: usize = self.arenas.iter().map(pending).sum();
         self.deferred.bytes() + arenas as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::host::HostDevice;
+    use crate::strategy::Adaptive;
+    use crate::sync::Arc;
+    use crate::{Allocator, Config, Request};
+
+    /// A request that waits for one queue after the other pays for how long it may wait in all.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_wait_for_several_queues_is_paid_for_once() {
+        const MIB: usize = 1 << 20;
+        let longest = Duration::from_secs(1);
+        let config = Config {
+            // Of 30 MiB that is three seconds.
+            driver_ns_per_operation: 10_000_000,
+            strategy: Some(Arc::new(Adaptive::new(1.0, longest).unwrap())),
+            ..Config::default()
+        };
+        let device = Arc::new(HostDevice::new().unwrap());
+        let allocator = Allocator::builder(device).config(config).build().unwrap();
+        let pool = allocator.pool();
+        drop([(); 3].map(|()| allocator.allocate(10 * MIB).unwrap()));
+        assert!(allocator.clear() > 0);
+        // The one with more is waited for first.
+        for (mib, sleep) in [(11, 50), (9, 150)] {
+            let queue = allocator.create_queue().unwrap();
+            let request = Request::new(mib * MIB).queue(&queue);
+            let buffer = allocator.allocate_with(&request).unwrap();
+            let sleep = Duration::from_millis(sleep);
+            queue.call(move || std::thread::sleep(sleep)).unwrap();
+            buffer.free_on(&queue);
+        }
+        let left = || pool.reserve.affordable_wait(Duration::MAX, 0).unwrap();
+        let (before, reserved) = (left(), allocator.stats().reserved.value);
+        let start = Instant::now();
+        let _both = allocator.allocate(15 * MIB).unwrap();
+        assert!(start.elapsed() > Duration::from_millis(40), "it waited");
+        assert_eq!(allocator.stats().reserved.value, reserved, "for both");
+        let paid = before.saturating_sub(left());
+        assert!((longest / 2..longest * 5 / 4).contains(&paid), "{paid:?}");
     }
 }

@@ -10,7 +10,6 @@
 
 use super::Pool;
 use super::place::Place;
-use crate::arena::SMALL_BYTES_MAX;
 use crate::block::{Block, CacheKey, Node};
 use crate::device::StorageMode;
 use crate::error::{ErrorKind, Result};
@@ -105,8 +104,8 @@ impl Pool {
         let list = block.list();
         let central = list.is_some()
             && block.point().is_none()
-            && block.bytes() <= SMALL_BYTES_MAX
-            && self.pooling.load(Ordering::Relaxed);
+            && self.pooling.load(Ordering::Relaxed)
+            && self.may_share(list);
         let left = if central {
             self.classes.put(list, vec![block]).pop()
         } else {

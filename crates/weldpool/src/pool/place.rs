@@ -8,6 +8,7 @@ use crate::block::{CacheKey, ListId, Node};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
+use crate::size_class::SizeClass;
 
 /// Bytes that one refill of a thread's list aims at, and most blocks of it.
 const REFILL_BYTES: usize = 64 << 10;
@@ -27,6 +28,8 @@ pub(super) struct Place {
     pub(super) alignment: usize,
     /// Whether what is cut along with the block finds room in the thread's cache.
     pub(super) refill: bool,
+    /// Whether idle blocks may lie with the class, for all threads.
+    pub(super) shared: bool,
 }
 
 /// For whom a request is served past the threads' caches.
@@ -38,6 +41,8 @@ pub(super) struct Party {
     pub(super) queue: Option<u32>,
     /// Whether other queues, or the host, allocate too.
     pub(super) contended: bool,
+    /// As [`Want::live`].
+    pub(super) live: u64,
 }
 
 impl Pool {
@@ -66,18 +71,23 @@ impl Pool {
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
         let node = self.here(request.storage);
-        let refill = class.is_some();
         let shape = class.map(|class| (class, self.shape(class)));
         Ok(match shape.filter(|(_, shape)| !shape.exact) {
-            Some((class, shape)) => Place {
-                storage: request.storage,
-                node,
-                list: self.classes.list(request.storage, class),
-                thread_max: shape.thread_max,
-                bytes: classes.as_slice()[class].bytes,
-                alignment,
-                refill,
-            },
+            Some((class, shape)) => {
+                let SizeClass {
+                    bytes, cached_max, ..
+                } = classes.as_slice()[class];
+                Place {
+                    storage: request.storage,
+                    node,
+                    list: self.classes.list(request.storage, class),
+                    thread_max: shape.thread_max,
+                    bytes,
+                    alignment,
+                    refill: shape.thread_max > 0,
+                    shared: cached_max > 0 || shape.kept > 0,
+                }
+            }
             None => Place {
                 storage: request.storage,
                 node,
@@ -86,7 +96,8 @@ impl Pool {
                 // Cannot overflow: the request is at most a segment's length.
                 bytes: request.bytes.next_multiple_of(DEFAULT_ALIGNMENT),
                 alignment,
-                refill,
+                refill: false,
+                shared: false,
             },
         })
     }
@@ -107,7 +118,7 @@ impl Place {
 
     /// Blocks to take at once of those that other threads freed.
     pub(super) fn exchanged_blocks(&self, shelves_open: bool) -> usize {
-        if self.refill && shelves_open {
+        if self.refill && shelves_open && self.bytes <= SMALL_BYTES_MAX {
             self.refill_blocks().max(EXCHANGED_BLOCKS)
         } else {
             1
@@ -117,22 +128,28 @@ impl Place {
     /// The block.
     pub(super) fn want(&self, party: Party) -> Want {
         Want {
-            list: self.list,
             queue: party.queue,
             contended: party.contended,
-            ..self.want_direct()
+            live: party.live,
+            ..self.want_of(self.list)
         }
     }
 
     /// A block of new memory that nothing else shares.
     pub(super) fn want_direct(&self) -> Want {
+        self.want_of(ListId::DIRECT)
+    }
+
+    /// A block of that list, for nobody in particular.
+    fn want_of(&self, list: ListId) -> Want {
         Want {
             bytes: self.bytes,
             alignment: self.alignment,
-            list: ListId::DIRECT,
+            list,
             thread_max: self.thread_max,
             queue: None,
             contended: false,
+            live: 0,
         }
     }
 
@@ -145,6 +162,7 @@ impl Place {
             thread_max: 0,
             queue: party.queue,
             contended: party.contended,
+            live: party.live,
         }
     }
 }

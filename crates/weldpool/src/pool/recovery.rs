@@ -59,12 +59,13 @@ impl Drop for Asking {
 }
 
 impl Pool {
-    /// Whether so many bytes are within the limit, and no more than the device has in all.
-    fn may_hold(&self, bytes: usize) -> bool {
-        let bytes = bytes as u64;
-        let budget = self.device.budget();
-        self.reserve.limit().is_none_or(|limit| bytes <= limit)
-            && budget.is_ok_and(|budget| bytes <= budget.total)
+    /// Whether what is idle could make place for a request: it is no larger than the limit, or what is held
+    /// beyond that, and no larger than all the device has.
+    pub(super) fn may_hold(&self, place: &Place) -> bool {
+        let bytes = place.bytes as u64;
+        let held = |limit: u64| limit.max(self.reserve.committed());
+        let limit = self.reserve.limit().map(held);
+        limit.is_none_or(|limit| bytes <= limit) && self.device.may_have(place.bytes, place.storage)
     }
 
     /// Takes the steps of recovery until one lets the request succeed; else returns `first`, which is
@@ -79,11 +80,11 @@ impl Pool {
         tracing::debug!(pool = %self.name, bytes, error = %first, "memory is out");
         for round in 1..=ROUNDS_MAX {
             let mut retry = false;
+            // What is larger than all there may be is served only if somebody raises the limit.
+            let hopeless = !self.may_hold(&shortage.place);
             for step in RecoveryStep::ALL {
-                // What is larger than all there may be is served only if somebody raises the limit.
-                let may_help =
-                    step == RecoveryStep::AskCallbacks || self.may_hold(shortage.place.bytes);
-                if !may_help || !self.take_step(step, shortage, round, &first) {
+                let helps = step == RecoveryStep::AskCallbacks || !hopeless;
+                if !helps || !self.take_step(step, shortage, round, &first) {
                     continue;
                 }
                 self.out_of_memory.taken(step);
@@ -122,14 +123,26 @@ impl Pool {
         step: RecoveryStep,
     ) -> Result<(Block, Source)> {
         let place = shortage.place;
+        if shortage.direct {
+            return self.obtain_direct(place);
+        }
         let party = Party {
             key: shortage.key,
             queue: shortage.queue,
             contended: true,
+            live: self.live_with(place),
         };
-        if shortage.direct {
-            return self.obtain_direct(place);
-        }
+        let served = self.obtain_again(place, party, step)?;
+        self.reserve.note_live(party.live);
+        Ok(served)
+    }
+
+    fn obtain_again(
+        self: &Arc<Self>,
+        place: Place,
+        party: Party,
+        step: RecoveryStep,
+    ) -> Result<(Block, Source)> {
         if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
@@ -187,7 +200,7 @@ impl Pool {
             }
             RecoveryStep::AskCallbacks => {
                 let retry = self.ask(shortage, round, first);
-                if retry {
+                if retry && self.may_hold(&shortage.place) {
                     // What was freed lies in caches.
                     let _bytes = self.clear();
                 }
@@ -214,11 +227,11 @@ impl Pool {
             name: request.name.as_str(),
             round,
             error: first,
-            live_bytes: state.live,
-            cached_bytes: state.cached,
-            reserved_bytes: state.reserved,
-            limit_bytes: state.limit,
-            largest_free_bytes: state.largest_free,
+            live_bytes: state.live_bytes,
+            cached_bytes: state.cached_bytes,
+            reserved_bytes: state.reserved_bytes,
+            limit_bytes: state.limit_bytes,
+            largest_free_bytes: state.largest_free_bytes,
         };
         let mut retry = false;
         for callback in callbacks {

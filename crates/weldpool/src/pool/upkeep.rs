@@ -81,13 +81,15 @@ impl Pool {
 
     /// How things stand, for the collecting thread.
     pub(crate) fn observe(&self, ages: &mut Ages, now: Instant) -> Observation {
-        let counted = self.counted();
-        let lists = counted.lists.iter().chain([&counted.unlisted.tally]);
+        let mut allocations = vec![0; self.classes.list_count()];
+        for (list, sum) in self.counted().lists.iter() {
+            allocations[list] = sum.allocations;
+        }
         ages.look(
             now,
             self.idle_bytes(),
             self.reserve.growths(),
-            lists.map(|list| list.allocations),
+            allocations.into_iter(),
         );
         Observation {
             live_bytes: self.live_bytes(),

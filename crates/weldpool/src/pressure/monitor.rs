@@ -402,7 +402,10 @@ impl Inner {
         // What a level asks for is not for a request to do that found memory; what it holds down is.
         if assessment.level < self.level() {
             let held = self.actions.lock().at(assessment.level).holds();
+            let responded = turn.responded;
             self.answer_with(&mut turn, assessment, now, held);
+            // The other steps of the level are due as before.
+            turn.responded = responded;
         }
     }
 

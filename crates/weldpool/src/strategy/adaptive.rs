@@ -113,7 +113,8 @@ impl Adaptive {
     /// Holds at most `ratio_max` times the greatest sum of requested bytes (from 1 to 2; 1.005 by default),
     /// where the workload allows it, and waits for up to `wait_max` (2 ms by default, as without a strategy;
     /// zero for not at all) for memory that work on other queues still uses rather than exceed it, as far as
-    /// `Config::driver_ns_per_operation` pays for that.
+    /// `Config::driver_ns_per_operation` pays for that. Neither counts where the device cannot divide its
+    /// memory: there the wait is 2 ms whatever was chosen.
     ///
     /// # Errors
     ///
@@ -182,7 +183,7 @@ impl Strategy for Adaptive {
             0
         };
         Shape {
-            kept: class.initial.max(kept),
+            kept: class.kept.max(kept),
             ..configured
         }
     }
@@ -237,6 +238,7 @@ mod tests {
         let class = SizeClass {
             bytes,
             initial: 0,
+            kept: 0,
             cached_max: 0,
             thread_max: 64,
         };

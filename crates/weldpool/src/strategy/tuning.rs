@@ -79,7 +79,7 @@ pub struct Shape {
     /// Most idle blocks that each thread keeps in each of its caches; at most 128. Counts for the block
     /// that is cut now.
     pub thread_max: u8,
-    /// Idle blocks that stay with the class when caches are emptied for want of memory, at least.
+    /// Idle blocks that stay with the class, at least; see [`SizeClass::kept`].
     pub kept: usize,
 }
 
@@ -90,7 +90,7 @@ impl Shape {
         Self {
             exact: false,
             thread_max: class.thread_max,
-            kept: class.initial,
+            kept: class.kept,
         }
     }
 }

@@ -103,7 +103,8 @@ impl Bin {
         self.block_bytes.load(Ordering::Relaxed) as usize
     }
 
-    /// Lets blocks be put here, with room for `most` if the bin is lent and for none otherwise. Length of the blocks and `lent` are the same each time.
+    /// Lets blocks be put here, with room for `most` if the bin is lent and for none otherwise. Length of
+    /// the blocks and `lent` are the same each time.
     ///
     /// # Safety
     ///

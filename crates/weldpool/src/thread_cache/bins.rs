@@ -9,6 +9,7 @@ use super::bin::Bin;
 use crate::block::ListId;
 use crate::device::ZeroedPages;
 use crate::error::Result;
+use crate::grouped::Grouped;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// A bin for each list there can be, and for blocks without a list, where nothing is found and there is no
@@ -16,7 +17,9 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 pub(crate) struct Bins {
     /// [`ListId::COUNT`] bins.
     pages: ZeroedPages,
-    /// None where the system had no pages for this thread, which shares those that nobody uses.
+    /// Where the pages are those that nobody uses: what counts in their place, and keeps nothing.
+    counting: Option<Grouped<Bin>>,
+    /// How many lists there are.
     lists: usize,
     /// Which bins were ever used.
     used: Box<[AtomicU64]>,
@@ -40,17 +43,32 @@ impl Bins {
         Ok(Arc::clone(unused.insert(pages)))
     }
 
-    /// Bins for so many lists; where the system has no pages for them, none, and `unused` stands for all.
+    /// Bins for so many lists; where the system has no pages for them, such as only [count](Self::counting).
     pub(crate) fn new(lists: usize, unused: &Arc<ZeroedPages>) -> Self {
-        let (pages, lists) = match ZeroedPages::new(LAYOUT) {
-            Ok(pages) => (pages, lists.min(ListId::MOST)),
-            Err(_) => (unused.share(), 0),
-        };
+        match ZeroedPages::new(LAYOUT) {
+            Ok(pages) => Self::with(pages, lists, None),
+            Err(_) => Self::counting(lists, unused),
+        }
+    }
+
+    /// Bins for so many lists that count and keep nothing. To the warm path they are `unused`.
+    pub(crate) fn counting(lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        Self::with(unused.share(), lists, Some(Grouped::new(lists)))
+    }
+
+    fn with(pages: ZeroedPages, lists: usize, counting: Option<Grouped<Bin>>) -> Self {
+        let lists = lists.min(ListId::MOST);
         Self {
             pages,
+            counting,
             lists,
             used: (0..lists.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    /// Whether blocks may be kept here.
+    pub(crate) fn can_keep(&self) -> bool {
+        self.counting.is_none()
     }
 
     #[inline]
@@ -66,14 +84,26 @@ impl Bins {
         unsafe { self.place(list).as_ref() }
     }
 
-    /// The bin of a list, to be used; none for blocks without a list.
+    /// The bin that counts what is of a list, to be used; none for blocks without a list.
     pub(crate) fn make(&self, list: ListId) -> Option<&Bin> {
         let index = list.index();
         if index >= self.lists {
             return None;
         }
-        self.used[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
-        Some(self.get(list))
+        let bin = match &self.counting {
+            Some(counting) => counting.make(index)?,
+            None => self.get(list),
+        };
+        let (word, bit) = (&self.used[index / 64], 1 << (index % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Release);
+        }
+        Some(bin)
+    }
+
+    /// Which lists' bins were ever used: bits, in words of 64.
+    pub(crate) fn used_words(&self) -> impl Iterator<Item = u64> {
+        self.used.iter().map(|word| word.load(Ordering::Acquire))
     }
 
     /// The bins that were ever used, with their lists' numbers.
@@ -84,10 +114,15 @@ impl Bins {
             std::iter::from_fn(move || {
                 let bit = left.trailing_zeros() as usize;
                 left &= left.wrapping_sub(1);
-                (bit < 64).then(|| {
-                    let index = number * 64 + bit;
-                    (index, self.get(ListId::new(index)))
-                })
+                if bit == 64 {
+                    return None;
+                }
+                let index = number * 64 + bit;
+                let bin = match &self.counting {
+                    Some(counting) => counting.get(index),
+                    None => Some(self.get(ListId::new(index))),
+                };
+                Some((index, bin?))
             })
         })
     }
@@ -95,6 +130,9 @@ impl Bins {
 
 impl Drop for Bins {
     fn drop(&mut self) {
+        if !self.can_keep() {
+            return;
+        }
         let used: Vec<usize> = self.used().map(|(list, _)| list).collect();
         for list in used {
             let bin = self.place(ListId::new(list));

@@ -9,6 +9,7 @@
 mod bin;
 mod bins;
 mod lending;
+mod list_sums;
 mod shard;
 mod stock;
 mod tally;
@@ -17,8 +18,9 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 pub(crate) use self::bins::Bins;
+pub(crate) use self::list_sums::ListSums;
 use self::shard::Gate;
-pub(crate) use self::shard::{Shard, UnlistedSum};
+pub(crate) use self::shard::{Shard, UnlistedSum, list_sums};
 pub(crate) use self::tally::TallySum;
 use crate::block::{Block, CacheKey, HOT, ListId};
 use crate::pool::{Pool, free_past_cache};
@@ -383,7 +385,67 @@ impl Drop for ThreadCache {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Allocator, Request};
+    use std::thread;
+
+    use crate::device::NONE_LEFT;
+    use crate::device::host::HostDevice;
+    use crate::sync::Arc;
+    use crate::{Allocator, Config, Request};
+
+    /// Runs on a thread that gets no tables if `out`, and waits until the thread is gone.
+    fn on_thread<T: Send + 'static>(out: bool, run: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = thread::spawn(move || {
+            NONE_LEFT.set(out);
+            run()
+        });
+        thread.join().unwrap()
+    }
+
+    /// No buffer is lost or counted twice when a thread ends, wherever tables are out: memory stays as long as
+    /// there is one, and no longer.
+    #[test]
+    fn threads_without_a_table_are_counted() {
+        const SIZES: [usize; 3] = [1000, 100_000, 1 << 20];
+        let requested: u64 = SIZES.iter().map(|&bytes| bytes as u64).sum();
+        // It has the table that nobody uses.
+        let _first = Allocator::host().unwrap();
+        // Whether they are out when the allocator is built, memory is taken, and given back.
+        let cases = (0..8).map(|bits| [1, 2, 4].map(|bit| bits & bit != 0));
+        for [built, took, gave] in cases {
+            let allocator = on_thread(built, || {
+                let config = Config {
+                    sample_interval_bytes: 0,
+                    ..Config::default()
+                };
+                let device = Arc::new(HostDevice::new().unwrap());
+                Allocator::builder(device).config(config).build().unwrap()
+            });
+            let allocate = |allocator: &Allocator| {
+                let allocator = allocator.clone();
+                on_thread(took, move || {
+                    SIZES.map(|bytes| allocator.allocate(bytes).unwrap())
+                })
+            };
+            let counted = |allocator: &Allocator| {
+                let stats = allocator.stats();
+                let classes = stats.classes.iter();
+                let of_classes = classes.map(|class| u128::from(class.live_bytes)).sum();
+                (stats.allocations, stats.frees, of_classes)
+            };
+            let case = format!("{built} {took} {gave}");
+            let buffers = allocate(&allocator);
+            assert_eq!(counted(&allocator), (3, 0, requested.into()), "{case}");
+            on_thread(gave, move || drop(buffers));
+            assert_eq!(counted(&allocator), (3, 3, 0), "{case}");
+            assert_eq!(allocator.stats().block_bytes, 0, "{case}");
+            let pool = Arc::clone(allocator.pool());
+            let buffers = allocate(&allocator);
+            drop(allocator);
+            assert!(pool.reserved_bytes() > requested, "{case}");
+            on_thread(gave, move || drop(buffers));
+            assert_eq!(pool.reserved_bytes(), 0, "{case}");
+        }
+    }
 
     /// More keys than a thread finds at once: each still serves from its own cache.
     #[test]

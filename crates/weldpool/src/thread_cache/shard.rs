@@ -5,6 +5,7 @@
 use super::bin::Bin;
 use super::bins::Bins;
 use super::lending::{Held, Lending};
+use super::list_sums::ListSums;
 use super::tally::{Tally, TallySum};
 use crate::block::{CacheKey, ListId};
 use crate::device::ZeroedPages;
@@ -65,8 +66,22 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(sum, Ordering::Relaxed);
 }
 
+/// Sums of nothing yet, for all lists of `shards`.
+pub(crate) fn list_sums<'a>(shards: impl Iterator<Item = &'a Shard>, lists: usize) -> ListSums {
+    ListSums::of(shards.map(|shard| shard.bins.used_words()), lists)
+}
+
 impl Shard {
     pub(crate) fn new(key: CacheKey, lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        Self::with(key, Bins::new(lists, unused))
+    }
+
+    /// One that counts and keeps nothing.
+    pub(crate) fn counting(key: CacheKey, lists: usize, unused: &Arc<ZeroedPages>) -> Self {
+        Self::with(key, Bins::counting(lists, unused))
+    }
+
+    fn with(key: CacheKey, bins: Bins) -> Self {
         Self {
             gate: Gate {
                 open: AtomicU64::new(key.id),
@@ -78,7 +93,7 @@ impl Shard {
             lending: Lending::new(),
             unlisted: Unlisted::default(),
             key,
-            bins: Bins::new(lists, unused),
+            bins,
         }
     }
 
@@ -183,11 +198,9 @@ impl Shard {
     }
 
     /// Adds what was counted per list.
-    pub(crate) fn add_to(&self, lists: &mut [TallySum], unlisted: &mut UnlistedSum) {
+    pub(crate) fn add_to(&self, lists: &mut ListSums, unlisted: &mut UnlistedSum) {
         for (list, bin) in self.bins.used() {
-            if let Some(sum) = lists.get_mut(list) {
-                sum.add(&bin.tally, bin.len());
-            }
+            lists.add(list, &bin.tally, bin.len());
         }
         unlisted.tally.add(&self.unlisted.tally, 0);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -128,7 +128,10 @@ impl Shard {
     /// Puts a block into its bin, which is opened and given room if need be. Only for the thread that
     /// owns the shard.
     pub(super) fn put(&self, block: Block) -> Result<(), Block> {
-        let Some(bin) = self.bins.make(block.list()).filter(|_| block.is_kept()) else {
+        if !self.bins.can_keep() || !block.is_kept() {
+            return Err(block);
+        }
+        let Some(bin) = self.bins.make(block.list()) else {
             return Err(block);
         };
         let (bytes, most) = (block.bytes(), block.thread_max());

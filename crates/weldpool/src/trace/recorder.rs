@@ -63,7 +63,7 @@ pub struct Recorder {
 }
 
 struct Shared {
-    /// Unique in the process, so that a thread finds its lane of this recorder.
+    /// Unique in the process and not 0, so that a thread finds its lane of this recorder.
     number: u64,
     started: Instant,
     options: RecorderOptions,
@@ -76,6 +76,8 @@ struct Shared {
 
 struct Lane {
     thread: u64,
+    started: Instant,
+    writer: Thread,
     records: Mutex<Records>,
 }
 
@@ -101,9 +103,12 @@ thread_local! {
     static LANES: RefCell<Vec<(u64, Arc<Lane>)>> = const { RefCell::new(Vec::new()) };
 }
 
-static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(Recorder::NO_NUMBER + 1);
 
 impl Recorder {
+    /// No recorder has this number.
+    pub(crate) const NO_NUMBER: u64 = 0;
+
     /// Makes the file, or empties it, and starts the writer thread.
     ///
     /// # Errors
@@ -164,47 +169,29 @@ impl Recorder {
     /// Records one event of the calling thread, now. It never waits for the file. After
     /// [`finish`](Self::finish) it does nothing.
     pub fn record(&self, op: Op, id: u64, bytes: u64, stream: u64) {
-        let known = LANES.try_with(|lanes| {
-            let lanes = lanes.borrow();
-            let lane = lanes
-                .iter()
-                .find(|(number, _)| *number == self.shared.number);
-            lane.map(|(_, lane)| self.append(lane, op, id, bytes, stream))
-        });
-        match known {
-            Ok(Some(())) => {}
-            Ok(None) => match self.new_lane() {
-                Some(lane) => self.append(&lane, op, id, bytes, stream),
-                None => self.drop_one(),
-            },
-            // The thread is ending and its lanes are gone.
-            Err(_) => self.drop_one(),
+        if Self::record_in_lane(self.shared.number, op, id, bytes, stream) {
+            return;
+        }
+        match self.new_lane() {
+            Some(lane) => lane.append(op, id, bytes, stream),
+            // No more threads may record, or this one is ending and its lanes are gone.
+            None => self.drop_one(),
         }
     }
 
-    fn append(&self, lane: &Lane, op: Op, id: u64, bytes: u64, stream: u64) {
-        let mut records = lane.records.lock();
-        if records.closed {
-            return;
-        }
-        if records.stamped.len() == records.stamped.capacity() {
-            records.dropped += 1;
-            return;
-        }
-        // Under the lock: what a collection leaves behind is later than the collection.
-        let time_ns = self.shared.now_ns();
-        let free = if op == Op::Free { FREE } else { 0 };
-        records.stamped.push(Stamped {
-            time_ns,
-            id,
-            bytes: bytes & !FREE | free,
-            stream,
+    pub(crate) fn number(&self) -> u64 {
+        self.shared.number
+    }
+
+    /// Records an event where the calling thread has a lane of the recorder with this number; false where it
+    /// has none. Takes nothing that threads share.
+    pub(crate) fn record_in_lane(number: u64, op: Op, id: u64, bytes: u64, stream: u64) -> bool {
+        let recorded = LANES.try_with(|lanes| {
+            let lanes = lanes.borrow();
+            let lane = lanes.iter().find(|(of, _)| *of == number);
+            lane.map(|(_, lane)| lane.append(op, id, bytes, stream))
         });
-        let half_full = records.stamped.len() == records.stamped.capacity() / 2;
-        drop(records);
-        if half_full {
-            self.writer.unpark();
-        }
+        matches!(recorded, Ok(Some(())))
     }
 
     fn drop_one(&self) {
@@ -222,6 +209,8 @@ impl Recorder {
         }
         let lane = Arc::new(Lane {
             thread: shared.threads.fetch_add(1, Ordering::Relaxed),
+            started: shared.started,
+            writer: self.writer.clone(),
             records: Mutex::new(Records {
                 stamped: Vec::with_capacity(shared.options.events_per_thread),
                 dropped: 0,
@@ -281,9 +270,34 @@ impl fmt::Debug for Recorder {
     }
 }
 
-impl Shared {
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+fn ns_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Lane {
+    fn append(&self, op: Op, id: u64, bytes: u64, stream: u64) {
+        let mut records = self.records.lock();
+        if records.closed {
+            return;
+        }
+        if records.stamped.len() == records.stamped.capacity() {
+            records.dropped += 1;
+            return;
+        }
+        // Under the lock: what a collection leaves behind is later than the collection.
+        let time_ns = ns_since(self.started);
+        let free = if op == Op::Free { FREE } else { 0 };
+        records.stamped.push(Stamped {
+            time_ns,
+            id,
+            bytes: bytes & !FREE | free,
+            stream,
+        });
+        let half_full = records.stamped.len() == records.stamped.capacity() / 2;
+        drop(records);
+        if half_full {
+            self.writer.unpark();
+        }
     }
 }
 
@@ -317,7 +331,11 @@ impl<W: Write> Collector<W> {
 
     /// Takes what the lanes hold and writes what nothing recorded later can precede.
     fn collect(&mut self, last: bool) {
-        let complete_ns = if last { u64::MAX } else { self.shared.now_ns() };
+        let complete_ns = if last {
+            u64::MAX
+        } else {
+            ns_since(self.shared.started)
+        };
         let mut dropped = self.shared.dropped.swap(0, Ordering::Relaxed);
         self.lanes.clear();
         self.lanes.extend(self.shared.lanes.lock().iter().cloned());

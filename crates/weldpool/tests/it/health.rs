@@ -264,6 +264,7 @@ fn pressure_is_reported_while_it_lasts() {
     holds_and_is_mended("pressure", &ill, &allocator.health());
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn holes_mapped_together_for_many_allocations_are_worth_some_slack() {
     let health = |slack_per_1024| {

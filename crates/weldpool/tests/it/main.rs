@@ -9,6 +9,8 @@ mod config;
 mod fake;
 mod health;
 mod host;
+mod log;
+mod logging;
 #[cfg(target_os = "linux")]
 mod numa;
 mod observe;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ fn classes_tell_waste_hits_and_score() {
     assert_eq!(waste, stats.internal_waste());
 }
 
-/// A class used to count every block that was cut for it as a miss, though no driver was called.
+/// A block that is cut from memory already held is a hit of its class.
 #[test]
 fn hits_of_the_classes_are_those_of_the_whole() {
     let allocator = allocator(Config::default());
@@ -326,7 +327,7 @@ fn a_failed_allocation_is_counted_and_shows_in_the_health() {
     assert!(allocator.health().has("out_of_memory"));
 }
 
-/// A miss used to cut one block alone while a recorder was there, where it else fills the thread's cache.
+/// With a recorder too, a miss fills the thread's cache.
 #[test]
 fn recording_changes_nothing_about_what_is_held() {
     let run = |record: bool| {
@@ -357,7 +358,7 @@ fn recording_changes_nothing_about_what_is_held() {
     assert_eq!(run(true), run(false));
 }
 
-/// It used to be that of large blocks alone, so that memory free among small ones was no range at all.
+/// Memory that is free among small blocks counts too.
 #[test]
 fn the_largest_free_range_is_that_of_all_arenas() {
     let allocator = allocator(Config::default());
@@ -370,7 +371,7 @@ fn the_largest_free_range_is_that_of_all_arenas() {
     assert!(stats.external_fragmentation() < 1.0);
 }
 
-/// The monitor and the collecting thread used to be gone before statistics were printed.
+/// They are printed when the monitor and the collecting thread have ended.
 #[test]
 fn statistics_on_exit_tell_of_pressure_and_collection() {
     const CHILD: &str = "WELDPOOL_TEST_STATISTICS_ON_EXIT";
@@ -436,9 +437,10 @@ fn a_recorded_program_replays_with_the_same_peak() {
     let recorder = Arc::new(Recorder::create(&path).unwrap());
     assert!(allocator.record(Some(recorder)).is_none());
     let exchange: Mutex<Vec<weldpool::Buffer>> = Mutex::default();
+    let kept_most = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
-            let (allocator, exchange) = (allocator.clone(), &exchange);
+            let (allocator, exchange, kept_most) = (allocator.clone(), &exchange, &kept_most);
             scope.spawn(move || {
                 let queue = allocator.create_queue().unwrap();
                 let mut numbers = Numbers(thread + 1);
@@ -456,6 +458,10 @@ fn a_recorded_program_replays_with_the_same_peak() {
                         4 => drop(exchange.lock().unwrap().pop()),
                         _ => drop(mine.pop()),
                     }
+                    let stats = allocator.stats();
+                    // In caches rather than in arenas.
+                    let idle = stats.cached_bytes.saturating_sub(stats.free_bytes);
+                    kept_most.fetch_max(stats.live.value + idle, Ordering::Relaxed);
                 }
             });
         }
@@ -501,9 +507,12 @@ fn a_recorded_program_replays_with_the_same_peak() {
     assert_eq!(report.allocs, allocations);
     assert_eq!((report.peak_live_bytes, report.skipped_frees), (peak, 0));
     let live_peak = after.live.peak;
+    // What was live and in caches at one time, and the largest request for a call that no look fell behind.
+    let kept = kept_most.into_inner() + (1 << 20);
+    let kept = kept.min(after.reserved.peak);
     assert!(
-        (peak..=peak + after.reserved.peak).contains(&live_peak),
-        "{peak}, {live_peak}: too high by what caches keep, at most, which is less than what is held"
+        (peak..=kept).contains(&live_peak),
+        "{peak}, {live_peak}: too high by what caches keep at that time, at most, which makes {kept} bytes"
     );
 }
 

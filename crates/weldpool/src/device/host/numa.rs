@@ -202,7 +202,11 @@ impl Numa {
         if let Err(error) = bound
             && !self.refused.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!(%error, policy = ?self.policy, "memory cannot be bound to nodes; it lies where the system puts it");
+            tracing::warn!(
+                %error,
+                policy = ?self.policy,
+                "memory cannot be bound to nodes; it lies where the system puts it"
+            );
         }
     }
 }

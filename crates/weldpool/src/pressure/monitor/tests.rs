@@ -534,3 +534,35 @@ mod fake_group {
         assert_eq!(monitor.level(), Level::Normal);
     }
 }
+
+/// A request that lowers the level takes none of its steps but those that hold caches down, so whoever checks
+/// next takes the others, as if nothing had been done at that level.
+#[test]
+fn the_steps_of_a_level_that_a_request_fell_to_are_still_due() {
+    let dial = Dial::default();
+    let notes = Arc::new(Notes::default());
+    let repeat = 5 * SHORT;
+    let monitor = PressureMonitor::builder()
+        .config(PressureConfig {
+            repeat,
+            ..config(false, SHORT)
+        })
+        .source(dial.gauge())
+        .responder(Arc::clone(&notes) as Arc<dyn Responder>)
+        .start()
+        .unwrap();
+    dial.set(99);
+    assert_eq!(monitor.check(), Level::Emergency);
+    dial.set(82);
+    std::thread::sleep(repeat);
+    monitor.relax();
+    assert_eq!(monitor.level(), Level::Warning);
+    assert_eq!(monitor.check(), Level::Warning);
+    let all = ActionTable::default().at(Level::Warning);
+    assert_ne!(all.holds(), all);
+    let notes = notes.0.lock();
+    assert_eq!(
+        notes[1..],
+        [(Level::Warning, all.holds()), (Level::Warning, all)]
+    );
+}

@@ -292,3 +292,27 @@ fn heaps_and_buffers_are_charged() {
     drop(allocator);
     assert_eq!(free.charged_ns(), 0);
 }
+
+#[test]
+fn requests_above_the_largest_class_go_to_heaps_of_their_own_those_there_are_first() {
+    const MIB: usize = 1 << 20;
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let held = |mib: u64| assert_eq!(device.metal().current_allocated_size(), mib << 20);
+    drop(allocator.allocate(300 * MIB).unwrap());
+    held(300);
+    let first = allocator.allocate(300 * MIB).unwrap();
+    assert_eq!(allocator.stats().growths, 1);
+    // A heap is made when none has room.
+    let second = allocator.allocate(300 * MIB).unwrap();
+    assert_eq!(allocator.stats().growths, 2);
+    held(600);
+    drop((first, second));
+    // A smaller one goes there as well, and what it leaves serves further ones.
+    let small = [290, 299].map(|mib| allocator.allocate(mib * MIB).unwrap());
+    assert_eq!(allocator.stats().growths, 2);
+    held(600);
+    drop(small);
+    assert_eq!(allocator.clear(), 600 * MIB);
+    held(0);
+}

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, Step, When};
-use weldpool::{Allocator, Device, ErrorKind, Request, StorageMode};
+use weldpool::{Allocator, Config, Device, ErrorKind, Request, StorageMode};
+use weldpool_testkit::FaultyDevice;
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -294,4 +295,61 @@ fn each_kind_of_call_fails_when_told_and_is_counted() {
         assert_eq!(device.control().calls(call), 3, "{call:?}");
         assert_eq!(device.control().clear_faults().len(), 1);
     }
+}
+
+/// A driver may be long about the signal that ends a dropped queue. Nobody waits for it who uses, or makes, another.
+#[test]
+fn the_end_of_a_queue_keeps_no_other_queue_waiting() {
+    let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let ended = allocator.create_queue().unwrap();
+    let (report, made) = channel();
+    // For the first signal alone: the queue that is made ends with one too.
+    let first = Mutex::new(Some((allocator.clone(), report)));
+    device.before(Call::Signal, move || {
+        let Some((maker, report)) = first.lock().unwrap().take() else {
+            return;
+        };
+        let (done, is_done) = channel();
+        std::thread::spawn(move || {
+            let queue = maker.create_queue();
+            // Whoever waited for it may have given up.
+            let _late = done.send(queue.is_ok());
+        });
+        let made = is_done.recv_timeout(Duration::from_secs(10));
+        report.send(made == Ok(true)).unwrap();
+    });
+    drop(ended);
+    device.clear_faults();
+    assert_eq!(made.iter().collect::<Vec<_>>(), [true]);
+}
+
+#[test]
+fn reading_statistics_gives_nothing_back_and_tells_what_is_over_as_idle() {
+    let device = Arc::new(FakeDiscrete::builder().manual(true).build().unwrap());
+    let config = Config {
+        pooling: false,
+        ..Config::default()
+    };
+    let builder = Allocator::builder(device.clone()).config(config);
+    let allocator = builder.build().unwrap();
+    let queues = [0, 1].map(|_| allocator.create_queue().unwrap());
+    let request = Request::new(1 << 20).storage(StorageMode::Private);
+    let [source, mut one, mut other] = [0; 3].map(|_| allocator.allocate_with(&request).unwrap());
+    queues[0].copy(&source, &mut one).unwrap();
+    queues[1].copy(&source, &mut other).unwrap();
+    drop(source);
+    let waiting = allocator.stats();
+    assert!(waiting.deferred_bytes >= 1 << 20, "{waiting}");
+    device.control().run_all();
+    let over = allocator.stats();
+    assert_eq!(over.deferred_bytes, 0, "{over}");
+    assert_eq!(over.reserved.value, waiting.reserved.value);
+    assert_eq!(
+        over.cached_bytes,
+        waiting.cached_bytes + waiting.deferred_bytes
+    );
+    assert_eq!(over.driver_calls, waiting.driver_calls);
+    let _bytes = allocator.clear();
+    assert!(allocator.stats().reserved.value < over.reserved.value);
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use weldpool::gc::{GcConfig, GcPolicy};
-use weldpool::{Allocator, Config};
+use weldpool::{Allocator, Config, Preset};
 
 use super::{MIB, on_apple, on_host};
 
@@ -94,23 +94,99 @@ fn above_the_high_watermark_it_trims_to_the_low_one() {
     drop(live);
 }
 
-#[test]
-fn fragmented_memory_is_drained_and_trimmed() {
-    let allocator = on_apple(config(GcPolicy {
+/// Collects when told to, by fragmentation alone.
+fn by_fragmentation(fragmentation_max: f64) -> Allocator {
+    let mut config = config(GcPolicy {
+        fragmentation_max,
         idle_max: None,
         ..GcPolicy::default()
-    }));
+    });
+    config.gc.interval = Duration::from_secs(3600);
+    let allocator = on_apple(config);
+    // What a thread cached goes to the arena when it ends: eight segments, none of them most of what is free.
+    let leave = || {
+        let one = |_| allocator.allocate(8 * MIB).unwrap();
+        drop((0..8).map(one).collect::<Vec<_>>());
+    };
+    std::thread::scope(|scope| scope.spawn(leave).join().unwrap());
+    let stats = allocator.stats();
+    assert_eq!(stats.free_bytes, 64 << 20, "{stats}");
+    assert!((stats.external_fragmentation() - 0.875).abs() < 1e-9);
+    allocator
+}
+
+#[test]
+fn fragmented_memory_is_trimmed() {
+    let allocator = by_fragmentation(0.3);
     let live = allocator.allocate(8 * MIB).unwrap();
-    let idle: Vec<_> = (0..8)
+    assert!(allocator.stats().external_fragmentation() > 0.3);
+    assert!(allocator.collect_soon());
+    until(&allocator, |stats| stats.gc.given_back_bytes > 0);
+    let stats = allocator.stats();
+    assert_eq!(stats.gc.collections, 1);
+    let returned = (64 << 20) - stats.reserved.value;
+    assert_eq!(stats.gc.given_back_bytes, returned);
+    // Three tenths of what is reserved may be idle; segments go back whole.
+    assert!(
+        (8 << 20..=16 << 20).contains(&stats.reserved.value),
+        "{stats}"
+    );
+    assert!(stats.external_fragmentation() <= 0.3, "{stats}");
+    drop(live);
+}
+
+#[test]
+fn fragmentation_empties_caches_first() {
+    let allocator = by_fragmentation(0.3);
+    let cached: Vec<_> = (0..2)
         .map(|_| allocator.allocate(8 * MIB).unwrap())
         .collect();
-    drop(idle);
-    let _joined = allocator.set_cached_bytes_max(1 << 40);
-    // Free ranges of several segments: none of them is most of what is free.
-    until(&allocator, |stats| {
-        stats.reserved.value <= 16 << 20 || stats.free_bytes == 0
-    });
-    drop(live);
+    drop(cached);
+    let stats = allocator.stats();
+    assert_eq!((stats.free_bytes, stats.cached_bytes), (48 << 20, 64 << 20));
+    assert!(allocator.collect_soon());
+    until(&allocator, |stats| stats.gc.given_back_bytes > 0);
+    assert_eq!(allocator.stats().reserved.value, 0, "nothing is live");
+}
+
+#[test]
+fn less_fragmented_memory_than_the_threshold_stays() {
+    let allocator = by_fragmentation(0.9);
+    assert!(allocator.collect_soon());
+    until(&allocator, |stats| stats.gc.runs > 0);
+    let stats = allocator.stats();
+    assert_eq!((stats.gc.collections, stats.gc.given_back_bytes), (0, 0));
+    assert_eq!(stats.reserved.value, 64 << 20);
+}
+
+#[test]
+fn collection_leaves_what_a_class_keeps() {
+    for make in [on_host, on_apple] {
+        let mut config = Preset::Pooling.config();
+        config.gc.interval = SHORT;
+        config.gc.policy.idle_max = Some(Duration::from_millis(60));
+        let allocator = make(config);
+        let held = |bytes: usize| {
+            let classes = allocator.stats().classes;
+            let class = classes.into_iter().find(|class| class.bytes == bytes);
+            class.unwrap().held_bytes / bytes as u64
+        };
+        for bytes in [4096, MIB] {
+            let freed: Vec<_> = (0..40)
+                .map(|_| allocator.allocate(bytes).unwrap())
+                .collect();
+            drop(freed);
+        }
+        until(&allocator, |_| held(4096) <= 4 && held(MIB) <= 4);
+        let runs = allocator.stats().gc.runs;
+        until(&allocator, |stats| stats.gc.runs >= runs + 20);
+        assert_eq!((held(4096), held(MIB)), (4, 4), "however old they get");
+        let stats = allocator.stats();
+        assert!(stats.gc.given_back_bytes >= 36 << 20, "{:?}", stats.gc);
+        // They serve without the driver.
+        let _again: Vec<_> = (0..4).map(|_| allocator.allocate(MIB).unwrap()).collect();
+        assert_eq!(allocator.stats().driver_calls, stats.driver_calls);
+    }
 }
 
 #[test]

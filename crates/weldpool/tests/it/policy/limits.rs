@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use weldpool::device::fake::{FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Config, ErrorKind};
+use weldpool::strategy::{Adaptive, Strategy};
+use weldpool::{Allocator, Config, Device, ErrorKind, Request, StorageMode};
 
 use super::{MIB, on_apple, on_host};
 
@@ -42,7 +44,7 @@ fn the_limit_on_reserved_memory_acts_from_the_next_request() {
     }
 }
 
-/// 0 used to be taken, and no request was served any more.
+/// With it no request could be served.
 #[test]
 fn a_limit_of_no_bytes_is_refused_whenever_it_is_set() {
     let none = Config {
@@ -169,4 +171,65 @@ fn a_lower_limit_returns_what_is_idle_beyond_it() {
     assert_eq!(error.kind(), ErrorKind::LimitExceeded);
     buffers.clear();
     drop(allocator.allocate(20 * MIB).unwrap());
+}
+
+/// What is held after a request was refused, of so many bytes, while 100 MiB are live, and after others whose
+/// memory lies in holes.
+fn held_after_refusing(
+    device: Arc<dyn Device>,
+    storage: StorageMode,
+    strategy: Option<Arc<dyn Strategy>>,
+    refused: Option<usize>,
+) -> (u64, u64) {
+    let allocator = Allocator::builder(device)
+        .config(Config {
+            reserved_bytes_max: Some(256 << 20),
+            driver_ns_per_operation: 1_000_000,
+            strategy,
+            ..Config::default()
+        })
+        .build()
+        .unwrap();
+    let take = |bytes: usize| allocator.allocate_with(&Request::new(bytes).storage(storage));
+    let _live = take(100 * MIB).unwrap();
+    if let Some(refused) = refused {
+        take(refused).unwrap_err();
+    }
+    let mut blocks: Vec<_> = (0..16)
+        .map(|_| Some(take(4 * MIB + 4096).unwrap()))
+        .collect();
+    blocks.iter_mut().step_by(2).for_each(|block| *block = None);
+    let _large = take(30 * MIB).unwrap();
+    let stats = allocator.stats();
+    (stats.reserved.value, stats.live.peak)
+}
+
+#[test]
+fn a_request_that_was_refused_leaves_the_slack_as_it_was() {
+    type Make = fn() -> Arc<dyn Device>;
+    let devices: [(&str, StorageMode, Make); 3] = [
+        ("host", StorageMode::Shared, || {
+            Arc::new(HostDevice::new().unwrap())
+        }),
+        ("apple", StorageMode::Shared, || {
+            Arc::new(FakeApple::new().unwrap())
+        }),
+        ("discrete", StorageMode::Private, || {
+            Arc::new(FakeDiscrete::new().unwrap())
+        }),
+    ];
+    for (name, storage, device) in devices {
+        for adaptive in [false, true] {
+            let held = |refused| {
+                let strategy = || Arc::new(Adaptive::default()) as Arc<dyn Strategy>;
+                let strategy = adaptive.then(strategy);
+                held_after_refusing(device(), storage, strategy, refused)
+            };
+            let before = held(None);
+            // More than the limit, and more than is left of it.
+            for refused in [1 << 30, 200 * MIB] {
+                assert_eq!(held(Some(refused)), before, "{name}, {adaptive}, {refused}");
+            }
+        }
+    }
 }

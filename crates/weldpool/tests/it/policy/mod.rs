@@ -5,6 +5,7 @@
     reason = "the helpers of these tests report by panicking, as the tests do"
 )]
 
+#[cfg(target_os = "linux")]
 mod adaptive;
 mod faults;
 mod gc;
@@ -12,6 +13,8 @@ mod limits;
 mod out_of_memory;
 mod pressure;
 mod strategy;
+#[cfg(target_os = "linux")]
+mod trimming;
 mod tuning;
 
 use std::sync::Arc;

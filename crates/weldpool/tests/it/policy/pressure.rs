@@ -229,8 +229,7 @@ fn allocation_goes_on_while_pressure_is_answered() {
     }
 }
 
-/// Used to last until somebody called `check`: nothing that the allocator does by itself lowered the level, and
-/// caches stayed off.
+/// Requests past the caches lower the level, and caches are used again, though nobody calls `check`.
 #[test]
 fn pressure_is_over_without_a_thread() {
     for signalled in [false, true] {

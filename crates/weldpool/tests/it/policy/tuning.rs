@@ -94,6 +94,7 @@ fn a_thread_keeps_as_many_blocks_as_is_said() {
     assert_eq!(allocator.stats().free_bytes, before + MIB as u64);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_strategy_is_told_what_came_past_the_caches() {
     let second = |demand: &Demand| {
@@ -142,6 +143,7 @@ fn idle_memory_is_kept_beyond_a_limit_that_nobody_chose() {
     assert!(idle(keeps(), Some(64 << 20)) < 160 << 20, "a limit holds");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn memory_grows_by_what_is_said_within_the_slack() {
     let reserved = |growth_bytes| {
@@ -162,6 +164,7 @@ fn memory_grows_by_what_is_said_within_the_slack() {
     assert!(reserved(usize::MAX) <= 98 << 20, "half as much again");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn addresses_left_by_remapping_are_unmapped_together() {
     let calls = |moved_ranges_max| {

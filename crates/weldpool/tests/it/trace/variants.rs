@@ -189,6 +189,7 @@ fn little_is_held_beyond_what_is_live_whatever_the_sizes() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn on_the_host_the_default_holds_at_most_two_percent_more_than_is_live() {
     // Several queues, which hold each other's memory up, and a model of which much is allocated one by one.

@@ -1,0 +1,144 @@
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::device::fake::{Call, FakeDiscrete, Fault, When};
+use crate::error::ErrorKind;
+
+const MIB: usize = 1 << 20;
+const NS_PER_OPERATION: u64 = 1000;
+const QUEUE: u32 = 7;
+
+/// An arena without slack, whose queues have done nothing yet.
+fn arena(device: Arc<dyn crate::device::Device>, storage: StorageMode) -> Arena {
+    let home = Home {
+        key: CacheKey::new(),
+        storage,
+        node: Node::at(0),
+    };
+    let segment_bytes = (2 * MIB, 64 * MIB);
+    let reserve = Reserve::new(None, 0, NS_PER_OPERATION, segment_bytes);
+    Arena::new(home, Arc::new(Metered::new(device)), Arc::new(reserve))
+}
+
+fn want(bytes: usize) -> Want {
+    Want {
+        bytes,
+        alignment: 256,
+        list: ListId::NONE,
+        thread_max: 0,
+        queue: None,
+        contended: true,
+        live: 0,
+    }
+}
+
+fn block(arena: &Arena, bytes: usize) -> Block {
+    let (block, _) = arena.grow(&want(bytes), &|_| false).unwrap();
+    block
+}
+
+fn free_on(arena: &Arena, block: Block, value: u64) {
+    let point = Point {
+        queue: QUEUE,
+        value,
+    };
+    arena.release(block, Some(point), true);
+}
+
+fn earn(arena: &Arena, ns: u64) {
+    arena.reserve.note_operations(ns.div_ceil(NS_PER_OPERATION));
+}
+
+#[cfg(target_os = "linux")]
+mod on_the_host {
+    use super::*;
+    use crate::device::host::HostDevice;
+
+    fn host() -> Arena {
+        arena(Arc::new(HostDevice::new().unwrap()), StorageMode::Shared)
+    }
+
+    #[test]
+    fn while_holes_are_not_mapped_together_one_range_is_waited_for_or_none() {
+        let arena = host();
+        let [one, between, other, end] = [0; 4].map(|_| block(&arena, 2 * MIB));
+        arena.reserve.note_live(8 * MIB as u64);
+        earn(&arena, 20_000_000);
+        free_on(&arena, one, 3);
+        free_on(&arena, other, 5);
+        let awaited = || arena.others_after(&want(4 * MIB));
+        let value = || awaited().map(|point| point.value);
+        assert_eq!(value(), Some(5), "both, mapped together");
+        arena.reserve.pause_remapping();
+        assert_eq!(value(), None, "they would stay two");
+        free_on(&arena, between, 4);
+        assert_eq!(value(), Some(5), "they will be one range");
+        arena.release(end, None, true);
+    }
+
+    #[test]
+    fn no_holes_are_mapped_together_beyond_the_mappings_that_memory_may_have() {
+        for mappings_max in [None, Some(1)] {
+            let mut arena = host();
+            arena.virtual_memory.as_mut().unwrap().mappings_max = mappings_max;
+            let blocks = [0; 4].map(|_| block(&arena, 2 * MIB));
+            arena.reserve.note_live(8 * MIB as u64);
+            earn(&arena, 20_000_000);
+            let [one, between, other, end] = blocks;
+            for hole in [one, other] {
+                arena.release(hole, None, true);
+            }
+            let large = block(&arena, 4 * MIB);
+            let remaps = u64::from(mappings_max.is_none());
+            assert_eq!(arena.reserve.remaps(), remaps, "{mappings_max:?}");
+            for block in [between, end, large] {
+                arena.release(block, None, true);
+            }
+        }
+    }
+}
+
+fn handles() -> (Arc<FakeDiscrete>, Arena) {
+    let device = Arc::new(FakeDiscrete::builder().manual(true).build().unwrap());
+    (Arc::clone(&device), arena(device, StorageMode::Private))
+}
+
+#[test]
+fn waits_for_an_exchange_of_handles_are_paid_from_the_account_of_the_driver() {
+    let (_device, arena) = handles();
+    let one = block(&arena, 4 * MIB);
+    let spent = arena.device.spent_ns();
+    assert!(spent > 0 && spent == arena.spent_ns());
+    earn(&arena, 12 * (spent + 5_000_000));
+    let properties = arena.virtual_memory.unwrap();
+    assert_ne!(arena.spare_handles(properties, 0), Spare::None);
+    let start = Instant::now().checked_sub(Duration::from_millis(50));
+    arena.reserve.note_waited(start.unwrap());
+    assert!(arena.spent_ns() >= spent + 50_000_000);
+    assert_eq!(arena.spare_handles(properties, 0), Spare::None);
+    arena.release(one, None, true);
+}
+
+#[test]
+fn what_a_failed_call_mapped_counts_where_memory_can_be_divided_alone() {
+    let (device, arena) = handles();
+    let fault = |nth| Fault {
+        call: Call::Map,
+        when: When::Nth(nth),
+        error: ErrorKind::System,
+    };
+    // New handles are small while little was spent, so one request takes several; the second is refused.
+    arena.reserve.note_live(512 * MIB as u64);
+    earn(&arena, u64::from(u32::MAX));
+    device.control().inject(fault(2));
+    let refused = arena.grow(&want(64 * MIB), &|_| false);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::System);
+    let growth = arena.growth.lock();
+    assert_eq!(growth.stale.len(), 1);
+    assert_eq!(growth.stale[0].mapped.count(), 0);
+}
