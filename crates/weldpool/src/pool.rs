@@ -115,6 +115,8 @@ pub(crate) struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
+    /// Held by whoever gives it back.
+    ending: Mutex<()>,
     observer: Observer,
 }
 
@@ -200,6 +202,7 @@ impl Pool {
             moving: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            ending: Mutex::default(),
             observer,
         });
         POOLS.write().insert(key.id, Arc::clone(&pool));

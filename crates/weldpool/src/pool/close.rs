@@ -97,6 +97,8 @@ impl Pool {
         self.update_bypass();
         let _bytes = self.clear();
         self.close_if_idle();
+        // Somebody who looks after late pools may be at it; when the last handle is gone, all is given back.
+        drop(self.ending.lock());
         close_late_now();
     }
 
@@ -122,6 +124,7 @@ impl Pool {
                 let _late = self.orders.wait(*point, left);
             }
         }
+        let _ending = self.ending.lock();
         if self.closed.swap(true, Ordering::SeqCst) {
             return;
         }
