@@ -1,8 +1,4 @@
 //! Log lines of one thread, for tests.
-#![allow(
-    clippy::unwrap_used,
-    reason = "the helpers of these tests report by panicking, as the tests do"
-)]
 
 #![allow(
     clippy::unwrap_used,

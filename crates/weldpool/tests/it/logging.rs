@@ -1,8 +1,4 @@
 //! What an allocator logs, and at which level.
-#![allow(
-    clippy::unwrap_used,
-    reason = "the helpers of these tests report by panicking, as the tests do"
-)]
 
 #![allow(
     clippy::unwrap_used,
