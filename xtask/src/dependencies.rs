@@ -19,7 +19,7 @@ struct Rule {
 const UNTYPED_ERRORS: &str = "anyhow";
 const TYPED_ERRORS_IN: [&str; 3] = ["weldpool", "weldpool-engine", "weldpool-server"];
 
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
     Rule {
         name: "weldpool",
         may_use: &[],
@@ -32,6 +32,11 @@ const RULES: [Rule; 7] = [
             "clap",
             "anyhow",
         ],
+    },
+    Rule {
+        name: "weldpool-capi",
+        may_use: &["weldpool"],
+        never: &["tokio", "ort-sys", "prost", "httparse", "clap"],
     },
     Rule {
         name: "weldpool-engine",

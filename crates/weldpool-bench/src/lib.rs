@@ -11,9 +11,9 @@ pub mod cargo;
 pub mod cpu;
 pub mod echo;
 pub mod error;
-pub mod http;
 #[cfg(target_os = "linux")]
 pub mod gpu;
+pub mod http;
 pub mod instructions;
 pub mod load;
 pub mod machine;

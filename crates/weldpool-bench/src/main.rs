@@ -411,7 +411,7 @@ fn main() -> ExitCode {
             filter: args.cases.filter.clone(),
             wheels: args.wheels,
         })
-        .and_then(|report| args.cases.run.show(&report)),
+        .and_then(|report| args.cases.run.show(report)),
         #[cfg(target_os = "linux")]
         Suite::GpuWorker(args) => gpu::work(&gpu::Work {
             contender: &args.contender,

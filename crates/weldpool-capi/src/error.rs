@@ -14,7 +14,8 @@ thread_local! {
 /// of this library; empty if there was none.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_last_error() -> *const c_char {
-    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+    LAST.try_with(|last| last.borrow().as_ptr())
+        .unwrap_or(c"".as_ptr())
 }
 
 /// Makes a call that must not unwind; a failure becomes the thread's last error, is printed to

@@ -3,6 +3,6 @@
 //! Functions are declared in `include/weldpool.h`. None unwinds into its caller: what goes wrong is a null
 //! pointer or a number other than zero, and [`weldpool_last_error`](error::weldpool_last_error) says what.
 
-mod error;
+pub mod error;
 #[cfg(target_os = "linux")]
-mod torch;
+pub mod torch;

@@ -52,7 +52,12 @@ impl Pool {
     /// The pool of a device, opened when it is first asked for; a failure is tried again.
     fn of(device: c_int) -> Result<&'static Self> {
         static OPENING: Mutex<()> = Mutex::new(());
-        let wrong = || Error::new(ErrorKind::InvalidRequest, "there is no device of this number");
+        let wrong = || {
+            Error::new(
+                ErrorKind::InvalidRequest,
+                "there is no device of this number",
+            )
+        };
         let number = usize::try_from(device).map_err(|_| wrong())?;
         let place = POOLS.get(number).ok_or_else(wrong)?;
         if let Some(pool) = place.get() {
@@ -91,11 +96,13 @@ pub unsafe extern "C" fn weldpool_torch_malloc(
         let pool = Pool::of(device)?;
         // SAFETY: the caller's promise.
         let queue = unsafe { pool.streams.queue(stream) }?;
-        let request = Request::new(bytes).storage(StorageMode::Private).queue(&queue);
+        let request = Request::new(bytes)
+            .storage(StorageMode::Private)
+            .queue(&queue);
         let buffer = pool.allocator.allocate_with(&request)?;
-        let address = buffer.into_raw().map_err(|_| {
-            Error::new(ErrorKind::System, "device memory without an address")
-        })?;
+        let address = buffer
+            .into_raw()
+            .map_err(|_| Error::new(ErrorKind::System, "device memory without an address"))?;
         Ok(address.as_ptr().cast())
     })
 }
@@ -119,7 +126,9 @@ pub unsafe extern "C" fn weldpool_torch_free(
     guarded("weldpool_torch_free", (), || {
         let pool = Pool::of(device)?;
         // SAFETY: the caller's promise.
-        let (buffer, queue) = unsafe { (pool.allocator.reclaim(address)?, pool.streams.queue(stream)?) };
+        let queue = unsafe { pool.streams.queue(stream) }?;
+        // SAFETY: as above.
+        let buffer = unsafe { pool.allocator.reclaim(address) }?;
         let further = pool.used_on().remove(&address.as_ptr().addr());
         for Stream(stream) in further.into_iter().flatten() {
             // SAFETY: a stream that uses a tensor outlives it (torch.Tensor.record_stream).
@@ -141,7 +150,10 @@ pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stre
         let mut pools = POOLS.iter().filter_map(OnceLock::get);
         let owner = pools.find(|pool| pool.allocator.find(address.cast()).is_some());
         let pool = owner.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidRequest, "no memory of this library is at the address")
+            Error::new(
+                ErrorKind::InvalidRequest,
+                "no memory of this library is at the address",
+            )
         })?;
         let mut used_on = pool.used_on();
         let streams = used_on.entry(address.addr()).or_default();
@@ -176,11 +188,17 @@ pub struct WeldpoolTorchStats {
 ///
 /// `stats` points to a place for them.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn weldpool_torch_stats(device: c_int, stats: *mut WeldpoolTorchStats) -> c_int {
+pub unsafe extern "C" fn weldpool_torch_stats(
+    device: c_int,
+    stats: *mut WeldpoolTorchStats,
+) -> c_int {
     guarded("weldpool_torch_stats", 1, || {
         let now = Pool::of(device)?.allocator.stats();
         let Some(place) = NonNull::new(stats) else {
-            return Err(Error::new(ErrorKind::InvalidRequest, "a null place for the statistics"));
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "a null place for the statistics",
+            ));
         };
         let filled = WeldpoolTorchStats {
             live: now.live.value,

@@ -146,7 +146,9 @@ impl Buffer {
     pub fn note_use(&self, queue: &Queue) -> Result<()> {
         let fence = queue.fence();
         self.in_flight().add(Use {
-            fence: fence.as_ref().map_or_else(|_| queue.fence_or_next(), Fence::clone),
+            fence: fence
+                .as_ref()
+                .map_or_else(|_| queue.fence_or_next(), Fence::clone),
             access: Access::Write,
         });
         fence.map(drop)

@@ -257,7 +257,10 @@ mod tests {
             let error = Runtime::open_device(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{name:.20}");
             let text = error.to_string();
-            assert!(text.contains("host, cuda, fake:discrete, fake:apple"), "{text}");
+            assert!(
+                text.contains("host, cuda, fake:discrete, fake:apple"),
+                "{text}"
+            );
             assert!(text.len() < 300);
         }
     }

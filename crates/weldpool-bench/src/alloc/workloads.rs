@@ -124,7 +124,7 @@ pub(crate) fn batch<H: Heap>(
 }
 
 /// The steps of a frozen sequence; an iteration is all of them.
-pub(crate) fn sequence<H: Heap>(
+pub(super) fn sequence<H: Heap>(
     heap: &mut H,
     sequence: &Sequence,
     effort: Effort,

@@ -37,7 +37,16 @@ pub(super) fn library(name: &str, folder: &Path, wheels: Option<&Path>) -> Resul
     write(&folder.join(file), source)?;
     let mut nvcc = Command::new("nvcc");
     nvcc.current_dir(folder)
-        .args(["-O2", "-std=c++20", "-shared", "-Xcompiler", "-fPIC", "--cudart", "shared", "-o"])
+        .args([
+            "-O2",
+            "-std=c++20",
+            "-shared",
+            "-Xcompiler",
+            "-fPIC",
+            "--cudart",
+            "shared",
+            "-o",
+        ])
         .arg(&library)
         .arg(file);
     match name {
@@ -46,20 +55,26 @@ pub(super) fn library(name: &str, folder: &Path, wheels: Option<&Path>) -> Resul
             let wheels = wheels.ok_or_else(|| missing("no --wheels were given"))?;
             let part = |part: &str| wheels.join(part);
             nvcc.arg("-DLIBCUDACXX_ENABLE_EXPERIMENTAL_MEMORY_RESOURCE");
-            for include in ["nvidia/cu13/include/cccl", "librmm/include", "rapids_logger/include"] {
+            for include in [
+                "nvidia/cu13/include/cccl",
+                "librmm/include",
+                "rapids_logger/include",
+            ] {
                 nvcc.arg("-I").arg(part(include));
             }
             for library in ["librmm/lib64", "rapids_logger/lib64"] {
                 let folder = part(library);
                 nvcc.arg("-L").arg(&folder);
-                nvcc.arg("-Xlinker").arg(format!("-rpath={}", folder.display()));
+                nvcc.arg("-Xlinker")
+                    .arg(format!("-rpath={}", folder.display()));
             }
             nvcc.args(["-lrmm", "-lrapids_logger"]);
         }
         _ => {
             let told = output(Command::new("python3").args(["-c", TORCH_FOLDERS]))?;
             let mut lines = told.lines();
-            let (Some(includes), Some(libraries), Some(abi)) = (lines.next(), lines.next(), lines.next())
+            let (Some(includes), Some(libraries), Some(abi)) =
+                (lines.next(), lines.next(), lines.next())
             else {
                 return Err(missing("python3 did not say where PyTorch is"));
             };
@@ -67,9 +82,17 @@ pub(super) fn library(name: &str, folder: &Path, wheels: Option<&Path>) -> Resul
                 nvcc.arg("-I").arg(include);
             }
             nvcc.arg(format!("-D_GLIBCXX_USE_CXX11_ABI={abi}"));
-            nvcc.args(["-L", libraries, "-Xlinker"]).arg(format!("-rpath={libraries}"));
+            nvcc.args(["-L", libraries, "-Xlinker"])
+                .arg(format!("-rpath={libraries}"));
             // The last sets the hooks that the allocator calls, so it is linked though nothing names it.
-            nvcc.args(["-lc10", "-lc10_cuda", "-Xlinker", "--no-as-needed", "-ltorch_cpu", "-ltorch_cuda"]);
+            nvcc.args([
+                "-lc10",
+                "-lc10_cuda",
+                "-Xlinker",
+                "--no-as-needed",
+                "-ltorch_cpu",
+                "-ltorch_cuda",
+            ]);
         }
     }
     output(&mut nvcc)?;
@@ -87,13 +110,17 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// What a command prints, if it succeeds.
 fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(|error| Error::caused(ErrorKind::Environment, format!("starting {name}"), error))?;
+    let output = command.output().map_err(|error| {
+        Error::caused(ErrorKind::Environment, format!("starting {name}"), error)
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<_> = said.lines().filter(|line| line.contains("error")).take(6).collect();
+    let errors: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("error"))
+        .take(6)
+        .collect();
     Err(missing(&format!("{name} failed: {}", errors.join(" | "))))
 }

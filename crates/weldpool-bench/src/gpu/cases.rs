@@ -77,9 +77,18 @@ impl Case {
     /// All cases on a machine with so many cores.
     pub(super) fn all(cores: usize) -> Vec<Self> {
         let mut cases: Vec<_> = SIZES.into_iter().map(Self::Pair).collect();
-        cases.extend(SIZES.into_iter().filter(|bytes| *bytes <= BATCH_BYTES_MAX).map(Self::Batch));
+        cases.extend(
+            SIZES
+                .into_iter()
+                .filter(|bytes| *bytes <= BATCH_BYTES_MAX)
+                .map(Self::Batch),
+        );
         let threads = std::iter::successors(Some(1), |threads| Some(threads * 2));
-        cases.extend(threads.take_while(|threads| *threads <= cores).map(Self::Mixed));
+        cases.extend(
+            threads
+                .take_while(|threads| *threads <= cores)
+                .map(Self::Mixed),
+        );
         cases.extend(traces::names().into_iter().map(Self::Trace));
         cases
     }
@@ -105,7 +114,8 @@ impl Case {
         let of = |contender, key: &str| values.get(&contender)?.get(key).copied();
         let times = |bar, limit| {
             let case = format!("{}: times the best peer", row.case);
-            row.ratio.map(|ratio| Verdict::new(bar, case, "", Better::Higher, ratio, limit))
+            row.ratio
+                .map(|ratio| Verdict::new(bar, case, "", Better::Higher, ratio, limit))
         };
         match self {
             Self::Pair(_) | Self::Batch(_) => times("P2", PAIR_RATIO_MIN).into_iter().collect(),
@@ -120,18 +130,35 @@ impl Case {
                         let case = format!("{}: scaling of the loop's", row.case);
                         Verdict::new("P3", case, "", Better::Higher, ours / loops, SCALING_MIN)
                     });
-                let best = (*threads == 16).then(|| times("P3", MIX_RATIO_MIN)).flatten();
+                let best = (*threads == 16)
+                    .then(|| times("P3", MIX_RATIO_MIN))
+                    .flatten();
                 best.into_iter().chain(scaled).collect()
             }
             Self::Trace(_) => {
                 let bar = |limit| {
-                    Verdict::new("P4", row.case.clone(), figure.unit, Better::Lower, ours, limit)
+                    Verdict::new(
+                        "P4",
+                        row.case.clone(),
+                        figure.unit,
+                        Better::Lower,
+                        ours,
+                        limit,
+                    )
                 };
-                match figure.what {
-                    what if what == RESERVED.what => vec![bar(RESERVED_MAX)],
-                    what if what == OPERATION.what => vec![bar(OPERATION_NS_MAX)],
-                    _ => Vec::new(),
-                }
+                let first = match figure.what {
+                    what if what == RESERVED.what => bar(RESERVED_MAX),
+                    what if what == OPERATION.what => bar(OPERATION_NS_MAX),
+                    _ => return Vec::new(),
+                };
+                // The second point: a setting beside PyTorch's expandable segments.
+                let frugal = of(Contender::Frugal, &row.case);
+                let second = frugal.zip(of(Contender::TorchExpandable, &row.case));
+                let second = second.map(|(frugal, torch)| {
+                    let case = format!("{}, frugal, against expandable segments", row.case);
+                    Verdict::new("P4", case, figure.unit, Better::Lower, frugal, torch)
+                });
+                std::iter::once(first).chain(second).collect()
             }
         }
     }

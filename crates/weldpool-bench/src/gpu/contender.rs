@@ -9,6 +9,8 @@ pub(super) enum Contender {
     Ours,
     /// The same on streams that somebody else made, found by their handles.
     Adopted,
+    /// Weldpool told to spend little driver time: traces only.
+    Frugal,
     /// A thread's own stack of numbers: no peer, but what the loop itself costs.
     Reference,
     CudaMalloc,
@@ -23,9 +25,10 @@ pub(super) enum Contender {
 use Contender as C;
 
 impl Contender {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         C::Ours,
         C::Adopted,
+        C::Frugal,
         C::Reference,
         C::CudaMalloc,
         C::CudaMallocAsync,
@@ -41,6 +44,7 @@ impl Contender {
         match self {
             C::Ours => "weldpool",
             C::Adopted => "weldpool, adopted stream",
+            C::Frugal => "weldpool, frugal",
             C::Reference => "reference",
             C::CudaMalloc => "cudaMalloc",
             C::CudaMallocAsync => "cudaMallocAsync",
@@ -53,7 +57,9 @@ impl Contender {
     }
 
     pub(super) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|contender| contender.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|contender| contender.name() == name)
     }
 
     pub(super) fn is_peer(self) -> bool {
@@ -63,7 +69,7 @@ impl Contender {
     /// The file of `gpu/peers` that it is in.
     pub(super) fn library(self) -> Option<&'static str> {
         match self {
-            C::Ours | C::Adopted | C::Reference => None,
+            C::Ours | C::Adopted | C::Frugal | C::Reference => None,
             C::CudaMalloc | C::CudaMallocAsync => Some("driver"),
             C::RmmPool | C::RmmArena | C::RmmAsync => Some("rmm"),
             C::Torch | C::TorchExpandable => Some("torch"),

@@ -23,7 +23,7 @@ use self::contender::Contender;
 use crate::alloc::Effort;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{self, Machine};
-use crate::report::{Better, Report, Row, Verdict};
+use crate::report::{Report, Row, Verdict};
 
 pub use worker::{Work, work};
 
@@ -64,17 +64,24 @@ pub fn run(options: &Options) -> Result<Report> {
         eprintln!("{}", contender.name());
         let library = match contender.library() {
             None => None,
-            Some(library) => match build::library(library, folder.path(), options.wheels.as_deref()) {
-                Ok(path) => Some(path),
-                Err(error) => {
-                    missing.push(format!("{}: {error}", contender.name()));
-                    continue;
+            Some(library) => {
+                match build::library(library, folder.path(), options.wheels.as_deref()) {
+                    Ok(path) => Some(path),
+                    Err(error) => {
+                        missing.push(format!("{}: {error}", contender.name()));
+                        continue;
+                    }
                 }
-            },
+            }
         };
         match worker::run(contender, library.as_deref(), options, effort) {
             Ok(answers) => {
-                missing.extend(answers.failed.iter().map(|failed| format!("{}: {failed}", contender.name())));
+                missing.extend(
+                    answers
+                        .failed
+                        .iter()
+                        .map(|failed| format!("{}: {failed}", contender.name())),
+                );
                 if let Some(version) = answers.version {
                     versions.insert(contender.name().to_owned(), version);
                 }
@@ -132,9 +139,21 @@ fn rows(
             let row = Row::new(key.clone(), figure.unit, figure.better, ours, peers.clone());
             bars.extend(case.verdict(figure, &row, values));
             rows.push(row);
-            if let Some(adopted) = of(&Contender::Adopted) {
-                let name = format!("adopted stream: {key}");
-                rows.push(Row::new(name, figure.unit, figure.better, Some(adopted), peers));
+            for (contender, name) in [
+                (Contender::Adopted, "adopted stream"),
+                (Contender::Frugal, "frugal"),
+            ] {
+                if let Some(value) = of(&contender) {
+                    let name = format!("{name}: {key}");
+                    let peers = peers.clone();
+                    rows.push(Row::new(
+                        name,
+                        figure.unit,
+                        figure.better,
+                        Some(value),
+                        peers,
+                    ));
+                }
             }
         }
     }

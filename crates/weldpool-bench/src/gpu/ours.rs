@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use cudarc::driver::sys;
 use weldpool::device::cuda::{AdoptedStreams, CudaDevice};
 use weldpool::{Allocator, Buffer, Queue, Request, StorageMode};
 
@@ -46,9 +47,30 @@ impl Clone for Ours {
 #[derive(Debug)]
 pub(super) struct Adopted {
     allocator: Allocator,
-    device: Arc<CudaDevice>,
     streams: Arc<AdoptedStreams>,
     stream: *mut c_void,
+}
+
+/// A stream of the primary context that is never destroyed.
+fn stream() -> Result<*mut c_void> {
+    let mut context = std::ptr::null_mut();
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: the place is writable; the device was opened before, so the driver is there.
+    let retained = unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, 0) };
+    // SAFETY: the context is retained, and stays so.
+    let current = retained
+        .result()
+        .and_then(|()| unsafe { sys::cuCtxSetCurrent(context) }.result());
+    // SAFETY: the place is writable; 1 is CU_STREAM_NON_BLOCKING.
+    let created =
+        current.and_then(|()| unsafe { sys::cuStreamCreate(&raw mut stream, 1) }.result());
+    match created {
+        Ok(()) => Ok(stream.cast()),
+        Err(error) => Err(Error::new(
+            ErrorKind::Environment,
+            format!("making a stream: {error:?}"),
+        )),
+    }
 }
 
 // SAFETY: a stream may be used from any thread.
@@ -59,16 +81,16 @@ impl Adopted {
         let open = || {
             let device = Arc::new(CudaDevice::open(0)?);
             let allocator = Allocator::builder(device.clone()).build()?;
-            let streams = AdoptedStreams::new(allocator.clone(), Arc::clone(&device));
-            Ok(Self {
-                stream: device.create_stream()?,
-                streams: Arc::new(streams),
-                allocator,
-                device,
-            })
+            let streams = AdoptedStreams::new(allocator.clone(), device);
+            Ok((allocator, Arc::new(streams)))
         };
-        open().map_err(|error: weldpool::Error| {
+        let (allocator, streams) = open().map_err(|error: weldpool::Error| {
             Error::caused(ErrorKind::Environment, "opening the GPU", error)
+        })?;
+        Ok(Self {
+            stream: stream()?,
+            streams,
+            allocator,
         })
     }
 
@@ -82,10 +104,9 @@ impl Clone for Adopted {
     #[allow(clippy::expect_used, reason = "the driver made a stream just before")]
     fn clone(&self) -> Self {
         Self {
-            stream: self.device.create_stream().expect("a further stream"),
+            stream: stream().expect("a further stream"),
             streams: Arc::clone(&self.streams),
             allocator: self.allocator.clone(),
-            device: Arc::clone(&self.device),
         }
     }
 }
@@ -96,7 +117,9 @@ impl Heap for Adopted {
     #[inline]
     fn allocate(&mut self, bytes: usize) -> Option<Buffer> {
         let queue = self.queue()?;
-        let request = Request::new(bytes).storage(StorageMode::Private).queue(&queue);
+        let request = Request::new(bytes)
+            .storage(StorageMode::Private)
+            .queue(&queue);
         self.allocator.allocate_with(&request).ok()
     }
 
@@ -108,7 +131,10 @@ impl Heap for Adopted {
     }
 
     fn start(&mut self, block: &Buffer) -> usize {
-        block.binding().device_address.map_or(0, |address| address as usize)
+        block
+            .binding()
+            .device_address
+            .map_or(0, |address| address as usize)
     }
 
     fn has_memory(&self) -> bool {
@@ -127,7 +153,9 @@ impl Heap for Ours {
 
     #[inline]
     fn allocate(&mut self, bytes: usize) -> Option<Buffer> {
-        let request = Request::new(bytes).storage(StorageMode::Private).queue(&self.queue);
+        let request = Request::new(bytes)
+            .storage(StorageMode::Private)
+            .queue(&self.queue);
         self.allocator.allocate_with(&request).ok()
     }
 
@@ -137,7 +165,10 @@ impl Heap for Ours {
     }
 
     fn start(&mut self, block: &Buffer) -> usize {
-        block.binding().device_address.map_or(0, |address| address as usize)
+        block
+            .binding()
+            .device_address
+            .map_or(0, |address| address as usize)
     }
 
     fn has_memory(&self) -> bool {

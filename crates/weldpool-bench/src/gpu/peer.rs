@@ -16,6 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// Threads, and streams of a trace, that a peer has streams for.
 pub(super) const STREAMS: i32 = 64;
 
+type Open = unsafe extern "C" fn(*const c_char, c_int) -> c_int;
+
 #[derive(Debug, Clone, Copy)]
 struct Functions {
     allocate: unsafe extern "C" fn(c_int, usize) -> *mut c_void,
@@ -51,18 +53,17 @@ impl Peer {
         let library = unsafe { Library::new(library) }.map_err(failed)?;
         // It stays for the rest of the process, like the threads that the peer may have started.
         let library = Box::leak(Box::new(library));
-        // SAFETY: the signatures are those of peers/peer.h.
-        let (open, functions) = unsafe {
-            let open = library
-                .get::<unsafe extern "C" fn(*const c_char, c_int) -> c_int>(b"peer_open\0")
-                .map_err(failed)?;
-            let functions = Functions {
-                allocate: *library.get(b"peer_allocate\0").map_err(failed)?,
-                free: *library.get(b"peer_free\0").map_err(failed)?,
-                peak_reserved: *library.get(b"peer_peak_reserved\0").map_err(failed)?,
-                version: *library.get(b"peer_version\0").map_err(failed)?,
-            };
-            (open, functions)
+        // SAFETY: the signatures are those of peers/peer.h, here and below.
+        let open = unsafe { library.get::<Open>(b"peer_open\0") }.map_err(failed)?;
+        let functions = Functions {
+            // SAFETY: as above.
+            allocate: *unsafe { library.get(b"peer_allocate\0") }.map_err(failed)?,
+            // SAFETY: as above.
+            free: *unsafe { library.get(b"peer_free\0") }.map_err(failed)?,
+            // SAFETY: as above.
+            peak_reserved: *unsafe { library.get(b"peer_peak_reserved\0") }.map_err(failed)?,
+            // SAFETY: as above.
+            version: *unsafe { library.get(b"peer_version\0") }.map_err(failed)?,
         };
         let setting = CString::new(setting)
             .map_err(|error| Error::caused(ErrorKind::Environment, "a peer's setting", error))?;
@@ -81,8 +82,10 @@ impl Peer {
     }
 
     pub(super) fn version(&self) -> String {
+        // SAFETY: it only reads.
+        let text = unsafe { (self.functions.version)() };
         // SAFETY: the peer gives a string of its own that ends with zero and stays.
-        let text = unsafe { CStr::from_ptr((self.functions.version)()) };
+        let text = unsafe { CStr::from_ptr(text) };
         text.to_string_lossy().into_owned()
     }
 

@@ -15,7 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Where the traces are: beside this program as `traces`, else in the checkout that it was built in.
 fn folder() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("traces")));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.parent()?.join("traces")));
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../weldpool/tests/data/traces");
     beside.filter(|path| path.is_dir()).unwrap_or(checkout)
 }
@@ -42,17 +44,34 @@ fn read(name: &str) -> Result<Vec<Event>> {
 /// Figures by their names.
 pub(super) type Figures = Vec<(String, f64)>;
 
-/// Our figures on a trace.
+/// Driver time that the frugal setting may spend on each operation.
+const FRUGAL_NS: u32 = 100;
+
+/// Our figures on a trace, with the default configuration.
 pub(super) fn ours(name: &str, case: &str) -> Result<Figures> {
+    replay(name, case, &Config::default())
+}
+
+/// The same with little driver time.
+pub(super) fn frugal(name: &str, case: &str) -> Result<Figures> {
+    let config = Config {
+        driver_ns_per_operation: FRUGAL_NS,
+        ..Config::default()
+    };
+    replay(name, case, &config)
+}
+
+fn replay(name: &str, case: &str, config: &Config) -> Result<Figures> {
     let events = read(name)?;
     let target = || {
         let device = Arc::new(CudaDevice::open(0)?);
-        let allocator = Allocator::builder(device).config(Config::default()).build()?;
+        let allocator = Allocator::builder(device).config(config.clone()).build()?;
         Ok(Target::new(allocator))
     };
     let report = Replay::new(ReplayOptions::default()).run(&events, target);
-    let report = report
-        .map_err(|error| Error::caused(ErrorKind::Environment, format!("replaying {name}"), error))?;
+    let report = report.map_err(|error| {
+        Error::caused(ErrorKind::Environment, format!("replaying {name}"), error)
+    })?;
     if report.failures > 0 {
         let message = format!("{} allocations failed", report.failures);
         return Err(Error::new(ErrorKind::Environment, message));
@@ -60,7 +79,10 @@ pub(super) fn ours(name: &str, case: &str) -> Result<Figures> {
     Ok(vec![
         (RESERVED.key(case), report.reserved_over_live),
         (OPERATION.key(case), report.mean_ns),
-        (DRIVER.key(case), report.driver_ns as f64 / report.events as f64),
+        (
+            DRIVER.key(case),
+            report.driver_ns as f64 / report.events as f64,
+        ),
     ])
 }
 
@@ -81,7 +103,10 @@ pub(super) fn peer(peer: &Peer, name: &str, case: &str) -> Result<Figures> {
             Op::Allocate => {
                 let size = usize::try_from(event.bytes).unwrap_or(usize::MAX);
                 let block = peer.allocate_on(stream, size).ok_or_else(|| {
-                    Error::new(ErrorKind::Environment, format!("{name}: an allocation failed"))
+                    Error::new(
+                        ErrorKind::Environment,
+                        format!("{name}: an allocation failed"),
+                    )
                 })?;
                 bytes += event.bytes;
                 most = most.max(bytes);
@@ -99,7 +124,10 @@ pub(super) fn peer(peer: &Peer, name: &str, case: &str) -> Result<Figures> {
     for (stream, _, block) in live.into_values() {
         peer.free_on(stream, block);
     }
-    let mut figures = vec![(OPERATION.key(case), elapsed.as_nanos() as f64 / events.len() as f64)];
+    let mut figures = vec![(
+        OPERATION.key(case),
+        elapsed.as_nanos() as f64 / events.len() as f64,
+    )];
     if let Some(reserved) = peer.peak_reserved() {
         figures.push((RESERVED.key(case), reserved as f64 / most as f64));
     }

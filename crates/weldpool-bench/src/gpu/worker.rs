@@ -52,8 +52,19 @@ pub(super) fn run(
         .collect();
     let traces = cases.iter().filter(|case| matches!(case, Case::Trace(_)));
     let traces = traces.map(|case| Some(case.to_string()));
-    for only in std::iter::once(None).chain(traces.filter(|_| takes_traces(contender))) {
-        ask(contender, library, only.as_deref(), options, effort, &mut answers)?;
+    let others = (contender != Contender::Frugal).then_some(None);
+    for only in others
+        .into_iter()
+        .chain(traces.filter(|_| takes_traces(contender)))
+    {
+        ask(
+            contender,
+            library,
+            only.as_deref(),
+            options,
+            effort,
+            &mut answers,
+        )?;
     }
     Ok(answers)
 }
@@ -70,7 +81,8 @@ fn ask(
     effort: Effort,
     answers: &mut Answers,
 ) -> Result<()> {
-    let program = std::env::current_exe().map_err(|error| Error::io("finding this program", error))?;
+    let program =
+        std::env::current_exe().map_err(|error| Error::io("finding this program", error))?;
     let mut command = Command::new(program);
     command.args(["gpu-worker", "--contender", contender.name()]);
     command.args(["--filter", only.unwrap_or(&options.filter)]);
@@ -88,7 +100,9 @@ fn ask(
         .output()
         .map_err(|error| Error::caused(ErrorKind::Process, "starting a worker", error))?;
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let line = line.strip_prefix(MARK).and_then(|line| serde_json::from_str(line).ok());
+        let line = line
+            .strip_prefix(MARK)
+            .and_then(|line| serde_json::from_str(line).ok());
         match line {
             Some(Line::Figure(case, value)) => drop(answers.values.insert(case, value)),
             Some(Line::Failed(what)) => answers.failed.push(what),
@@ -98,7 +112,9 @@ fn ask(
     }
     if !output.status.success() {
         let at = only.unwrap_or("the cases");
-        answers.failed.push(format!("the worker for {at} ended with {}", output.status));
+        answers
+            .failed
+            .push(format!("the worker for {at} ended with {}", output.status));
     }
     Ok(())
 }
@@ -136,14 +152,20 @@ pub fn work(work: &Work<'_>) -> Result<()> {
     match (contender, work.library) {
         (Contender::Reference, _) => measure(work, Reference::default(), traces::ours),
         (Contender::Ours, _) => measure(work, Ours::new()?, traces::ours),
+        (Contender::Frugal, _) => measure(work, Ours::new()?, traces::frugal),
         (Contender::Adopted, _) => measure(work, Adopted::new()?, traces::ours),
         (_, Some(library)) => {
             let peer = Peer::open(library, contender.setting())?;
             say(&Line::Version(peer.version()));
-            measure(work, peer.clone(), |name, case| traces::peer(&peer, name, case));
+            measure(work, peer.clone(), |name, case| {
+                traces::peer(&peer, name, case)
+            });
         }
         (_, None) => {
-            return Err(Error::new(ErrorKind::Environment, "a peer needs its --library"));
+            return Err(Error::new(
+                ErrorKind::Environment,
+                "a peer needs its --library",
+            ));
         }
     }
     Ok(())
@@ -163,10 +185,14 @@ fn measure<H: SharedHeap>(
         }
         let figures = match &case {
             Case::Trace(trace) => replay(trace, &name),
-            _ => one(&mut heap, &case, checked, work.effort).map(|value| vec![(name.clone(), value)]),
+            _ => {
+                one(&mut heap, &case, checked, work.effort).map(|value| vec![(name.clone(), value)])
+            }
         };
         match figures {
-            Ok(figures) => figures.into_iter().for_each(|(case, value)| say(&Line::Figure(case, value))),
+            Ok(figures) => figures
+                .into_iter()
+                .for_each(|(case, value)| say(&Line::Figure(case, value))),
             Err(error) => say(&Line::Failed(format!("{name}: {error}"))),
         }
     }

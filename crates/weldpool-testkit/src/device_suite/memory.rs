@@ -166,7 +166,9 @@ fn addresses_find_their_buffers_in(allocator: &Allocator, storage: StorageMode) 
         let device = binding.device_address.unwrap_or(0) as usize;
         let start = binding
             .host
-            .map_or(std::ptr::without_provenance_mut(device), |host| host.as_ptr());
+            .map_or(std::ptr::without_provenance_mut(device), |host| {
+                host.as_ptr()
+            });
         if start.is_null() {
             // It is only known by the driver's object, or kept from the host for the sake of portability.
             return;

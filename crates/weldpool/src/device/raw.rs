@@ -145,7 +145,9 @@ pub(in crate::device) fn map_anonymous_aligned(bytes: usize, alignment: usize) -
     let Address(start) = map_anonymous(longer)?;
     let head = start.as_ptr().addr().wrapping_neg() & (alignment - 1);
     // SAFETY: `head` is less than `alignment`, so the part lies inside the mapping.
-    let (part, end) = unsafe { (start.add(head), start.add(head + bytes)) };
+    let part = unsafe { start.add(head) };
+    // SAFETY: as above.
+    let end = unsafe { part.add(bytes) };
     for (at, surplus) in [(start, head), (end, alignment - head)] {
         if surplus > 0 {
             // SAFETY: the surplus is part of the mapping just made. What stays on failure is address

@@ -24,7 +24,10 @@ fn there_is_no_device_beyond_the_last() {
     let count = CudaDevice::count().unwrap();
     let error = CudaDevice::open(count).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
-    assert!(error.to_string().contains(&format!("cuda:{count}")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("cuda:{count}")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -49,10 +52,14 @@ fn contents_go_there_and_back() {
     let mut source = allocator.allocate(bytes).unwrap();
     let mut state = 1_u64;
     for word in source.write::<u64>().unwrap().iter_mut() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         *word = state;
     }
-    let private = Request::new(bytes).storage(StorageMode::Private).queue(&queue);
+    let private = Request::new(bytes)
+        .storage(StorageMode::Private)
+        .queue(&queue);
     let mut middle = allocator.allocate_with(&private).unwrap();
     let mut target = allocator.allocate(bytes).unwrap();
     queue.copy(&source, &mut middle).unwrap();

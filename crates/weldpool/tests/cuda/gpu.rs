@@ -35,7 +35,11 @@ static KERNELS: LazyLock<Kernels> = LazyLock::new(|| {
         check(sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast()));
         let function = |name: &std::ffi::CStr| {
             let mut function = std::ptr::null_mut();
-            check(sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()));
+            check(sys::cuModuleGetFunction(
+                &raw mut function,
+                module,
+                name.as_ptr(),
+            ));
             function
         };
         Kernels {
@@ -82,7 +86,10 @@ impl Stream {
 
     fn launch(&self, function: sys::CUfunction, buffer: &Buffer, value: u32, last: u64) {
         make_current();
-        let (mut at, mut words) = (buffer.binding().device_address.unwrap(), buffer.len() as u64 / 4);
+        let (mut at, mut words) = (
+            buffer.binding().device_address.unwrap(),
+            buffer.len() as u64 / 4,
+        );
         let (mut value, mut last) = (value, last);
         let mut arguments: [*mut c_void; 4] = [
             (&raw mut at).cast(),

@@ -25,7 +25,9 @@ fn open(change: impl FnOnce(&mut Config)) -> (Arc<CudaDevice>, Allocator) {
 
 fn private(allocator: &Allocator, bytes: usize, stream: &Stream) -> Buffer {
     let request = Request::new(bytes).storage(StorageMode::Private);
-    allocator.allocate_with(&request.queue(&stream.queue)).unwrap()
+    allocator
+        .allocate_with(&request.queue(&stream.queue))
+        .unwrap()
 }
 
 fn address(buffer: &Buffer) -> u64 {
@@ -34,7 +36,9 @@ fn address(buffer: &Buffer) -> u64 {
 
 /// A counter of wrong words, in memory that host and device reach.
 fn counter(allocator: &Allocator) -> Buffer {
-    allocator.allocate_with(&Request::new(256).zeroed(true)).unwrap()
+    allocator
+        .allocate_with(&Request::new(256).zeroed(true))
+        .unwrap()
 }
 
 fn counted(counter: &Buffer) -> u32 {
@@ -44,7 +48,10 @@ fn counted(counter: &Buffer) -> u32 {
 #[test]
 fn another_stream_does_not_get_what_a_kernel_still_writes() {
     let (device, allocator) = open(|_| {});
-    let (busy, other) = (Stream::new(&device, &allocator), Stream::new(&device, &allocator));
+    let (busy, other) = (
+        Stream::new(&device, &allocator),
+        Stream::new(&device, &allocator),
+    );
     let wrong = counter(&allocator);
     for bytes in [4096, 300_000, 5 << 20] {
         let written = private(&allocator, bytes, &busy);
@@ -133,7 +140,9 @@ fn patterns_survive_wandering_and_remapped_memory() {
         config.driver_ns_per_operation = 1_000_000;
     });
     let wrong = counter(&allocator);
-    let streams: Vec<_> = (0..STREAMS).map(|_| Stream::new(&device, &allocator)).collect();
+    let streams: Vec<_> = (0..STREAMS)
+        .map(|_| Stream::new(&device, &allocator))
+        .collect();
     let mut live: Vec<(usize, Buffer, u32)> = Vec::new();
     let mut bytes_live = 0_u64;
     let mut state = 1_u64;
@@ -158,7 +167,10 @@ fn patterns_survive_wandering_and_remapped_memory() {
         }
         let stream = random(STREAMS as u64) as usize;
         let buffer = private(&allocator, bytes as usize, &streams[stream]);
-        if owners.insert(address(&buffer), stream).is_some_and(|before| before != stream) {
+        if owners
+            .insert(address(&buffer), stream)
+            .is_some_and(|before| before != stream)
+        {
             wandered += 1;
         }
         streams[stream].write_late(&buffer, value, random(200_000));
@@ -191,7 +203,12 @@ fn no_call_breaks_a_capture() {
         let mut pinned = allocator.allocate(4 << 20).unwrap();
         pinned.write::<u8>().unwrap().fill(1);
         let mut target = private(&allocator, 4 << 20, &other);
-        other.queue.copy(&pinned, &mut target).unwrap().wait(None).unwrap();
+        other
+            .queue
+            .copy(&pinned, &mut target)
+            .unwrap()
+            .wait(None)
+            .unwrap();
         drop((large, target, pinned));
         allocator.clear();
     };

@@ -28,6 +28,9 @@ impl Attribute {
 /// The node of memory that is nearest to a device, by its position on the PCI bus; none where the system
 /// does not say (sysfs has -1 then).
 pub(super) fn numa_node(pci: &str) -> Option<u32> {
-    let path = format!("/sys/bus/pci/devices/{}/numa_node", pci.to_ascii_lowercase());
+    let path = format!(
+        "/sys/bus/pci/devices/{}/numa_node",
+        pci.to_ascii_lowercase()
+    );
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

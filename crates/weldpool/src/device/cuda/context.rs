@@ -55,7 +55,8 @@ impl Context {
         if self.is_lost() {
             return Err(lost());
         }
-        let entered = Entered::enter(self).map_err(|status| self.error(status, "cuCtxPushCurrent"))?;
+        let entered =
+            Entered::enter(self).map_err(|status| self.error(status, "cuCtxPushCurrent"))?;
         let result = call(self.driver).map_err(|status| self.error(status, name));
         drop(entered);
         result

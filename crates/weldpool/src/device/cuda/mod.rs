@@ -112,7 +112,9 @@ impl CudaDevice {
             storage_modes.push(StorageMode::Managed);
         }
         storage_modes.push(StorageMode::Private);
-        let pci = context.call("cuDeviceGetPCIBusId", |driver| driver.device_pci_bus_id(device))?;
+        let pci = context.call("cuDeviceGetPCIBusId", |driver| {
+            driver.device_pci_bus_id(device)
+        })?;
         let peers = (0..count).filter(|&peer| peer != ordinal);
         let peers = peers.filter(|&peer| can_access(&context, peer)).collect();
         let properties = DeviceProperties {
@@ -168,16 +170,6 @@ impl CudaDevice {
         // SAFETY: the caller's promise.
         Arc::new(unsafe { CudaQueue::adopt(&self.context, Handle(stream)) })
     }
-
-    /// A stream of this device's for whoever calls CUDA on their own; never destroyed.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Device::create_queue`].
-    pub fn create_stream(&self) -> Result<*mut c_void> {
-        let stream = self.context.call("cuStreamCreate", |driver| driver.create_stream())?;
-        Ok(stream.0)
-    }
 }
 
 /// Whether the context's device reaches the memory of another; no answer is no.
@@ -219,7 +211,10 @@ impl Device for CudaDevice {
         Ok(Box::new(segment?))
     }
 
-    fn release_segment(&self, mut segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
+    fn release_segment(
+        &self,
+        mut segment: Box<dyn Segment>,
+    ) -> std::result::Result<(), ReleaseError> {
         let any: &mut dyn Any = segment.as_mut();
         let result = match any.downcast_mut::<CudaSegment>() {
             Some(segment) => segment.give_back(),

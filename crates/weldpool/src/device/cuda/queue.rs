@@ -69,7 +69,11 @@ impl CudaQueue {
 
 /// The address by which the driver knows a place; host memory has one and the same for host and device.
 fn address_of(location: &Location) -> Result<u64> {
-    let host = || location.host.map(|host| host.as_ptr().expose_provenance() as u64);
+    let host = || {
+        location
+            .host
+            .map(|host| host.as_ptr().expose_provenance() as u64)
+    };
     location.device.or_else(host).ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidRequest,
@@ -166,7 +170,8 @@ impl Drop for CudaQueue {
             return;
         }
         // SAFETY: the stream is ours; the driver does what was submitted before it frees it.
-        let destroy = |driver: &'static super::raw::Driver| unsafe { driver.destroy_stream(self.stream) };
+        let destroy =
+            |driver: &'static super::raw::Driver| unsafe { driver.destroy_stream(self.stream) };
         if let Err(error) = self.context.give_back("cuStreamDestroy", destroy) {
             tracing::warn!(%error, "a stream stays");
         }
@@ -236,7 +241,10 @@ impl Calls {
 }
 
 fn take(number: usize) -> Option<Box<dyn FnOnce() + Send>> {
-    let taken = PENDING.lock().as_mut().and_then(|pending| pending.remove(&number));
+    let taken = PENDING
+        .lock()
+        .as_mut()
+        .and_then(|pending| pending.remove(&number));
     taken.map(|pending| pending.function)
 }
 

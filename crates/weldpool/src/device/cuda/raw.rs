@@ -67,21 +67,18 @@ macro_rules! functions {
 
 functions! {
     cuInit(c_uint);
-    cuDriverGetVersion(*mut c_int);
     cuGetErrorName(c_uint, *mut *const c_char);
     cuDeviceGetCount(*mut c_int);
     cuDeviceGet(*mut c_int, c_int);
     cuDeviceGetName(*mut c_char, c_int, c_int);
     cuDeviceGetAttribute(*mut c_int, c_uint, c_int);
     cuDeviceGetPCIBusId(*mut c_char, c_int, c_int);
-    cuDeviceTotalMem_v2(*mut usize, c_int);
     cuDeviceCanAccessPeer(*mut c_int, c_int, c_int);
     cuDevicePrimaryCtxRetain(*mut *mut c_void, c_int);
     cuDevicePrimaryCtxRelease_v2(c_int);
     cuCtxGetCurrent(*mut *mut c_void);
     cuCtxPushCurrent_v2(*mut c_void);
     cuCtxPopCurrent_v2(*mut *mut c_void);
-    cuCtxEnablePeerAccess(*mut c_void, c_uint);
     cuThreadExchangeStreamCaptureMode(*mut c_uint);
     cuMemGetInfo_v2(*mut usize, *mut usize);
     cuMemAlloc_v2(*mut u64, usize);
@@ -135,7 +132,8 @@ pub(super) enum Missing {
 }
 
 /// Everything is readable and writable from the device.
-const READ_WRITE: CUmemAccess_flags_enum = CUmemAccess_flags_enum::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+const READ_WRITE: CUmemAccess_flags_enum =
+    CUmemAccess_flags_enum::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
 const CAPTURE_RELAXED: c_uint = 2;
 /// `CU_STREAM_NON_BLOCKING`: no order with the legacy default stream.
@@ -153,7 +151,10 @@ impl Driver {
     /// The driver, opened and initialised by the first call.
     pub(super) fn get() -> std::result::Result<&'static Self, Missing> {
         static DRIVER: OnceLock<std::result::Result<Driver, Missing>> = OnceLock::new();
-        DRIVER.get_or_init(Self::open).as_ref().map_err(|&missing| missing)
+        DRIVER
+            .get_or_init(Self::open)
+            .as_ref()
+            .map_err(|&missing| missing)
     }
 
     fn open() -> std::result::Result<Self, Missing> {
@@ -176,12 +177,6 @@ impl Driver {
         // SAFETY: it succeeded, so it wrote the value; only numbers, pointers and plain structures of
         // them are asked for, of which zeroes would be one too.
         Ok(unsafe { value.assume_init() })
-    }
-
-    /// Version of the driver's interface, as 1000 * major + 10 * minor.
-    pub(super) fn version(&self) -> Result<c_int> {
-        // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuDriverGetVersion)(at) })
     }
 
     /// The driver's name of a result.
@@ -227,20 +222,17 @@ impl Driver {
         Self::written(|at| unsafe { (self.functions.cuDeviceGetAttribute)(at, attribute, device) })
     }
 
-    pub(super) fn device_memory(&self, device: c_int) -> Result<usize> {
-        // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuDeviceTotalMem_v2)(at, device) })
-    }
-
     pub(super) fn can_access_peer(&self, device: c_int, peer: c_int) -> Result<bool> {
         // SAFETY: the place is writable.
-        let can = Self::written(|at| unsafe { (self.functions.cuDeviceCanAccessPeer)(at, device, peer) });
+        let can =
+            Self::written(|at| unsafe { (self.functions.cuDeviceCanAccessPeer)(at, device, peer) });
         can.map(|can: c_int| can != 0)
     }
 
     pub(super) fn retain_primary_context(&self, device: c_int) -> Result<Handle> {
         // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuDevicePrimaryCtxRetain)(at, device) }).map(Handle)
+        Self::written(|at| unsafe { (self.functions.cuDevicePrimaryCtxRetain)(at, device) })
+            .map(Handle)
     }
 
     pub(super) fn release_primary_context(&self, device: c_int) -> Result<()> {
@@ -260,13 +252,8 @@ impl Driver {
 
     pub(super) fn pop_context(&self) -> Result<()> {
         // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuCtxPopCurrent_v2)(at) }).map(|_: *mut c_void| ())
-    }
-
-    /// Lets the current context use the memory of another's device.
-    pub(super) fn enable_peer(&self, peer: Handle) -> Result<()> {
-        // SAFETY: the context is retained by the caller.
-        Status::check(unsafe { (self.functions.cuCtxEnablePeerAccess)(peer.0, 0) })
+        Self::written(|at| unsafe { (self.functions.cuCtxPopCurrent_v2)(at) })
+            .map(|_: *mut c_void| ())
     }
 
     /// Sets the calling thread's mode of stream capture to relaxed, in which no call of it can break a
@@ -277,7 +264,9 @@ impl Driver {
 
     pub(super) fn exchange_capture_mode(&self, mut mode: c_uint) -> Result<c_uint> {
         // SAFETY: the place is readable and writable.
-        Status::check(unsafe { (self.functions.cuThreadExchangeStreamCaptureMode)(&raw mut mode) })?;
+        Status::check(unsafe {
+            (self.functions.cuThreadExchangeStreamCaptureMode)(&raw mut mode)
+        })?;
         Ok(mode)
     }
 
@@ -285,7 +274,8 @@ impl Driver {
     pub(super) fn memory_info(&self) -> Result<(usize, usize)> {
         let mut total = 0;
         // SAFETY: both places are writable.
-        let free = Self::written(|at| unsafe { (self.functions.cuMemGetInfo_v2)(at, &raw mut total) })?;
+        let free =
+            Self::written(|at| unsafe { (self.functions.cuMemGetInfo_v2)(at, &raw mut total) })?;
         Ok((free, total))
     }
 
@@ -338,7 +328,9 @@ impl Driver {
     pub(super) fn granularity(&self, place: Place) -> Result<usize> {
         let properties = physical_properties(place);
         // SAFETY: both places are valid; 0 asks for the minimum.
-        Self::written(|at| unsafe { (self.functions.cuMemGetAllocationGranularity)(at, &raw const properties, 0) })
+        Self::written(|at| unsafe {
+            (self.functions.cuMemGetAllocationGranularity)(at, &raw const properties, 0)
+        })
     }
 
     pub(super) fn reserve_addresses(&self, bytes: usize) -> Result<u64> {
@@ -358,7 +350,9 @@ impl Driver {
     pub(super) fn create_physical(&self, place: Place, bytes: usize) -> Result<u64> {
         let properties = physical_properties(place);
         // SAFETY: both places are valid.
-        Self::written(|at| unsafe { (self.functions.cuMemCreate)(at, bytes, &raw const properties, 0) })
+        Self::written(|at| unsafe {
+            (self.functions.cuMemCreate)(at, bytes, &raw const properties, 0)
+        })
     }
 
     /// # Safety
@@ -382,10 +376,17 @@ impl Driver {
     /// # Safety
     ///
     /// The addresses are the caller's, and memory is mapped everywhere there.
-    pub(super) unsafe fn allow_access(&self, address: u64, bytes: usize, from: &[Place]) -> Result<()> {
+    pub(super) unsafe fn allow_access(
+        &self,
+        address: u64,
+        bytes: usize,
+        from: &[Place],
+    ) -> Result<()> {
         let access: Vec<_> = from.iter().map(|&place| access_of(place)).collect();
         // SAFETY: the caller's promise; the list is as long as said.
-        Status::check(unsafe { (self.functions.cuMemSetAccess)(address, bytes, access.as_ptr(), access.len()) })
+        Status::check(unsafe {
+            (self.functions.cuMemSetAccess)(address, bytes, access.as_ptr(), access.len())
+        })
     }
 
     /// # Safety
@@ -398,7 +399,8 @@ impl Driver {
 
     pub(super) fn create_stream(&self) -> Result<Handle> {
         // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuStreamCreate)(at, STREAM_NON_BLOCKING) }).map(Handle)
+        Self::written(|at| unsafe { (self.functions.cuStreamCreate)(at, STREAM_NON_BLOCKING) })
+            .map(Handle)
     }
 
     /// What was submitted is still done.
@@ -426,7 +428,8 @@ impl Driver {
     /// The stream is alive.
     pub(super) unsafe fn is_capturing(&self, stream: Handle) -> Result<bool> {
         // SAFETY: the caller's promise; the place is writable.
-        let status = Self::written(|at| unsafe { (self.functions.cuStreamIsCapturing)(stream.0, at) });
+        let status =
+            Self::written(|at| unsafe { (self.functions.cuStreamIsCapturing)(stream.0, at) });
         status.map(|status: c_uint| status != 0)
     }
 
@@ -453,7 +456,8 @@ impl Driver {
 
     pub(super) fn create_event(&self) -> Result<Handle> {
         // SAFETY: the place is writable.
-        Self::written(|at| unsafe { (self.functions.cuEventCreate)(at, EVENT_DISABLE_TIMING) }).map(Handle)
+        Self::written(|at| unsafe { (self.functions.cuEventCreate)(at, EVENT_DISABLE_TIMING) })
+            .map(Handle)
     }
 
     /// # Safety
@@ -491,7 +495,13 @@ impl Driver {
     /// # Safety
     ///
     /// As for [`DeviceQueue::copy`](crate::device::DeviceQueue::copy).
-    pub(super) unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: Handle) -> Result<()> {
+    pub(super) unsafe fn copy(
+        &self,
+        to: u64,
+        from: u64,
+        bytes: usize,
+        stream: Handle,
+    ) -> Result<()> {
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuMemcpyAsync)(to, from, bytes, stream.0) })
     }
@@ -499,7 +509,13 @@ impl Driver {
     /// # Safety
     ///
     /// As for [`DeviceQueue::fill`](crate::device::DeviceQueue::fill).
-    pub(super) unsafe fn fill(&self, to: u64, value: u8, bytes: usize, stream: Handle) -> Result<()> {
+    pub(super) unsafe fn fill(
+        &self,
+        to: u64,
+        value: u8,
+        bytes: usize,
+        stream: Handle,
+    ) -> Result<()> {
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuMemsetD8Async)(to, value, bytes, stream.0) })
     }

@@ -31,7 +31,7 @@ enum Kind {
     /// Host memory whose pages are locked.
     Pinned(AlignedMapping),
     /// Memory that the driver moves between host and device.
-    Managed(Share),
+    Managed { _share: Share },
 }
 
 /// What a segment takes of the managed memory.
@@ -60,7 +60,9 @@ impl CudaSegment {
         let mapping = AlignedMapping::new(bytes, HUGE_PAGE_BYTES)?;
         let host = mapping.address();
         // SAFETY: the mapping is ours and ends only after `give_back`.
-        context.call("cuMemHostRegister", |driver| unsafe { driver.register_host(host, bytes) })?;
+        context.call("cuMemHostRegister", |driver| unsafe {
+            driver.register_host(host, bytes)
+        })?;
         let mut segment = Self::new(context, Kind::Pinned(mapping), 0, bytes);
         let address = |driver: &'static Driver| driver.host_device_address(host);
         segment.device = context.call("cuMemHostGetDevicePointer", address)?;
@@ -68,7 +70,11 @@ impl CudaSegment {
     }
 
     /// Managed memory (`cuMemAllocManaged`), of which there is never more than the device has free.
-    pub(super) fn managed(context: &Arc<Context>, bytes: usize, sum: &Arc<AtomicU64>) -> Result<Self> {
+    pub(super) fn managed(
+        context: &Arc<Context>,
+        bytes: usize,
+        sum: &Arc<AtomicU64>,
+    ) -> Result<Self> {
         let (free, _) = context.call("cuMemGetInfo", Driver::memory_info)?;
         let share = Share {
             sum: Arc::clone(sum),
@@ -86,9 +92,12 @@ impl CudaSegment {
             ));
         }
         let device = context.call("cuMemAllocManaged", |driver| driver.allocate_managed(bytes))?;
-        let segment = Self::new(context, Kind::Managed(share), device, bytes);
+        let segment = Self::new(context, Kind::Managed { _share: share }, device, bytes);
         if segment.host_address().is_none() {
-            return Err(Error::new(ErrorKind::System, "cuMemAllocManaged gave no address"));
+            return Err(Error::new(
+                ErrorKind::System,
+                "cuMemAllocManaged gave no address",
+            ));
         }
         Ok(segment)
     }
@@ -109,7 +118,7 @@ impl CudaSegment {
             return Ok(());
         }
         match &self.kind {
-            Kind::Private | Kind::Managed(_) => {
+            Kind::Private | Kind::Managed { .. } => {
                 // SAFETY: the address is this segment's, which nobody uses once it is returned.
                 let free = |driver: &'static Driver| unsafe { driver.free(self.device) };
                 self.context.give_back("cuMemFree", free)?;
@@ -146,7 +155,7 @@ unsafe impl Segment for CudaSegment {
         match &self.kind {
             Kind::Private => None,
             Kind::Pinned(mapping) => Some(mapping.address()),
-            Kind::Managed(_) => {
+            Kind::Managed { .. } => {
                 let address = usize::try_from(self.device).ok()?;
                 NonNull::new(std::ptr::with_exposed_provenance_mut(address))
             }

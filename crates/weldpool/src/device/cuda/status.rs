@@ -38,8 +38,6 @@ const STICKY: [u32; 18] = [
 impl Status {
     /// `CUDA_ERROR_NOT_READY`.
     pub(super) const NOT_READY: Self = Self::of(600);
-    /// `CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED`.
-    pub(super) const PEER_ACCESS_ALREADY_ENABLED: Self = Self::of(704);
 
     const fn of(number: u32) -> Self {
         match NonZeroU32::new(number) {
@@ -75,7 +73,9 @@ impl Status {
     /// The error of a call that got this answer.
     pub(super) fn error(self, driver: &Driver, call: &str) -> Error {
         let number = self.0.get();
-        let name = driver.error_name(number).unwrap_or("a result unknown to it");
+        let name = driver
+            .error_name(number)
+            .unwrap_or("a result unknown to it");
         let message = format!("{call} failed: the driver said {name} ({number})");
         Error::with_message(self.kind(), message)
     }
@@ -104,7 +104,11 @@ mod tests {
             (u32::MAX, ErrorKind::System, false),
         ] {
             let status = Status::check(number).unwrap_err();
-            assert_eq!((status.kind(), status.is_sticky()), (kind, sticky), "{number}");
+            assert_eq!(
+                (status.kind(), status.is_sticky()),
+                (kind, sticky),
+                "{number}"
+            );
         }
         assert_eq!(Status::check(0), Ok(()));
     }

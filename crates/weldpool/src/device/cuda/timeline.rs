@@ -56,26 +56,33 @@ impl Event {
 
     fn record(&self, stream: Handle) -> Result<()> {
         // SAFETY: the event is ours, and the caller's stream is alive.
-        let record = |driver: &'static super::raw::Driver| unsafe { driver.record_event(self.handle, stream) };
+        let record = |driver: &'static super::raw::Driver| unsafe {
+            driver.record_event(self.handle, stream)
+        };
         self.context.call("cuEventRecord", record)
     }
 
     fn is_complete(&self) -> Result<bool> {
         // SAFETY: the event is ours.
-        self.context.call("cuEventQuery", |driver| unsafe { driver.is_event_complete(self.handle) })
+        self.context.call("cuEventQuery", |driver| unsafe {
+            driver.is_event_complete(self.handle)
+        })
     }
 
     /// Makes later work of a stream wait for the event.
     pub(super) fn delay(&self, stream: Handle) -> Result<()> {
         // SAFETY: the event is ours, and the caller's stream is alive.
-        self.context.call("cuStreamWaitEvent", |driver| unsafe { driver.wait_event(stream, self.handle) })
+        self.context.call("cuStreamWaitEvent", |driver| unsafe {
+            driver.wait_event(stream, self.handle)
+        })
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: this was the only owner; the driver keeps the event until a stream has passed it.
-        let destroy = |driver: &'static super::raw::Driver| unsafe { driver.destroy_event(self.handle) };
+        let destroy =
+            |driver: &'static super::raw::Driver| unsafe { driver.destroy_event(self.handle) };
         if let Err(error) = self.context.give_back("cuEventDestroy", destroy) {
             tracing::warn!(%error, "an event stays");
         }

@@ -109,7 +109,8 @@ impl VirtualMemory for CudaMemory {
 
     unsafe fn release(&self, physical: Physical, _bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        let release = |driver: &'static Driver| unsafe { driver.release_physical(physical.number()) };
+        let release =
+            |driver: &'static Driver| unsafe { driver.release_physical(physical.number()) };
         self.context.give_back("cuMemRelease", release)
     }
 }
@@ -148,7 +149,9 @@ unsafe impl AddressRange for CudaAddresses {
     }
 
     fn host_address(&self) -> Option<NonNull<u8>> {
-        let address = usize::try_from(self.address).ok().filter(|_| self.of_host)?;
+        let address = usize::try_from(self.address)
+            .ok()
+            .filter(|_| self.of_host)?;
         NonNull::new(std::ptr::with_exposed_provenance_mut(address))
     }
 
@@ -161,7 +164,8 @@ unsafe impl AddressRange for CudaAddresses {
         let mut mapped = self.mapped.lock();
         // SAFETY: the addresses are reserved here, and the caller promises that nothing uses them; the
         // driver refuses what is mapped already.
-        let map = |driver: &'static Driver| unsafe { driver.map(address, bytes, physical.number()) };
+        let map =
+            |driver: &'static Driver| unsafe { driver.map(address, bytes, physical.number()) };
         self.context.call("cuMemMap", map)?;
         mapped.insert(at, bytes);
         Ok(())
@@ -171,7 +175,8 @@ unsafe impl AddressRange for CudaAddresses {
         let address = self.part(at, bytes)?;
         let accessors = self.accessors.read();
         // SAFETY: the addresses are reserved here; the driver refuses those to which nothing is mapped.
-        let allow = |driver: &'static Driver| unsafe { driver.allow_access(address, bytes, &accessors) };
+        let allow =
+            |driver: &'static Driver| unsafe { driver.allow_access(address, bytes, &accessors) };
         self.context.call("cuMemSetAccess", allow)
     }
 
