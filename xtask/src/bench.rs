@@ -84,7 +84,7 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
 }
 
 /// The commit that is measured, and whether files of the program differ from it; "unknown" outside a repository.
-fn commit(paths: &Paths) -> String {
+pub(crate) fn commit(paths: &Paths) -> String {
     let git = |arguments: &[&str]| {
         let run = Run::new("git").directory(paths.root()).args(arguments);
         run.output().ok().map(|text| text.trim().to_owned())

@@ -11,6 +11,7 @@ mod dependencies;
 mod environment;
 mod error;
 mod fuzz;
+mod gpu;
 mod guest;
 mod loom;
 mod models;
@@ -50,6 +51,9 @@ Commands:
   bench pressure [--json FILE] [--quick] [--control-groups 1|2]
                              fill memory up to a limit in an emulated machine; with `-- --group DIRECTORY` in
                              control groups of this one
+  gpu [--run [-- PARTS]]     pack what a machine with an NVIDIA GPU is to run: tests, benchmarks against CUDA, RMM
+                             and PyTorch, and training in PyTorch; with --run, run it here (PARTS of test check
+                             bench torch)
   loom                       the small concurrent kernels under the model checker (part of `test`)
   mutants                    leave out each wait of ordered reuse in turn; a test must notice (part of `test`)
   sanitize [address|thread] [-- ARGS]
@@ -89,6 +93,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         "check" => check::run(&paths, arguments),
         "darwin" => darwin::run(&paths, arguments),
         "bench" => bench::run(&paths, arguments),
+        "gpu" => gpu::run(&paths, arguments),
         "loom" => loom::run(&paths, arguments),
         "mutants" => mutants::run(&paths, arguments),
         "sanitize" => sanitize::run(&paths, arguments),
