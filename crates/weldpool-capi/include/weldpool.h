@@ -21,9 +21,12 @@ const char* weldpool_last_error(void);
  * record_stream_fn. `stream` is a cudaStream_t of the device's primary context; memory is ordered by it.
  * The pool of a device is opened by the first call, with the configuration of the environment
  * (METAL_ALLOCATOR_DEBUG, METAL_ALLOCATOR_STATS). */
+/* Null for no bytes, when there is no memory, and on a stream that records a CUDA graph. */
 void* weldpool_torch_malloc(ssize_t bytes, int device, void* stream);
 void weldpool_torch_free(void* address, ssize_t bytes, int device, void* stream);
 void weldpool_torch_record_stream(void* address, void* stream);
+/* A stream must not be destroyed before it is forgotten here; 0 on success. PyTorch never destroys its own. */
+int weldpool_torch_forget_stream(int device, void* stream);
 
 /* What a device's pool holds, in bytes, and what it did. */
 typedef struct WeldpoolTorchStats {

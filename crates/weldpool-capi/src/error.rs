@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
@@ -27,7 +28,7 @@ pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory
         Err(_) => "a panic inside Weldpool, which is a mistake of its own".to_owned(),
     };
     // Callers such as PyTorch do not pass the reason on, and have no place for a log.
-    eprintln!("weldpool: {name}: {text}");
+    let _closed = writeln!(std::io::stderr(), "weldpool: {name}: {text}");
     let _ending = LAST.try_with(|last| {
         *last.borrow_mut() = CString::new(format!("{name}: {text}")).unwrap_or_default();
     });

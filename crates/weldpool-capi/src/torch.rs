@@ -76,11 +76,13 @@ impl Pool {
     }
 }
 
-/// Memory of `device` for work on `stream`: PyTorch's `alloc_fn`. Null for no bytes, and when there is no memory.
+/// Memory of `device` for work on `stream`: PyTorch's `alloc_fn`. Null for no bytes, when there is no memory, and on a
+/// stream that records a CUDA graph.
 ///
 /// # Safety
 ///
-/// The stream is one of the device's primary context and alive.
+/// The stream is one of the device's primary context, and alive until [`weldpool_torch_forget_stream`] or the end of
+/// the process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_malloc(
     bytes: isize,
@@ -94,6 +96,13 @@ pub unsafe extern "C" fn weldpool_torch_malloc(
             return Ok(std::ptr::null_mut());
         }
         let pool = Pool::of(device)?;
+        // SAFETY: the caller's promise.
+        if unsafe { pool.streams.device().is_capturing(stream) }? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "memory for a CUDA graph: what a graph uses would be given to others after the capture",
+            ));
+        }
         // SAFETY: the caller's promise.
         let queue = unsafe { pool.streams.queue(stream) }?;
         let request = Request::new(bytes)
@@ -130,12 +139,21 @@ pub unsafe extern "C" fn weldpool_torch_free(
         // SAFETY: as above.
         let buffer = unsafe { pool.allocator.reclaim(address) }?;
         let further = pool.used_on().remove(&address.as_ptr().addr());
+        let mut noted = Ok(());
         for Stream(stream) in further.into_iter().flatten() {
             // SAFETY: a stream that uses a tensor outlives it (torch.Tensor.record_stream).
-            buffer.note_use(&*unsafe { pool.streams.queue(stream) }?)?;
+            match unsafe { pool.streams.queue(stream) } {
+                // A failure leaves the use to the next signal of the stream.
+                Ok(further) => noted = noted.and(buffer.note_use(&further)),
+                Err(error) => {
+                    // Nobody knows when that stream is done, so nobody gets the memory.
+                    let _kept = buffer.into_raw();
+                    return Err(error);
+                }
+            }
         }
         buffer.free_on(&queue);
-        Ok(())
+        noted
     });
 }
 
@@ -162,6 +180,21 @@ pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stre
         }
         Ok(())
     });
+}
+
+/// Forgets a stream that is about to be destroyed, after which it is not used any more; 0 on success, also where it
+/// was not known. PyTorch never destroys its own streams.
+///
+/// # Safety
+///
+/// The stream is alive, and of the device's primary context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_forget_stream(device: c_int, stream: *mut c_void) -> c_int {
+    guarded("weldpool_torch_forget_stream", 1, || {
+        // SAFETY: the caller's promise.
+        let _known = unsafe { Pool::of(device)?.streams.forget(stream) }?;
+        Ok(0)
+    })
 }
 
 /// What a device's pool holds, in bytes.

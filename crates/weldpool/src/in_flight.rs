@@ -22,9 +22,11 @@ pub(crate) struct Use {
 }
 
 impl Use {
-    /// Work on a lost device will not run any more, so it counts as over.
+    /// Work on a lost device will not run any more, so it counts as over. Where the driver does not tell, it
+    /// does not.
     pub(crate) fn is_over(&self) -> bool {
-        self.fence.is_complete().unwrap_or(true)
+        let complete = self.fence.is_complete();
+        complete.unwrap_or_else(|error| error.kind() == ErrorKind::DeviceLost)
     }
 }
 

@@ -112,7 +112,14 @@ impl QueueCore {
     }
 
     pub(crate) fn completed(&self) -> u64 {
-        self.timeline().completed().unwrap_or(u64::MAX)
+        self.timeline()
+            .completed()
+            .unwrap_or_else(|error| match error.kind() {
+                // Its work will not run any more.
+                ErrorKind::DeviceLost => u64::MAX,
+                // Nothing is known.
+                _ => 0,
+            })
     }
 
     /// Marks the present end of the queue.

@@ -65,7 +65,7 @@ impl Stream {
         // SAFETY: the place is writable; 1 is CU_STREAM_NON_BLOCKING. The stream is never destroyed.
         let adopted = unsafe {
             check(sys::cuStreamCreate(&raw mut stream, 1));
-            device.adopt_stream(stream.cast())
+            device.adopt_stream(stream.cast()).unwrap()
         };
         Self {
             stream,
@@ -78,6 +78,16 @@ impl Stream {
         self.launch(KERNELS.write_late, buffer, value, cycles);
     }
 
+    /// Writes to an address at which there is nothing.
+    pub(crate) fn write_nowhere(&self) {
+        self.launch_at(KERNELS.write_late, 1 << 20, 1024, 1, 0);
+    }
+
+    /// Its handle.
+    pub(crate) fn handle(&self) -> *mut c_void {
+        self.stream.cast()
+    }
+
     /// Adds the words of a buffer that have another value to the first word of `wrong`.
     pub(crate) fn count_wrong(&self, buffer: &Buffer, value: u32, wrong: &Buffer) {
         let wrong = wrong.binding().device_address.unwrap();
@@ -85,11 +95,13 @@ impl Stream {
     }
 
     fn launch(&self, function: sys::CUfunction, buffer: &Buffer, value: u32, last: u64) {
+        let at = buffer.binding().device_address.unwrap();
+        self.launch_at(function, at, buffer.len() as u64 / 4, value, last);
+    }
+
+    fn launch_at(&self, function: sys::CUfunction, at: u64, words: u64, value: u32, last: u64) {
         make_current();
-        let (mut at, mut words) = (
-            buffer.binding().device_address.unwrap(),
-            buffer.len() as u64 / 4,
-        );
+        let (mut at, mut words) = (at, words);
         let (mut value, mut last) = (value, last);
         let mut arguments: [*mut c_void; 4] = [
             (&raw mut at).cast(),

@@ -12,6 +12,7 @@ use weldpool::device::cuda::CudaDevice;
 mod device;
 mod gpu;
 mod reuse;
+mod streams;
 
 /// Keeps the primary context while tests open and drop devices.
 static KEPT: LazyLock<CudaDevice> = LazyLock::new(|| CudaDevice::open(0).unwrap());

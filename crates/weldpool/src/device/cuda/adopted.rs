@@ -1,4 +1,4 @@
-//! Queues over streams that somebody else made, found by the streams' handles.
+//! Queues over streams that somebody else made, found by the streams' ids.
 
 #![allow(unsafe_code)]
 
@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 
 use super::CudaDevice;
+use super::queue::CudaQueue;
 use crate::allocator::Allocator;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::queue::Queue;
 use crate::sync::{Arc, RwLock};
 
-/// Most streams that are remembered; with more of them, those that nobody holds a queue of are forgotten.
-const STREAMS_MAX: usize = 1024;
+/// Most streams that are known at once.
+const STREAMS_MAX: usize = 4096;
 
 /// The queues of one allocator over streams of another library, such as PyTorch's. A stream is known by its
 /// id, which the driver never uses again (`cuStreamGetId`), and not by its handle, which it does.
@@ -20,7 +21,13 @@ const STREAMS_MAX: usize = 1024;
 pub struct AdoptedStreams {
     allocator: Allocator,
     device: Arc<CudaDevice>,
-    queues: RwLock<HashMap<u64, Arc<Queue>>>,
+    queues: RwLock<HashMap<u64, Adopted>>,
+}
+
+#[derive(Debug)]
+struct Adopted {
+    queue: Arc<Queue>,
+    stream: Arc<CudaQueue>,
 }
 
 impl AdoptedStreams {
@@ -34,40 +41,56 @@ impl AdoptedStreams {
         }
     }
 
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Arc<CudaDevice> {
+        &self.device
+    }
+
     /// The queue over a stream (a `CUstream` or `cudaStream_t`; null is the legacy default stream), adopted
     /// when it is first seen. Complexity: a driver call of some 25 ns and a hash look-up.
     ///
     /// # Errors
     ///
-    /// [`DeviceLost`](crate::ErrorKind::DeviceLost), or what the driver says.
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for `CU_STREAM_PER_THREAD`,
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) when 4,096 streams are known,
+    /// [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
     ///
     /// # Safety
     ///
-    /// The stream is one of the device's primary context and alive, and stays so until the queue is not used
-    /// any more.
+    /// The stream is one of the device's primary context and alive, and stays so until it is
+    /// [forgotten](Self::forget) here or the allocator is gone.
     pub unsafe fn queue(&self, stream: *mut c_void) -> Result<Arc<Queue>> {
         // SAFETY: the caller's promise.
         let id = unsafe { self.device.stream_id(stream) }?;
-        if let Some(queue) = self.queues.read().get(&id) {
-            return Ok(Arc::clone(queue));
+        if let Some(adopted) = self.queues.read().get(&id) {
+            return Ok(Arc::clone(&adopted.queue));
         }
         // SAFETY: the caller's promise.
-        let adopted = unsafe { self.device.adopt_stream(stream) };
+        let stream = unsafe { self.device.adopt(stream) }?;
         let mut queues = self.queues.write();
-        if queues.len() >= STREAMS_MAX {
-            queues.retain(|_, queue| Arc::strong_count(queue) > 1);
+        if let Some(adopted) = queues.get(&id) {
+            return Ok(Arc::clone(&adopted.queue));
         }
-        let queue = queues.entry(id);
-        let queue = queue.or_insert_with(|| Arc::new(self.allocator.adopt_queue(adopted)));
-        Ok(Arc::clone(queue))
+        if queues.len() >= STREAMS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                "4096 streams are adopted; forget those that are destroyed",
+            ));
+        }
+        let queue = Arc::new(self.allocator.adopt_queue(Arc::clone(&stream) as _));
+        let returned = Arc::clone(&queue);
+        queues.insert(id, Adopted { queue, stream });
+        Ok(returned)
     }
 
-    /// Forgets a stream that is about to be destroyed; memory freed in its order is reusable once its work is
-    /// done. Whether it was known.
+    /// Forgets a stream that is about to be destroyed: it is used no more, also by those who still hold its
+    /// queue, and memory freed in its order is reusable once its work is done. Whether it was known.
     ///
     /// # Errors
     ///
-    /// As for [`queue`](Self::queue).
+    /// As for [`queue`](Self::queue), and [`Busy`](ErrorKind::Busy) while the stream records a graph; it is still
+    /// known then.
     ///
     /// # Safety
     ///
@@ -75,7 +98,15 @@ impl AdoptedStreams {
     pub unsafe fn forget(&self, stream: *mut c_void) -> Result<bool> {
         // SAFETY: the caller's promise.
         let id = unsafe { self.device.stream_id(stream) }?;
-        let queue = self.queues.write().remove(&id);
-        Ok(queue.is_some())
+        let mut queues = self.queues.write();
+        let Some(adopted) = queues.get(&id) else {
+            return Ok(false);
+        };
+        // Covers everything submitted and freed so far.
+        let _fence = adopted.queue.fence()?;
+        adopted.stream.retire();
+        let forgotten = queues.remove(&id);
+        drop(queues);
+        Ok(forgotten.is_some())
     }
 }

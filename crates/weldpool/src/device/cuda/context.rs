@@ -4,10 +4,11 @@
 
 use std::ffi::{c_int, c_uint};
 
+use super::host_functions;
 use super::raw::{Driver, Handle, Missing};
 use super::status::Status;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 
 /// The primary context of a device, which the CUDA runtime, and so every other library of the process,
 /// uses too. Retained while the value lives.
@@ -17,11 +18,14 @@ pub(super) struct Context {
     device: c_int,
     handle: Handle,
     lost: AtomicBool,
+    /// Of this process's contexts.
+    number: u64,
 }
 
 impl Context {
     /// Retains the context of the device with this number.
     pub(super) fn retain(ordinal: u32) -> Result<Arc<Self>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let driver = driver()?;
         let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
         let device = driver.device(ordinal);
@@ -33,11 +37,16 @@ impl Context {
             device,
             handle,
             lost: AtomicBool::new(false),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
         }))
     }
 
     pub(super) fn device(&self) -> c_int {
         self.device
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether a call said that the context is gone.
@@ -52,9 +61,7 @@ impl Context {
         name: &str,
         call: impl FnOnce(&'static Driver) -> std::result::Result<T, Status>,
     ) -> Result<T> {
-        if self.is_lost() {
-            return Err(lost());
-        }
+        self.check()?;
         let entered =
             Entered::enter(self).map_err(|status| self.error(status, "cuCtxPushCurrent"))?;
         let result = call(self.driver).map_err(|status| self.error(status, name));
@@ -69,10 +76,22 @@ impl Context {
         name: &str,
         call: impl FnOnce(&'static Driver) -> std::result::Result<T, Status>,
     ) -> Result<T> {
+        self.check()?;
+        call(self.driver).map_err(|status| self.error(status, name))
+    }
+
+    /// Whether the driver may be called.
+    fn check(&self) -> Result<()> {
         if self.is_lost() {
             return Err(lost());
         }
-        call(self.driver).map_err(|status| self.error(status, name))
+        if host_functions::is_inside() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the CUDA driver must not be called from a function that a queue calls; do it elsewhere",
+            ));
+        }
+        Ok(())
     }
 
     /// As [`call`](Self::call), for what gives something back: on a lost context that is done already.
@@ -90,6 +109,7 @@ impl Context {
     fn error(&self, status: Status, name: &str) -> Error {
         if status.is_sticky() && !self.lost.swap(true, Ordering::Relaxed) {
             tracing::error!(device = self.device, %status, call = name, "a CUDA context is lost");
+            host_functions::forget(self.number);
         }
         status.error(self.driver, name)
     }
@@ -108,7 +128,7 @@ pub(super) fn driver() -> Result<&'static Driver> {
     Driver::get().map_err(|missing| match missing {
         Missing::Library => Error::new(
             ErrorKind::Unsupported,
-            "no CUDA driver: the library libcuda.so.1 was not found",
+            "no CUDA driver: the library libcuda.so was not found",
         ),
         Missing::Function(name) => Error::with_message(
             ErrorKind::Unsupported,

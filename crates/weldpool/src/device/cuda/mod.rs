@@ -16,6 +16,7 @@
 mod adopted;
 mod attribute;
 mod context;
+mod host_functions;
 mod queue;
 mod raw;
 mod segment;
@@ -43,6 +44,9 @@ use crate::sync::{Arc, AtomicU64};
 /// Bound on one segment, which keeps arithmetic on sizes far from overflow; CUDA documents none but the
 /// memory there is.
 const SEGMENT_BYTES_MAX: usize = 1 << 46;
+
+/// The handle `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;
 
 /// An NVIDIA GPU.
 #[derive(Debug)]
@@ -97,7 +101,10 @@ impl CudaDevice {
         let pinned = match attribute(Attribute::HostVirtualMemoryManagement) {
             Ok(1..) => {
                 let node = attribute(Attribute::HostNode).unwrap_or(0).max(0);
-                CudaMemory::pinned(&context, node).ok()
+                let memory = CudaMemory::pinned(&context, node);
+                memory
+                    .inspect_err(|error| tracing::warn!(%error, "pinned memory comes as segments"))
+                    .ok()
             }
             _ => None,
         };
@@ -146,7 +153,8 @@ impl CudaDevice {
     ///
     /// # Errors
     ///
-    /// [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for `CU_STREAM_PER_THREAD`, which is another stream on each
+    /// thread, [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
     ///
     /// # Safety
     ///
@@ -154,21 +162,59 @@ impl CudaDevice {
     pub unsafe fn stream_id(&self, stream: *mut c_void) -> Result<u64> {
         // SAFETY: the caller's promise.
         let id = |driver: &'static Driver| unsafe { driver.stream_id(Handle(stream)) };
-        // Handles up to 2 stand for the default streams of the thread's context.
         match stream.addr() {
-            0..=2 => self.context.call("cuStreamGetId", id),
+            PER_THREAD => Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the per-thread default stream is another one on each thread and cannot be adopted",
+            )),
+            // The default streams of the thread's context.
+            0 | 1 => self.context.call("cuStreamGetId", id),
             _ => self.context.ask("cuStreamGetId", id),
         }
     }
 
-    /// A queue over somebody's stream, which stays theirs. [`AdoptedStreams`] finds such queues again.
+    /// Whether a stream records a graph.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stream_id`](Self::stream_id).
     ///
     /// # Safety
     ///
-    /// The stream is one of the device's primary context and outlives the queue.
-    pub unsafe fn adopt_stream(&self, stream: *mut c_void) -> Arc<dyn DeviceQueue> {
+    /// As for [`stream_id`](Self::stream_id).
+    pub unsafe fn is_capturing(&self, stream: *mut c_void) -> Result<bool> {
         // SAFETY: the caller's promise.
-        Arc::new(unsafe { CudaQueue::adopt(&self.context, Handle(stream)) })
+        self.context.call("cuStreamIsCapturing", |driver| unsafe {
+            driver.is_capturing(Handle(stream))
+        })
+    }
+
+    /// A queue over somebody's stream, which stays theirs. [`AdoptedStreams`] finds such queues again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stream_id`](Self::stream_id).
+    ///
+    /// # Safety
+    ///
+    /// The stream is one of the device's primary context, and alive for as long as memory was freed in its order
+    /// that waits for its work.
+    pub unsafe fn adopt_stream(&self, stream: *mut c_void) -> Result<Arc<dyn DeviceQueue>> {
+        // SAFETY: the caller's promise.
+        let queue: Arc<CudaQueue> = unsafe { self.adopt(stream) }?;
+        Ok(queue)
+    }
+
+    /// # Safety
+    ///
+    /// As for [`adopt_stream`](Self::adopt_stream).
+    unsafe fn adopt(&self, stream: *mut c_void) -> Result<Arc<CudaQueue>> {
+        // SAFETY: the caller's promise.
+        let _known = unsafe { self.stream_id(stream) }?;
+        // SAFETY: the caller's promise.
+        Ok(Arc::new(unsafe {
+            CudaQueue::adopt(&self.context, Handle(stream))
+        }))
     }
 }
 

@@ -3,17 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use super::context::Context;
+use super::host_functions;
 use super::raw::Handle;
 use super::timeline::EventTimeline;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// A queue of a CUDA device.
 #[derive(Debug)]
@@ -24,7 +22,8 @@ pub(super) struct CudaQueue {
     owned: bool,
     points: Arc<EventTimeline>,
     timeline: Arc<dyn Timeline>,
-    calls: Arc<Calls>,
+    /// The stream is not to be used any more.
+    retired: AtomicBool,
 }
 
 impl CudaQueue {
@@ -51,19 +50,51 @@ impl CudaQueue {
             owned,
             timeline: Arc::clone(&points) as Arc<dyn Timeline>,
             points,
-            calls: Arc::default(),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// Says that the stream is about to be destroyed: everything submitted is covered by the last signal, and
+    /// nothing is submitted any more.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether work may be submitted. What a stream that records a graph is given is not done, and has no point
+    /// that could pass.
+    fn check(&self) -> Result<()> {
+        if self.is_retired() {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the stream of a queue was given up and may be gone",
+            ));
+        }
+        // SAFETY: the stream is alive.
+        let capturing = self.context.call("cuStreamIsCapturing", |driver| unsafe {
+            driver.is_capturing(self.stream)
+        })?;
+        if capturing {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the stream records a graph, so nothing given to it is done; end the capture first",
+            ));
+        }
+        Ok(())
     }
 
     /// Calls a function of ours in the order of the stream.
     fn launch(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
-        let number = self.calls.put(function);
+        let number = host_functions::put(self.context.number(), function);
         let argument = std::ptr::without_provenance_mut(number);
         // SAFETY: the stream is alive, and `call_back` takes any number.
         let launched = self.context.call("cuLaunchHostFunc", |driver| unsafe {
-            driver.launch_host(self.stream, call_back, argument)
+            driver.launch_host(self.stream, host_functions::call_back, argument)
         });
-        launched.inspect_err(|_| drop(self.calls.take(number)))
+        launched.inspect_err(|_| drop(host_functions::take(number)))
     }
 }
 
@@ -86,6 +117,7 @@ fn address_of(location: &Location) -> Result<u64> {
 // it is, and its writes are visible to the host then (CUDA driver API, stream synchronization).
 unsafe impl DeviceQueue for CudaQueue {
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
+        self.check()?;
         // The driver copies between places of the host before it returns, after all work before it (API
         // synchronization behaviour), so such a copy is a function of ours.
         if let (Some(from), Some(to)) = (source.host, destination.host) {
@@ -105,6 +137,7 @@ unsafe impl DeviceQueue for CudaQueue {
     }
 
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
+        self.check()?;
         // The driver refuses to fill host memory that is mapped from more than one handle.
         if let Some(host) = destination.host {
             let host = HostPart(host);
@@ -122,40 +155,40 @@ unsafe impl DeviceQueue for CudaQueue {
     }
 
     fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
+        self.check()?;
         self.launch(function)
     }
 
     fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()> {
+        self.check()?;
         let other: &dyn Any = timeline.as_ref();
         if let Some(points) = other.downcast_ref::<EventTimeline>()
-            && (points.is_of(&self.context) || !self.context.is_lost())
+            && !points.is_lost()
         {
-            return match points.event_of(value) {
-                Some(event) => event.delay(self.stream),
-                // It has passed already, or will never be signalled.
+            return match points.event_of(value)? {
+                Some(event) => event.delay(&self.context, self.stream),
                 None => Ok(()),
             };
         }
-        let timeline = Arc::clone(timeline);
-        self.launch(Box::new(move || {
+        // Of another kind of device: waited for here, since a host function that waits would hold up those of
+        // all streams. What was signalled does not depend on what is yet to be submitted.
+        match timeline.wait(value, None) {
+            Ok(_) => Ok(()),
             // A lost queue has stopped, so its work cannot race with ours any more.
-            if let Err(error) = timeline.wait(value, None) {
+            Err(error) if error.kind() == ErrorKind::DeviceLost => {
                 tracing::warn!(%error, "a queue went on without the queue it waited for");
+                Ok(())
             }
-        }))
+            Err(error) => Err(error),
+        }
     }
 
     fn signal(&self) -> Result<u64> {
-        // SAFETY: the stream is alive.
-        let capturing = self.context.call("cuStreamIsCapturing", |driver| unsafe {
-            driver.is_capturing(self.stream)
-        })?;
-        if capturing {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                "the stream records a graph, so it has no point that could pass; end the capture first",
-            ));
+        if self.is_retired() {
+            // Nothing was submitted since the last.
+            return Ok(self.points.signalled());
         }
+        self.check()?;
         self.points.signal(self.stream)
     }
 
@@ -175,9 +208,6 @@ impl Drop for CudaQueue {
         if let Err(error) = self.context.give_back("cuStreamDestroy", destroy) {
             tracing::warn!(%error, "a stream stays");
         }
-        if self.context.is_lost() {
-            self.calls.forget();
-        }
     }
 }
 
@@ -187,75 +217,3 @@ struct HostPart(NonNull<u8>);
 
 // SAFETY: `DeviceQueue::copy` and `fill` keep the range valid and unraced on whichever thread the work runs.
 unsafe impl Send for HostPart {}
-
-/// Functions that streams are to call, by number: what a lost context will never call can be dropped.
-static PENDING: Mutex<Option<HashMap<usize, Pending>>> = Mutex::new(None);
-
-struct Pending {
-    function: Box<dyn FnOnce() + Send>,
-    /// Which queue's it is.
-    owner: u64,
-}
-
-/// The functions of one queue.
-#[derive(Debug)]
-struct Calls {
-    owner: u64,
-}
-
-impl Default for Calls {
-    fn default() -> Self {
-        static OWNERS: AtomicU64 = AtomicU64::new(0);
-        Self {
-            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
-        }
-    }
-}
-
-impl Calls {
-    fn put(&self, function: Box<dyn FnOnce() + Send>) -> usize {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
-        let owner = self.owner;
-        let mut pending = PENDING.lock();
-        let pending = pending.get_or_insert_default();
-        pending.insert(number, Pending { function, owner });
-        number
-    }
-
-    fn take(&self, number: usize) -> Option<Box<dyn FnOnce() + Send>> {
-        take(number)
-    }
-
-    /// Drops what will not be called any more.
-    fn forget(&self) {
-        let mut pending = PENDING.lock();
-        let owner = self.owner;
-        let forgotten: Vec<_> = pending
-            .iter_mut()
-            .flat_map(|pending| pending.extract_if(|_, one| one.owner == owner))
-            .collect();
-        drop(pending);
-        drop(forgotten);
-    }
-}
-
-fn take(number: usize) -> Option<Box<dyn FnOnce() + Send>> {
-    let taken = PENDING
-        .lock()
-        .as_mut()
-        .and_then(|pending| pending.remove(&number));
-    taken.map(|pending| pending.function)
-}
-
-/// What the driver calls, on a thread of its own, with the number of a function.
-unsafe extern "C" fn call_back(argument: *mut c_void) {
-    let called = catch_unwind(AssertUnwindSafe(|| {
-        if let Some(function) = take(argument.addr()) {
-            function();
-        }
-    }));
-    if called.is_err() {
-        tracing::error!("a host function on a queue panicked");
-    }
-}

@@ -93,12 +93,11 @@ impl CudaSegment {
         }
         let device = context.call("cuMemAllocManaged", |driver| driver.allocate_managed(bytes))?;
         let segment = Self::new(context, Kind::Managed { _share: share }, device, bytes);
-        if segment.host_address().is_none() {
-            return Err(Error::new(
-                ErrorKind::System,
-                "cuMemAllocManaged gave no address",
-            ));
-        }
+        let host = segment
+            .host_address()
+            .ok_or_else(|| Error::new(ErrorKind::System, "cuMemAllocManaged gave no address"))?;
+        // SAFETY: the memory was just obtained and is nobody's yet.
+        unsafe { host.write_bytes(0, bytes) };
         Ok(segment)
     }
 
@@ -139,6 +138,8 @@ impl Drop for CudaSegment {
     fn drop(&mut self) {
         if let Err(error) = self.give_back() {
             tracing::error!(%error, bytes = self.bytes, "a segment stays");
+            // The driver still has the pages, so they stay mapped.
+            std::mem::forget(std::mem::replace(&mut self.kind, Kind::Private));
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Status(NonZeroU32);
 
-/// Results after which a context answers every further call with an error (cuda.h: "must be terminated
-/// and relaunched", or the context is gone).
-const STICKY: [u32; 18] = [
+/// Results after which a context answers every further call with an error: "the process must be terminated and
+/// relaunched", or the context is gone (cuda.h). A result that does not mean it must not be among them: what a
+/// lost context was doing counts as over.
+const STICKY: [u32; 14] = [
     4,   // DEINITIALIZED
-    46,  // DEVICE_UNAVAILABLE
-    201, // INVALID_CONTEXT
     214, // ECC_UNCORRECTABLE
     220, // NVLINK_UNCORRECTABLE
+    226, // CONTAINED
     700, // ILLEGAL_ADDRESS
     702, // LAUNCH_TIMEOUT
     709, // CONTEXT_IS_DESTROYED
@@ -30,9 +30,6 @@ const STICKY: [u32; 18] = [
     717, // INVALID_ADDRESS_SPACE
     718, // INVALID_PC
     719, // LAUNCH_FAILED
-    720, // TENSOR_MEMORY_LEAK
-    721, // CONTAINED
-    999, // UNKNOWN
 ];
 
 impl Status {
@@ -98,6 +95,9 @@ mod tests {
             (2, ErrorKind::OutOfMemory, false),
             (700, ErrorKind::DeviceLost, true),
             (719, ErrorKind::DeviceLost, true),
+            // COOPERATIVE_LAUNCH_TOO_LARGE, UNKNOWN
+            (720, ErrorKind::System, false),
+            (999, ErrorKind::System, false),
             (801, ErrorKind::Unsupported, false),
             (900, ErrorKind::Busy, false),
             (304, ErrorKind::System, false),

@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
+use super::host_functions;
 use super::raw::Handle;
 use crate::device::Timeline;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
-/// Points that may be waiting in one timeline; a signal beyond it waits for the oldest.
+/// Points that may be waiting in one timeline; a signal beyond it is refused.
 const WAITING_MAX: usize = 4096;
 /// Events kept for further signals.
 const SPARE_MAX: usize = 64;
@@ -69,10 +70,10 @@ impl Event {
         })
     }
 
-    /// Makes later work of a stream wait for the event.
-    pub(super) fn delay(&self, stream: Handle) -> Result<()> {
+    /// Makes later work of a stream of a context wait for the event.
+    pub(super) fn delay(&self, context: &Context, stream: Handle) -> Result<()> {
         // SAFETY: the event is ours, and the caller's stream is alive.
-        self.context.call("cuStreamWaitEvent", |driver| unsafe {
+        context.call("cuStreamWaitEvent", |driver| unsafe {
             driver.wait_event(stream, self.handle)
         })
     }
@@ -98,22 +99,22 @@ impl EventTimeline {
         }
     }
 
-    /// Whether the timeline's events are in this context.
-    pub(super) fn is_of(&self, context: &Arc<Context>) -> bool {
-        Arc::ptr_eq(&self.context, context)
+    /// Whether what was signalled will never pass any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.context.is_lost()
     }
 
     /// Marks the present end of the stream.
     pub(super) fn signal(&self, stream: Handle) -> Result<u64> {
         let mut points = self.points.lock();
-        while points.waiting.len() >= WAITING_MAX {
-            let oldest = points.waiting.front().map(|(_, event)| Arc::clone(event));
-            drop(points);
-            if let Some(oldest) = oldest {
-                let _complete = poll(None, || oldest.is_complete())?;
-            }
-            points = self.points.lock();
+        if points.waiting.len() >= WAITING_MAX {
             self.advance(&mut points)?;
+        }
+        if points.waiting.len() >= WAITING_MAX {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "4096 points of a stream wait to be passed; wait for one of them",
+            ));
         }
         let event = match points.spare.pop() {
             Some(event) => event,
@@ -146,19 +147,39 @@ impl EventTimeline {
         Ok(())
     }
 
-    /// The event that stands for a value, or for a later one; none if the value has passed or was not
-    /// signalled.
-    pub(super) fn event_of(&self, value: u64) -> Option<Arc<Event>> {
+    /// The last value signalled.
+    pub(super) fn signalled(&self) -> u64 {
+        self.points.lock().signalled
+    }
+
+    /// The event that stands for a value, or for a later one; none if the value has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when the value was not signalled yet.
+    pub(super) fn event_of(&self, value: u64) -> Result<Option<Arc<Event>>> {
         let points = self.points.lock();
+        if value > points.signalled {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the point to wait for was not signalled yet",
+            ));
+        }
         let at = points.waiting.partition_point(|(of, _)| *of < value);
-        points.waiting.get(at).map(|(_, event)| Arc::clone(event))
+        Ok(points.waiting.get(at).map(|(_, event)| Arc::clone(event)))
     }
 }
 
 impl Timeline for EventTimeline {
     fn completed(&self) -> Result<u64> {
-        self.advance(&mut self.points.lock())?;
-        Ok(self.completed.load(Ordering::Acquire))
+        match self.advance(&mut self.points.lock()) {
+            // A function of ours may still touch memory though the device does not any more.
+            Err(error) if error.kind() == ErrorKind::DeviceLost && !host_functions::any_runs() => {
+                Err(error)
+            }
+            // Where the driver does not tell, what is known stands.
+            _ => Ok(self.completed.load(Ordering::Acquire)),
+        }
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {

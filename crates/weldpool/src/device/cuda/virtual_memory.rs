@@ -10,7 +10,7 @@ use super::context::Context;
 use super::raw::{Driver, Place};
 use crate::device::{AddressRange, Physical, StorageMode, VirtualMemory, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex, RwLock};
+use crate::sync::{Arc, Mutex};
 
 /// Address space that an allocator may reserve, in bytes: more than any device has memory. A process has
 /// 47 bits of it (x86-64).
@@ -24,7 +24,7 @@ pub(super) struct CudaMemory {
     place: Place,
     properties: VirtualMemoryProperties,
     /// From where mapped memory may be accessed.
-    accessors: Arc<RwLock<Vec<Place>>>,
+    accessors: Arc<[Place]>,
 }
 
 impl CudaMemory {
@@ -66,7 +66,7 @@ impl CudaMemory {
                 create_ns,
                 remap_ns,
             },
-            accessors: Arc::new(RwLock::new(accessors)),
+            accessors: accessors.into(),
         })
     }
 
@@ -119,7 +119,7 @@ impl VirtualMemory for CudaMemory {
 #[derive(Debug)]
 struct CudaAddresses {
     context: Arc<Context>,
-    accessors: Arc<RwLock<Vec<Place>>>,
+    accessors: Arc<[Place]>,
     /// The host may use them too.
     of_host: bool,
     address: u64,
@@ -173,10 +173,10 @@ unsafe impl AddressRange for CudaAddresses {
 
     fn allow_access(&self, at: usize, bytes: usize) -> Result<()> {
         let address = self.part(at, bytes)?;
-        let accessors = self.accessors.read();
         // SAFETY: the addresses are reserved here; the driver refuses those to which nothing is mapped.
-        let allow =
-            |driver: &'static Driver| unsafe { driver.allow_access(address, bytes, &accessors) };
+        let allow = |driver: &'static Driver| unsafe {
+            driver.allow_access(address, bytes, &self.accessors)
+        };
         self.context.call("cuMemSetAccess", allow)
     }
 

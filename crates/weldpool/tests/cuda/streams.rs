@@ -1,0 +1,186 @@
+//! Streams of others, functions that streams call, and a context that is lost.
+
+#![allow(unsafe_code)]
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use weldpool::device::cuda::{AdoptedStreams, CudaDevice};
+use weldpool::{Allocator, Device, ErrorKind, Request, StorageMode};
+
+use crate::gpu::Stream;
+
+fn open() -> (Arc<CudaDevice>, Allocator) {
+    let device = Arc::new(CudaDevice::open(0).unwrap());
+    let allocator = Allocator::builder(Arc::clone(&device) as Arc<dyn Device>);
+    (device, allocator.build().unwrap())
+}
+
+#[test]
+fn streams_are_found_by_their_ids_until_they_are_forgotten() {
+    let (device, allocator) = open();
+    let streams = AdoptedStreams::new(allocator.clone(), device.clone());
+    let made = Stream::new(&device, &allocator);
+    // SAFETY: the stream is never destroyed.
+    let find = |stream| unsafe { streams.queue(stream) };
+    let queue = find(made.handle()).unwrap();
+    assert!(Arc::ptr_eq(&queue, &find(made.handle()).unwrap()));
+    let legacy = find(std::ptr::null_mut()).unwrap();
+    assert!(!Arc::ptr_eq(&queue, &legacy));
+    let per_thread = find(std::ptr::without_provenance_mut(2)).unwrap_err();
+    assert_eq!(per_thread.kind(), ErrorKind::InvalidRequest);
+
+    let request = Request::new(1 << 20).storage(StorageMode::Private);
+    let buffer = allocator.allocate_with(&request.queue(&queue)).unwrap();
+    buffer.free_on(&queue);
+    // SAFETY: as above.
+    let forget = |stream| unsafe { streams.forget(stream) };
+    assert!(forget(made.handle()).unwrap());
+    assert!(!forget(made.handle()).unwrap());
+    // Whoever still holds the queue cannot submit to it; what was freed on it comes back.
+    let mut target = allocator.allocate(4096).unwrap();
+    assert_eq!(
+        queue.fill(&mut target, 1).unwrap_err().kind(),
+        ErrorKind::InvalidRequest
+    );
+    drop(queue);
+    made.synchronize();
+    let calls = allocator.stats().driver_calls;
+    drop(allocator.allocate_with(&request).unwrap());
+    assert_eq!(allocator.stats().driver_calls, calls);
+}
+
+#[test]
+fn a_stream_that_records_a_graph_is_given_nothing() {
+    let (device, allocator) = open();
+    let stream = Stream::new(&device, &allocator);
+    let source = allocator.allocate(4096).unwrap();
+    let request = Request::new(4096).storage(StorageMode::Private);
+    let mut target = allocator.allocate_with(&request).unwrap();
+    stream.begin_capture();
+    assert_eq!(
+        stream.queue.copy(&source, &mut target).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    assert_eq!(
+        stream.queue.fill(&mut target, 1).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    assert_eq!(
+        stream.queue.call(|| {}).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    assert_eq!(stream.queue.fence().unwrap_err().kind(), ErrorKind::Busy);
+    assert!(stream.end_capture());
+    stream
+        .queue
+        .copy(&source, &mut target)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+}
+
+#[test]
+fn a_function_that_a_stream_calls_may_use_the_allocator_but_not_the_driver() {
+    let (device, allocator) = open();
+    let stream = Stream::new(&device, &allocator);
+    let busy = allocator
+        .allocate_with(&Request::new(1 << 20).storage(StorageMode::Private))
+        .unwrap();
+    let other = Stream::new(&device, &allocator);
+    other.write_late(&busy, 1, 20_000_000);
+    busy.note_use(&other.queue).unwrap();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (inside, writes) = (allocator.clone(), Arc::clone(&said));
+    let warm = allocator.allocate(4096).unwrap();
+    drop(warm);
+    let fence = stream
+        .queue
+        .call(move || {
+            let small = inside.allocate(4096).map(drop);
+            let queue = inside.create_queue().map(drop);
+            // Dropped while a kernel writes to it: not reused before that is over.
+            drop(busy);
+            let deferred = inside.stats().deferred_bytes;
+            writes.lock().unwrap().push((small, queue, deferred));
+        })
+        .unwrap();
+    fence.wait(Some(Duration::from_secs(20))).unwrap();
+    let said = said.lock().unwrap();
+    let (small, queue, deferred) = &said[0];
+    assert!(small.is_ok(), "{small:?}");
+    assert_eq!(queue.as_ref().unwrap_err().kind(), ErrorKind::Busy);
+    assert!(*deferred >= 1 << 20, "{deferred}");
+    other.synchronize();
+}
+
+/// Runs this test again in a process of its own, since a lost context stays lost.
+#[test]
+fn after_a_lost_context_every_call_says_so_and_nothing_hangs() {
+    const CHILD: &str = "WELDPOOL_TEST_LOSE_THE_CONTEXT";
+    if std::env::var_os(CHILD).is_some() {
+        lose_the_context();
+        return;
+    }
+    let start = Instant::now();
+    let name = "streams::after_a_lost_context_every_call_says_so_and_nothing_hangs";
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+    assert!(said.contains("1 passed"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+fn lose_the_context() {
+    let (device, allocator) = open();
+    let stream = Stream::new(&device, &allocator);
+    let private = Request::new(32 << 20).storage(StorageMode::Private);
+    let live = allocator
+        .allocate_with(&private.queue(&stream.queue))
+        .unwrap();
+    let pinned = allocator.allocate(8 << 20).unwrap();
+    let kept = Arc::new(());
+    stream.write_nowhere();
+    let held = Arc::clone(&kept);
+    // Never called, if the context is lost before; dropped all the same.
+    let called = stream.queue.call(move || drop(held));
+    drop(called);
+    let start = Instant::now();
+    let lost = loop {
+        match stream
+            .queue
+            .fence()
+            .and_then(|fence| fence.wait(Some(Duration::from_millis(10))))
+        {
+            Err(error) if error.kind() == ErrorKind::DeviceLost => break error,
+            _ if start.elapsed() > Duration::from_secs(30) => panic!("the context is not lost"),
+            _ => {}
+        }
+    };
+    assert!(lost.to_string().contains("cu"), "{lost}");
+    let kinds = [
+        allocator.create_queue().map(drop).unwrap_err().kind(),
+        device.budget().map(drop).unwrap_err().kind(),
+        allocator
+            .allocate_with(&Request::new(1 << 30).storage(StorageMode::Private))
+            .map(drop)
+            .unwrap_err()
+            .kind(),
+        stream.queue.call(|| {}).map(drop).unwrap_err().kind(),
+    ];
+    assert_eq!(kinds, [ErrorKind::DeviceLost; 4]);
+    assert_eq!(Arc::strong_count(&kept), 1);
+    live.free_on(&stream.queue);
+    drop((pinned, stream));
+    assert_eq!(allocator.stats().live.value, 0);
+    drop(allocator);
+}
