@@ -1,6 +1,11 @@
 //! Kernels on streams of the tests' own, which the allocator knows only by adoption.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the helpers of these tests report by panicking; each block is one step of the driver's"
+)]
 
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, LazyLock};
