@@ -2,9 +2,8 @@
 
 #![allow(unsafe_code)]
 #![allow(
-    clippy::unwrap_used,
     clippy::multiple_unsafe_ops_per_block,
-    reason = "the helpers of these tests report by panicking; each block is one step of the driver's"
+    reason = "each block is one step of the driver's"
 )]
 
 use std::ffi::{CString, c_void};

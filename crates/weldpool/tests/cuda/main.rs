@@ -3,6 +3,10 @@
 //! Cargo runs this target only when it is named, since a machine without a GPU fails all of it.
 
 #![cfg(all(target_os = "linux", feature = "cuda"))]
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
 
 use std::sync::{Arc, LazyLock};
 
