@@ -210,7 +210,7 @@ fn no_call_breaks_a_capture() {
             .wait(None)
             .unwrap();
         drop((large, target, pinned));
-        allocator.clear();
+        let _bytes = allocator.clear();
     };
     work();
     std::thread::scope(|scope| scope.spawn(work).join().unwrap());
