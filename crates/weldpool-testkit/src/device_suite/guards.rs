@@ -5,6 +5,7 @@ use std::time::Duration;
 use weldpool::{ErrorKind, Request, StorageMode};
 
 use super::{MakeDevice, allocator, block};
+use crate::foreign;
 
 pub fn guards_check_type_length_and_each_other(make: MakeDevice) {
     let allocator = allocator(make);
@@ -81,7 +82,18 @@ pub fn private_storage_refuses_the_host(make: MakeDevice) {
         .wait(None)
         .unwrap();
     assert!(shared.read::<u8>().unwrap().iter().all(|&byte| byte == 9));
-    let private = private.into_raw().unwrap_err();
+    // Its address is the device's, if that has any.
+    let device = private.binding().device_address;
+    let private = match private.into_raw() {
+        Ok(address) => {
+            assert_eq!(Some(address.as_ptr().addr() as u64), device);
+            foreign::reclaim(&allocator, address).unwrap()
+        }
+        Err(private) => {
+            assert_eq!(device, None);
+            private
+        }
+    };
     drop(private);
     let zeroed = allocator
         .allocate_with(&request.zeroed(true).queue(&queue))
