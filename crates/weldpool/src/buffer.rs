@@ -145,6 +145,7 @@ impl Buffer {
     /// What the driver says; the work is covered by the next signal of the queue then.
     pub fn note_use(&self, queue: &Queue) -> Result<()> {
         let fence = queue.fence();
+        self.block.touch();
         self.in_flight().add(Use {
             fence: fence
                 .as_ref()
