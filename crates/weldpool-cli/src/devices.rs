@@ -50,8 +50,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for absent in runtime.absent() {
         let (name, error) = (&absent.name, &absent.error);
         match options.format {
-            Format::Table => output::line(format_args!("{name:<16} not here: {error}"))?,
-            Format::Json => output::line(json!({"absent": name, "reason": error.to_string()}))?,
+            Format::Table => output::line(format_args!("{name:<16} is not here: {error}"))?,
+            // Standard output has an object per device.
+            Format::Json => output::note(format_args!("{name} is not here: {error}")),
         }
     }
     Ok(())

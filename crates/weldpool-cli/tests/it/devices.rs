@@ -38,6 +38,17 @@ fn the_table_names_the_host() {
 }
 
 #[test]
+fn a_gpu_is_listed_or_said_not_to_be_here_and_why() {
+    let text = devices("table", &[]);
+    let gpu = text.lines().find(|line| line.starts_with("cuda"));
+    let gpu = gpu.unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        gpu.starts_with("cuda:0 ") || gpu.contains("is not here: "),
+        "{gpu}"
+    );
+}
+
+#[test]
 fn devices_made_of_software_show_on_request_only() {
     let names = |options| {
         let text = devices("json", options);
