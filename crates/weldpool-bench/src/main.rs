@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+#[cfg(target_os = "linux")]
+use weldpool_bench::gpu;
 use weldpool_bench::report::Report;
 use weldpool_bench::{
-    Error, Result, alloc, echo, gpu, instructions, ours, pressure, replay, serve, soak, soak_alloc,
+    Error, Result, alloc, echo, instructions, ours, pressure, replay, serve, soak, soak_alloc,
 };
 
 /// Times a disturbed measurement is made, at most.

@@ -4,7 +4,9 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
+#[cfg(target_os = "linux")]
 use std::io::Write;
+#[cfg(target_os = "linux")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
@@ -21,6 +23,7 @@ pub extern "C" fn weldpool_last_error() -> *const c_char {
 
 /// Makes a call that must not unwind; a failure becomes the thread's last error, is printed to
 /// standard error, and is `otherwise`.
+#[cfg(target_os = "linux")]
 pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory::Result<T>) -> T {
     let text = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => return value,

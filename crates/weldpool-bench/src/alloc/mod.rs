@@ -21,6 +21,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+#[cfg(target_os = "linux")]
 pub(crate) use cases::{BATCH, MIX};
 pub use cases::{Case, Field, Workload};
 pub use contender::Contender;

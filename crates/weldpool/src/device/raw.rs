@@ -137,7 +137,7 @@ pub(in crate::device) fn map_anonymous(bytes: usize) -> Result<Address> {
 }
 
 /// As [`map_anonymous`], at a multiple of `alignment`, a power of two of at least a page.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cuda"))]
 pub(in crate::device) fn map_anonymous_aligned(bytes: usize, alignment: usize) -> Result<Address> {
     let longer = bytes
         .checked_add(alignment)
@@ -159,7 +159,7 @@ pub(in crate::device) fn map_anonymous_aligned(bytes: usize, alignment: usize) -
 }
 
 /// Asks for large pages under a mapping made above.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cuda"))]
 pub(in crate::device) fn prefer_large_pages(address: &Address, bytes: usize) -> Result<()> {
     let advice = rustix::mm::Advice::LinuxHugepage;
     // SAFETY: the advice changes no contents.

@@ -1,14 +1,14 @@
 //! Page mappings: ranges of one memory file on Linux, anonymous memory elsewhere. Both have the same
 //! shape: a `Mapper` hands out `Mapping`s, which are unmapped when dropped.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cuda"))]
 mod aligned;
 #[cfg(not(target_os = "linux"))]
 mod anonymous;
 #[cfg(target_os = "linux")]
 mod memory_file;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "cuda"))]
 pub(in crate::device) use aligned::AlignedMapping;
 #[cfg(not(target_os = "linux"))]
 pub(in crate::device) use anonymous::{Mapper, Mapping};
