@@ -12,6 +12,7 @@ use std::path::Path;
 use weldpool::trace::{Event, Format, Op, Reader, Skipped, Writer, read_all};
 
 /// The recorded traces of real models.
+#[cfg(target_os = "linux")]
 pub(crate) const RECORDED: [&str; 6] = [
     "gnn_train",
     "gpt_train",

@@ -6,7 +6,9 @@ use std::path::Path;
 use weldpool::trace::{Event, Op, Replay, ReplayOptions, ReplayReport, Target};
 use weldpool::{Allocator, Runtime};
 
-use super::{RECORDED, read};
+#[cfg(target_os = "linux")]
+use super::RECORDED;
+use super::read;
 
 /// A generator of numbers, the same each time.
 struct Random(u64);
