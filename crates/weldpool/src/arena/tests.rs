@@ -11,6 +11,7 @@ use crate::error::ErrorKind;
 
 const MIB: usize = 1 << 20;
 const NS_PER_OPERATION: u64 = 1000;
+#[cfg(target_os = "linux")]
 const QUEUE: u32 = 7;
 
 /// An arena without slack, whose queues have done nothing yet.
@@ -42,6 +43,7 @@ fn block(arena: &Arena, bytes: usize) -> Block {
     block
 }
 
+#[cfg(target_os = "linux")]
 fn free_on(arena: &Arena, block: Block, value: u64) {
     let point = Point {
         queue: QUEUE,

@@ -195,7 +195,7 @@ impl Pool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::device::host::HostDevice;
@@ -204,7 +204,6 @@ mod tests {
     use crate::{Allocator, Config, Request};
 
     /// A request that waits for one queue after the other pays for how long it may wait in all.
-    #[cfg(target_os = "linux")]
     #[test]
     fn a_wait_for_several_queues_is_paid_for_once() {
         const MIB: usize = 1 << 20;
