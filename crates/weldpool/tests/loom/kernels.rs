@@ -168,6 +168,7 @@ fn what_one_thread_frees_another_takes_from_the_class() {
             bytes: 256,
             initial: 0,
             cached_max: 2,
+            kept: 0,
             thread_max: 1,
         };
         let pools = Arc::new(ClassPools::new(SizeClasses([class]), false, 1));
@@ -195,6 +196,7 @@ fn class_pools_exchange_batches_without_loss() {
             bytes: 256,
             initial: 0,
             cached_max: 2,
+            kept: 0,
             thread_max: 1,
         };
         let pools = Arc::new(ClassPools::new(SizeClasses([class]), false, 1));

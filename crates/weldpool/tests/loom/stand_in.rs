@@ -118,6 +118,7 @@ pub(crate) mod size_class {
         pub(crate) bytes: usize,
         pub(crate) initial: usize,
         pub(crate) cached_max: usize,
+        pub(crate) kept: usize,
         pub(crate) thread_max: u8,
     }
 
@@ -171,6 +172,7 @@ pub(crate) mod error {
         InvalidRequest,
         LimitExceeded,
         Busy,
+        DeviceLost,
     }
 
     #[derive(Debug)]
@@ -183,6 +185,10 @@ pub(crate) mod error {
 
         pub(crate) fn with_message(kind: ErrorKind, _message: String) -> Self {
             Self(kind)
+        }
+
+        pub(crate) fn kind(&self) -> ErrorKind {
+            self.0
         }
     }
 }
