@@ -27,6 +27,12 @@ impl Range {
     pub(crate) const fn end(self) -> usize {
         self.start + self.bytes
     }
+
+    #[cfg(test)]
+    pub(crate) const fn between(start: usize, end: usize) -> Self {
+        let bytes = end - start;
+        Self { start, bytes }
+    }
 }
 
 /// A free interval and the point before which it belongs to one queue.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cases::Case;
 use super::contender::Contender;
-use super::ours::{Adopted, Ours};
+use super::ours::Ours;
 use super::peer::Peer;
 use super::{Options, traces};
 use crate::alloc::heap::SharedHeap;
@@ -153,7 +153,7 @@ pub fn work(work: &Work<'_>) -> Result<()> {
         (Contender::Reference, _) => measure(work, Reference::default(), traces::ours),
         (Contender::Ours, _) => measure(work, Ours::new()?, traces::ours),
         (Contender::Frugal, _) => measure(work, Ours::new()?, traces::frugal),
-        (Contender::Adopted, _) => measure(work, Adopted::new()?, traces::ours),
+        (Contender::Adopted, _) => measure(work, Ours::adopting()?, traces::ours),
         (_, Some(library)) => {
             let peer = Peer::open(library, contender.setting())?;
             say(&Line::Version(peer.version()));

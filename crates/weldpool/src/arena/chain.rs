@@ -6,7 +6,7 @@
 use super::exchange::Whole;
 use super::mappings::Piece;
 use super::windows::{FreeParts, Part};
-use super::{Arena, Growth, Source, Spare, Want};
+use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ const WINDOWS_BESIDES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chained {
     /// If the account of driver time has enough, and no handle that is free altogether is broken into.
-    Spare,
+    Sparing,
     /// If the account of driver time has enough.
     Thrifty,
     AtAnyCost,
@@ -56,8 +56,8 @@ impl Arena {
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
         self.gather(growth, properties, want);
-        let spare = self.spare_handles(properties, want.live);
-        let sparing = matches!(spare, Spare::Handles { from, .. } if want.bytes >= from);
+        let which = self.sparing_handles(properties, want.live);
+        let sparing = matches!(which, Sparing::Handles { from, .. } if want.bytes >= from);
         if let Some(block) = self.join_mapped(growth, properties, want, sparing) {
             return Ok((block, Source::Held));
         }
@@ -66,7 +66,7 @@ impl Arena {
         if slack < need {
             if sparing {
                 if let Some(block) =
-                    self.map_chain(growth, properties, want, Chained::Spare, passed)
+                    self.map_chain(growth, properties, want, Chained::Sparing, passed)
                 {
                     return Ok((block, Source::Held));
                 }
@@ -79,7 +79,7 @@ impl Arena {
             if sparing {
                 // What was spared is better than more.
                 held = held
-                    .or_else(|| self.state.lock().allocate(want, Spare::None))
+                    .or_else(|| self.state.lock().allocate(want, Sparing::None))
                     .or_else(|| self.join_mapped(growth, properties, want, false));
             }
             if let Some(block) = held {
@@ -92,7 +92,7 @@ impl Arena {
                 let held = self.map_chain(growth, properties, want, Chained::AtAnyCost, passed);
                 if held.is_none() {
                     // What was obtained was not enough.
-                    self.release_spare(growth);
+                    self.release_unmapped(growth);
                 }
                 held.map(|block| (block, Source::Held)).ok_or(error)
             }
@@ -156,7 +156,7 @@ impl Arena {
     ) -> Option<Block> {
         let chosen = self.choose(growth, properties, want, |free| {
             let parts = free.find_chain(want.bytes, want.alignment)?;
-            if chained == Chained::Spare && free.broken(&parts) >= properties.granularity {
+            if chained == Chained::Sparing && free.broken(&parts) >= properties.granularity {
                 return None;
             }
             let cost = parts.len() as u64 * u64::from(properties.remap_ns);
@@ -319,7 +319,7 @@ impl Arena {
 
     /// Maps the handles of the parts, and new ones before the last `behind` parts, side by side, unless
     /// they lie so already, and cuts the block. On failure the parts are free again and the new handles
-    /// spare.
+    /// unmapped.
     fn map_parts(
         &self,
         growth: &mut Growth,
@@ -353,7 +353,7 @@ impl Arena {
             None => match self.map_handles(growth, properties, want, &pieces) {
                 Ok(start) => start,
                 Err(error) => {
-                    growth.spare.extend_from_slice(created);
+                    growth.unmapped.extend_from_slice(created);
                     self.put_back(chosen.cut.into_iter());
                     return Err(error);
                 }
@@ -507,10 +507,10 @@ impl Arena {
             }
             self.unmap_handle(growth, part);
         }
-        self.release_spare(growth)
+        self.release_unmapped(growth)
     }
 
-    /// Unmaps a handle whose bytes were all taken out of the space; it is spare then. If the driver
+    /// Unmaps a handle whose bytes were all taken out of the space; it is unmapped memory then. If the driver
     /// refuses, it is free again in a window that is left.
     fn unmap_handle(&self, growth: &mut Growth, handle: Part) {
         for start in growth.windows.windows_of(handle.handle).to_vec() {
@@ -527,7 +527,7 @@ impl Arena {
             growth.addresses.add(range);
             let last = growth.windows.remove(start);
             self.state.lock().remove_window(start);
-            growth.spare.extend(last);
+            growth.unmapped.extend(last);
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::chain::{FREE_MAX, HANDLE_BYTES_MAX};
 use super::windows::{FreeParts, Part};
-use super::{Arena, Growth, Spare, Want};
+use super::{Arena, Growth, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
 use crate::space::{Free, Range};
@@ -25,11 +25,15 @@ pub(super) type Whole = (Part, Vec<Range>);
 
 impl Arena {
     /// Whether large requests spare handles that are free altogether; `live` bytes will be with the request.
-    pub(super) fn spare_handles(&self, properties: VirtualMemoryProperties, live: u64) -> Spare {
+    pub(super) fn sparing_handles(
+        &self,
+        properties: VirtualMemoryProperties,
+        live: u64,
+    ) -> Sparing {
         if !self.reserve.affords(SPARE_TIMES * self.spent_ns(), live) {
-            return Spare::None;
+            return Sparing::None;
         }
-        Spare::Handles {
+        Sparing::Handles {
             leaving: properties.granularity,
             from: LARGE_GRANULES * properties.granularity,
         }

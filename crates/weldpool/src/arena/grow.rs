@@ -37,7 +37,7 @@ impl Arena {
     ) -> Result<(Block, Source)> {
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
-        let held = self.state.lock().allocate(want, self.spare(want.live));
+        let held = self.state.lock().allocate(want, self.sparing(want.live));
         if let Some(block) = held {
             return Ok((block, Source::Held));
         }
@@ -66,14 +66,14 @@ impl Arena {
         if !properties.divisible {
             return self.direct_handle(&mut growth, properties, want);
         }
-        let window = self.window(&mut growth, want)?;
-        let bytes = window.bytes_to_map(properties);
+        let placement = self.place(&mut growth, want)?;
+        let bytes = placement.bytes_to_map(properties);
         let pieces = self.create_pieces(&mut growth, properties, bytes, usize::MAX)?;
-        self.map_window(
+        self.map_placement(
             &mut growth,
             properties,
             want,
-            window,
+            placement,
             Vec::new(),
             pieces,
             passed,
@@ -98,11 +98,11 @@ impl Arena {
         want: &Want,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
-        let window = match self.window_beside_free(growth, want, properties) {
-            Some(window) => window,
-            None => self.window(growth, want)?,
+        let placement = match self.place_beside_free(growth, want, properties) {
+            Some(placement) => placement,
+            None => self.place(growth, want)?,
         };
-        let need = window.bytes_to_map(properties);
+        let need = placement.bytes_to_map(properties);
         let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
         let usual = match self.reserve.growth_bytes() {
             0 => usize::try_from(self.reserve.committed() / GROWTH_DIVISOR)
@@ -111,11 +111,11 @@ impl Arena {
                 .next_multiple_of(properties.granularity),
             bytes => bytes.min(slack) & !(properties.granularity - 1),
         };
-        let usual = usual.max(need).min(window.gap.bytes);
+        let usual = usual.max(need).min(placement.gap.bytes);
         let donors = if slack >= need
             || Self::too_many_mappings(properties)
-            // What lies spare comes first.
-            || !growth.spare.is_empty()
+            // What is mapped nowhere comes first.
+            || !growth.unmapped.is_empty()
         {
             Donors::default()
         } else {
@@ -147,7 +147,7 @@ impl Arena {
                 let donors = self.take_donors(growth, want, need, most);
                 if donors.bytes() < need {
                     self.put_back_donors(growth, donors);
-                    self.put_back(window.beside());
+                    self.put_back(placement.beside());
                     return Err(error);
                 }
                 (donors, Vec::new())
@@ -158,11 +158,11 @@ impl Arena {
         } else {
             Source::Driver
         };
-        let block = self.map_window(
+        let block = self.map_placement(
             growth,
             properties,
             want,
-            window,
+            placement,
             donors.into_parts(),
             created,
             passed,
@@ -170,7 +170,7 @@ impl Arena {
         Ok((block, source))
     }
 
-    /// Physical memory of at least `bytes` bytes: what lies spare, then new in pieces of at most `most`.
+    /// Physical memory of at least `bytes` bytes: what is mapped nowhere, then new in pieces of at most `most`.
     pub(super) fn create_pieces(
         &self,
         growth: &mut Growth,
@@ -181,7 +181,7 @@ impl Arena {
         let mut pieces = Vec::new();
         let mut missing = bytes;
         while missing > 0
-            && let Some(piece) = growth.spare.pop()
+            && let Some(piece) = growth.unmapped.pop()
         {
             missing = missing.saturating_sub(piece.bytes);
             pieces.push(piece);
@@ -191,7 +191,7 @@ impl Arena {
         }
         // All of it, so that the driver is not called for a part that would not be of use.
         if let Err(error) = self.reserve.commit(missing) {
-            growth.spare.append(&mut pieces);
+            growth.unmapped.append(&mut pieces);
             return Err(error);
         }
         while missing > 0 {
@@ -204,7 +204,7 @@ impl Arena {
                 }
                 Err(error) => {
                     self.reserve.uncommit(missing);
-                    growth.spare.append(&mut pieces);
+                    growth.unmapped.append(&mut pieces);
                     return Err(error);
                 }
             }
@@ -216,14 +216,14 @@ impl Arena {
     /// A place that begins in free memory before a gap in what is mapped, ends in free memory behind it, or
     /// both, such that the least is to be mapped; that memory is taken out of the space. Filling gaps keeps
     /// what is mapped together, so that neighbours can be joined.
-    fn window_beside_free(
+    fn place_beside_free(
         &self,
         growth: &Growth,
         want: &Want,
         properties: VirtualMemoryProperties,
-    ) -> Option<Window> {
-        if !growth.spare.is_empty() {
-            // Spare pieces have sizes of their own.
+    ) -> Option<Placement> {
+        if !growth.unmapped.is_empty() {
+            // Unmapped pieces have sizes of their own.
             return None;
         }
         let mut room = self.state.lock();
@@ -239,7 +239,7 @@ impl Arena {
         let gaps = gaps
             .flatten()
             .filter(|gap| !want.contended || gap.bytes <= want.bytes);
-        let window = gaps
+        let placement = gaps
             .chain(growth.top())
             .filter_map(|gap| {
                 // A gap at the border of a region has no neighbour there.
@@ -252,20 +252,20 @@ impl Arena {
                 let head = space.free_after(gap.end()).filter(usable);
                 let tail = tail.filter(|_| !at_border(gap.start));
                 let head = head.filter(|_| !at_border(gap.end()));
-                Window::beside_free(gap, tail, head, want)
+                Placement::beside_free(gap, tail, head, want)
             })
-            .min_by_key(|window| window.bytes_to_map(properties))?;
-        for free in window.beside() {
+            .min_by_key(|placement| placement.bytes_to_map(properties))?;
+        for free in placement.beside() {
             room.space.cut(free.range.start, free.range);
         }
-        Some(window)
+        Some(placement)
     }
 
     /// A place in the largest gap in what is mapped, or in new address space.
-    pub(super) fn window(&self, growth: &mut Growth, want: &Want) -> Result<Window> {
-        let place = |gap: Range| Window::beside_free(gap, None, None, want);
-        if let Some(window) = growth.top().and_then(place) {
-            return Ok(window);
+    pub(super) fn place(&self, growth: &mut Growth, want: &Want) -> Result<Placement> {
+        let place = |gap: Range| Placement::beside_free(gap, None, None, want);
+        if let Some(placement) = growth.top().and_then(place) {
+            return Ok(placement);
         }
         self.reserve_addresses(growth, want.bytes, want.alignment)?;
         growth
@@ -366,7 +366,7 @@ impl Arena {
 
 /// The place of a block whose memory is not, or not all, mapped yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
+pub(super) struct Placement {
     /// Free memory before the gap that it begins in.
     pub(super) tail: Option<Free>,
     /// Addresses that nothing is mapped to; mapping begins at their start.
@@ -377,7 +377,7 @@ pub(super) struct Window {
     end: usize,
 }
 
-impl Window {
+impl Placement {
     /// The place around a gap between free memory; none if it does not suffice, or the memory does alone.
     fn beside_free(
         gap: Range,
@@ -442,16 +442,9 @@ mod tests {
     use super::*;
     use crate::block::ListId;
 
-    const fn range(start: usize, end: usize) -> Range {
-        Range {
-            start,
-            bytes: end - start,
-        }
-    }
-
     const fn free(start: usize, end: usize) -> Option<Free> {
         Some(Free {
-            range: range(start, end),
+            range: Range::between(start, end),
             point: None,
         })
     }
@@ -481,9 +474,9 @@ mod tests {
             create_ns: 0,
             remap_ns: 0,
         };
-        let window = Window::beside_free(range(100, 200), tail, head, &want)?;
-        let end = window.head.map(|head| head.range.end());
-        Some((window.position, end, window.bytes_to_map(properties)))
+        let placement = Placement::beside_free(Range::between(100, 200), tail, head, &want)?;
+        let end = placement.head.map(|head| head.range.end());
+        Some((placement.position, end, placement.bytes_to_map(properties)))
     }
 
     #[test]

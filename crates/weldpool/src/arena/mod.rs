@@ -19,8 +19,8 @@ pub(crate) use self::grow::Source;
 use self::mappings::{Mappings, Piece};
 use self::region::Region;
 pub(crate) use self::reserve::Reserve;
-pub(crate) use self::room::Free;
-use self::room::{Room, Spare};
+pub(crate) use self::room::FreeBytes;
+use self::room::{Room, Sparing};
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
@@ -67,7 +67,7 @@ struct Growth {
     /// Addresses whose memory is mapped elsewhere too by now; unmapped once their points have passed.
     stale: Vec<Stale>,
     /// Physical memory that is mapped nowhere, because a call failed.
-    spare: Vec<Piece>,
+    unmapped: Vec<Piece>,
     /// Next position for a region without addresses.
     unaddressed: usize,
 }
@@ -117,7 +117,7 @@ impl Arena {
                 mappings: Mappings::new(granularity),
                 windows: Windows::default(),
                 stale: Vec::new(),
-                spare: Vec::new(),
+                unmapped: Vec::new(),
                 unaddressed: 1 << 40,
             }),
         }
@@ -139,14 +139,14 @@ impl Arena {
 
     /// A block from memory already held.
     pub(crate) fn allocate(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
-        let spare = self.spare(want.live);
+        let sparing = self.sparing(want.live);
         if let Some(queue) = want.queue.filter(|_| want.contended) {
-            let own = self.state.lock().allocate_own(want, queue, spare);
+            let own = self.state.lock().allocate_own(want, queue, sparing);
             if let Some(block) = own.or_else(|| self.remap_own(want, passed)) {
                 return Some(block);
             }
         }
-        self.state.lock().allocate(want, spare)
+        self.state.lock().allocate(want, sparing)
     }
 
     /// Takes a block back. Returns the clean range it is part of now, if it is clean.
@@ -176,7 +176,7 @@ impl Arena {
     }
 
     /// Free memory.
-    pub(crate) fn free(&self) -> Free {
+    pub(crate) fn free(&self) -> FreeBytes {
         self.state.lock().free()
     }
 

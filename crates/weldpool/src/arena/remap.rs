@@ -1,8 +1,8 @@
-//! Mapping memory where it is wanted: the free granules of holes, or new memory, as one window.
+//! Mapping memory where it is wanted: the free granules of holes, or new memory, as one placement.
 
 #![allow(unsafe_code)]
 
-use super::grow::Window;
+use super::grow::Placement;
 use super::mappings::{Piece, joined};
 use super::{Arena, Growth, Stale, Want};
 use crate::block::{Block, Point};
@@ -152,8 +152,8 @@ impl Arena {
         if Self::too_many_mappings(properties) {
             return None;
         }
-        let window = self.window(&mut growth, want).ok()?;
-        let need = window.bytes_to_map(properties);
+        let placement = self.place(&mut growth, want).ok()?;
+        let need = placement.bytes_to_map(properties);
         let affordable = self
             .reserve
             .affordable_pieces(properties.remap_ns, want.live);
@@ -163,11 +163,11 @@ impl Arena {
             return None;
         }
         let (parts, created) = (donors.into_parts(), Vec::new());
-        self.map_window(
+        self.map_placement(
             &mut growth,
             properties,
             want,
-            window,
+            placement,
             parts,
             created,
             passed,
@@ -232,18 +232,18 @@ impl Arena {
         2 * Mapped::in_process() >= most
     }
 
-    /// Maps the donors and then the new pieces in the window's gap, and cuts the block from them and the free
-    /// memory beside it. On failure everything is free again, or spare.
+    /// Maps the donors and then the new pieces in the placement's gap, and cuts the block from them and the free
+    /// memory beside it. On failure everything is free again, or unmapped.
     #[expect(
         clippy::too_many_arguments,
-        reason = "the parts of one window, used once"
+        reason = "the parts of one placement, used once"
     )]
-    pub(super) fn map_window(
+    pub(super) fn map_placement(
         &self,
         growth: &mut Growth,
         properties: VirtualMemoryProperties,
         want: &Want,
-        window: Window,
+        placement: Placement,
         donors: Vec<Donor>,
         created: Vec<Piece>,
         passed: &dyn Fn(Point) -> bool,
@@ -251,10 +251,10 @@ impl Arena {
         let pieces = donors.iter().flat_map(|donor| &donor.pieces);
         let pieces = joined(pieces.chain(&created).copied().collect());
         let mapped = Range {
-            start: window.gap.start,
+            start: placement.gap.start,
             bytes: pieces.iter().map(|piece| piece.bytes).sum(),
         };
-        let done = if mapped.bytes <= window.gap.bytes {
+        let done = if mapped.bytes <= placement.gap.bytes {
             self.map_pieces(growth, properties, mapped, &pieces)
         } else {
             Err(Error::new(
@@ -263,12 +263,12 @@ impl Arena {
             ))
         };
         if let Err(error) = done {
-            growth.spare.extend(created);
+            growth.unmapped.extend(created);
             for donor in &donors {
                 restore(growth, donor);
             }
             let free = donors.iter().map(|donor| donor.free);
-            self.put_back(free.chain(window.beside()));
+            self.put_back(free.chain(placement.beside()));
             return Err(error);
         }
         let moved = donors.iter().map(|donor| donor.pieces.len()).sum();
@@ -281,7 +281,7 @@ impl Arena {
             growth.mappings.insert(position, *piece);
             position += piece.bytes;
         }
-        let beside = window.beside().map(|free| free.point);
+        let beside = placement.beside().map(|free| free.point);
         let donated = donors.iter().map(|donor| donor.free.point);
         let point = beside.chain(donated).flatten().reduce(Point::later);
         for donor in &donors {
@@ -291,12 +291,12 @@ impl Arena {
                 mapped: Mapped::new(donor.pieces.len()),
             });
         }
-        let whole = window.whole(mapped);
+        let whole = placement.whole(mapped);
         let block = {
             let mut room = self.state.lock();
             let point = point.filter(|_| !left_out(Wait::Remap));
             let free = room.space.add_pending(whole, point);
-            room.cut_block(free, window.position, want)
+            room.cut_block(free, placement.position, want)
         };
         let waiting = growth.stale.len();
         if waiting > self.reserve.moved_ranges_max() || Self::too_many_mappings(properties) {

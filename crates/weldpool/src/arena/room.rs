@@ -22,7 +22,7 @@ const SPARE_DIVISOR: usize = 16;
 
 /// Which empty regions are spared, because they can be exchanged for one that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spare {
+pub(crate) enum Sparing {
     None,
     /// Those above a length of which a block would leave so many bytes, and much of the whole.
     Larger {
@@ -57,7 +57,7 @@ pub(crate) struct Room {
 
 /// Free memory in bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Free {
+pub(crate) struct FreeBytes {
     /// Free for everybody.
     pub(crate) bytes: usize,
     /// The largest range of it.
@@ -100,11 +100,16 @@ impl Room {
     }
 
     /// A block from memory that work on `queue` alone still uses.
-    pub(crate) fn allocate_own(&mut self, want: &Want, queue: u32, spare: Spare) -> Option<Block> {
+    pub(crate) fn allocate_own(
+        &mut self,
+        want: &Want,
+        queue: u32,
+        sparing: Sparing,
+    ) -> Option<Block> {
         let Want {
             bytes, alignment, ..
         } = *want;
-        if let Spare::Handles { leaving, from } = spare {
+        if let Sparing::Handles { leaving, from } = sparing {
             let large = bytes >= from;
             let found =
                 self.find_sparing(Some(queue), want, if large { leaving } else { usize::MAX });
@@ -116,7 +121,7 @@ impl Room {
         let (free, position) = space
             .find_pending(queue, bytes, alignment)
             .or_else(|| space.join_for(queue, bytes, alignment, false))?;
-        if self.breaks_into(position, bytes, spare) {
+        if self.breaks_into(position, bytes, sparing) {
             return None;
         }
         Some(self.cut_block(free, position, want))
@@ -185,8 +190,8 @@ impl Room {
     }
 
     /// Whether a block there would be the only one in a region that is much too large for it.
-    fn breaks_into(&self, position: usize, bytes: usize, spare: Spare) -> bool {
-        let Spare::Larger { than, leaving } = spare else {
+    fn breaks_into(&self, position: usize, bytes: usize, sparing: Sparing) -> bool {
+        let Sparing::Larger { than, leaving } = sparing else {
             return false;
         };
         let Some((&start, &(length, _))) = self.regions.range(..=position).next_back() else {
@@ -204,11 +209,11 @@ impl Room {
     }
 
     /// A block from whatever the request may have.
-    pub(crate) fn allocate(&mut self, want: &Want, spare: Spare) -> Option<Block> {
+    pub(crate) fn allocate(&mut self, want: &Want, sparing: Sparing) -> Option<Block> {
         let Want {
             bytes, alignment, ..
         } = *want;
-        if let Spare::Handles { leaving, from } = spare {
+        if let Sparing::Handles { leaving, from } = sparing {
             let large = bytes >= from;
             let leaving = if large { leaving } else { usize::MAX };
             let own = |queue| self.find_sparing(Some(queue), want, leaving);
@@ -241,7 +246,7 @@ impl Room {
             Some(found) => found,
             None => space.join_for(want.queue?, bytes, alignment, true)?,
         };
-        if self.breaks_into(position, bytes, spare) {
+        if self.breaks_into(position, bytes, sparing) {
             return None;
         }
         Some(self.cut_block(free, position, want))
@@ -303,8 +308,8 @@ impl Room {
         self.index.map()
     }
 
-    pub(crate) fn free(&self) -> Free {
-        Free {
+    pub(crate) fn free(&self) -> FreeBytes {
+        FreeBytes {
             bytes: self.space.clean_bytes(),
             largest: self.space.largest_clean(),
             pending: self.space.pending_bytes(),
@@ -326,13 +331,6 @@ mod tests {
     use super::*;
     use crate::block::{CacheKey, ListId, Node};
     use crate::device::StorageMode;
-
-    const fn range(start: usize, end: usize) -> Range {
-        Range {
-            start,
-            bytes: end - start,
-        }
-    }
 
     fn want(bytes: usize) -> Want {
         Want {
@@ -363,7 +361,7 @@ mod tests {
     #[test]
     fn what_a_block_leaves_of_free_handles_is_counted_at_both_of_its_ends() {
         let room = room();
-        let free = range(0, 24);
+        let free = Range::between(0, 24);
         let broken = |position, bytes| room.broken(free, position, bytes);
         assert_eq!(broken(0, 8), 0);
         assert_eq!(broken(0, 3), 5);
@@ -372,16 +370,20 @@ mod tests {
         assert_eq!(broken(4, 16), 8, "the one between is used whole");
         assert_eq!(broken(8, 16), 0);
         // Of a handle in use there is nothing to break.
-        assert_eq!(room.broken(range(2, 24), 2, 6), 0);
-        assert_eq!(room.broken(range(2, 24), 2, 8), 6);
-        assert_eq!(room.broken(range(0, 22), 18, 4), 0);
+        assert_eq!(room.broken(Range::between(2, 24), 2, 6), 0);
+        assert_eq!(room.broken(Range::between(2, 24), 2, 8), 6);
+        assert_eq!(room.broken(Range::between(0, 22), 18, 4), 0);
     }
 
     #[test]
     fn blocks_lie_where_they_leave_the_least_of_free_handles() {
         let mut room = room();
-        let (whole, end, between) = (range(0, 16), range(34, 40), range(46, 64));
-        for free in [whole, end, between] {
+        let (whole, end, middle) = (
+            Range::between(0, 16),
+            Range::between(34, 40),
+            Range::between(46, 64),
+        );
+        for free in [whole, end, middle] {
             room.space.add(free);
         }
         let found = |bytes, leaving| room.find_sparing(None, &want(bytes), leaving);
@@ -389,26 +391,26 @@ mod tests {
         assert_eq!(found(7, 2), Some((whole, 0)));
         assert_eq!(found(7, 1), None, "a byte would be left");
         assert_eq!(found(8, 1), Some((whole, 0)));
-        assert_eq!(found(17, 1), Some((between, 47)), "to the end of the last");
-        assert_eq!(found(18, 1), Some((between, 46)));
+        assert_eq!(found(17, 1), Some((middle, 47)), "to the end of the last");
+        assert_eq!(found(18, 1), Some((middle, 46)));
         assert_eq!(found(19, usize::MAX), None);
     }
 
     #[test]
     fn a_block_begins_with_a_handle_if_that_leaves_less() {
         let mut room = room();
-        room.space.add(range(6, 21));
+        room.space.add(Range::between(6, 21));
         let found = room.find_sparing(None, &want(8), 1);
-        assert_eq!(found, Some((range(6, 21), 8)));
+        assert_eq!(found, Some((Range::between(6, 21), 8)));
     }
 
     #[test]
     fn what_waits_for_a_queue_is_found_for_it_alone() {
         let mut room = room();
         let point = Point { queue: 3, value: 1 };
-        room.space.add_pending(range(0, 8), Some(point));
+        room.space.add_pending(Range::between(0, 8), Some(point));
         let found = |queue| room.find_sparing(queue, &want(8), 1);
-        assert_eq!(found(Some(3)), Some((range(0, 8), 0)));
+        assert_eq!(found(Some(3)), Some((Range::between(0, 8), 0)));
         assert_eq!([found(None), found(Some(4))], [None; 2]);
     }
 }

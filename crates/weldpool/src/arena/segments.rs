@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Arena, Growth, Source, Spare, Want};
+use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::error::Result;
 use crate::space::Range;
@@ -25,20 +25,20 @@ const SPARE_BYTES_MIN: usize = 256 << 10;
 
 impl Arena {
     /// The empty segments that requests leave alone at present; `live` bytes will be with the request.
-    pub(super) fn spare(&self, live: u64) -> Spare {
+    pub(super) fn sparing(&self, live: u64) -> Sparing {
         if let Some(properties) = self.virtual_memory {
             return if properties.divisible {
-                Spare::None
+                Sparing::None
             } else {
-                self.spare_handles(properties, live)
+                self.sparing_handles(properties, live)
             };
         }
         if !self.reserve.is_sparing() || !self.affords_exchange(live) {
-            return Spare::None;
+            return Sparing::None;
         }
         let leaving = self.reserve.peak_with(live) / SPARE_DIVISOR;
         let leaving = usize::try_from(leaving).unwrap_or(usize::MAX);
-        Spare::Larger {
+        Sparing::Larger {
             than: self.reserve.segment_bytes_min(),
             leaving: leaving.max(SPARE_BYTES_MIN),
         }
@@ -118,7 +118,7 @@ impl Arena {
         if slack < usual {
             let missing = usual - slack;
             if exact && self.empty_bytes(growth) < missing {
-                let held = self.state.lock().allocate(want, Spare::None);
+                let held = self.state.lock().allocate(want, Sparing::None);
                 if let Some(block) = held {
                     return Ok((block, Source::Held));
                 }
@@ -133,7 +133,7 @@ impl Arena {
             Ok(region) => Ok((self.cut_new(region, want)?, Source::Driver)),
             // What was spared is better than nothing.
             Err(error) => {
-                let held = self.state.lock().allocate(want, Spare::None);
+                let held = self.state.lock().allocate(want, Sparing::None);
                 held.map(|block| (block, Source::Held)).ok_or(error)
             }
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Free, Home, Room, Spare, Want};
+use super::{FreeBytes, Home, Room, Sparing, Want};
 use crate::address_map::AddressMap;
 use crate::binding::Base;
 use crate::block::{ArenaKind, Block, Point, Record};
@@ -62,9 +62,9 @@ impl SmallArena {
         more: &mut Vec<Block>,
     ) -> Option<Block> {
         let mut spans = self.spans.lock();
-        let first = spans.room.allocate(want, Spare::None)?;
+        let first = spans.room.allocate(want, Sparing::None)?;
         while more.len() + 1 < count
-            && let Some(block) = spans.room.allocate(want, Spare::None)
+            && let Some(block) = spans.room.allocate(want, Sparing::None)
         {
             more.push(block);
         }
@@ -140,7 +140,7 @@ impl SmallArena {
         self.index.find(address)
     }
 
-    pub(crate) fn free(&self) -> Free {
+    pub(crate) fn free(&self) -> FreeBytes {
         self.spans.lock().room.free()
     }
 }

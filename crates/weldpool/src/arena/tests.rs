@@ -118,11 +118,11 @@ fn waits_for_an_exchange_of_handles_are_paid_from_the_account_of_the_driver() {
     assert!(spent > 0 && spent == arena.spent_ns());
     earn(&arena, 12 * (spent + 5_000_000));
     let properties = arena.virtual_memory.unwrap();
-    assert_ne!(arena.spare_handles(properties, 0), Spare::None);
+    assert_ne!(arena.sparing_handles(properties, 0), Sparing::None);
     let start = Instant::now().checked_sub(Duration::from_millis(50));
     arena.reserve.note_waited(start.unwrap());
     assert!(arena.spent_ns() >= spent + 50_000_000);
-    assert_eq!(arena.spare_handles(properties, 0), Spare::None);
+    assert_eq!(arena.sparing_handles(properties, 0), Sparing::None);
     arena.release(one, None, true);
 }
 

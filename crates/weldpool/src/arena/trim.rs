@@ -35,7 +35,7 @@ impl Arena {
             return self.return_segments(&mut growth, bytes);
         };
         self.unmap_stale(&mut growth, passed);
-        let mut returned = self.release_spare(&mut growth);
+        let mut returned = self.release_unmapped(&mut growth);
         if !properties.divisible {
             let more = bytes.saturating_sub(returned);
             return returned + self.return_handles(&mut growth, properties, more, None);
@@ -64,9 +64,9 @@ impl Arena {
             bytes: usize::MAX,
         };
         let pieces = growth.mappings.remove(everything);
-        growth.spare.extend(pieces);
+        growth.unmapped.extend(pieces);
         let handles = growth.windows.take_all();
-        growth.spare.extend(handles);
+        growth.unmapped.extend(handles);
         for region in std::mem::take(&mut growth.regions).into_values() {
             match region.backing {
                 Backing::Segment(segment) => {
@@ -82,7 +82,7 @@ impl Arena {
                 Backing::Addresses(range) => drop(range),
             }
         }
-        self.release_spare(&mut growth);
+        self.release_unmapped(&mut growth);
     }
 
     /// Gives up everything without returning it, because work in flight may still use it.
@@ -184,15 +184,15 @@ impl Arena {
             return 0;
         }
         growth.addresses.add(range);
-        growth.spare.extend_from_slice(pieces);
-        self.release_spare(growth)
+        growth.unmapped.extend_from_slice(pieces);
+        self.release_unmapped(growth)
     }
 
-    /// Returns memory that is mapped nowhere; what the driver refuses stays spare.
-    pub(super) fn release_spare(&self, growth: &mut Growth) -> usize {
+    /// Returns memory that is mapped nowhere; what the driver refuses stays so.
+    pub(super) fn release_unmapped(&self, growth: &mut Growth) -> usize {
         let Home { storage, node, .. } = self.home;
         let mut returned = 0;
-        for piece in std::mem::take(&mut growth.spare) {
+        for piece in std::mem::take(&mut growth.unmapped) {
             let Piece { physical, bytes } = piece;
             // SAFETY: the piece is mapped nowhere, so nothing can use it.
             let released = unsafe {
@@ -206,7 +206,7 @@ impl Arena {
                 }
                 Err(error) => {
                     tracing::warn!(bytes = piece.bytes, %error, "memory could not be returned; it is kept");
-                    growth.spare.push(piece);
+                    growth.unmapped.push(piece);
                 }
             }
         }

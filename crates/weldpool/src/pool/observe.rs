@@ -119,7 +119,7 @@ impl Pool {
         for (arena, small) in self.arenas.iter() {
             let Home { storage, node, .. } = arena.home();
             let node = self.arenas.number_of(storage, node);
-            let report = |free: crate::arena::Free, segments, small| ArenaReport {
+            let report = |free: crate::arena::FreeBytes, segments, small| ArenaReport {
                 storage,
                 node,
                 small,

@@ -53,12 +53,18 @@ fn nothing_is_joined_across_a_border() {
     assert_eq!(allocate(&mut space, 1025, 1), None);
 }
 
-#[test]
-fn pending_memory_is_its_queues_alone_until_the_point_has_passed() {
-    let mut space = Space::<u32>::default();
+/// A space of 1024 bytes, all of it in use, and its two halves.
+fn two_halves() -> (Space<u32>, usize, usize) {
+    let mut space = Space::default();
     space.add(range(0, 1024));
     let a = allocate(&mut space, 512, 256).unwrap();
     let b = allocate(&mut space, 512, 256).unwrap();
+    (space, a, b)
+}
+
+#[test]
+fn pending_memory_is_its_queues_alone_until_the_point_has_passed() {
+    let (mut space, a, b) = two_halves();
     space.release(a, at(1, 5), false);
     space.release(b, at(1, 7), false);
     assert_eq!(space.find_clean(256, 256), None);
@@ -78,10 +84,7 @@ fn pending_memory_is_its_queues_alone_until_the_point_has_passed() {
 
 #[test]
 fn joined_pending_memory_waits_for_the_latest_point() {
-    let mut space = Space::<u32>::default();
-    space.add(range(0, 1024));
-    let a = allocate(&mut space, 512, 256).unwrap();
-    let b = allocate(&mut space, 512, 256).unwrap();
+    let (mut space, a, b) = two_halves();
     space.release(a, at(1, 5), true);
     assert_eq!(space.release(b, at(1, 3), true), Some(range(0, 1024)));
     assert!(!space.pass(1, 4));

@@ -18,28 +18,34 @@ const fn part(handle: u64, offset: usize, bytes: usize) -> Part {
     }
 }
 
-/// Handles of 8 MiB, 16 MiB apart.
-fn handles(count: u64) -> Windows {
+/// A handle of each length, 16 MiB apart, all of it held there.
+fn of_lengths(lengths: &[usize]) -> Windows {
     let mut windows = Windows::default();
-    for number in 0..count {
+    for (number, &bytes) in (0..).zip(lengths) {
         let position = usize::try_from(number).unwrap() * 16 * MIB;
         let physical = Physical::new(number);
-        let bytes = 8 * MIB;
         windows.add(position, Piece { physical, bytes });
         windows.enter(range(position, bytes));
     }
     windows
 }
 
+/// Handles of 8 MiB, 16 MiB apart.
+fn handles(count: usize) -> Windows {
+    of_lengths(&vec![8 * MIB; count])
+}
+
+/// Of three handles, the end of the first, the second, and the start of the third.
+const END_WHOLE_START: [Range; 3] = [
+    range(5 * MIB, 3 * MIB),
+    range(16 * MIB, 8 * MIB),
+    range(32 * MIB, 2 * MIB),
+];
+
 #[test]
 fn a_chain_is_a_free_end_whole_handles_and_a_free_start() {
     let windows = handles(3);
-    let free = [
-        range(5 * MIB, 3 * MIB),
-        range(16 * MIB, 8 * MIB),
-        range(32 * MIB, 2 * MIB),
-    ];
-    let parts = FreeParts::new(&windows, 2 * MIB, free.into_iter());
+    let parts = FreeParts::new(&windows, 2 * MIB, END_WHOLE_START.into_iter());
     assert_eq!(parts.find_mapped(9 * MIB, 256, |_| false), None);
     assert_eq!(
         parts.find_chain(12 * MIB, 256).unwrap(),
@@ -53,18 +59,6 @@ fn a_chain_is_a_free_end_whole_handles_and_a_free_start() {
     let (front, back) = parts.around_new(20 * MIB, 256, true);
     assert_eq!(front, [part(0, 5 * MIB, 3 * MIB), part(1, 0, 8 * MIB)]);
     assert_eq!(back, Some(part(2, 0, 2 * MIB)));
-}
-
-/// A handle of each length, 16 MiB apart, all of it held there.
-fn of_lengths(lengths: &[usize]) -> Windows {
-    let mut windows = Windows::default();
-    for (number, &bytes) in (0..).zip(lengths) {
-        let position = usize::try_from(number).unwrap() * 16 * MIB;
-        let physical = Physical::new(number);
-        windows.add(position, Piece { physical, bytes });
-        windows.enter(range(position, bytes));
-    }
-    windows
 }
 
 #[test]
@@ -91,12 +85,7 @@ fn the_last_handle_of_a_chain_is_the_smallest_that_holds_the_rest() {
 #[test]
 fn new_memory_goes_between_an_end_and_a_start_and_whole_handles_are_left_alone() {
     let windows = handles(3);
-    let free = [
-        range(5 * MIB, 3 * MIB),
-        range(16 * MIB, 8 * MIB),
-        range(32 * MIB, 2 * MIB),
-    ];
-    let parts = FreeParts::new(&windows, 2 * MIB, free.into_iter());
+    let parts = FreeParts::new(&windows, 2 * MIB, END_WHOLE_START.into_iter());
     let (front, back) = parts.around_new(20 * MIB, 256, false);
     assert_eq!(front, [part(0, 5 * MIB, 3 * MIB)]);
     assert_eq!(back, Some(part(2, 0, 2 * MIB)));
