@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weldpool::device::fake::Call;
 use weldpool::device::{
     AddressRange, Budget, DeviceProperties, DeviceQueue, Location, Physical, ReleaseError, Segment,
-    Timeline, Topology, VirtualMemory, VirtualMemoryProperties,
+    Staging, Timeline, Topology, VirtualMemory, VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
 
@@ -240,6 +240,10 @@ impl Device for FaultyDevice {
 
     fn topology(&self, storage: StorageMode) -> Option<&Topology> {
         self.inner.topology(storage)
+    }
+
+    fn staging(&self) -> Staging {
+        self.inner.staging()
     }
 
     fn charged_ns(&self) -> u64 {

@@ -13,8 +13,9 @@ use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
-use crate::pool::pool_of;
+use crate::pool::{Pool, pool_of};
 use crate::queue::{Fence, Part, Queue, sealed};
+use crate::sync::Arc;
 use crate::thread_cache;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
@@ -243,6 +244,7 @@ impl Buffer {
             bytes: range.end - range.start,
             in_flight: self.in_flight(),
             offset: range.start,
+            storage: self.block.storage(),
         }
     }
 }
@@ -258,6 +260,10 @@ fn unreachable_by_the_host() -> Error {
 impl sealed::Operand for Buffer {
     fn part(&self) -> Part<'_> {
         self.part_of(0..self.len())
+    }
+
+    fn pool(&self) -> Option<Arc<Pool>> {
+        pool_of(&self.block)
     }
 
     // A queue takes `&Buffer` to read and `&mut Buffer` to write, so the compiler has checked.

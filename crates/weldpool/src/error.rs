@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Busy,
     /// A wait ended before the work did.
     Timeout,
+    /// The work was cancelled before its end.
+    Cancelled,
     /// The device or queue is gone; every later call on it says the same.
     DeviceLost,
     /// The operating system or a driver refused a call for another reason.

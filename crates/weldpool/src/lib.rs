@@ -88,6 +88,7 @@ mod sync;
 mod text;
 mod thread_cache;
 pub mod trace;
+pub mod transfer;
 mod view;
 mod wait;
 

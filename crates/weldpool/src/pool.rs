@@ -10,6 +10,7 @@ mod close;
 mod figures;
 mod free;
 mod idle;
+mod lanes;
 mod nodes;
 mod observe;
 mod place;
@@ -41,6 +42,7 @@ use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::thread_cache::{Bins, Shard};
+use crate::transfer::Lanes;
 
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
 /// cached: where holes are remapped page by page, and where that is dear or impossible.
@@ -65,7 +67,7 @@ pub(crate) fn free_past_cache(key: CacheKey, block: Block) {
 
 /// The state of an allocator, kept alive by its handles, its buffers and the threads' caches.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct Pool {
     key: CacheKey,
     name: String,
     device: Arc<Metered>,
@@ -118,6 +120,8 @@ pub(crate) struct Pool {
     /// Held by whoever gives it back.
     ending: Mutex<()>,
     observer: Observer,
+    /// What copies from and to its memory go through.
+    lanes: Lanes,
 }
 
 impl Pool {
@@ -204,6 +208,7 @@ impl Pool {
             closed: AtomicBool::new(false),
             ending: Mutex::default(),
             observer,
+            lanes: Lanes::default(),
         });
         POOLS.write().insert(key.id, Arc::clone(&pool));
         Ok(pool)

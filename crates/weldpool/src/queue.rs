@@ -3,17 +3,19 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
-use crate::device::{DeviceQueue, Location, Timeline};
+use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::thread_cache;
+use crate::transfer::{Lane, SLOTS};
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -247,15 +249,10 @@ impl Queue {
                 ),
             ));
         }
-        if source.part().overlaps(&destination.part()) {
-            return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "source and destination of a copy overlap; copy through a third buffer",
-            ));
-        }
+        refuse_overlap(&source.part(), &destination.part())?;
         let _writing = destination.borrow_exclusive()?;
         // Two ranges of one buffer share its borrow state, which is held for writing already.
-        let one_buffer = std::ptr::eq(source.part().in_flight, destination.part().in_flight);
+        let one_buffer = source.part().is_of_buffer(&destination.part());
         let _reading = if one_buffer {
             None
         } else {
@@ -273,6 +270,81 @@ impl Queue {
                 unsafe { queue.copy(from.location, to.location, bytes) }
             },
         )
+    }
+
+    /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
+    /// it at a time into pinned memory that the pool keeps, while the device copies what came before.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or not of this queue's pool,
+    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says; the first part of the
+    /// destination may have been submitted then.
+    pub fn write(&self, source: &[u8], destination: &mut impl Operand) -> Result<Fence> {
+        let _writing = destination.borrow_exclusive()?;
+        let to = destination.part();
+        self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
+        let mut staging = QueueStaging::new(self)?;
+        let mut last = None;
+        for (number, chunk) in source.chunks(staging.chunk_bytes).enumerate() {
+            let slot = staging.fill(number, chunk)?;
+            let target = to.location.at(number * staging.chunk_bytes);
+            let fence = self.submit(&[(to.in_flight, Access::Write)], |queue| {
+                // SAFETY: the target lies inside a live block, kept by the use that `submit` records; the slot is
+                // left alone until the fence that `occupy` notes.
+                unsafe { queue.copy(slot, target, chunk.len()) }
+            });
+            last = Some(staging.occupy(number, fence)?);
+        }
+        last.map_or_else(|| self.fence(), Ok)
+    }
+
+    /// Copies `source` to the start of host memory, in the order of this queue, and returns when it is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write); the destination's contents are undefined after an error of the driver.
+    pub fn read(&self, source: &impl Operand, destination: &mut [u8]) -> Result<()> {
+        let _reading = source.borrow_shared()?;
+        let from = source.part();
+        self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
+        let mut staging = QueueStaging::new(self)?;
+        let mut before: Option<(usize, &mut [u8])> = None;
+        let chunks = destination[..from.bytes].chunks_mut(staging.chunk_bytes);
+        for (number, chunk) in chunks.enumerate() {
+            let slot = staging.empty(number)?;
+            let part = from.location.at(number * staging.chunk_bytes);
+            let fence = self.submit(&[(from.in_flight, Access::Read)], |queue| {
+                // SAFETY: as in `write`.
+                unsafe { queue.copy(part, slot, chunk.len()) }
+            });
+            staging.occupy(number, fence)?;
+            if let Some((number, chunk)) = before.replace((number, chunk)) {
+                staging.drain(number, chunk)?;
+            }
+        }
+        match before {
+            Some((number, chunk)) => staging.drain(number, chunk),
+            None => Ok(()),
+        }
+    }
+
+    fn check_staged(
+        &self,
+        what: &str,
+        (bytes, room): (usize, usize),
+        pool: Option<Arc<Pool>>,
+    ) -> Result<()> {
+        let fail = |text| Err(Error::with_message(ErrorKind::InvalidRequest, text));
+        if bytes > room {
+            return fail(format!("a {what} of {bytes} bytes into {room} bytes"));
+        }
+        if pool.is_none_or(|pool| pool.key() != self.core.pool) {
+            return fail(format!(
+                "a {what} of a buffer that is not of the queue's pool; use Runtime::copy"
+            ));
+        }
+        Ok(())
     }
 
     /// Submits setting every byte of `destination` to `value`.
@@ -365,6 +437,87 @@ impl Queue {
     }
 }
 
+/// Pinned memory that a queue's copies from and to other host memory go through.
+struct QueueStaging<'a> {
+    queue: &'a Queue,
+    /// None only while it is given back.
+    lane: Option<Lane>,
+    chunk_bytes: usize,
+}
+
+impl<'a> QueueStaging<'a> {
+    fn new(queue: &'a Queue) -> Result<Self> {
+        let chunk_bytes = queue.pool.device().staging().chunk_bytes;
+        Ok(Self {
+            lane: Some(queue.pool.take_lane(chunk_bytes)?),
+            queue,
+            chunk_bytes,
+        })
+    }
+
+    fn lane(&mut self) -> Result<&mut Lane> {
+        let none = || Error::new(ErrorKind::System, "memory for copies is gone");
+        self.lane.as_mut().ok_or_else(none)
+    }
+
+    /// The slot for a chunk of a number, once nothing uses it.
+    fn empty(&mut self, number: usize) -> Result<Location> {
+        let lane = self.lane()?;
+        lane.await_slot(number % SLOTS)?;
+        let none = || Error::new(ErrorKind::System, "memory for copies is gone");
+        lane.slot(number % SLOTS).ok_or_else(none)
+    }
+
+    /// The slot for a chunk, with the chunk in it.
+    fn fill(&mut self, number: usize, chunk: &[u8]) -> Result<Location> {
+        let slot = self.empty(number)?;
+        let host = slot.host.ok_or_else(not_pinned)?;
+        // SAFETY: a slot is as long as a chunk, this lane's alone, and used by no work.
+        unsafe { host.copy_from_nonoverlapping(NonNull::from(chunk).cast(), chunk.len()) };
+        Ok(slot)
+    }
+
+    /// Notes what work was given a chunk's slot, also where the driver took it and refused the signal behind it.
+    fn occupy(&mut self, number: usize, submitted: Result<Fence>) -> Result<Fence> {
+        let fence = match &submitted {
+            Ok(fence) => fence.clone(),
+            Err(_) => self.queue.fence_or_next(),
+        };
+        self.lane()?
+            .occupy_until(number % SLOTS, fence.timeline, fence.value);
+        submitted
+    }
+
+    /// Takes a chunk out of its slot once it is there.
+    fn drain(&mut self, number: usize, chunk: &mut [u8]) -> Result<()> {
+        let slot = self.empty(number)?;
+        let host = slot.host.ok_or_else(not_pinned)?;
+        let bytes = chunk.len();
+        // SAFETY: as in `fill`, and the bytes are initialised, as those of every segment are.
+        unsafe {
+            NonNull::from(chunk)
+                .cast()
+                .copy_from_nonoverlapping(host, bytes)
+        };
+        Ok(())
+    }
+}
+
+impl Drop for QueueStaging<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            self.queue.pool.put_lane(lane);
+        }
+    }
+}
+
+fn not_pinned() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "the device's shared memory has no address for the host",
+    )
+}
+
 impl Drop for Queue {
     fn drop(&mut self) {
         self.core.abandoned.store(true, Ordering::Relaxed);
@@ -383,6 +536,21 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// A point of a timeline that is no queue's.
+    pub(crate) fn of(timeline: Arc<dyn Timeline>, value: u64) -> Self {
+        /// Apart from the numbers of queues, which count up from zero.
+        static NEXT: AtomicU64 = AtomicU64::new(1 << 63);
+        Self {
+            queue: QueueId {
+                id: NEXT.fetch_add(1, Ordering::Relaxed),
+                pool: 0,
+                number: u32::MAX,
+            },
+            value,
+            timeline,
+        }
+    }
+
     pub(crate) fn queue(&self) -> QueueId {
         self.queue
     }
@@ -439,24 +607,71 @@ pub struct Part<'a> {
     pub(crate) bytes: usize,
     pub(crate) in_flight: &'a InFlight,
     pub(crate) offset: usize,
+    pub(crate) storage: StorageMode,
 }
 
 impl Part<'_> {
-    fn overlaps(&self, other: &Part<'_>) -> bool {
+    /// Whether both are of one buffer.
+    pub(crate) fn is_of_buffer(&self, other: &Part<'_>) -> bool {
         std::ptr::eq(self.in_flight, other.in_flight)
+    }
+
+    /// Notes that work uses it until a fence has passed.
+    pub(crate) fn note(&self, fence: Fence, access: Access) {
+        self.in_flight.add(Use { fence, access });
+    }
+
+    fn overlaps(&self, other: &Part<'_>) -> bool {
+        self.is_of_buffer(other)
             && self.offset < other.offset + other.bytes
             && other.offset < self.offset + self.bytes
     }
+}
+
+pub(crate) fn refuse_overlap(source: &Part<'_>, destination: &Part<'_>) -> Result<()> {
+    if source.overlaps(destination) {
+        return Err(Error::new(
+            ErrorKind::InvalidRequest,
+            "source and destination of a copy overlap; copy through a third buffer",
+        ));
+    }
+    Ok(())
+}
+
+/// The fences of work that has to be over before this access, all of which will be reached.
+pub(crate) fn uses_before(
+    part: &Part<'_>,
+    pool: Option<&Arc<Pool>>,
+    access: Access,
+) -> Result<Vec<Fence>> {
+    let fences = part.in_flight.conflicts(access);
+    for fence in &fences {
+        let QueueId {
+            pool: of, number, ..
+        } = fence.queue;
+        if let Some(pool) = pool
+            && of == pool.key().id
+            && let Some(queue) = pool.orders().get(number)
+            && queue.signalled() < fence.value
+        {
+            queue.signal()?;
+        }
+    }
+    Ok(fences)
 }
 
 pub(crate) mod sealed {
     use super::Part;
     use crate::error::Result;
     use crate::guard::BorrowToken;
+    use crate::pool::Pool;
+    use crate::sync::Arc;
 
     pub trait Operand {
         /// The memory it stands for.
         fn part(&self) -> Part<'_>;
+        /// The pool that the memory is of.
+        fn pool(&self) -> Option<Arc<Pool>>;
         /// Keeps write guards away until the token is dropped.
         fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>>;
         /// Keeps all guards away until the token is dropped.

@@ -8,12 +8,14 @@ use crate::device::host::HostDevice;
 use crate::env::{self, Environment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
+use crate::transfer::{Copied, Copier, Destination, Source};
 
-/// Lists the devices of this machine.
+/// Lists the devices of this machine, and copies between their memories.
 #[derive(Debug)]
 pub struct Runtime {
     devices: Vec<Arc<dyn Device>>,
     absent: Vec<Absent>,
+    copier: Copier,
 }
 
 /// A kind of device, or one of a kind, that cannot be used here.
@@ -43,6 +45,7 @@ impl Runtime {
         let mut runtime = Self {
             devices: vec![Arc::new(HostDevice::new()?)],
             absent: Vec::new(),
+            copier: Copier::new()?,
         };
         match cuda_count() {
             Ok(0) => runtime.note_absent(
@@ -159,6 +162,26 @@ impl Runtime {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+
+    /// Copies all of the source to the start of the destination, whatever devices they are of, and returns when it
+    /// is there. For copies with offsets, in rows, or not waited for, and for statistics: [`copier`](Self::copier).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Copier::copy_with`].
+    pub fn copy<'a>(
+        &self,
+        source: impl Into<Source<'a>>,
+        destination: impl Into<Destination<'a>>,
+    ) -> Result<Copied> {
+        self.copier.copy(source, destination)
+    }
+
+    /// What copies.
+    #[must_use]
+    pub fn copier(&self) -> &Copier {
+        &self.copier
     }
 
     /// What there might be and is not, and why.

@@ -112,6 +112,10 @@ pub struct Stats {
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
+    /// Bytes held from the driver besides, for [copies](crate::transfer::Copier) of memory that the device does not
+    /// know. No limit counts them; what is idle goes back with [`Allocator::clear`](crate::Allocator::clear), and in
+    /// answer to critical pressure.
+    pub staging: Counter,
     /// The limit on those, if one is set.
     pub limit: Option<u64>,
     /// Bytes of the blocks that users hold, rounding included.

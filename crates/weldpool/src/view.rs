@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{Borrow, BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::Access;
+use crate::pool::Pool;
 use crate::queue::{Part, sealed};
 use crate::sync::Arc;
 
@@ -154,6 +155,10 @@ impl BufferView {
 impl sealed::Operand for BufferView {
     fn part(&self) -> Part<'_> {
         self.shared.buffer.part_of(self.start..self.end)
+    }
+
+    fn pool(&self) -> Option<Arc<Pool>> {
+        sealed::Operand::pool(&self.shared.buffer)
     }
 
     fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>> {

@@ -22,6 +22,7 @@ pub mod memory;
 mod probe;
 pub mod queues;
 pub mod threads;
+pub mod transfers;
 pub mod virtual_memory;
 pub mod waste;
 
@@ -75,6 +76,18 @@ macro_rules! device_suite {
             ],
             threads: [
                 threads_share_one_pool
+            ],
+            transfers: [
+                every_place_copies_to_every_other,
+                rows_are_copied_and_what_lies_between_is_left,
+                copies_that_do_not_fit_are_errors,
+                copies_wait_for_work_that_uses_either_side,
+                copies_and_allocations_are_futures,
+                a_cancelled_copy_is_a_prefix,
+                a_dropped_copy_gives_everything_back,
+                queues_write_and_read_host_memory_in_order,
+                threads_copy_at_once,
+                every_failing_call_of_a_copy_is_survived
             ],
             ends: [
                 leaks_are_reported_by_name,

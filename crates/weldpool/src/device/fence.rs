@@ -27,16 +27,16 @@ pub trait Timeline: Any + Debug + Send + Sync {
 
 /// The timeline of a queue whose work is done by threads of this process.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct SoftwareTimeline {
     completed: AtomicU64,
     lost: AtomicBool,
     gate: Mutex<()>,
     passed: Condvar,
 }
 
-impl Progress {
+impl SoftwareTimeline {
     /// Lets everybody see that the work before `value` is done.
-    pub(super) fn reach(&self, value: u64) {
+    pub(crate) fn reach(&self, value: u64) {
         // Under the lock, so that a waiter cannot miss it between its check and its sleep.
         let _gate = self.gate.lock();
         self.completed.store(value, Ordering::Release);
@@ -56,7 +56,7 @@ impl Progress {
     }
 }
 
-impl Timeline for Progress {
+impl Timeline for SoftwareTimeline {
     fn completed(&self) -> Result<u64> {
         if self.lost.load(Ordering::Acquire) {
             return Err(lost());

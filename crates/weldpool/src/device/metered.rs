@@ -18,7 +18,9 @@ use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 pub(crate) struct Metered {
     device: Arc<dyn Device>,
     reserved: AtomicCounter,
-    /// What of it is on which node, where memory is kept apart by nodes.
+    /// Besides, for copies.
+    staging: AtomicCounter,
+    /// What of `reserved` is on which node, where memory is kept apart by nodes.
     nodes: Box<[AtomicCounter]>,
     /// Bytes of memory that the device has in all, once it has told.
     total: OnceLock<u64>,
@@ -38,6 +40,7 @@ impl Metered {
             nodes: (0..nodes).map(|_| AtomicCounter::default()).collect(),
             device,
             reserved: AtomicCounter::default(),
+            staging: AtomicCounter::default(),
             total: OnceLock::new(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -53,6 +56,11 @@ impl Metered {
     /// Bytes held from the driver.
     pub(crate) fn reserved(&self) -> Counter {
         self.reserved.read()
+    }
+
+    /// Bytes held for copies, which `reserved` does not count.
+    pub(crate) fn staging(&self) -> Counter {
+        self.staging.read()
     }
 
     /// Bytes held of a node's memory, where memory is kept apart by nodes.
@@ -180,6 +188,25 @@ impl Metered {
         let bytes = segment.bytes();
         self.timed(|| self.device.release_segment(segment))?;
         self.count_returned(bytes, storage, node);
+        Ok(())
+    }
+}
+
+/// Memory that copies go through.
+impl Metered {
+    pub(crate) fn create_staging(&self, bytes: usize) -> Result<Box<dyn Segment>> {
+        let segment = self.timed(|| self.device.create_segment(bytes, StorageMode::Shared))?;
+        self.staging.add(segment.bytes() as u64);
+        Ok(segment)
+    }
+
+    pub(crate) fn release_staging(
+        &self,
+        segment: Box<dyn Segment>,
+    ) -> std::result::Result<(), ReleaseError> {
+        let bytes = segment.bytes();
+        self.timed(|| self.device.release_segment(segment))?;
+        self.staging.subtract(bytes as u64);
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ mod metered;
 mod pages;
 mod properties;
 mod raw;
+mod staging;
 mod topology;
 mod virtual_memory;
 
@@ -25,7 +26,9 @@ use std::ptr::NonNull;
 use crate::binding::Resource;
 use crate::error::{Error, Result};
 use crate::sync::Arc;
+use crate::transfer::Rows;
 
+pub(crate) use fence::SoftwareTimeline;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
 pub(crate) use metered::Metered;
@@ -33,6 +36,7 @@ pub(crate) use metered::Metered;
 pub(crate) use pages::NONE_LEFT;
 pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+pub use staging::Staging;
 pub use topology::{NumaNode, Topology};
 pub use virtual_memory::{AddressRange, Physical, VirtualMemory, VirtualMemoryProperties};
 
@@ -108,6 +112,12 @@ pub trait Device: Debug + Send + Sync {
         None
     }
 
+    /// How memory of this process that the device does not know is best copied to and from it. Default: in chunks
+    /// through `Shared` memory.
+    fn staging(&self) -> Staging {
+        Staging::default()
+    }
+
     /// Nanoseconds that a simulated device has charged for its calls so far, which come on top of the
     /// real time they took. Zero for real devices.
     fn charged_ns(&self) -> u64 {
@@ -165,6 +175,21 @@ pub struct Location {
     pub resource: Option<(Resource, usize)>,
 }
 
+impl Location {
+    /// The place so many bytes further on, which lies in the same memory.
+    #[must_use]
+    pub fn at(&self, bytes: usize) -> Self {
+        let host = |start: NonNull<u8>| NonNull::new(start.as_ptr().wrapping_add(bytes));
+        Self {
+            host: self.host.and_then(host),
+            device: self.device.map(|device| device.wrapping_add(bytes as u64)),
+            resource: self
+                .resource
+                .map(|(object, offset)| (object, offset.wrapping_add(bytes))),
+        }
+    }
+}
+
 /// An ordered stream of device work. Work runs in the order of submission, after the call returned.
 ///
 /// # Safety
@@ -185,6 +210,25 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     ///
     /// As the driver says; nothing was submitted then.
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()>;
+
+    /// Copies rows that lie some way apart. Default: one [`copy`](Self::copy) after the other.
+    ///
+    /// # Safety
+    ///
+    /// As for [`copy`](Self::copy), for each row.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; some rows may have been submitted then.
+    unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        for row in 0..rows.count {
+            let from = source.at(row * rows.source_pitch);
+            let to = destination.at(row * rows.destination_pitch);
+            // SAFETY: the caller's promise.
+            unsafe { self.copy(from, to, rows.bytes) }?;
+        }
+        Ok(())
+    }
 
     /// Sets `bytes` bytes to `value`.
     ///

@@ -144,6 +144,7 @@ impl Pool {
             }
             self.deferred.leak();
         }
+        self.close_lanes();
         thread_cache::forget(self);
         let removed = POOLS.write().remove(&self.key.id);
         self.key.retire();

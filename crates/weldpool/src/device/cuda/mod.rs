@@ -35,8 +35,8 @@ use self::raw::{Driver, Handle};
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
-    VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging,
+    StorageMode, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64};
@@ -44,6 +44,12 @@ use crate::sync::{Arc, AtomicU64};
 /// Bound on one segment, which keeps arithmetic on sizes far from overflow; CUDA documents none but the
 /// memory there is.
 const SEGMENT_BYTES_MAX: usize = 1 << 46;
+
+const STAGING: Staging = Staging {
+    pageable_bytes_max: Some(64 << 10),
+    chunk_bytes: 1 << 20,
+    threads_max: 8,
+};
 
 /// The handle `CU_STREAM_PER_THREAD`.
 const PER_THREAD: usize = 2;
@@ -274,6 +280,10 @@ impl Device for CudaDevice {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         Ok(Arc::new(CudaQueue::create(&self.context)?))
+    }
+
+    fn staging(&self) -> Staging {
+        STAGING
     }
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {

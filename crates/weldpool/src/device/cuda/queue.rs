@@ -12,6 +12,10 @@ use super::timeline::EventTimeline;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::transfer::Rows;
+
+/// Rows may begin no further apart for the driver to copy them in one call (`CU_DEVICE_ATTRIBUTE_MAX_PITCH`).
+const PITCH_MAX: usize = (1 << 31) - 1;
 
 /// A queue of a CUDA device.
 #[derive(Debug)]
@@ -133,6 +137,25 @@ unsafe impl DeviceQueue for CudaQueue {
         // SAFETY: the caller's promise is the same.
         self.context.call("cuMemcpyAsync", |driver| unsafe {
             driver.copy(to, from, bytes, self.stream)
+        })
+    }
+
+    unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        let wide = rows.source_pitch.max(rows.destination_pitch) > PITCH_MAX;
+        if rows.count == 1 || wide || source.host.is_some() && destination.host.is_some() {
+            for row in 0..rows.count {
+                let from = source.at(row * rows.source_pitch);
+                let to = destination.at(row * rows.destination_pitch);
+                // SAFETY: the caller's promise.
+                unsafe { self.copy(from, to, rows.bytes) }?;
+            }
+            return Ok(());
+        }
+        self.check()?;
+        let (from, to) = (address_of(&source)?, address_of(&destination)?);
+        // SAFETY: the caller's promise.
+        self.context.call("cuMemcpy2DAsync", |driver| unsafe {
+            driver.copy_rows(to, from, rows, self.stream)
         })
     }
 

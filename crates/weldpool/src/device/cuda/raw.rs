@@ -12,13 +12,15 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use cudarc::driver::sys::{
-    self, CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType, CUmemAllocationProp,
-    CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum,
+    self, CUDA_MEMCPY2D, CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType,
+    CUmemAllocationProp, CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum,
+    CUmemorytype,
 };
 use libloading::Library;
 
 use super::status::Status;
 use crate::sync::OnceLock;
+use crate::transfer::Rows;
 
 type Result<T> = std::result::Result<T, Status>;
 
@@ -106,6 +108,7 @@ functions! {
     cuEventQuery(*mut c_void);
     cuEventDestroy_v2(*mut c_void);
     cuMemcpyAsync(u64, u64, usize, *mut c_void);
+    cuMemcpy2DAsync_v2(*const CUDA_MEMCPY2D, *mut c_void);
     cuMemsetD8Async(u64, u8, usize, *mut c_void);
 }
 
@@ -504,6 +507,41 @@ impl Driver {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuMemcpyAsync)(to, from, bytes, stream.0) })
+    }
+
+    /// Addresses as for [`copy`](Self::copy); pitches of less than 2 GiB.
+    ///
+    /// # Safety
+    ///
+    /// As for [`DeviceQueue::copy_rows`](crate::device::DeviceQueue::copy_rows).
+    pub(super) unsafe fn copy_rows(
+        &self,
+        to: u64,
+        from: u64,
+        rows: Rows,
+        stream: Handle,
+    ) -> Result<()> {
+        // Of unified memory the driver reads the device's address, whichever memory it is of.
+        let copy = CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+            srcHost: std::ptr::null(),
+            srcDevice: from,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: rows.source_pitch,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: rows.destination_pitch,
+            WidthInBytes: rows.bytes,
+            Height: rows.count,
+        };
+        // SAFETY: the caller's promise; the driver reads the structure before it returns.
+        Status::check(unsafe { (self.functions.cuMemcpy2DAsync_v2)(&raw const copy, stream.0) })
     }
 
     /// # Safety

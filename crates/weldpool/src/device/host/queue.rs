@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::device::fence::Progress;
+use crate::device::fence::SoftwareTimeline;
 use crate::device::raw::Transfer;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ impl HostQueue {
     /// Starts the queue's thread. It ends by itself once the queue is dropped and its work is done.
     pub(super) fn start() -> Result<Self> {
         let (channel, receiver) = sync_channel(WAITING_MAX);
-        let timeline = Arc::new(Progress::default());
+        let timeline = Arc::new(SoftwareTimeline::default());
         let reached = Arc::clone(&timeline);
         std::thread::Builder::new()
             .name("weldpool-queue".into())
@@ -65,7 +65,7 @@ impl HostQueue {
     }
 }
 
-fn run(receiver: &Receiver<Work>, timeline: &Progress) {
+fn run(receiver: &Receiver<Work>, timeline: &SoftwareTimeline) {
     while let Ok(work) = receiver.recv() {
         match work {
             Work::Transfer(transfer) => transfer.run(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, ReleaseError, Segment, VirtualMemory,
+    Budget, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging, VirtualMemory,
 };
 use weldpool::{Device, Result, StorageMode};
 
@@ -70,6 +70,10 @@ impl<D: Fake> Device for Checked<D> {
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
         self.0.virtual_memory(storage)
+    }
+
+    fn staging(&self) -> Staging {
+        self.0.staging()
     }
 
     fn charged_ns(&self) -> u64 {

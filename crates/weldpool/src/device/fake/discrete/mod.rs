@@ -14,8 +14,8 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
-    Topology, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging,
+    StorageMode, Topology, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -177,6 +177,13 @@ impl FakeDiscrete {
     }
 }
 
+/// As the CUDA device has it, but for as many threads as a small machine has.
+const STAGING: Staging = Staging {
+    pageable_bytes_max: Some(64 << 10),
+    chunk_bytes: 1 << 20,
+    threads_max: 4,
+};
+
 impl Device for FakeDiscrete {
     fn properties(&self) -> &DeviceProperties {
         &self.properties
@@ -246,6 +253,10 @@ impl Device for FakeDiscrete {
         self.topology
             .as_ref()
             .filter(|_| storage == StorageMode::Shared)
+    }
+
+    fn staging(&self) -> Staging {
+        STAGING
     }
 
     fn charged_ns(&self) -> u64 {

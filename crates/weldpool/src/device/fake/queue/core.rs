@@ -10,7 +10,7 @@ use super::work::{Failure, Item, Memory};
 use crate::device::Timeline;
 use crate::device::fake::control::{Ledger, Step};
 use crate::device::fake::random;
-use crate::device::fence::Progress;
+use crate::device::fence::SoftwareTimeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Condvar, Mutex};
 
@@ -67,7 +67,7 @@ impl Core {
         ledger: &Arc<Ledger>,
     ) -> Self {
         let timeline = ChargedTimeline {
-            progress: Progress::default(),
+            progress: SoftwareTimeline::default(),
             ledger: Arc::clone(ledger),
         };
         Self {
@@ -312,7 +312,7 @@ impl Core {
 /// A timeline that charges for being asked.
 #[derive(Debug)]
 struct ChargedTimeline {
-    progress: Progress,
+    progress: SoftwareTimeline,
     ledger: Arc<Ledger>,
 }
 

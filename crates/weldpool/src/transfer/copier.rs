@@ -1,0 +1,312 @@
+//! The public face: copies that block, copies to wait for, and what they did.
+
+#![allow(unsafe_code)]
+
+use std::time::Instant;
+
+use super::extent::Extent;
+use super::future::{AllocateFuture, CopyFuture};
+use super::job::{Copied, Job, Plan};
+use super::options::{CopierConfig, CopyOptions};
+use super::path::CopyPath;
+use super::place::{Destination, Owned, Source};
+use super::side::{Reach, Side};
+use super::stats::{CopyStats, Counters};
+use super::workers::{Work, Workers};
+use crate::allocator::Allocator;
+use crate::error::{Error, ErrorKind, Result};
+use crate::in_flight::Access;
+use crate::queue::{Fence, Part, refuse_overlap, uses_before};
+use crate::request::Request;
+use crate::sync::Arc;
+
+/// Chunks of copies that a device does alone: so many bytes pass before a copy looks whether it was cancelled.
+const DEVICE_CHUNK_BYTES: usize = 32 << 20;
+/// Threads that allocate for callers who do not wait.
+const ALLOCATING_THREADS: usize = 4;
+
+/// Copies bytes between any two places: buffers and views of any pools, and slices of the host.
+///
+/// Which way the bytes take is decided for each copy, see [`CopyPath`]. Host memory that a device does not know is
+/// copied in chunks, by several threads, through pinned memory that the pool keeps for it: the processors
+/// fill one chunk while the device takes another. Threads are started by the first copy that is worth more than
+/// one, and end when there was nothing to do for a while.
+///
+/// A copy waits for submitted work that uses either side, and is done when the call returns, or the future is
+/// ready. To order copies with other work of a queue without waiting, use [`Queue::copy`](crate::Queue::copy).
+///
+/// ```
+/// use weldpool::transfer::Copier;
+/// use weldpool::{Allocator, Request, Runtime, StorageMode};
+///
+/// # fn main() -> weldpool::Result<()> {
+/// let copier = Copier::new()?;
+/// let allocator = Allocator::builder(Runtime::open_device("fake:discrete")?).build()?;
+/// let private = Request::new(1 << 20).storage(StorageMode::Private);
+/// let mut weights = allocator.allocate_with(&private)?;
+/// let data = vec![7; 1 << 20];
+/// copier.copy(&data, &mut weights)?;
+/// let mut back = vec![0; 1 << 20];
+/// let copied = copier.copy(&weights, &mut back)?;
+/// assert_eq!(copied.bytes, 1 << 20);
+/// assert_eq!(back, data);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Copier {
+    config: CopierConfig,
+    counters: Arc<Counters>,
+    copying: Workers,
+    allocating: Workers,
+}
+
+impl Copier {
+    /// A copier with default settings.
+    ///
+    /// # Errors
+    ///
+    /// None as yet.
+    pub fn new() -> Result<Self> {
+        Self::with_config(CopierConfig::default())
+    }
+
+    /// A copier.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) naming the field.
+    pub fn with_config(config: CopierConfig) -> Result<Self> {
+        config.validate()?;
+        Ok(Self {
+            copying: Workers::new("weldpool-copy", config.threads_max, config.idle_max),
+            allocating: Workers::new("weldpool-allocate", ALLOCATING_THREADS, config.idle_max),
+            counters: Arc::default(),
+            config,
+        })
+    }
+
+    /// Copies all of the source to the start of the destination, and returns when it is there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`copy_with`](Self::copy_with).
+    pub fn copy<'a>(
+        &self,
+        source: impl Into<Source<'a>>,
+        destination: impl Into<Destination<'a>>,
+    ) -> Result<Copied> {
+        self.copy_with(source, destination, &CopyOptions::new())
+    }
+
+    /// Copies as told, and returns when it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) when what is to be copied does not fit or overlaps;
+    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view; otherwise what the driver says. After an
+    /// error of a driver the source is as it was and the destination's part undefined.
+    pub fn copy_with<'a>(
+        &self,
+        source: impl Into<Source<'a>>,
+        destination: impl Into<Destination<'a>>,
+        options: &CopyOptions,
+    ) -> Result<Copied> {
+        let start = Instant::now();
+        let (source, destination) = (source.into(), destination.into());
+        let (from, to) = (source.part(), destination.part());
+        let one_buffer = refuse_overlap_of(from.as_ref(), to.as_ref(), options)?;
+        let _writing = destination.borrow()?;
+        let _reading = if one_buffer { None } else { source.borrow()? };
+        let plan = self.plan(source.side(), destination.side(), (from, to), options)?;
+        // SAFETY: the operands are borrowed for this call, views besides at run time, and the call returns only
+        // after the schedule has ended.
+        let job = Arc::new(unsafe { Job::new(plan, &self.counters) });
+        let waiting = Waiting(&job);
+        let helpers = self.threads(&job, options) - 1;
+        if helpers > 0 {
+            let work: Arc<dyn Work> = job.clone();
+            // Without them this thread does it all.
+            let _none = self.copying.give(&work, helpers);
+        }
+        job.help();
+        drop(waiting);
+        job.outcome(start.elapsed())
+    }
+
+    /// Begins a copy whose end is a future, which any executor can wait for; see [`CopyFuture`] for how it is
+    /// cancelled. Both sides are owned by the copy and come back with its result.
+    pub fn copy_async<S: Owned, D: Owned>(
+        &self,
+        source: S,
+        destination: D,
+        options: CopyOptions,
+    ) -> CopyFuture<S, D> {
+        let (mut source, mut destination) = (source, destination);
+        match self.begin(&mut source, &mut destination, &options) {
+            Ok(job) => {
+                let job = Arc::new(job);
+                let threads = self.threads(&job, &options);
+                let future = CopyFuture::new(&job, source, destination);
+                let work: Arc<dyn Work> = job.clone();
+                if let Err(error) = self.copying.give(&work, threads) {
+                    job.schedule().stop(error);
+                    job.help();
+                }
+                future
+            }
+            Err(error) => CopyFuture::failed(error, source, destination),
+        }
+    }
+
+    /// A buffer as requested, had by a thread of the copier where it is not at hand, so that the caller waits neither
+    /// for a driver nor for memory. Dropping the future gives the buffer back.
+    pub fn allocate_async(
+        &self,
+        allocator: &Allocator,
+        request: Request<'static>,
+    ) -> AllocateFuture {
+        AllocateFuture::begin(allocator, request, &self.allocating)
+    }
+
+    /// What was copied so far.
+    #[must_use]
+    pub fn stats(&self) -> CopyStats {
+        self.counters.read(self.copying.threads())
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &CopierConfig {
+        &self.config
+    }
+
+    fn begin<S: Owned, D: Owned>(
+        &self,
+        source: &mut S,
+        destination: &mut D,
+        options: &CopyOptions,
+    ) -> Result<Job> {
+        let sides = (source.side(), destination.side());
+        let (from, to) = (source.part(), destination.part());
+        let one_buffer = refuse_overlap_of(from.as_ref(), to.as_ref(), options)?;
+        // Held until the use is noted, which keeps guards away from then on.
+        let _writing = destination.borrow(true)?;
+        let _reading = if one_buffer {
+            None
+        } else {
+            source.borrow(false)?
+        };
+        let plan = self.plan(sides.0, sides.1, (from, to), options)?;
+        // SAFETY: the future, and after it the job's keeper, owns both sides until the schedule has ended; the uses
+        // noted below keep away whoever shares them.
+        let job = unsafe { Job::new(plan, &self.counters) };
+        let fence = Fence::of(Arc::clone(job.timeline()) as _, 1);
+        for (part, access) in [(from, Access::Read), (to, Access::Write)] {
+            if let Some(part) = part {
+                part.note(fence.clone(), access);
+            }
+        }
+        Ok(job)
+    }
+
+    /// What is to be done, checked.
+    fn plan(
+        &self,
+        source: Side,
+        destination: Side,
+        parts: (Option<Part<'_>>, Option<Part<'_>>),
+        options: &CopyOptions,
+    ) -> Result<Plan> {
+        let extent = Extent::new(
+            (options.source_offset, source.bytes),
+            (options.destination_offset, destination.bytes),
+            options.bytes,
+            options.rows,
+        )?;
+        let most = self.config.pageable_bytes_max;
+        let path = CopyPath::choose(&source, &destination, extent.bytes(), most);
+        let device = if source.reach == Reach::Device {
+            &source
+        } else {
+            &destination
+        };
+        let chunk_bytes = match path {
+            CopyPath::Host | CopyPath::Staged => self
+                .config
+                .chunk_bytes
+                .unwrap_or_else(|| device.staging().chunk_bytes),
+            CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => DEVICE_CHUNK_BYTES,
+        };
+        let mut before = Vec::new();
+        for (part, side, access) in [
+            (parts.0, &source, Access::Read),
+            (parts.1, &destination, Access::Write),
+        ] {
+            if let Some(part) = part {
+                before.extend(uses_before(&part, side.pool.as_ref(), access)?);
+            }
+        }
+        let (source, destination) = match path {
+            // To this device another's pinned memory is like any of the host's.
+            CopyPath::Pageable => (source.unknown(), destination.unknown()),
+            _ => (source, destination),
+        };
+        Ok(Plan {
+            source,
+            destination,
+            extent,
+            path,
+            chunk_bytes,
+            before,
+            options: options.clone(),
+        })
+    }
+
+    /// Threads that a copy is worth.
+    fn threads(&self, job: &Job, options: &CopyOptions) -> usize {
+        let most = options.threads_max.unwrap_or(usize::MAX);
+        let most = most.min(self.config.threads_max).min(job.threads_max());
+        most.min(job.chunks()).max(1)
+    }
+}
+
+/// Whether both are parts of one buffer, which may not overlap.
+fn refuse_overlap_of(
+    from: Option<&Part<'_>>,
+    to: Option<&Part<'_>>,
+    options: &CopyOptions,
+) -> Result<bool> {
+    let (Some(from), Some(to)) = (from, to) else {
+        return Ok(false);
+    };
+    if !from.is_of_buffer(to) {
+        return Ok(false);
+    }
+    let apart = options.source_offset != 0
+        || options.destination_offset != 0
+        || options.bytes.is_some()
+        || options.rows.is_some();
+    if apart {
+        return Err(Error::new(
+            ErrorKind::InvalidRequest,
+            "parts of one buffer are copied between views of it, without offsets",
+        ));
+    }
+    refuse_overlap(from, to)?;
+    Ok(true)
+}
+
+/// Waits until nobody works on a job any more, however the call that began it ends.
+struct Waiting<'a>(&'a Job);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.schedule().cancel();
+        }
+        // An empty copy, or one that nobody took up, ends here.
+        self.0.help();
+        self.0.schedule().wait();
+    }
+}

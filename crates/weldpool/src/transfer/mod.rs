@@ -1,0 +1,29 @@
+//! Copies between any two places: pools of any devices, and memory of the host.
+//!
+//! [`Copier`] decides which way the bytes take ([`CopyPath`]), and who does the work. The steps, each in a file:
+//! what is copied and how it is cut (`extent`), the two sides (`place`, `side`), the way (`path`), who takes which chunk
+//! (`schedule`), the queues and pinned memory that a pool keeps for it (`lane`), the work itself (`job`), threads
+//! (`workers`) and futures (`future`).
+
+mod copier;
+mod extent;
+mod future;
+mod job;
+mod lane;
+mod options;
+mod path;
+mod place;
+mod schedule;
+mod side;
+mod stats;
+mod workers;
+
+pub use copier::Copier;
+pub use extent::Rows;
+pub use future::{AllocateFuture, CopyFuture, Outcome};
+pub use job::Copied;
+pub(crate) use lane::{Lane, Lanes, SLOTS};
+pub use options::{CopierConfig, CopyOptions, CopyProgress};
+pub use path::CopyPath;
+pub use place::{Destination, Owned, Source};
+pub use stats::{CopyStats, PathStats};

@@ -1,0 +1,219 @@
+//! What can be copied from and to.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::NonNull;
+
+use super::side::Side;
+use crate::buffer::Buffer;
+use crate::error::Result;
+use crate::guard::BorrowToken;
+use crate::queue::Part;
+use crate::queue::sealed::Operand;
+use crate::view::BufferView;
+
+/// Where a copy comes from, for as long as it takes: a buffer, a view or a slice.
+#[derive(Clone, Copy)]
+pub struct Source<'a>(From<'a>);
+
+#[derive(Clone, Copy)]
+enum From<'a> {
+    Operand(&'a dyn Operand),
+    Slice(&'a [u8]),
+}
+
+/// Where a copy goes to, for as long as it takes: a buffer, a view or a slice.
+pub struct Destination<'a>(To<'a>);
+
+enum To<'a> {
+    Operand(&'a dyn Operand),
+    Slice(NonNull<u8>, usize, std::marker::PhantomData<&'a mut [u8]>),
+}
+
+impl<'a> std::convert::From<&'a Buffer> for Source<'a> {
+    fn from(buffer: &'a Buffer) -> Self {
+        Self(From::Operand(buffer))
+    }
+}
+
+impl<'a> std::convert::From<&'a mut Buffer> for Source<'a> {
+    fn from(buffer: &'a mut Buffer) -> Self {
+        Self(From::Operand(buffer))
+    }
+}
+
+impl<'a> std::convert::From<&'a BufferView> for Source<'a> {
+    fn from(view: &'a BufferView) -> Self {
+        Self(From::Operand(view))
+    }
+}
+
+impl<'a> std::convert::From<&'a [u8]> for Source<'a> {
+    fn from(slice: &'a [u8]) -> Self {
+        Self(From::Slice(slice))
+    }
+}
+
+impl<'a> std::convert::From<&'a Vec<u8>> for Source<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self(From::Slice(bytes))
+    }
+}
+
+impl<'a> std::convert::From<&'a mut Buffer> for Destination<'a> {
+    fn from(buffer: &'a mut Buffer) -> Self {
+        Self(To::Operand(buffer))
+    }
+}
+
+impl<'a> std::convert::From<&'a BufferView> for Destination<'a> {
+    fn from(view: &'a BufferView) -> Self {
+        Self(To::Operand(view))
+    }
+}
+
+impl<'a> std::convert::From<&'a mut [u8]> for Destination<'a> {
+    fn from(slice: &'a mut [u8]) -> Self {
+        let bytes = slice.len();
+        Self(To::Slice(
+            NonNull::from(slice).cast(),
+            bytes,
+            std::marker::PhantomData,
+        ))
+    }
+}
+
+impl<'a> std::convert::From<&'a mut Vec<u8>> for Destination<'a> {
+    fn from(bytes: &'a mut Vec<u8>) -> Self {
+        bytes.as_mut_slice().into()
+    }
+}
+
+impl fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            From::Operand(operand) => write!(f, "Source({} bytes)", operand.part().bytes),
+            From::Slice(slice) => write!(f, "Source(slice of {} bytes)", slice.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            To::Operand(operand) => write!(f, "Destination({} bytes)", operand.part().bytes),
+            To::Slice(_, bytes, _) => write!(f, "Destination(slice of {bytes} bytes)"),
+        }
+    }
+}
+
+impl Source<'_> {
+    pub(super) fn part(&self) -> Option<Part<'_>> {
+        match self.0 {
+            From::Operand(operand) => Some(operand.part()),
+            From::Slice(_) => None,
+        }
+    }
+
+    pub(super) fn borrow(&self) -> Result<Option<BorrowToken<'_>>> {
+        match self.0 {
+            From::Operand(operand) => operand.borrow_shared(),
+            From::Slice(_) => Ok(None),
+        }
+    }
+
+    pub(super) fn side(&self) -> Side {
+        match self.0 {
+            From::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            From::Slice(slice) => Side::of_slice(NonNull::from(slice).cast(), slice.len()),
+        }
+    }
+}
+
+impl Destination<'_> {
+    pub(super) fn part(&self) -> Option<Part<'_>> {
+        match self.0 {
+            To::Operand(operand) => Some(operand.part()),
+            To::Slice(..) => None,
+        }
+    }
+
+    pub(super) fn borrow(&self) -> Result<Option<BorrowToken<'_>>> {
+        match self.0 {
+            To::Operand(operand) => operand.borrow_exclusive(),
+            To::Slice(..) => Ok(None),
+        }
+    }
+
+    pub(super) fn side(&self) -> Side {
+        match self.0 {
+            To::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            To::Slice(start, bytes, _) => Side::of_slice(start, bytes),
+        }
+    }
+}
+
+/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a `Vec<u8>` or a `Box<[u8]>`.
+pub trait Owned: sealed::Owned + Any + Send {}
+
+impl Owned for Buffer {}
+impl Owned for BufferView {}
+impl Owned for Vec<u8> {}
+impl Owned for Box<[u8]> {}
+
+pub(crate) mod sealed {
+    use super::{BorrowToken, Part, Result, Side};
+
+    pub trait Owned {
+        /// The range of a block that it stands for, if it is of a pool.
+        fn part(&self) -> Option<Part<'_>>;
+        /// Keeps guards away until the token is dropped: those that write, or all.
+        fn borrow(&self, all: bool) -> Result<Option<BorrowToken<'_>>>;
+        /// Its memory, which stays where it is when the owner moves.
+        fn side(&mut self) -> Side;
+    }
+}
+
+macro_rules! of_pool {
+    ($($owner:ty),*) => {$(
+        impl sealed::Owned for $owner {
+            fn part(&self) -> Option<Part<'_>> {
+                Some(Operand::part(self))
+            }
+
+            fn borrow(&self, all: bool) -> Result<Option<BorrowToken<'_>>> {
+                if all { self.borrow_exclusive() } else { self.borrow_shared() }
+            }
+
+            fn side(&mut self) -> Side {
+                Side::of_part(&Operand::part(self), self.pool())
+            }
+        }
+    )*};
+}
+
+of_pool!(Buffer, BufferView);
+
+macro_rules! of_host {
+    ($($owner:ty),*) => {$(
+        impl sealed::Owned for $owner {
+            fn part(&self) -> Option<Part<'_>> {
+                None
+            }
+
+            fn borrow(&self, _all: bool) -> Result<Option<BorrowToken<'_>>> {
+                Ok(None)
+            }
+
+            fn side(&mut self) -> Side {
+                let slice: &mut [u8] = self;
+                let bytes = slice.len();
+                Side::of_slice(NonNull::from(slice).cast(), bytes)
+            }
+        }
+    )*};
+}
+
+of_host!(Vec<u8>, Box<[u8]>);

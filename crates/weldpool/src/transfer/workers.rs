@@ -1,0 +1,215 @@
+//! Threads that help with work, started when there is some, ended when there was none for a while.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// What a thread can be given.
+pub(super) trait Work: Send + Sync {
+    fn work(&self);
+}
+
+/// A group of threads. Dropping it does what is waiting and ends them.
+#[derive(Debug)]
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: &'static str,
+    threads_max: usize,
+    idle_max: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Arc<dyn Work>>,
+    threads: usize,
+    /// Threads that wait for work.
+    idle: usize,
+    ending: bool,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("waiting", &self.waiting.len())
+            .field("threads", &self.threads)
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    pub(super) fn new(name: &'static str, threads_max: usize, idle_max: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                threads_max,
+                idle_max,
+                state: Mutex::default(),
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.shared.state.lock().threads
+    }
+
+    /// Has `count` threads do the work, as soon as they are free.
+    ///
+    /// # Errors
+    ///
+    /// [`System`](ErrorKind::System) when there is no thread and none can be made; nothing will be done then.
+    pub(super) fn give(&self, work: &Arc<dyn Work>, count: usize) -> Result<()> {
+        let mut state = self.shared.state.lock();
+        for _ in 0..count {
+            state.waiting.push_back(Arc::clone(work));
+        }
+        let free = self.shared.threads_max - state.threads;
+        let missing = state.waiting.len().saturating_sub(state.idle).min(free);
+        for _ in 0..missing {
+            if let Err(error) = self.shared.start(&mut state) {
+                if state.threads == 0 {
+                    state.waiting.clear();
+                    return Err(error);
+                }
+                tracing::warn!(%error, "copies go on with fewer threads");
+                break;
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn start(self: &Arc<Self>, state: &mut State) -> Result<()> {
+        // Of threads that have ended nothing is needed any more.
+        state.handles.retain(|handle| !handle.is_finished());
+        let shared = Arc::clone(self);
+        let handle = std::thread::Builder::new()
+            .name(self.name.into())
+            .spawn(move || shared.run())
+            .map_err(|error| Error::system(ErrorKind::System, "spawn of a thread", &error))?;
+        state.handles.push(handle);
+        state.threads += 1;
+        Ok(())
+    }
+
+    fn run(&self) {
+        while let Some(work) = self.next() {
+            if catch_unwind(AssertUnwindSafe(|| work.work())).is_err() {
+                tracing::error!("work of {} panicked", self.name);
+            }
+        }
+    }
+
+    /// The next work; none when the thread is to end.
+    fn next(&self) -> Option<Arc<dyn Work>> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(work) = state.waiting.pop_front() {
+                return Some(work);
+            }
+            if state.ending {
+                state.threads -= 1;
+                return None;
+            }
+            state.idle += 1;
+            let woken = self.changed.wait_timeout(state, self.idle_max);
+            let (guard, timeout) = woken.unwrap_or_else(|poison| poison.into_inner());
+            state = guard;
+            state.idle -= 1;
+            if timeout.timed_out() && state.waiting.is_empty() {
+                state.threads -= 1;
+                return None;
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let handles = {
+            let mut state = self.shared.state.lock();
+            state.ending = true;
+            std::mem::take(&mut state.handles)
+        };
+        self.shared.changed.notify_all();
+        let this = std::thread::current().id();
+        for handle in handles {
+            // A callback that owned the last handle may be what ends the group.
+            if handle.thread().id() != this {
+                let _panicked = handle.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::sync::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Work for Count {
+        fn work(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Panics;
+
+    impl Work for Panics {
+        fn work(&self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_done_before_the_end_and_a_panic_ends_no_thread() {
+        let workers = Workers::new("test", 2, Duration::from_secs(60));
+        assert_eq!(workers.threads(), 0);
+        let count = Arc::new(Count::default());
+        let work: Arc<dyn Work> = count.clone();
+        workers
+            .give(&(Arc::new(Panics) as Arc<dyn Work>), 2)
+            .unwrap();
+        workers.give(&work, 100).unwrap();
+        assert!((1..=2).contains(&workers.threads()));
+        drop(workers);
+        assert_eq!(count.0.load(Ordering::SeqCst), 100);
+    }
+
+    #[test]
+    fn idle_threads_end_and_new_ones_begin() {
+        let workers = Workers::new("test", 4, Duration::from_millis(1));
+        let count = Arc::new(Count::default());
+        let work: Arc<dyn Work> = count.clone();
+        for round in 1..=3 {
+            workers.give(&work, 4).unwrap();
+            let start = Instant::now();
+            while workers.threads() > 0 || count.0.load(Ordering::SeqCst) < round * 4 {
+                assert!(start.elapsed() < Duration::from_secs(20));
+                std::thread::yield_now();
+            }
+        }
+    }
+}
