@@ -27,7 +27,7 @@ const SURPLUS: [&str; 4] = [
 
 /// Tests and the suite, from the folder that it lies in. Results go to `$OUT`, or there.
 const RUN: &str = r#"#!/bin/sh
-# usage: run.sh test|check|bench|torch ...
+# usage: run.sh test|check|bench|copy|torch ...
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
 cd "$here" || exit 1
@@ -38,11 +38,13 @@ for what in "$@"; do
              > "$out/memcheck.txt" 2>&1; code=$?; tail -4 "$out/memcheck.txt" ;;
     bench) ./bench gpu --commit "$(cat commit)" --wheels "$here/wheels" --json "$out/gpu.json" \
              > "$out/gpu.txt" 2> "$out/gpu.log"; code=$?; cat "$out/gpu.txt" ;;
+    copy) ./bench gpu-copy --commit "$(cat commit)" --json "$out/gpu-copy.json" > "$out/gpu-copy.txt"; code=$?
+          cat "$out/gpu-copy.txt" ;;
     torch) : > "$out/torch.jsonl"; code=0
            for allocator in native expandable "$here/libweldpool.so"; do
              python3 torch_train.py "$allocator" >> "$out/torch.jsonl" || code=1
            done ;;
-    *) echo "$what is none of test, check, bench and torch" >&2; code=2 ;;
+    *) echo "$what is none of test, check, bench, copy and torch" >&2; code=2 ;;
   esac
   [ "$code" = 0 ] || exit "$code"
 done
@@ -55,12 +57,12 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let folder = paths.cache().join("gpu");
     pack(paths, &mut steps, &folder)?;
     eprintln!(
-        "packed in {}; `sh run.sh test check bench torch` runs it",
+        "packed in {}; `sh run.sh test check bench copy torch` runs it",
         folder.display()
     );
     if here {
         let what = match steps_to_run.is_empty() {
-            true => ["test", "check", "bench", "torch"]
+            true => ["test", "check", "bench", "copy", "torch"]
                 .map(str::to_owned)
                 .to_vec(),
             false => steps_to_run,
