@@ -7,10 +7,10 @@ mod allocate;
 mod arenas;
 mod cache_limit;
 mod close;
+mod copies;
 mod figures;
 mod free;
 mod idle;
-mod lanes;
 mod nodes;
 mod observe;
 mod place;
@@ -42,7 +42,7 @@ use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::thread_cache::{Bins, Shard};
-use crate::transfer::Lanes;
+use crate::transfer::Means;
 
 /// Requests past the caches, for each time they had to be emptied, during which large blocks are not
 /// cached: where holes are remapped page by page, and where that is dear or impossible.
@@ -121,7 +121,7 @@ pub struct Pool {
     ending: Mutex<()>,
     observer: Observer,
     /// What copies from and to its memory go through.
-    lanes: Lanes,
+    means: Means,
 }
 
 impl Pool {
@@ -208,7 +208,7 @@ impl Pool {
             closed: AtomicBool::new(false),
             ending: Mutex::default(),
             observer,
-            lanes: Lanes::default(),
+            means: Means::default(),
         });
         POOLS.write().insert(key.id, Arc::clone(&pool));
         Ok(pool)

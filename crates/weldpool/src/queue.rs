@@ -15,7 +15,7 @@ use crate::pool::Pool;
 use crate::signals::Signals;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::thread_cache;
-use crate::transfer::{Lane, SLOTS};
+use crate::transfer::{Room, SLOTS};
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -441,7 +441,7 @@ impl Queue {
 struct QueueStaging<'a> {
     queue: &'a Queue,
     /// None only while it is given back.
-    lane: Option<Lane>,
+    room: Option<Room>,
     chunk_bytes: usize,
 }
 
@@ -449,30 +449,29 @@ impl<'a> QueueStaging<'a> {
     fn new(queue: &'a Queue) -> Result<Self> {
         let chunk_bytes = queue.pool.device().staging().chunk_bytes;
         Ok(Self {
-            lane: Some(queue.pool.take_lane(chunk_bytes)?),
+            room: Some(queue.pool.take_room(chunk_bytes)?),
             queue,
             chunk_bytes,
         })
     }
 
-    fn lane(&mut self) -> Result<&mut Lane> {
+    fn room(&mut self) -> Result<&mut Room> {
         let none = || Error::new(ErrorKind::System, "memory for copies is gone");
-        self.lane.as_mut().ok_or_else(none)
+        self.room.as_mut().ok_or_else(none)
     }
 
     /// The slot for a chunk of a number, once nothing uses it.
     fn empty(&mut self, number: usize) -> Result<Location> {
-        let lane = self.lane()?;
-        lane.await_slot(number % SLOTS)?;
-        let none = || Error::new(ErrorKind::System, "memory for copies is gone");
-        lane.slot(number % SLOTS).ok_or_else(none)
+        let room = self.room()?;
+        room.await_slot(number % SLOTS)?;
+        Ok(room.slot(number % SLOTS))
     }
 
     /// The slot for a chunk, with the chunk in it.
     fn fill(&mut self, number: usize, chunk: &[u8]) -> Result<Location> {
         let slot = self.empty(number)?;
         let host = slot.host.ok_or_else(not_pinned)?;
-        // SAFETY: a slot is as long as a chunk, this lane's alone, and used by no work.
+        // SAFETY: a slot is as long as a chunk, this room's alone, and used by no work.
         unsafe { host.copy_from_nonoverlapping(NonNull::from(chunk).cast(), chunk.len()) };
         Ok(slot)
     }
@@ -483,8 +482,8 @@ impl<'a> QueueStaging<'a> {
             Ok(fence) => fence.clone(),
             Err(_) => self.queue.fence_or_next(),
         };
-        self.lane()?
-            .occupy_until(number % SLOTS, fence.timeline, fence.value);
+        self.room()?
+            .occupy(number % SLOTS, &fence.timeline, fence.value);
         submitted
     }
 
@@ -505,8 +504,8 @@ impl<'a> QueueStaging<'a> {
 
 impl Drop for QueueStaging<'_> {
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            self.queue.pool.put_lane(lane);
+        if let Some(room) = self.room.take() {
+            self.queue.pool.put_room(room);
         }
     }
 }

@@ -264,6 +264,16 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     /// As the driver says.
     fn signal(&self) -> Result<u64>;
 
+    /// Blocks until all work submitted before is done. Default: a signal that is waited for.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; whether the work is done is not known then, unless the device is lost.
+    fn finish(&self) -> Result<()> {
+        let value = self.signal()?;
+        self.timeline().wait(value, None).map(drop)
+    }
+
     /// Counts the signals that have passed; it outlives the queue.
     fn timeline(&self) -> &Arc<dyn Timeline>;
 }

@@ -144,7 +144,7 @@ impl Pool {
             }
             self.deferred.leak();
         }
-        self.close_lanes();
+        self.close_means();
         thread_cache::forget(self);
         let removed = POOLS.write().remove(&self.key.id);
         self.key.retire();

@@ -161,7 +161,7 @@ impl Pool {
     pub(crate) fn clear(&self) -> usize {
         self.collect(true);
         self.drain_caches(true);
-        self.trim(usize::MAX) + self.clear_lanes()
+        self.trim(usize::MAX) + self.clear_rooms()
     }
 
     pub(super) fn idle_bytes(&self) -> u64 {

@@ -231,12 +231,20 @@ impl Copier {
         } else {
             &destination
         };
-        let chunk_bytes = match path {
-            CopyPath::Host | CopyPath::Staged => self
-                .config
-                .chunk_bytes
-                .unwrap_or_else(|| device.staging().chunk_bytes),
-            CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => DEVICE_CHUNK_BYTES,
+        let staging = device.staging();
+        let (chunk_bytes, part_bytes) = match path {
+            CopyPath::Staged => {
+                let chunk = self.config.chunk_bytes;
+                let chunk = chunk.unwrap_or_else(|| staging.chunk_for(extent.bytes()));
+                (chunk, staging.part_bytes.min(chunk))
+            }
+            CopyPath::Host => {
+                let part = self.config.chunk_bytes.unwrap_or(staging.part_bytes);
+                (part, part)
+            }
+            CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => {
+                (DEVICE_CHUNK_BYTES, DEVICE_CHUNK_BYTES)
+            }
         };
         let mut before = Vec::new();
         for (part, side, access) in [
@@ -258,6 +266,7 @@ impl Copier {
             extent,
             path,
             chunk_bytes,
+            part_bytes,
             before,
             options: options.clone(),
         })
@@ -267,7 +276,7 @@ impl Copier {
     fn threads(&self, job: &Job, options: &CopyOptions) -> usize {
         let most = options.threads_max.unwrap_or(usize::MAX);
         let most = most.min(self.config.threads_max).min(job.threads_max());
-        most.min(job.chunks()).max(1)
+        most.min(job.pieces()).max(1)
     }
 }
 

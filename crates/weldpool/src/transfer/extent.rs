@@ -143,6 +143,16 @@ impl Extent {
         })
     }
 
+    /// All of a piece.
+    pub(crate) fn of(piece: Piece) -> Self {
+        let rows = piece.rows.joined();
+        Self {
+            whole: Piece { rows, ..piece },
+            part_bytes: rows.bytes,
+            part_rows: rows.count,
+        }
+    }
+
     /// The same in chunks of at most `bytes` bytes.
     pub(crate) fn in_chunks_of(mut self, bytes: usize) -> Self {
         let rows = self.whole.rows;

@@ -4,20 +4,20 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use super::extent::{Extent, Piece, Rows};
-use super::lane::{Lane, SLOTS};
+use super::line::{Line, Way};
+use super::memory::{Next, copy_rows};
 use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
+use super::room::SLOTS;
 use super::schedule::Schedule;
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::Work;
 use crate::device::{Location, SoftwareTimeline, Staging};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pool::Pool;
 use crate::queue::Fence;
 use crate::sync::{Arc, Mutex, OnceLock};
 
@@ -45,6 +45,12 @@ pub(super) struct Job {
     start: Instant,
     /// One call of the progress function at a time.
     reporting: Mutex<()>,
+    /// Whether a slot stands for the source, and for the destination, in which rows lie close together.
+    packed: [bool; 2],
+    /// Parts that a chunk is cut into at the most, and how long they are.
+    parts_max: usize,
+    part_bytes: usize,
+    lines: OnceLock<Result<Lines>>,
     /// Owners of the sides that nobody else holds any more.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -68,6 +74,7 @@ pub(super) struct Plan {
     pub(super) extent: Extent,
     pub(super) path: CopyPath,
     pub(super) chunk_bytes: usize,
+    pub(super) part_bytes: usize,
     pub(super) before: Vec<Fence>,
     pub(super) options: CopyOptions,
 }
@@ -79,7 +86,19 @@ impl Job {
     /// writes the source, or touches the destination, but for work before the fences of the plan.
     pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>) -> Self {
         let extent = plan.extent.in_chunks_of(plan.chunk_bytes);
+        let packed = [&plan.source, &plan.destination].map(|side| side.reach == Reach::Device);
+        let parts_max = match plan.path {
+            // No chunk has more parts than the first.
+            CopyPath::Staged if extent.chunks() > 0 => {
+                parts_of(extent.chunk(0), packed, plan.part_bytes).chunks()
+            }
+            _ => 1,
+        };
         Self {
+            packed,
+            parts_max,
+            part_bytes: plan.part_bytes,
+            lines: OnceLock::new(),
             source: plan.source,
             destination: plan.destination,
             extent,
@@ -88,7 +107,7 @@ impl Job {
             options: plan.options,
             before: plan.before,
             ready: OnceLock::new(),
-            schedule: Schedule::new(extent.chunks()),
+            schedule: Schedule::new(extent.chunks() * parts_max),
             timeline: Arc::default(),
             counters: Arc::clone(counters),
             start: Instant::now(),
@@ -105,8 +124,13 @@ impl Job {
         &self.timeline
     }
 
-    pub(super) fn chunks(&self) -> usize {
+    fn chunks(&self) -> usize {
         self.extent.chunks()
+    }
+
+    /// What threads can take one by one.
+    pub(super) fn pieces(&self) -> usize {
+        self.extent.chunks() * self.parts_max
     }
 
     pub(super) fn progress(&self) -> CopyProgress {
@@ -180,12 +204,11 @@ impl Job {
     fn copy(&self) -> Result<()> {
         match self.path {
             CopyPath::Host => {
-                while let Some(piece) = self.claim() {
-                    self.by_processor(
-                        self.source.location.at(piece.source),
-                        self.destination.location.at(piece.destination),
-                        piece.rows,
-                    )?;
+                while let Some(number) = self.schedule.claim() {
+                    let piece = self.extent.chunk(number);
+                    let from = self.source.location.at(piece.source);
+                    let to = self.destination.location.at(piece.destination);
+                    self.by_processor(from, to, piece.rows, Next::Used)?;
                     self.complete(piece.rows);
                 }
                 Ok(())
@@ -193,11 +216,6 @@ impl Job {
             CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => self.by_device(),
             CopyPath::Staged => self.staged(),
         }
-    }
-
-    fn claim(&self) -> Option<Piece> {
-        let number = self.schedule.claim()?;
-        Some(self.extent.chunk(number))
     }
 
     fn complete(&self, rows: Rows) {
@@ -217,148 +235,214 @@ impl Job {
         );
     }
 
-    fn by_processor(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+    fn by_processor(
+        &self,
+        source: Location,
+        destination: Location,
+        rows: Rows,
+        next: Next,
+    ) -> Result<()> {
         let (Some(source), Some(destination)) = (source.host, destination.host) else {
             return Err(no_address());
         };
-        // SAFETY: both are parts of what `new` was promised, or a slot that is this thread's alone and long
-        // enough for a chunk.
-        unsafe { copy_rows(source, destination, rows) };
+        // SAFETY: both are parts of what `new` was promised, or of a slot that is long enough for a chunk, whose
+        // part is this thread's alone.
+        unsafe { copy_rows(source, destination, rows, next) };
         Ok(())
     }
 
-    /// The pool whose device copies.
-    fn device_pool(&self) -> Result<&Arc<Pool>> {
-        let device = |side: &&Side| side.reach == Reach::Device;
-        let side = [&self.source, &self.destination].into_iter().find(device);
-        side.and_then(|side| side.pool.as_ref())
-            .ok_or_else(no_address)
-    }
-
-    /// A lane with room for chunks, for a side that only a device reaches.
-    fn lane_of<'a>(&self, side: &'a Side) -> Result<Option<Taken<'a>>> {
-        match &side.pool {
-            Some(pool) if side.reach == Reach::Device => {
-                Taken::new(pool, self.chunk_bytes).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-
+    /// All by one thread, which keeps the device busy and sees when to stop.
     fn by_device(&self) -> Result<()> {
-        let mut lane = Taken::new(self.device_pool()?, 0)?;
+        let pool = [&self.source, &self.destination]
+            .into_iter()
+            .find(|side| side.reach == Reach::Device)
+            .and_then(|side| side.pool.as_ref());
+        let line = Line::new(pool.ok_or_else(no_address)?, Way::Up, 0)?;
         let mut under_way = VecDeque::with_capacity(AHEAD);
         loop {
-            let piece = self.claim();
+            let piece = self
+                .schedule
+                .claim()
+                .map(|number| self.extent.chunk(number));
             if let Some(piece) = &piece {
-                let (from, to) = (
-                    self.source.location.at(piece.source),
-                    self.destination.location.at(piece.destination),
-                );
-                // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule until
-                // the lane is drained.
-                let value = unsafe { lane.copy(from, to, piece.rows) }?;
+                let from = self.source.location.at(piece.source);
+                let to = self.destination.location.at(piece.destination);
+                if self.chunks() == 1 {
+                    // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule
+                    // until the line is dropped.
+                    unsafe { line.copy_now(from, to, piece.rows) }?;
+                    self.complete(piece.rows);
+                    return Ok(());
+                }
+                // SAFETY: as above.
+                let value = unsafe { line.copy(from, to, piece.rows) }?;
                 under_way.push_back((value, piece.rows));
             }
             let full = under_way.len() == AHEAD || piece.is_none();
             if full && let Some((value, rows)) = under_way.pop_front() {
-                lane.wait(value)?;
+                line.wait(value)?;
                 self.complete(rows);
             } else if piece.is_none() {
-                lane.note_idle();
+                line.note_idle();
                 return Ok(());
             }
         }
     }
 
-    /// Chunk by chunk: from a device into a slot, from there by a processor, into a slot, to a device. Either
-    /// device may be missing.
+    /// Chunk by chunk through a slot: from a device that fills it, or from memory by several threads, each a part;
+    /// and to a device, or to memory likewise. Either device may be missing.
     fn staged(&self) -> Result<()> {
-        let mut down = self.lane_of(&self.source)?;
-        let mut up = self.lane_of(&self.destination)?;
-        // Rows that a slot of `up` is yet to deliver.
-        let mut delivering = [None; SLOTS];
-        let mut fetched: Option<(Piece, usize)> = None;
-        let mut slot = 0;
-        loop {
-            let mut piece = self.claim();
-            if let (Some(piece), Some(down)) = (&piece, &mut down) {
-                let into = down.slot(slot).ok_or_else(no_address)?;
-                let packed = piece.rows.with_packed_destination();
-                let from = self.source.location.at(piece.source);
-                // SAFETY: the source is part of what `new` was promised; the slot is this thread's alone, not in
-                // use, and long enough for a chunk.
-                let value = unsafe { down.copy(from, into, packed) }?;
-                down.occupy(slot, value);
-            }
-            // While the device fetches one chunk, the one before is passed on.
-            let now = match (&down, fetched.take()) {
-                (Some(_), before) => {
-                    fetched = piece.take().map(|piece| (piece, slot));
-                    before
-                }
-                (None, _) => piece.take().map(|piece| (piece, slot)),
-            };
-            if let Some((piece, of)) = now {
-                self.pass_on(&piece, of, down.as_mut(), up.as_mut(), &mut delivering)?;
-            } else if fetched.is_none() {
+        let lines = self.lines.get_or_init(|| self.open_lines());
+        let lines = lines.as_ref().map_err(Error::clone)?;
+        while let Some(number) = self.schedule.claim() {
+            let chunk = number / self.parts_max;
+            let whole = self.extent.chunk(chunk);
+            let parts = parts_of(whole, self.packed, self.part_bytes);
+            let part = number % self.parts_max;
+            if part < parts.chunks()
+                && !self.part(lines, (chunk, &whole), parts.chunk(part), parts.chunks())?
+            {
                 break;
             }
-            slot = (slot + 1) % SLOTS;
-        }
-        if let Some(up) = &mut up {
-            for (slot, delivering) in delivering.iter_mut().enumerate() {
-                up.await_slot(slot)?;
-                if let Some(rows) = delivering.take() {
-                    self.complete(rows);
-                }
-            }
-            up.note_idle();
-        }
-        if let Some(down) = &mut down {
-            down.note_idle();
         }
         Ok(())
     }
 
-    /// Moves a chunk from the source, or the slot that it was fetched into, to the destination, or a slot whose
-    /// delivery it starts.
-    fn pass_on(
+    /// Moves a part of a chunk from where it comes from to where it goes; false if the copy has failed.
+    fn part(
         &self,
-        piece: &Piece,
-        slot: usize,
-        down: Option<&mut Taken>,
-        up: Option<&mut Taken>,
-        delivering: &mut [Option<Rows>; SLOTS],
-    ) -> Result<()> {
-        let mut rows = piece.rows;
-        let from = match down {
-            None => self.source.location.at(piece.source),
+        lines: &Lines,
+        (chunk, whole): (usize, &Piece),
+        part: Piece,
+        parts: usize,
+    ) -> Result<bool> {
+        let failed = || self.schedule.has_failed();
+        let delivered = |chunk| self.complete(self.extent.chunk(chunk).rows);
+        let from = match &lines.down {
             Some(down) => {
-                down.await_slot(slot)?;
-                rows = rows.with_packed_source();
-                down.slot(slot).ok_or_else(no_address)?
+                if !down.await_turn(Way::Down, chunk, failed, delivered)? {
+                    return Ok(false);
+                }
+                down.slot(chunk)
             }
+            None => self.source.location,
         };
-        let to = self.destination.location.at(piece.destination);
-        let Some(up) = up else {
-            self.by_processor(from, to, rows)?;
-            self.complete(piece.rows);
-            return Ok(());
+        let to = match &lines.up {
+            Some(up) => {
+                if !up.await_turn(Way::Up, chunk, failed, delivered)? {
+                    return Ok(false);
+                }
+                up.slot(chunk)
+            }
+            None => self.destination.location,
         };
-        up.await_slot(slot)?;
-        if let Some(rows) = delivering[slot].take() {
-            self.complete(rows);
+        let next = match lines.up {
+            Some(_) => Next::Fetched,
+            None => Next::Used,
+        };
+        self.by_processor(
+            from.at(part.source),
+            to.at(part.destination),
+            part.rows,
+            next,
+        )?;
+        if lines.up.is_none() {
+            self.complete(part.rows);
         }
-        let through = up.slot(slot).ok_or_else(no_address)?;
-        self.by_processor(from, through, rows.with_packed_destination())?;
-        // SAFETY: the destination is part of what `new` was promised; the slot is this thread's alone until the
-        // lane says that it is not in use.
-        let value = unsafe { up.copy(through, to, piece.rows.with_packed_source()) }?;
-        up.occupy(slot, value);
-        delivering[slot] = Some(piece.rows);
+        if let Some(down) = &lines.down
+            && down.note_part(chunk, parts)
+            && chunk + SLOTS < self.chunks()
+            && !failed()
+        {
+            self.fetch(down, chunk + SLOTS)?;
+        }
+        if let Some(up) = &lines.up
+            && up.note_part(chunk, parts)
+        {
+            let to = self.destination.location.at(whole.destination);
+            let rows = whole.rows.with_packed_source();
+            if self.chunks() == 1 {
+                // SAFETY: as below.
+                unsafe { up.copy_now(up.slot(chunk), to, rows) }?;
+                self.complete(whole.rows);
+                return Ok(true);
+            }
+            // SAFETY: the destination is a part of what `new` was promised, whose schedule has not ended before the
+            // lines are dropped; the slot is nobody's until the value passed.
+            let value = unsafe { up.copy(up.slot(chunk), to, rows) }?;
+            up.note_submitted(chunk, value);
+        }
+        Ok(true)
+    }
+
+    /// Has the device fill the slot of a chunk.
+    fn fetch(&self, down: &Line, chunk: usize) -> Result<()> {
+        let whole = self.extent.chunk(chunk);
+        let from = self.source.location.at(whole.source);
+        let rows = whole.rows.with_packed_destination();
+        if self.chunks() == 1 {
+            // SAFETY: as below.
+            unsafe { down.copy_now(from, down.slot(chunk), rows) }?;
+            down.note_arrived(chunk);
+            return Ok(());
+        }
+        // SAFETY: as for the destination in `part`; the slot is nobody's until the value passed.
+        let value = unsafe { down.copy(from, down.slot(chunk), rows) }?;
+        down.note_submitted(chunk, value);
         Ok(())
     }
+
+    fn open_lines(&self) -> Result<Lines> {
+        let line = |side: &Side, way| match &side.pool {
+            Some(pool) if side.reach == Reach::Device => {
+                Line::new(pool, way, self.chunk_bytes).map(Some)
+            }
+            _ => Ok(None),
+        };
+        let lines = Lines {
+            down: line(&self.source, Way::Down)?,
+            up: line(&self.destination, Way::Up)?,
+        };
+        if let Some(down) = &lines.down {
+            for chunk in 0..self.chunks().min(SLOTS) {
+                self.fetch(down, chunk)?;
+            }
+        }
+        Ok(lines)
+    }
+
+    /// The last thread's part: what the device still has arrives.
+    fn end(&self) {
+        if let Some(Ok(lines)) = self.lines.get()
+            && let Some(up) = &lines.up
+        {
+            let delivered = |chunk| self.complete(self.extent.chunk(chunk).rows);
+            if let Err(error) = up.deliver_all(delivered) {
+                self.schedule.stop(error);
+            }
+        }
+    }
+}
+
+/// The devices that copy: that of the source, and that of the destination.
+#[derive(Debug)]
+struct Lines {
+    down: Option<Line>,
+    up: Option<Line>,
+}
+
+/// The parts of a chunk, as processors see it.
+fn parts_of(whole: Piece, packed: [bool; 2], part_bytes: usize) -> Extent {
+    let mut piece = whole;
+    if packed[0] {
+        piece.source = 0;
+        piece.rows = piece.rows.with_packed_source();
+    }
+    if packed[1] {
+        piece.destination = 0;
+        piece.rows = piece.rows.with_packed_destination();
+    }
+    Extent::of(piece).in_chunks_of(part_bytes)
 }
 
 impl Work for Job {
@@ -376,6 +460,7 @@ impl Drop for Leaving<'_> {
         if !job.schedule.leave() {
             return;
         }
+        job.end();
         let (bytes, total) = (job.schedule.done_bytes(), job.extent.bytes());
         let ending = match job.schedule.failure() {
             Some(_) if bytes == total => Ending::Complete,
@@ -387,68 +472,6 @@ impl Drop for Leaving<'_> {
             .count(job.path, bytes, job.start.elapsed(), ending);
         job.timeline.reach(1);
         job.schedule.end();
-    }
-}
-
-/// A lane on loan from its pool, which gets it back with its work over.
-struct Taken<'a> {
-    pool: &'a Pool,
-    /// None only while it is given back.
-    lane: Option<Lane>,
-}
-
-impl<'a> Taken<'a> {
-    fn new(pool: &'a Pool, chunk_bytes: usize) -> Result<Self> {
-        let mut lane = pool.take_lane(chunk_bytes)?;
-        for slot in 0..SLOTS {
-            // Queues of others may have used them last.
-            if let Err(error) = lane.await_slot(slot) {
-                pool.put_lane(lane);
-                return Err(error);
-            }
-        }
-        Ok(Self {
-            pool,
-            lane: Some(lane),
-        })
-    }
-}
-
-impl std::ops::Deref for Taken<'_> {
-    type Target = Lane;
-
-    #[expect(clippy::expect_used, reason = "taken out in drop alone")]
-    fn deref(&self) -> &Lane {
-        self.lane.as_ref().expect("a lane")
-    }
-}
-
-impl std::ops::DerefMut for Taken<'_> {
-    #[expect(clippy::expect_used, reason = "taken out in drop alone")]
-    fn deref_mut(&mut self) -> &mut Lane {
-        self.lane.as_mut().expect("a lane")
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            self.pool.put_lane(lane);
-        }
-    }
-}
-
-/// # Safety
-///
-/// Both are valid for the rows, and apart; nothing else touches what is written nor writes what is read.
-unsafe fn copy_rows(source: NonNull<u8>, destination: NonNull<u8>, rows: Rows) {
-    for row in 0..rows.count {
-        // SAFETY: the caller's promise, row by row.
-        unsafe {
-            let from = source.add(row * rows.source_pitch);
-            let to = destination.add(row * rows.destination_pitch);
-            from.copy_to_nonoverlapping(to, rows.bytes);
-        }
     }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! [`Copier`] decides which way the bytes take ([`CopyPath`]), and who does the work. The steps, each in a file:
 //! what is copied and how it is cut (`extent`), the two sides (`place`, `side`), the way (`path`), who takes which chunk
-//! (`schedule`), the queues and pinned memory that a pool keeps for it (`lane`), the work itself (`job`), threads
-//! (`workers`) and futures (`future`).
+//! (`schedule`), the queues and pinned memory that a pool keeps for it (`means`, `room`), how a copy uses
+//! them (`line`), the work itself (`job`, `memory`), threads (`workers`) and futures (`future`).
 
 mod copier;
 mod extent;
 mod future;
 mod job;
-mod lane;
+mod line;
+mod means;
+mod memory;
 mod options;
 mod path;
 mod place;
+mod room;
 mod schedule;
 mod side;
 mod stats;
@@ -22,8 +25,9 @@ pub use copier::Copier;
 pub use extent::Rows;
 pub use future::{AllocateFuture, CopyFuture, Outcome};
 pub use job::Copied;
-pub(crate) use lane::{Lane, Lanes, SLOTS};
+pub(crate) use means::Means;
 pub use options::{CopierConfig, CopyOptions, CopyProgress};
 pub use path::CopyPath;
 pub use place::{Destination, Owned, Source};
+pub(crate) use room::{Room, SLOTS};
 pub use stats::{CopyStats, PathStats};

@@ -82,6 +82,13 @@ impl Schedule {
         self.state.lock().stopped.is_some()
     }
 
+    /// Whether it was stopped by an error, so that what others took may never be finished.
+    pub(crate) fn has_failed(&self) -> bool {
+        let state = self.state.lock();
+        let failed = |reason: &Error| reason.kind() != ErrorKind::Cancelled;
+        state.stopped.as_ref().is_some_and(failed)
+    }
+
     /// A thread goes and holds no chunk; true for the last one, after which nobody touches the memory. It has to
     /// call [`end`](Self::end).
     pub(crate) fn leave(&self) -> bool {

@@ -47,7 +47,9 @@ const SEGMENT_BYTES_MAX: usize = 1 << 46;
 
 const STAGING: Staging = Staging {
     pageable_bytes_max: Some(64 << 10),
-    chunk_bytes: 1 << 20,
+    chunk_bytes: 8 << 20,
+    chunk_bytes_min: 256 << 10,
+    part_bytes: 512 << 10,
     threads_max: 8,
 };
 

@@ -77,6 +77,10 @@ impl CudaQueue {
                 "the stream of a queue was given up and may be gone",
             ));
         }
+        // A stream of ours is known to nobody who could begin a capture on it.
+        if self.owned {
+            return Ok(());
+        }
         // SAFETY: the stream is alive.
         let capturing = self.context.call("cuStreamIsCapturing", |driver| unsafe {
             driver.is_capturing(self.stream)
@@ -213,6 +217,14 @@ unsafe impl DeviceQueue for CudaQueue {
         }
         self.check()?;
         self.points.signal(self.stream)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.check()?;
+        // SAFETY: the stream is alive.
+        self.context.call("cuStreamSynchronize", |driver| unsafe {
+            driver.synchronize_stream(self.stream)
+        })
     }
 
     fn timeline(&self) -> &Arc<dyn Timeline> {

@@ -101,6 +101,7 @@ functions! {
     cuStreamDestroy_v2(*mut c_void);
     cuStreamGetId(*mut c_void, *mut c_ulonglong);
     cuStreamIsCapturing(*mut c_void, *mut c_uint);
+    cuStreamSynchronize(*mut c_void);
     cuStreamWaitEvent(*mut c_void, *mut c_void, c_uint);
     cuLaunchHostFunc(*mut c_void, unsafe extern "C" fn(*mut c_void), *mut c_void);
     cuEventCreate(*mut *mut c_void, c_uint);
@@ -491,6 +492,16 @@ impl Driver {
     pub(super) unsafe fn destroy_event(&self, event: Handle) -> Result<()> {
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuEventDestroy_v2)(event.0) })
+    }
+
+    /// Blocks until the stream's work is done.
+    ///
+    /// # Safety
+    ///
+    /// The stream is alive.
+    pub(super) unsafe fn synchronize_stream(&self, stream: Handle) -> Result<()> {
+        // SAFETY: the caller's promise.
+        Status::check(unsafe { (self.functions.cuStreamSynchronize)(stream.0) })
     }
 
     /// Addresses are those of one address space for host and devices.

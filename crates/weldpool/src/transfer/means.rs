@@ -1,0 +1,93 @@
+//! The queues and rooms that a pool keeps for copies from and to its memory.
+
+#![forbid(unsafe_code)]
+
+use super::room::Room;
+use crate::device::{DeviceQueue, Metered};
+use crate::error::Result;
+use crate::kept;
+use crate::sync::{Arc, Mutex};
+
+/// Idle queues and rooms that a pool keeps.
+const QUEUES_MAX: usize = 8;
+const ROOMS_MAX: usize = 32;
+
+/// What is idle. All work of the queues is over; that of others' queues may still use rooms.
+#[derive(Debug, Default)]
+pub(crate) struct Means {
+    queues: Mutex<Vec<Arc<dyn DeviceQueue>>>,
+    rooms: Mutex<Vec<Room>>,
+}
+
+impl Means {
+    /// A queue that nobody else submits to.
+    ///
+    /// # Errors
+    ///
+    /// What the device says of a new one.
+    pub(crate) fn take_queue(&self, device: &Metered) -> Result<Arc<dyn DeviceQueue>> {
+        let idle = self.queues.lock().pop();
+        idle.map_or_else(|| device.device().create_queue(), Ok)
+    }
+
+    /// Takes a queue back whose work is over.
+    pub(crate) fn put_queue(&self, queue: Arc<dyn DeviceQueue>) {
+        let mut queues = self.queues.lock();
+        if queues.len() < QUEUES_MAX {
+            queues.push(queue);
+        }
+    }
+
+    /// A room for chunks of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// What the device says of new memory.
+    pub(crate) fn take_room(&self, device: &Metered, chunk_bytes: usize) -> Result<Room> {
+        let idle = {
+            let mut rooms = self.rooms.lock();
+            let fits = |room: &Room| room.slot_bytes() >= chunk_bytes && !room.is_occupied();
+            let position = rooms.iter().rposition(fits);
+            position.map(|position| rooms.swap_remove(position))
+        };
+        idle.map_or_else(|| Room::new(device, chunk_bytes), Ok)
+    }
+
+    pub(crate) fn put_room(&self, device: &Metered, room: Room) {
+        let mut rooms = self.rooms.lock();
+        rooms.push(room);
+        let surplus = rooms.len() > ROOMS_MAX;
+        let free = |room: &Room| !room.is_occupied();
+        let position = rooms.iter().position(free).filter(|_| surplus);
+        let surplus = position.map(|position| rooms.swap_remove(position));
+        drop(rooms);
+        if let Some(Err(room)) = surplus.map(|room| room.release(device)) {
+            self.rooms.lock().push(room);
+        }
+    }
+
+    /// Gives rooms that no work uses back to the device; returns their bytes.
+    pub(crate) fn clear(&self, device: &Metered) -> usize {
+        let rooms = std::mem::take(&mut *self.rooms.lock());
+        let (mut stay, go): (Vec<_>, Vec<_>) = rooms.into_iter().partition(Room::is_occupied);
+        let mut returned = 0;
+        for room in go {
+            match room.release(device) {
+                Ok(bytes) => returned += bytes,
+                Err(room) => stay.push(room),
+            }
+        }
+        self.rooms.lock().append(&mut stay);
+        returned
+    }
+
+    /// Ends: rooms that work still uses are kept for the life of the process.
+    pub(crate) fn close(&self, device: &Metered) {
+        let _bytes = self.clear(device);
+        for room in std::mem::take(&mut *self.rooms.lock()) {
+            tracing::error!("work in flight never ended; memory that copies go through is kept");
+            kept::keep(room);
+        }
+        self.queues.lock().clear();
+    }
+}

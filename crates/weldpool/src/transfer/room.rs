@@ -1,0 +1,98 @@
+//! Memory that host and device both reach, through which chunks go.
+
+#![forbid(unsafe_code)]
+
+use crate::device::{Location, Metered, Segment, Timeline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
+
+/// Chunks of one copy that a room takes: while a device is at one, processors are at the next, and the third is there
+/// for whoever is early.
+pub(crate) const SLOTS: usize = 3;
+
+/// Slots begin at multiples of this many bytes, a page.
+const SLOT_ALIGNMENT: usize = 4 << 10;
+
+/// Room for [`SLOTS`] chunks.
+#[derive(Debug)]
+pub(crate) struct Room {
+    segment: Box<dyn Segment>,
+    slot_bytes: usize,
+    /// What has to pass before a slot may be used again.
+    busy: [Option<(Arc<dyn Timeline>, u64)>; SLOTS],
+}
+
+impl Room {
+    pub(super) fn new(device: &Metered, chunk_bytes: usize) -> Result<Self> {
+        let granularity = device.properties().granularity.max(1);
+        let bytes = chunk_bytes
+            .checked_next_multiple_of(SLOT_ALIGNMENT)
+            .and_then(|bytes| bytes.checked_mul(SLOTS))
+            .and_then(|bytes| bytes.checked_next_multiple_of(granularity))
+            .ok_or_else(|| Error::new(ErrorKind::InvalidRequest, "a chunk is too long"))?;
+        Ok(Self {
+            segment: device.create_staging(bytes)?,
+            slot_bytes: bytes / SLOTS / SLOT_ALIGNMENT * SLOT_ALIGNMENT,
+            busy: [const { None }; SLOTS],
+        })
+    }
+
+    pub(super) fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    /// The place of a slot.
+    pub(crate) fn slot(&self, slot: usize) -> Location {
+        let start = Location {
+            host: self.segment.host_address(),
+            device: self.segment.device_address(),
+            resource: self.segment.resource().map(|object| (object, 0)),
+        };
+        start.at(slot * self.slot_bytes)
+    }
+
+    /// Notes that work uses a slot until a value of a timeline.
+    pub(crate) fn occupy(&mut self, slot: usize, timeline: &Arc<dyn Timeline>, value: u64) {
+        self.busy[slot] = Some((Arc::clone(timeline), value));
+    }
+
+    /// Waits until no work uses a slot. Work that will not run, since its queue is lost, counts as over.
+    pub(crate) fn await_slot(&mut self, slot: usize) -> Result<()> {
+        let Some((timeline, value)) = &self.busy[slot] else {
+            return Ok(());
+        };
+        let over = timeline.wait(*value, None).map(drop);
+        let lost = |error: &Error| error.kind() == ErrorKind::DeviceLost;
+        if over.is_ok() || over.as_ref().is_err_and(lost) {
+            self.busy[slot] = None;
+        }
+        over
+    }
+
+    /// Whether work may use a slot.
+    pub(super) fn is_occupied(&self) -> bool {
+        self.busy.iter().flatten().any(|(timeline, value)| {
+            let unknown = |error: Error| match error.kind() {
+                ErrorKind::DeviceLost => u64::MAX,
+                _ => 0,
+            };
+            timeline.completed().unwrap_or_else(unknown) < *value
+        })
+    }
+
+    /// Gives the memory back, which no work uses; says how many bytes it were, or hands back what the driver
+    /// refused.
+    pub(super) fn release(self, device: &Metered) -> std::result::Result<usize, Self> {
+        let bytes = self.segment.bytes();
+        match device.release_staging(self.segment) {
+            Ok(()) => Ok(bytes),
+            Err(refused) => {
+                tracing::error!(error = %refused.error, "memory for copies stays");
+                Err(Self {
+                    segment: refused.segment,
+                    ..self
+                })
+            }
+        }
+    }
+}
