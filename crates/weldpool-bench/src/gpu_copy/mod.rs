@@ -45,7 +45,7 @@ const VIEWS: [(usize, f64); 3] = [(MIB, 15.0), (16 * MIB, 200.0), (256 * MIB, 30
 const PEER_RATIO_MIN: f64 = 0.9;
 /// Threads and chunks that the sweep tries.
 const SWEEP_THREADS: [usize; 4] = [1, 4, 8, 12];
-const SWEEP_CHUNKS: [usize; 5] = [256 * KIB, 512 * KIB, MIB, 2 * MIB, 4 * MIB];
+const SWEEP_CHUNKS: [usize; 5] = [256 * KIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB];
 
 /// What to measure.
 #[derive(Debug, Clone)]

@@ -274,6 +274,21 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
         self.timeline().wait(value, None).map(drop)
     }
 
+    /// Copies rows and blocks until they are there, and all work before. Default: one after the other.
+    ///
+    /// # Safety
+    ///
+    /// As for [`copy_rows`](Self::copy_rows).
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; whether anything was submitted, and is done, is not known then.
+    unsafe fn copy_now(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.copy_rows(source, destination, rows) }?;
+        self.finish()
+    }
+
     /// Counts the signals that have passed; it outlives the queue.
     fn timeline(&self) -> &Arc<dyn Timeline>;
 }

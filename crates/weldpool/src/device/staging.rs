@@ -10,7 +10,8 @@ pub struct Staging {
     pub pageable_bytes_max: Option<usize>,
     /// Bytes of a chunk of large copies, which the device copies at once. A copy has room for three.
     pub chunk_bytes: usize,
-    /// Bytes of a chunk of small copies, which are to have several all the same.
+    /// Bytes of the first chunk of a copy to the device, and of the last of one from it: while processors are at it the
+    /// device has nothing to do. The next are twice as long each, up to `chunk_bytes`.
     pub chunk_bytes_min: usize,
     /// Bytes of a part of a chunk, which one thread copies at once.
     pub part_bytes: usize,
@@ -18,22 +19,12 @@ pub struct Staging {
     pub threads_max: usize,
 }
 
-/// A copy has so many chunks at least, as far as they are not too small.
-const CHUNKS_MIN: usize = 8;
-
 impl Staging {
-    /// Bytes of a chunk of a copy of so many bytes.
-    #[must_use]
-    pub fn chunk_for(&self, bytes: usize) -> usize {
-        let share = bytes.div_ceil(CHUNKS_MIN).next_power_of_two();
-        share.clamp(self.chunk_bytes_min.min(self.chunk_bytes), self.chunk_bytes)
-    }
-
     /// Of copies by processors alone.
     pub(crate) const HOST: Self = Self {
         pageable_bytes_max: None,
         chunk_bytes: 2 << 20,
-        chunk_bytes_min: 256 << 10,
+        chunk_bytes_min: 1 << 20,
         part_bytes: 512 << 10,
         threads_max: 8,
     };

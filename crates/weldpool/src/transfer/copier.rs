@@ -10,8 +10,9 @@ use super::job::{Copied, Job, Plan};
 use super::options::{CopierConfig, CopyOptions};
 use super::path::CopyPath;
 use super::place::{Destination, Owned, Source};
+use super::short::{self, SHORT_BYTES_MAX};
 use super::side::{Reach, Side};
-use super::stats::{CopyStats, Counters};
+use super::stats::{CopyStats, Counters, Ending};
 use super::workers::{Work, Workers};
 use crate::allocator::Allocator;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +120,9 @@ impl Copier {
         let _writing = destination.borrow()?;
         let _reading = if one_buffer { None } else { source.borrow()? };
         let plan = self.plan(source.side(), destination.side(), (from, to), options)?;
+        if plan.extent.bytes() <= SHORT_BYTES_MAX && options.progress.is_none() {
+            return self.copy_short(&plan, start);
+        }
         // SAFETY: the operands are borrowed for this call, views besides at run time, and the call returns only
         // after the schedule has ended.
         let job = Arc::new(unsafe { Job::new(plan, &self.counters) });
@@ -181,6 +185,35 @@ impl Copier {
         &self.config
     }
 
+    /// Copies what is not worth a further thread. The sides are borrowed by the caller.
+    fn copy_short(&self, plan: &Plan, start: Instant) -> Result<Copied> {
+        for fence in &plan.before {
+            match fence.wait(None) {
+                // It will not run any more.
+                Err(error) if error.kind() != ErrorKind::DeviceLost => return Err(error),
+                _ => {}
+            }
+        }
+        let bytes = plan.extent.bytes();
+        let result = match bytes {
+            0 => Ok(()),
+            // SAFETY: the operands are borrowed for the call that this is a part of, views besides at run time, and
+            // what used them before is over.
+            _ => unsafe { short::copy(plan) },
+        };
+        let elapsed = start.elapsed();
+        let (arrived, ending) = match &result {
+            Ok(()) => (bytes, Ending::Complete),
+            Err(_) => (0, Ending::Failed),
+        };
+        self.counters.count(plan.path, arrived, elapsed, ending);
+        result.map(|()| Copied {
+            bytes,
+            path: plan.path,
+            elapsed,
+        })
+    }
+
     fn begin<S: Owned, D: Owned>(
         &self,
         source: &mut S,
@@ -232,19 +265,23 @@ impl Copier {
             &destination
         };
         let staging = device.staging();
-        let (chunk_bytes, part_bytes) = match path {
-            CopyPath::Staged => {
-                let chunk = self.config.chunk_bytes;
-                let chunk = chunk.unwrap_or_else(|| staging.chunk_for(extent.bytes()));
-                (chunk, staging.part_bytes.min(chunk))
+        let part_bytes = staging.part_bytes;
+        let (extent, chunk_bytes) = match (path, self.config.chunk_bytes) {
+            (CopyPath::Host, chunk) => {
+                let chunk = chunk.unwrap_or(part_bytes);
+                (extent.in_chunks_of(chunk), chunk)
             }
-            CopyPath::Host => {
-                let part = self.config.chunk_bytes.unwrap_or(staging.part_bytes);
-                (part, part)
+            (CopyPath::Staged, Some(chunk)) => (extent.in_chunks_of(chunk), chunk),
+            (CopyPath::Staged, None) => {
+                let (least, most) = (staging.chunk_bytes_min, staging.chunk_bytes);
+                // Processors begin with a copy to a device, and end one from it.
+                let extent = match destination.reach {
+                    Reach::Device => extent.in_growing_chunks(least, most),
+                    _ => extent.in_shrinking_chunks(least, most),
+                };
+                (extent, most.min(extent.bytes().next_power_of_two()))
             }
-            CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => {
-                (DEVICE_CHUNK_BYTES, DEVICE_CHUNK_BYTES)
-            }
+            _ => (extent.in_chunks_of(DEVICE_CHUNK_BYTES), DEVICE_CHUNK_BYTES),
         };
         let mut before = Vec::new();
         for (part, side, access) in [

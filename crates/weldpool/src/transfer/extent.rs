@@ -75,13 +75,60 @@ pub(crate) struct Piece {
     pub(crate) rows: Rows,
 }
 
-/// All of a copy, checked against the lengths of both sides, and the length of its chunks.
+/// All of a copy, checked against the lengths of both sides, and how it is cut into chunks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
     whole: Piece,
-    /// Bytes of a row that one chunk takes, and rows.
-    part_bytes: usize,
-    part_rows: usize,
+    cut: Cut,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// So many bytes of a row, or so many rows.
+    Even { bytes: usize, rows: usize },
+    /// One row; chunks grow, each twice the one before, up to a length.
+    Growing(Ramp),
+    /// The same from the end.
+    Shrinking(Ramp),
+}
+
+/// Lengths that double. Both are powers of two.
+#[derive(Debug, Clone, Copy)]
+struct Ramp {
+    least: usize,
+    most: usize,
+}
+
+impl Ramp {
+    /// Bytes before the chunk of a number.
+    const fn before(self, number: usize) -> usize {
+        let steps = (self.most / self.least).ilog2() as usize;
+        if number <= steps {
+            return self.least * ((1 << number) - 1);
+        }
+        let grown = self.least * ((1 << steps) - 1);
+        (number - steps)
+            .saturating_mul(self.most)
+            .saturating_add(grown)
+    }
+
+    /// Chunks of so many bytes.
+    const fn chunks(self, bytes: usize) -> usize {
+        let steps = (self.most / self.least).ilog2() as usize;
+        let grown = self.before(steps);
+        if bytes > grown {
+            return steps + (bytes - grown).div_ceil(self.most);
+        }
+        // `before` is the least power of two that is not less, less one.
+        let doubled = bytes.div_ceil(self.least) + 1;
+        doubled.next_power_of_two().ilog2() as usize
+    }
+
+    /// Offset and length of the chunk of a number in so many bytes.
+    fn chunk(self, number: usize, bytes: usize) -> (usize, usize) {
+        let start = self.before(number).min(bytes);
+        (start, self.before(number + 1).min(bytes) - start)
+    }
 }
 
 impl Extent {
@@ -138,8 +185,10 @@ impl Extent {
                 destination: destination.0,
                 rows,
             },
-            part_bytes: rows.bytes,
-            part_rows: rows.count,
+            cut: Cut::Even {
+                bytes: rows.bytes,
+                rows: rows.count,
+            },
         })
     }
 
@@ -148,20 +197,50 @@ impl Extent {
         let rows = piece.rows.joined();
         Self {
             whole: Piece { rows, ..piece },
-            part_bytes: rows.bytes,
-            part_rows: rows.count,
+            cut: Cut::Even {
+                bytes: rows.bytes,
+                rows: rows.count,
+            },
         }
     }
 
     /// The same in chunks of at most `bytes` bytes.
     pub(crate) fn in_chunks_of(mut self, bytes: usize) -> Self {
         let rows = self.whole.rows;
-        self.part_bytes = rows.bytes.min(bytes.max(1));
-        self.part_rows = match bytes.checked_div(rows.bytes) {
-            Some(whole) if rows.count > 1 => whole.clamp(1, rows.count),
-            _ => 1,
+        self.cut = Cut::Even {
+            bytes: rows.bytes.min(bytes.max(1)),
+            rows: match bytes.checked_div(rows.bytes) {
+                Some(whole) if rows.count > 1 => whole.clamp(1, rows.count),
+                _ => 1,
+            },
         };
         self
+    }
+
+    /// The same in chunks of at most `most` bytes, of which the first ones are shorter, `least` and then twice as
+    /// much each time, so that what comes after them can begin soon.
+    pub(crate) fn in_growing_chunks(self, least: usize, most: usize) -> Self {
+        self.on_a_ramp(least, most, Cut::Growing)
+    }
+
+    /// The same with the shorter ones at the end, so that what comes after them is over soon.
+    pub(crate) fn in_shrinking_chunks(self, least: usize, most: usize) -> Self {
+        self.on_a_ramp(least, most, Cut::Shrinking)
+    }
+
+    fn on_a_ramp(mut self, least: usize, most: usize, cut: fn(Ramp) -> Cut) -> Self {
+        let most = 1 << most.max(1).ilog2();
+        let least = 1 << least.clamp(1, most).ilog2();
+        if self.whole.rows.count > 1 || self.bytes() == 0 {
+            return self.in_chunks_of(most);
+        }
+        self.cut = cut(Ramp { least, most });
+        self
+    }
+
+    /// All of it.
+    pub(crate) const fn whole(&self) -> Piece {
+        self.whole
     }
 
     /// Bytes that are copied.
@@ -171,32 +250,56 @@ impl Extent {
 
     /// Number of chunks; none for an empty copy.
     pub(crate) fn chunks(&self) -> usize {
-        if self.bytes() == 0 {
-            return 0;
+        let rows = self.whole.rows;
+        match self.cut {
+            _ if self.bytes() == 0 => 0,
+            Cut::Even { bytes, rows: most } => {
+                rows.bytes.div_ceil(bytes) * rows.count.div_ceil(most)
+            }
+            Cut::Growing(ramp) | Cut::Shrinking(ramp) => ramp.chunks(rows.bytes),
         }
-        self.parts_of_row() * self.whole.rows.count.div_ceil(self.part_rows)
-    }
-
-    fn parts_of_row(&self) -> usize {
-        self.whole.rows.bytes.div_ceil(self.part_bytes)
     }
 
     /// The chunk of a number below [`chunks`](Self::chunks), in the order of the rows.
     pub(crate) fn chunk(&self, number: usize) -> Piece {
         let rows = self.whole.rows;
-        let parts = self.parts_of_row();
-        let (row, column) = (
-            number / parts * self.part_rows,
-            number % parts * self.part_bytes,
-        );
+        let (row, column, count, bytes) = match self.cut {
+            Cut::Even { bytes, rows: most } => {
+                let parts = rows.bytes.div_ceil(bytes);
+                let (row, column) = (number / parts * most, number % parts * bytes);
+                let count = most.min(rows.count - row);
+                (row, column, count, bytes.min(rows.bytes - column))
+            }
+            Cut::Growing(ramp) => {
+                let (start, bytes) = ramp.chunk(number, rows.bytes);
+                (0, start, 1, bytes)
+            }
+            Cut::Shrinking(ramp) => {
+                let last = ramp.chunks(rows.bytes) - 1;
+                let (start, bytes) = ramp.chunk(last - number, rows.bytes);
+                (0, rows.bytes - start - bytes, 1, bytes)
+            }
+        };
         Piece {
             source: self.whole.source + row * rows.source_pitch + column,
             destination: self.whole.destination + row * rows.destination_pitch + column,
             rows: Rows {
-                bytes: self.part_bytes.min(rows.bytes - column),
-                count: self.part_rows.min(rows.count - row),
+                bytes,
+                count,
                 ..rows
             },
+        }
+    }
+
+    /// The longest chunk of a copy that is not empty; none has more parts.
+    pub(crate) fn longest_chunk(&self) -> Piece {
+        match self.cut {
+            Cut::Even { .. } => self.chunk(0),
+            Cut::Growing(_) | Cut::Shrinking(_) => {
+                let chunks = (0..self.chunks()).map(|number| self.chunk(number));
+                let longest = chunks.max_by_key(|chunk| chunk.rows.bytes);
+                longest.unwrap_or(self.whole)
+            }
         }
     }
 }
@@ -224,7 +327,7 @@ mod tests {
         #[test]
         fn chunks_are_the_whole_in_order(
             bytes in 0usize..50, count in 0usize..8, gaps in (0usize..9, 0usize..9), chunk in 1usize..70,
-            offsets in (0usize..9, 0usize..9),
+            offsets in (0usize..9, 0usize..9), least in 1usize..70,
         ) {
             let rows = Rows {
                 bytes,
@@ -233,16 +336,22 @@ mod tests {
                 destination_pitch: bytes + gaps.1,
             };
             let extent = Extent::new((offsets.0, 1000), (offsets.1, 1000), None, Some(rows)).unwrap();
-            let extent = extent.in_chunks_of(chunk);
             let whole = bytes_of(&Piece { source: offsets.0, destination: offsets.1, rows });
-            prop_assert_eq!(extent.bytes(), whole.len());
-            let mut all = Vec::new();
-            for number in 0..extent.chunks() {
-                let piece = extent.chunk(number);
-                prop_assert!(piece.rows.total() <= chunk && piece.rows.total() > 0);
-                all.extend(bytes_of(&piece));
+            for extent in [
+                extent.in_chunks_of(chunk),
+                extent.in_growing_chunks(least, chunk),
+                extent.in_shrinking_chunks(least, chunk),
+            ] {
+                prop_assert_eq!(extent.bytes(), whole.len());
+                let mut all = Vec::new();
+                for number in 0..extent.chunks() {
+                    let piece = extent.chunk(number);
+                    prop_assert!(piece.rows.total() <= chunk && piece.rows.total() > 0);
+                    prop_assert!(piece.rows.total() <= extent.longest_chunk().rows.total());
+                    all.extend(bytes_of(&piece));
+                }
+                prop_assert_eq!(all, whole.clone());
             }
-            prop_assert_eq!(all, whole);
         }
     }
 
@@ -269,6 +378,23 @@ mod tests {
             let error = Extent::new(source, destination, bytes, rows).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         }
+    }
+
+    #[test]
+    fn chunks_double_up_to_a_length() {
+        let extent = Extent::new((0, 60), (0, 60), None, None).unwrap();
+        let lengths = |extent: Extent| -> Vec<usize> {
+            let chunks = (0..extent.chunks()).map(|number| extent.chunk(number).rows.bytes);
+            chunks.collect()
+        };
+        assert_eq!(lengths(extent.in_growing_chunks(4, 16)), [4, 8, 16, 16, 16]);
+        assert_eq!(
+            lengths(extent.in_shrinking_chunks(4, 16)),
+            [16, 16, 16, 8, 4]
+        );
+        let short = Extent::new((0, 5), (0, 60), None, None).unwrap();
+        assert_eq!(lengths(short.in_growing_chunks(4, 16)), [4, 1]);
+        assert_eq!(lengths(short.in_shrinking_chunks(4, 16)), [1, 4]);
     }
 
     #[test]

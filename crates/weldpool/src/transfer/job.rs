@@ -13,6 +13,7 @@ use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
 use super::room::SLOTS;
 use super::schedule::Schedule;
+use super::short::no_address;
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::Work;
@@ -23,6 +24,8 @@ use crate::sync::{Arc, Mutex, OnceLock};
 
 /// Work that a device is given before the first of it is waited for.
 const AHEAD: usize = 2;
+/// Chunks longer than this leave the caches of the processors that wrote them by themselves.
+const STREAMED_CHUNK_BYTES_MAX: usize = 4 << 20;
 /// How often a copy that waits for other work looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -85,12 +88,11 @@ impl Job {
     /// Both sides are valid for the extent and apart, and until the job's schedule has ended nobody frees either,
     /// writes the source, or touches the destination, but for work before the fences of the plan.
     pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>) -> Self {
-        let extent = plan.extent.in_chunks_of(plan.chunk_bytes);
+        let extent = plan.extent;
         let packed = [&plan.source, &plan.destination].map(|side| side.reach == Reach::Device);
         let parts_max = match plan.path {
-            // No chunk has more parts than the first.
             CopyPath::Staged if extent.chunks() > 0 => {
-                parts_of(extent.chunk(0), packed, plan.part_bytes).chunks()
+                parts_of(extent.longest_chunk(), packed, plan.part_bytes).chunks()
             }
             _ => 1,
         };
@@ -267,14 +269,8 @@ impl Job {
             if let Some(piece) = &piece {
                 let from = self.source.location.at(piece.source);
                 let to = self.destination.location.at(piece.destination);
-                if self.chunks() == 1 {
-                    // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule
-                    // until the line is dropped.
-                    unsafe { line.copy_now(from, to, piece.rows) }?;
-                    self.complete(piece.rows);
-                    return Ok(());
-                }
-                // SAFETY: as above.
+                // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule until the
+                // line is dropped.
                 let value = unsafe { line.copy(from, to, piece.rows) }?;
                 under_way.push_back((value, piece.rows));
             }
@@ -337,8 +333,8 @@ impl Job {
             None => self.destination.location,
         };
         let next = match lines.up {
-            Some(_) => Next::Fetched,
-            None => Next::Used,
+            Some(_) if whole.rows.total() <= STREAMED_CHUNK_BYTES_MAX => Next::Fetched,
+            _ => Next::Used,
         };
         self.by_processor(
             from.at(part.source),
@@ -361,12 +357,6 @@ impl Job {
         {
             let to = self.destination.location.at(whole.destination);
             let rows = whole.rows.with_packed_source();
-            if self.chunks() == 1 {
-                // SAFETY: as below.
-                unsafe { up.copy_now(up.slot(chunk), to, rows) }?;
-                self.complete(whole.rows);
-                return Ok(true);
-            }
             // SAFETY: the destination is a part of what `new` was promised, whose schedule has not ended before the
             // lines are dropped; the slot is nobody's until the value passed.
             let value = unsafe { up.copy(up.slot(chunk), to, rows) }?;
@@ -380,12 +370,6 @@ impl Job {
         let whole = self.extent.chunk(chunk);
         let from = self.source.location.at(whole.source);
         let rows = whole.rows.with_packed_destination();
-        if self.chunks() == 1 {
-            // SAFETY: as below.
-            unsafe { down.copy_now(from, down.slot(chunk), rows) }?;
-            down.note_arrived(chunk);
-            return Ok(());
-        }
         // SAFETY: as for the destination in `part`; the slot is nobody's until the value passed.
         let value = unsafe { down.copy(from, down.slot(chunk), rows) }?;
         down.note_submitted(chunk, value);
@@ -473,11 +457,4 @@ impl Drop for Leaving<'_> {
         job.timeline.reach(1);
         job.schedule.end();
     }
-}
-
-fn no_address() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "a place of a copy is reached neither by the host nor by a device of ours",
-    )
 }

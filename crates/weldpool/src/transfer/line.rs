@@ -108,30 +108,6 @@ impl Line {
         self.queue().signal()
     }
 
-    /// Has the device copy rows, and waits until they are there.
-    ///
-    /// # Safety
-    ///
-    /// As for [`copy`](Self::copy).
-    ///
-    /// # Errors
-    ///
-    /// As for [`copy`](Self::copy).
-    pub(super) unsafe fn copy_now(
-        &self,
-        source: Location,
-        destination: Location,
-        rows: Rows,
-    ) -> Result<()> {
-        self.used.store(true, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { self.queue().copy_rows(source, destination, rows) }?;
-        self.queue().finish()?;
-        // Nobody else submits to a line whose only chunk this is.
-        self.used.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Waits for a value of the queue.
     pub(super) fn wait(&self, value: u64) -> Result<()> {
         self.queue().timeline().wait(value, None).map(drop)
@@ -156,13 +132,6 @@ impl Line {
         (slot.chunk, slot.until, slot.parts) = (chunk, Some(value), 0);
         drop(slots);
         self.changed.notify_all();
-    }
-
-    /// Notes that the device has filled a chunk's slot.
-    pub(super) fn note_arrived(&self, chunk: usize) {
-        let mut slots = self.slots.lock();
-        let slot = &mut slots[chunk % SLOTS];
-        (slot.chunk, slot.until, slot.parts) = (chunk, None, 0);
     }
 
     /// Notes that a processor is done with a part; true for the last of `parts`.
@@ -273,7 +242,7 @@ impl Drop for Line {
 
 /// Blocks until a queue's work is over, whatever the driver answers in between: memory that it uses must not be let
 /// go before. A queue that is lost does no more work.
-fn drain(queue: &dyn DeviceQueue) {
+pub(super) fn drain(queue: &dyn DeviceQueue) {
     let mut refused = 0_u32;
     while let Err(error) = queue.finish() {
         if error.kind() == ErrorKind::DeviceLost {

@@ -10,7 +10,7 @@ use crate::sync::{Arc, Mutex};
 
 /// Idle queues and rooms that a pool keeps.
 const QUEUES_MAX: usize = 8;
-const ROOMS_MAX: usize = 32;
+const ROOMS_MAX: usize = 8;
 
 /// What is idle. All work of the queues is over; that of others' queues may still use rooms.
 #[derive(Debug, Default)]
@@ -47,8 +47,7 @@ impl Means {
         let idle = {
             let mut rooms = self.rooms.lock();
             let fits = |room: &Room| room.slot_bytes() >= chunk_bytes && !room.is_occupied();
-            let position = rooms.iter().rposition(fits);
-            position.map(|position| rooms.swap_remove(position))
+            take_smallest(&mut rooms, fits)
         };
         idle.map_or_else(|| Room::new(device, chunk_bytes), Ok)
     }
@@ -56,10 +55,10 @@ impl Means {
     pub(crate) fn put_room(&self, device: &Metered, room: Room) {
         let mut rooms = self.rooms.lock();
         rooms.push(room);
-        let surplus = rooms.len() > ROOMS_MAX;
-        let free = |room: &Room| !room.is_occupied();
-        let position = rooms.iter().position(free).filter(|_| surplus);
-        let surplus = position.map(|position| rooms.swap_remove(position));
+        let surplus = match rooms.len() > ROOMS_MAX {
+            true => take_smallest(&mut rooms, |room| !room.is_occupied()),
+            false => None,
+        };
         drop(rooms);
         if let Some(Err(room)) = surplus.map(|room| room.release(device)) {
             self.rooms.lock().push(room);
@@ -90,4 +89,12 @@ impl Means {
         }
         self.queues.lock().clear();
     }
+}
+
+/// Takes the smallest of the rooms that will do.
+fn take_smallest(rooms: &mut Vec<Room>, will_do: impl Fn(&Room) -> bool) -> Option<Room> {
+    let candidates = rooms.iter().enumerate().filter(|(_, room)| will_do(room));
+    let smallest = candidates.min_by_key(|(_, room)| room.slot_bytes());
+    let position = smallest.map(|(position, _)| position)?;
+    Some(rooms.swap_remove(position))
 }

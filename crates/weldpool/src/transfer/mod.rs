@@ -3,7 +3,8 @@
 //! [`Copier`] decides which way the bytes take ([`CopyPath`]), and who does the work. The steps, each in a file:
 //! what is copied and how it is cut (`extent`), the two sides (`place`, `side`), the way (`path`), who takes which chunk
 //! (`schedule`), the queues and pinned memory that a pool keeps for it (`means`, `room`), how a copy uses
-//! them (`line`), the work itself (`job`, `memory`), threads (`workers`) and futures (`future`).
+//! them (`line`), the work itself (`job`, `memory`, or `short` where one thread
+//! is enough), threads (`workers`) and futures (`future`).
 
 mod copier;
 mod extent;
@@ -17,6 +18,7 @@ mod path;
 mod place;
 mod room;
 mod schedule;
+mod short;
 mod side;
 mod stats;
 mod workers;

@@ -46,9 +46,9 @@ use crate::sync::{Arc, AtomicU64};
 const SEGMENT_BYTES_MAX: usize = 1 << 46;
 
 const STAGING: Staging = Staging {
-    pageable_bytes_max: Some(64 << 10),
+    pageable_bytes_max: Some(8 << 10),
     chunk_bytes: 8 << 20,
-    chunk_bytes_min: 256 << 10,
+    chunk_bytes_min: 1 << 20,
     part_bytes: 512 << 10,
     threads_max: 8,
 };

@@ -227,6 +227,23 @@ unsafe impl DeviceQueue for CudaQueue {
         })
     }
 
+    unsafe fn copy_now(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        if rows.count > 1 || source.host.is_some() && destination.host.is_some() {
+            // SAFETY: the caller's promise.
+            unsafe { self.copy_rows(source, destination, rows) }?;
+            return self.finish();
+        }
+        self.check()?;
+        let (from, to) = (address_of(&source)?, address_of(&destination)?);
+        // Entering the context once costs less than twice.
+        self.context.call("cuMemcpyAsync", |driver| {
+            // SAFETY: the caller's promise.
+            unsafe { driver.copy(to, from, rows.bytes, self.stream) }?;
+            // SAFETY: the stream is alive.
+            unsafe { driver.synchronize_stream(self.stream) }
+        })
+    }
+
     fn timeline(&self) -> &Arc<dyn Timeline> {
         &self.timeline
     }

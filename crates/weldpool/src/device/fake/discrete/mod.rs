@@ -179,9 +179,9 @@ impl FakeDiscrete {
 
 /// As the CUDA device has it, but for as many threads as a small machine has.
 const STAGING: Staging = Staging {
-    pageable_bytes_max: Some(64 << 10),
+    pageable_bytes_max: Some(8 << 10),
     chunk_bytes: 2 << 20,
-    chunk_bytes_min: 256 << 10,
+    chunk_bytes_min: 1 << 20,
     part_bytes: 512 << 10,
     threads_max: 4,
 };

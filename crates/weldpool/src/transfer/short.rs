@@ -1,0 +1,139 @@
+//! Copies that are over sooner than several threads could begin.
+
+#![allow(unsafe_code)]
+
+use super::extent::Rows;
+use super::job::Plan;
+use super::line::drain;
+use super::memory::{Next, copy_rows};
+use super::path::CopyPath;
+use super::room::Room;
+use super::side::{Reach, Side};
+use crate::device::Location;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::Pool;
+use crate::sync::Arc;
+
+/// Longer copies are cut and shared out.
+pub(super) const SHORT_BYTES_MAX: usize = 256 << 10;
+
+/// Does all of a copy of at most [`SHORT_BYTES_MAX`] bytes on this thread.
+///
+/// # Safety
+///
+/// Both sides are valid for the extent and apart, nobody frees either, writes the source, or touches the destination
+/// during the call, and the fences of the plan have passed.
+///
+/// # Errors
+///
+/// What the driver says; nothing is under way any more then.
+pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
+    let whole = plan.extent.whole();
+    let (source, destination) = (&plan.source, &plan.destination);
+    let (from, to) = (
+        source.location.at(whole.source),
+        destination.location.at(whole.destination),
+    );
+    let (rows, path) = (whole.rows, plan.path);
+    let (down, up) = (device_of(source), device_of(destination));
+    match (path, down, up) {
+        (CopyPath::Host, ..) => {
+            // SAFETY: the caller's promise.
+            unsafe { by_processor(from, to, rows) }
+        }
+        (CopyPath::Staged, down, up) => {
+            let down = down.map(|pool| Slot::new(pool, rows)).transpose()?;
+            let up = up.map(|pool| Slot::new(pool, rows)).transpose()?;
+            let mut part = rows;
+            let mut ends = (from, to);
+            if let Some(slot) = &down {
+                let packed = rows.with_packed_destination();
+                // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
+                unsafe { by_device(slot.pool, from, slot.location, packed) }?;
+                (ends.0, part) = (slot.location, part.with_packed_source());
+            }
+            if let Some(slot) = &up {
+                (ends.1, part) = (slot.location, part.with_packed_destination());
+            }
+            // SAFETY: as above, and the device has left the slot.
+            unsafe { by_processor(ends.0, ends.1, part) }?;
+            match &up {
+                None => Ok(()),
+                // SAFETY: as above.
+                Some(slot) => unsafe {
+                    by_device(slot.pool, slot.location, to, rows.with_packed_source())
+                },
+            }
+        }
+        (_, Some(pool), _) | (_, None, Some(pool)) => {
+            // SAFETY: the caller's promise.
+            unsafe { by_device(pool, from, to, rows) }
+        }
+        (_, None, None) => Err(no_address()),
+    }
+}
+
+/// Room for a copy, which the pool gets back.
+struct Slot<'a> {
+    pool: &'a Pool,
+    location: Location,
+    /// None only while it is given back.
+    room: Option<Room>,
+}
+
+impl<'a> Slot<'a> {
+    fn new(pool: &'a Pool, rows: Rows) -> Result<Self> {
+        let room = pool.take_room(rows.total())?;
+        Ok(Self {
+            pool,
+            location: room.slot(0),
+            room: Some(room),
+        })
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some(room) = self.room.take() {
+            self.pool.put_room(room);
+        }
+    }
+}
+
+/// The pool of a side that only its device reaches.
+fn device_of(side: &Side) -> Option<&Arc<Pool>> {
+    side.pool.as_ref().filter(|_| side.reach == Reach::Device)
+}
+
+/// # Safety
+///
+/// As for [`DeviceQueue::copy_now`](crate::device::DeviceQueue::copy_now); when the call returns, the device uses neither.
+unsafe fn by_device(pool: &Pool, from: Location, to: Location, rows: Rows) -> Result<()> {
+    let queue = pool.take_queue()?;
+    // SAFETY: the caller's promise.
+    let copied = unsafe { queue.copy_now(from, to, rows) };
+    if copied.is_err() {
+        drain(queue.as_ref());
+    }
+    pool.put_queue(queue);
+    copied
+}
+
+/// # Safety
+///
+/// As for [`copy_rows`].
+unsafe fn by_processor(from: Location, to: Location, rows: Rows) -> Result<()> {
+    let (Some(from), Some(to)) = (from.host, to.host) else {
+        return Err(no_address());
+    };
+    // SAFETY: the caller's promise.
+    unsafe { copy_rows(from, to, rows, Next::Used) };
+    Ok(())
+}
+
+pub(super) fn no_address() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "a place of a copy is reached neither by the host nor by a device of ours",
+    )
+}
