@@ -9,7 +9,7 @@ use crate::address::BlockInfo;
 use crate::buffer::Buffer;
 use crate::config::{Config, validate_reserved_bytes_max};
 use crate::device::host::HostDevice;
-use crate::device::{Device, DeviceQueue};
+use crate::device::{Device, DeviceQueue, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::out_of_memory::{OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, Recourse};
 use crate::pool::Pool;
@@ -134,6 +134,7 @@ impl Allocator {
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for zero bytes, a size no buffer can have or a
     /// wrong alignment; [`Unsupported`](ErrorKind::Unsupported) for a storage mode the device lacks;
+    /// [`Busy`](ErrorKind::Busy) when the request is for [held memory](Request::held_only) alone and none suffices;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) or [`OutOfMemory`](ErrorKind::OutOfMemory) once
     /// everything idle was given back and nothing in flight ended within
     /// [`Config::wait_max`]; else what the driver says.
@@ -159,6 +160,26 @@ impl Allocator {
             made.push(self.allocate_with(&request)?);
         }
         Ok(made.len())
+    }
+
+    /// Obtains at least `bytes` bytes more from the device and leaves them idle; returns how many, which is
+    /// `bytes` rounded up to what the device gives. Where memory can be mapped (see
+    /// [`Device::virtual_memory`]), they lie behind memory that is idle if addresses allow, so that both together
+    /// serve a larger request; elsewhere they are one segment. The driver is called once for all of it, under no
+    /// lock that a request for [held memory](Request::held_only) takes.
+    ///
+    /// What is reserved is idle memory like other: any request may take it, and it goes back under the same rules.
+    /// [Collection](crate::gc) takes it once it was idle for long, or where idle memory is too much in pieces, as
+    /// several segments are; requests that exchange segments, memory pressure and a limit on idle memory
+    /// ([`Config::cached_bytes_max`]) take it when they need it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) or [`LimitExceeded`](ErrorKind::LimitExceeded), with nothing given
+    /// up for it; [`Unsupported`](ErrorKind::Unsupported) for a storage mode the device lacks,
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) while pooling is off; else what the driver says.
+    pub fn reserve(&self, bytes: usize, storage: StorageMode) -> Result<usize> {
+        self.handle.pool.obtain_ahead(bytes, storage)
     }
 
     /// Gives all idle memory back to the device; returns its bytes.

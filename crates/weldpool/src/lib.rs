@@ -67,6 +67,7 @@ mod name;
 mod observer;
 mod order;
 mod out_of_memory;
+pub mod pinned;
 mod pool;
 mod preset;
 pub mod pressure;

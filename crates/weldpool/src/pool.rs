@@ -9,6 +9,7 @@ mod cache_limit;
 mod close;
 mod figures;
 mod free;
+mod held;
 mod idle;
 mod nodes;
 mod observe;

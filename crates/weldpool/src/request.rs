@@ -29,6 +29,7 @@ pub struct Request<'a> {
     pub(crate) name: Name,
     pub(crate) zeroed: bool,
     pub(crate) queue: Option<&'a Queue>,
+    pub(crate) held_only: bool,
 }
 
 impl<'a> Request<'a> {
@@ -42,6 +43,7 @@ impl<'a> Request<'a> {
             name: Name::default(),
             zeroed: false,
             queue: None,
+            held_only: false,
         }
     }
 
@@ -80,6 +82,18 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn queue(mut self, queue: &'a Queue) -> Self {
         self.queue = Some(queue);
+        self
+    }
+
+    /// Whether only memory that the allocator holds already may serve the request: no driver call obtains,
+    /// maps or returns memory, nothing is waited for, and none of the steps against
+    /// [memory being out](crate::OutOfMemoryStats) is taken. Where nothing held and idle fits as it lies, the
+    /// error is of kind [`Busy`](ErrorKind::Busy), at once, and no failure is counted; see
+    /// [`Allocator::reserve`](crate::Allocator::reserve) for holding more. So a request never waits for a driver,
+    /// though it may come while another thread is inside of one. Default: no.
+    #[must_use]
+    pub fn held_only(mut self, held_only: bool) -> Self {
+        self.held_only = held_only;
         self
     }
 

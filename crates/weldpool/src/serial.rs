@@ -17,6 +17,7 @@ use crate::gc::GcStats;
 use crate::histogram::Histogram;
 use crate::json;
 use crate::name::Name;
+use crate::pinned::PinnedStats;
 use crate::report::Report;
 use crate::stats::{ClassStats, NodeStats, Stats};
 
@@ -88,6 +89,20 @@ impl Serialize for GcStats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, self => GcStats {
             runs, collections, given_back_bytes, time as seconds: time.as_secs_f64(), panics,
+        })
+    }
+}
+
+impl Serialize for PinnedStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, self => PinnedStats {
+            live, live_bytes, pageable, pageable_bytes, refused, waits,
+            wait_time as wait_seconds: wait_time.as_secs_f64(),
+            wait_longest as wait_longest_seconds: wait_longest.as_secs_f64(), growths, growth_bytes,
+            growth_time as growth_seconds: growth_time.as_secs_f64(),
+            growth_longest as growth_longest_seconds: growth_longest.as_secs_f64(), growth_failures,
+            growing_bytes,
+            ; with pinned, pinned_bytes, pinned_share,
         })
     }
 }

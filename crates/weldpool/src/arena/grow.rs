@@ -14,7 +14,7 @@ const ADDRESSES_PER_REQUEST: usize = 4;
 /// Part of what is held by which virtual memory grows at least, while slack allows.
 const GROWTH_DIVISOR: u64 = 256;
 /// Free ranges that gaps are looked for beside.
-const BESIDE_MAX: usize = 64;
+pub(super) const BESIDE_MAX: usize = 64;
 /// Most that virtual memory grows beyond a request.
 const GROWTH_BYTES_MAX: usize = 32 << 20;
 
@@ -309,13 +309,19 @@ impl Arena {
 
     /// Length of a segment that surely holds the block.
     pub(super) fn segment_room(&self, want: &Want) -> Result<usize> {
-        let properties = self.device.properties();
-        let room = if want.alignment > properties.granularity {
+        let granularity = self.device.properties().granularity;
+        self.whole(if want.alignment > granularity {
             want.bytes.checked_add(want.alignment - 1)
         } else {
             Some(want.bytes)
-        };
-        room.and_then(|bytes| bytes.checked_next_multiple_of(properties.granularity))
+        })
+    }
+
+    /// So many bytes as a segment can have, unless the sum was beyond all numbers.
+    pub(super) fn whole(&self, bytes: Option<usize>) -> Result<usize> {
+        let properties = self.device.properties();
+        bytes
+            .and_then(|bytes| bytes.checked_next_multiple_of(properties.granularity))
             .filter(|&bytes| bytes <= properties.segment_bytes_max)
             .ok_or_else(|| {
                 Error::new(

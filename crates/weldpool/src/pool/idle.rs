@@ -55,8 +55,13 @@ impl Pool {
                 self.release(block);
             }
         }
+        self.collect_pending(signal) | any
+    }
+
+    /// The same for memory of the arenas, of which none goes back to the device.
+    pub(super) fn collect_pending(&self, signal: bool) -> bool {
         if self.orders.is_empty() {
-            return any;
+            return false;
         }
         self.orders.forget_ended();
         let queues = self.pending_queues();
@@ -65,7 +70,7 @@ impl Pool {
                 self.orders.cover(Point { queue, value });
             }
         }
-        self.pass(&queues) | any
+        self.pass(&queues)
     }
 
     /// The queues that memory of the arenas waits for, and the greatest value of each.
