@@ -73,6 +73,7 @@ mod preset;
 pub mod pressure;
 pub mod prometheus;
 mod queue;
+mod registered;
 mod report;
 mod request;
 mod runtime;
@@ -109,6 +110,7 @@ pub use out_of_memory::{
 };
 pub use preset::Preset;
 pub use queue::{Fence, Operand, Queue};
+pub use registered::{RawBytes, RegisterError, Registered, StableBytes};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;
 pub use runtime::{Absent, Runtime};

@@ -37,6 +37,7 @@ use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
+use crate::registered::Ranges;
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
@@ -74,6 +75,7 @@ pub(crate) struct Pool {
     classes: ClassPools,
     orders: Orders,
     deferred: Deferred,
+    registered: Ranges,
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
@@ -170,6 +172,7 @@ impl Pool {
             classes,
             orders: Orders::default(),
             deferred: Deferred::default(),
+            registered: Ranges::default(),
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
@@ -220,6 +223,15 @@ impl Pool {
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {
         self.device.device()
+    }
+
+    pub(crate) fn metered(&self) -> &Metered {
+        &self.device
+    }
+
+    /// Memory of others that the device knows.
+    pub(crate) fn registered(&self) -> &Ranges {
+        &self.registered
     }
 
     pub(crate) fn orders(&self) -> &Orders {

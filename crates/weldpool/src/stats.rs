@@ -112,7 +112,9 @@ pub struct Stats {
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
-    /// The limit on those, if one is set.
+    /// Bytes of others' memory that the device was made to know; in no other figure.
+    pub registered: Counter,
+    /// The limit on what is reserved, if one is set.
     pub limit: Option<u64>,
     /// Bytes of the blocks that users hold, rounding included.
     pub block_bytes: u64,
@@ -136,7 +138,7 @@ pub struct Stats {
     pub failures: u64,
     /// Those of them that failed because there was no memory, or because of a limit.
     pub memory_failures: u64,
-    /// Driver calls that obtain or return memory.
+    /// Driver calls that obtain, return, register or unregister memory.
     pub driver_calls: u64,
     /// Driver calls that failed.
     pub driver_failures: u64,

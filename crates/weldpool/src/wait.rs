@@ -36,6 +36,8 @@ pub(crate) enum Wait {
     Remap,
     /// Memory of a closed pool, for work in flight.
     Close,
+    /// Registered memory, for the work that uses it.
+    Unregister,
     /// Memory of a closed pool that threads keep, for the queues in whose order they freed it.
     CloseKept,
 }

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, Physical, ReleaseError, Segment, StorageMode,
-    Topology, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, HostRange, Physical, Registration, ReleaseError,
+    Segment, StorageMode, Topology, UnregisterError, VirtualMemory, VirtualMemoryProperties,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,6 +18,7 @@ use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 pub(crate) struct Metered {
     device: Arc<dyn Device>,
     reserved: AtomicCounter,
+    registered: AtomicCounter,
     /// What of it is on which node, where memory is kept apart by nodes.
     nodes: Box<[AtomicCounter]>,
     /// Bytes of memory that the device has in all, once it has told.
@@ -38,6 +39,7 @@ impl Metered {
             nodes: (0..nodes).map(|_| AtomicCounter::default()).collect(),
             device,
             reserved: AtomicCounter::default(),
+            registered: AtomicCounter::default(),
             total: OnceLock::new(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -53,6 +55,11 @@ impl Metered {
     /// Bytes held from the driver.
     pub(crate) fn reserved(&self) -> Counter {
         self.reserved.read()
+    }
+
+    /// Bytes of others that the device knows.
+    pub(crate) fn registered(&self) -> Counter {
+        self.registered.read()
     }
 
     /// Bytes held of a node's memory, where memory is kept apart by nodes.
@@ -181,6 +188,34 @@ impl Metered {
         self.timed(|| self.device.release_segment(segment))?;
         self.count_returned(bytes, storage, node);
         Ok(())
+    }
+}
+
+/// Calls about memory of others, counted.
+impl Metered {
+    /// # Safety
+    ///
+    /// As for [`Device::register`].
+    pub(crate) unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        // SAFETY: the caller's promise.
+        let registration = self.timed(|| unsafe { self.device.register(memory) })?;
+        self.registered.add(memory.bytes as u64);
+        Ok(registration)
+    }
+
+    pub(crate) fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+        bytes: usize,
+    ) -> std::result::Result<(), UnregisterError> {
+        self.timed(|| self.device.unregister(registration))?;
+        self.forget_registered(bytes);
+        Ok(())
+    }
+
+    /// Takes note of bytes that the device does not know any more.
+    pub(crate) fn forget_registered(&self, bytes: usize) {
+        self.registered.subtract(bytes as u64);
     }
 }
 

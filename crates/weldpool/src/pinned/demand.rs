@@ -19,7 +19,7 @@ enum Party {
 }
 
 /// How a demand ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Outcome {
     /// As much was obtained as it needs, or was free already.
     Grown,
@@ -34,7 +34,7 @@ struct Demand {
     need: usize,
     /// Bytes obtained for it.
     grown: usize,
-    /// What is free did not serve it.
+    /// What is free did not serve it, so something is to be obtained in any case.
     insists: bool,
     outcome: Option<Outcome>,
 }
@@ -95,7 +95,8 @@ impl Demands {
             id: next.id,
             need: next.need,
             grown: next.grown,
-            insists: next.insists,
+            // What is free is for those who wait.
+            insists: next.insists || next.party != Party::Waiting,
         })
     }
 
@@ -105,6 +106,7 @@ impl Demands {
             return false;
         };
         demand.grown = demand.grown.saturating_add(bytes);
+        demand.insists = false;
         let done = demand.grown >= demand.need;
         if done {
             self.end(id, Outcome::Grown);
@@ -129,13 +131,17 @@ impl Demands {
         self.list.retain(|one| one.party == Party::Waiting);
     }
 
-    /// How a demand ended, if it has. One that has grown begins anew, and insists on memory that is new.
-    pub(super) fn take_outcome(&mut self, id: DemandId) -> Option<Outcome> {
-        let demand = self.get(id)?;
-        let outcome = demand.outcome.take()?;
-        demand.grown = 0;
-        demand.insists = true;
-        Some(outcome)
+    /// How a demand ended, if it has.
+    pub(super) fn outcome(&self, id: DemandId) -> Option<Outcome> {
+        let demand = self.list.iter().find(|one| one.id == id)?;
+        demand.outcome.clone()
+    }
+
+    /// A demand that had ended begins anew, because somebody else was faster, or what is free lies in pieces.
+    pub(super) fn reopen(&mut self, id: DemandId) {
+        if let Some(demand) = self.get(id) {
+            (demand.grown, demand.insists, demand.outcome) = (0, true, None);
+        }
     }
 
     /// Whoever waited does so no longer and has pageable memory; false if the demand is over.
@@ -198,10 +204,13 @@ mod tests {
         assert_eq!(demands.bytes(), 50);
         assert!(demands.grew(large, 60));
         assert_eq!(demands.task().unwrap().id, small);
-        assert!(matches!(demands.take_outcome(large), Some(Outcome::Grown)));
+        assert!(matches!(demands.outcome(large), Some(Outcome::Grown)));
+        demands.reopen(large);
         let again = demands.task().unwrap();
         assert_eq!((again.id, again.grown, again.insists), (large, 0, true));
+        assert!(!demands.grew(large, 10) && !demands.task().unwrap().insists);
         demands.remove(large);
+        assert!(demands.task().unwrap().insists, "nobody waits for it");
         assert!(demands.grew(small, 10));
         assert_eq!(needs(&demands), [0; 0], "nobody waited for it");
     }
@@ -238,10 +247,8 @@ mod tests {
         assert!(demands.abandon(gone));
         demands.fail(&Error::new(ErrorKind::OutOfMemory, "no more"));
         assert_eq!((demands.task(), demands.bytes()), (None, 0));
-        assert!(matches!(
-            demands.take_outcome(waiting),
-            Some(Outcome::Failed(_))
-        ));
+        let outcome = demands.outcome(waiting);
+        assert!(matches!(outcome, Some(Outcome::Failed(_))));
         demands.remove(waiting);
         assert!(!demands.abandon(waiting) && demands.list.is_empty());
     }

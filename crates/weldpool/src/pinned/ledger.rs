@@ -133,6 +133,7 @@ impl Ledger {
             ledger: self,
             id,
             changes,
+            grown: false,
         }
     }
 
@@ -271,17 +272,25 @@ pub(super) struct Wait<'a> {
     id: DemandId,
     /// The last change that it knows.
     changes: u64,
+    /// It was told that memory was obtained for it.
+    grown: bool,
 }
 
 impl Wait<'_> {
     /// Waits for a reason to look again. A deadline of none is as far away as time goes.
     pub(super) fn wait(&mut self, deadline: Option<Instant>) -> Awaited {
         let mut state = self.ledger.state.lock();
+        if std::mem::take(&mut self.grown) {
+            // It did not serve.
+            state.demands.reopen(self.id);
+            self.ledger.wanted.notify_one();
+        }
         loop {
-            match state.demands.take_outcome(self.id) {
+            match state.demands.outcome(self.id) {
                 Some(Outcome::Failed(error)) => return Awaited::Failed(error),
                 Some(Outcome::Grown) => {
                     self.changes = state.changes;
+                    self.grown = true;
                     return Awaited::Changed;
                 }
                 None => {}
@@ -297,12 +306,12 @@ impl Wait<'_> {
         }
     }
 
-    /// The wait has ended with memory, after `time`.
-    pub(super) fn served(self, time: Duration) {
+    /// The wait has ended after `time`, and no memory is to come.
+    pub(super) fn over(self, time: Duration) {
         self.ledger.state.lock().waits.add(time);
     }
 
-    /// The wait has ended without, after `time`. What is still to be obtained is, for the next.
+    /// The wait has ended after `time`. What is still to be obtained is, for the next.
     pub(super) fn gave_up(self, time: Duration) -> Option<DemandId> {
         let mut state = self.ledger.state.lock();
         state.waits.add(time);

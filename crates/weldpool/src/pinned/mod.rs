@@ -211,26 +211,23 @@ impl Handle {
         }
         let mut awaited = self.ledger.ask(self.allocator.pool().room_for(held)?);
         loop {
-            let changed = awaited.wait(deadline);
-            let served = match changed {
-                Awaited::Changed => self.allocator.allocate_with(held),
-                Awaited::Failed(error) => Err(error),
-                Awaited::Late => Err(Error::new(
-                    ErrorKind::Timeout,
-                    "no memory was pinned in time; more is being pinned, so try again, or raise PinnedConfig::wait_max",
-                )),
-            };
-            match served {
-                Err(error) if error.kind() == ErrorKind::Busy => {}
-                Ok(buffer) => {
-                    awaited.served(start.elapsed());
-                    return Ok(PinnedBuffer::pinned(buffer, slot));
-                }
-                Err(error) => {
+            let error = match awaited.wait(deadline) {
+                Awaited::Changed => match self.allocator.allocate_with(held) {
+                    Ok(buffer) => {
+                        awaited.over(start.elapsed());
+                        return Ok(PinnedBuffer::pinned(buffer, slot));
+                    }
+                    Err(error) if error.kind() == ErrorKind::Busy => continue,
+                    Err(error) => error,
+                },
+                Awaited::Failed(error) => error,
+                Awaited::Late => {
                     let demand = awaited.gave_up(start.elapsed());
-                    return self.fall_back(held, slot.owing(demand), error);
+                    return self.fall_back(held, slot.owing(demand), late());
                 }
-            }
+            };
+            awaited.over(start.elapsed());
+            return self.fall_back(held, slot, error);
         }
     }
 
@@ -248,6 +245,14 @@ impl Handle {
         let buffer: Buffer = host.allocate_with(&request)?;
         Ok(PinnedBuffer::pageable(buffer, slot))
     }
+}
+
+#[cold]
+fn late() -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        "no memory was pinned in time; it is still being pinned, so try again, or raise PinnedConfig::wait_max",
+    )
 }
 
 impl Drop for Handle {

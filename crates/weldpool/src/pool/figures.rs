@@ -129,6 +129,7 @@ impl Pool {
                 total: allocated.wrapping_add(counted.unlisted.allocated),
             },
             reserved,
+            registered: self.device.registered(),
             limit: self.reserve.limit(),
             block_bytes,
             cached_bytes: reserved.value.saturating_sub(block_bytes + deferred_bytes),

@@ -47,7 +47,12 @@ impl Pool {
         };
         cut()
             .or_else(|| self.collect_idle().then(&cut)?)
-            .or_else(|| (self.drain_caches(false) > 0).then(&cut)?)
+            .or_else(|| {
+                let drained = self.drain_caches(false) > 0;
+                // Of what queues freed some may wait for a signal.
+                drained.then(|| self.collect_idle());
+                drained.then(&cut)?
+            })
     }
 
     /// As [`collect`](Self::collect), and nothing goes back to the device.
