@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, HostRange, Location, Physical, Registration,
-    ReleaseError, Segment, Timeline, Topology, UnregisterError, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, HostRange, Location, Physical,
+    Registration, ReleaseError, Segment, Timeline, Topology, UnregisterError, VirtualMemory,
+    VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Resource, Result, StorageMode};
 

@@ -36,10 +36,10 @@ pub(crate) enum Wait {
     Remap,
     /// Memory of a closed pool, for work in flight.
     Close,
-    /// Registered memory, for the work that uses it.
-    Unregister,
     /// Memory of a closed pool that threads keep, for the queues in whose order they freed it.
     CloseKept,
+    /// Registered memory that is given back, for the work that uses it.
+    Unregister,
 }
 
 /// Whether this build leaves the wait out.

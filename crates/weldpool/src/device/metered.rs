@@ -6,8 +6,9 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, HostRange, Physical, Registration, ReleaseError,
-    Segment, StorageMode, Topology, UnregisterError, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, HostRange, Physical, Registration,
+    ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
+    VirtualMemoryProperties,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};

@@ -288,7 +288,10 @@ impl<M: StableBytes> Drop for Registered<M> {
             Err(error) => {
                 tracing::error!(bytes = self.len(), %error, "registered memory is kept for the life of the process");
                 // The owner stays leaked.
-                kept::keep((memory.as_ptr().expose_provenance(), self.registration.take()));
+                kept::keep((
+                    memory.as_ptr().expose_provenance(),
+                    self.registration.take(),
+                ));
             }
         }
     }

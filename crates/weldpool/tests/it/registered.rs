@@ -14,8 +14,7 @@ use std::time::Duration;
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 use weldpool::{
-    Allocator, Device, ErrorKind, RawBytes, RegisterError, Registered, Request, StableBytes,
-    StorageMode,
+    Allocator, Device, ErrorKind, RawBytes, RegisterError, Request, StableBytes, StorageMode,
 };
 use weldpool_testkit::FaultyDevice;
 
@@ -61,7 +60,9 @@ unsafe impl StableBytes for Pages {
 }
 
 fn discrete(manual: bool) -> (Arc<FakeDiscrete>, Allocator) {
-    let builder = FakeDiscrete::builder().manual(manual).delays(Duration::ZERO);
+    let builder = FakeDiscrete::builder()
+        .manual(manual)
+        .delays(Duration::ZERO);
     let device = Arc::new(builder.build().unwrap());
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     (device, allocator)
@@ -235,35 +236,6 @@ fn guards_are_refused_while_work_could_race() {
     assert_eq!(memory.into_inner().unwrap(), [2; 100]);
 }
 
-/// Ends registered memory in some way while a copy that reads it has not begun.
-fn end_with_work_in_flight(end: fn(Registered<Vec<u8>>)) {
-    let (device, allocator) = discrete(true);
-    let queue = allocator.create_queue().unwrap();
-    let memory = allocator.register(vec![5_u8; 1000]).unwrap();
-    let mut buffer = allocator.allocate(1000).unwrap();
-    let fence = queue.copy(&memory, &mut buffer).unwrap();
-    let ending = thread::spawn(move || end(memory));
-    thread::sleep(Duration::from_millis(30));
-    let waits = !ending.is_finished();
-    assert!(device.control().run_all() > 0);
-    fence.wait(Some(LONG)).unwrap();
-    ending.join().unwrap();
-    assert_eq!(device.violations(), [], "the copy found its memory");
-    assert_eq!(buffer.read::<u8>().unwrap()[..], [5; 1000]);
-    assert!(waits);
-    assert_eq!(device.pinned_bytes(), 2 << 20, "that of the buffer alone");
-}
-
-#[test]
-fn dropped_memory_stays_until_the_work_that_uses_it_is_over() {
-    end_with_work_in_flight(drop);
-}
-
-#[test]
-fn memory_is_given_back_when_the_work_that_uses_it_is_over() {
-    end_with_work_in_flight(|memory| assert_eq!(memory.into_inner().unwrap(), [5; 1000]));
-}
-
 #[test]
 fn on_a_lost_device_it_is_given_back_at_once() {
     let (device, allocator) = discrete(true);
@@ -330,7 +302,10 @@ fn a_driver_that_refuses_loses_no_memory() {
 /// What the driver still knows must not be anybody else's.
 #[test]
 fn what_cannot_be_unregistered_at_its_end_is_kept() {
-    struct Counted(Vec<u8>, Arc<()>);
+    struct Counted(
+        Vec<u8>,
+        #[expect(dead_code, reason = "counts its owner")] Arc<()>,
+    );
     // SAFETY: it is the vector's.
     unsafe impl StableBytes for Counted {
         fn as_bytes(&mut self) -> NonNull<[u8]> {

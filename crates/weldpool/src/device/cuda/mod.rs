@@ -37,8 +37,8 @@ use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError,
-    Segment, StorageMode, UnregisterError, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64};

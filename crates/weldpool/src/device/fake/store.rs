@@ -5,9 +5,9 @@
 use std::ptr::NonNull;
 
 use super::capacity::Claim;
-use crate::device::{HostRange, Location};
 use crate::device::mapping::{Mapper, Mapping};
 use crate::device::raw::{Address, Transfer};
+use crate::device::{HostRange, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 

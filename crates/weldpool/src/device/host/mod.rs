@@ -29,8 +29,8 @@ use self::numa::Numa;
 pub use self::numa::NumaPolicy;
 use super::mapping::{Mapper, Mapping};
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError,
-    Segment, StorageMode,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode,
 };
 #[cfg(target_os = "linux")]
 use super::{Topology, VirtualMemory};

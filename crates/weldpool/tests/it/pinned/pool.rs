@@ -57,7 +57,10 @@ fn memory_is_pinned_in_steps_and_reused_without_another() {
         (grown.growths, grown.waits),
         "{stats}"
     );
-    assert_eq!((stats.live.value, stats.live.peak, stats.live.total), (0, 1, 101));
+    assert_eq!(
+        (stats.live.value, stats.live.peak, stats.live.total),
+        (0, 1, 101)
+    );
     assert_eq!(stats.live_bytes.peak, 18 * MIB_U64);
     assert_eq!((stats.pageable.total, stats.growing_bytes), (0, 0));
     assert!((stats.pinned_share() - 1.0).abs() < 1e-9);
@@ -190,7 +193,10 @@ fn no_more_are_out_than_allowed_and_none_is_larger() {
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     }
     let stats = pool.stats();
-    assert_eq!((stats.refused, stats.live.value, stats.live.peak), (2, 0, 64));
+    assert_eq!(
+        (stats.refused, stats.live.value, stats.live.peak),
+        (2, 0, 64)
+    );
 }
 
 #[test]
@@ -238,7 +244,10 @@ fn a_small_request_does_not_wait_for_a_large_one() {
     let small = pool.allocate(600 << 10).unwrap();
     let left = pool.stats().growing_bytes;
     assert!(small.is_pinned());
-    assert!(left > 32 * MIB_U64, "the large one is far from done: {left}");
+    assert!(
+        left > 32 * MIB_U64,
+        "the large one is far from done: {left}"
+    );
     assert!(large.join().unwrap());
 }
 
@@ -256,7 +265,10 @@ fn what_is_freed_serves_who_waits() {
         thread::spawn(move || {
             let start = Instant::now();
             let buffer = pool.allocate(8 * MIB);
-            (buffer.is_ok_and(|buffer| buffer.is_pinned()), start.elapsed())
+            (
+                buffer.is_ok_and(|buffer| buffer.is_pinned()),
+                start.elapsed(),
+            )
         })
     };
     gate.await_caller();

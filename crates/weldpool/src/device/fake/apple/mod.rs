@@ -18,8 +18,8 @@ use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError,
-    Segment, StorageMode, UnregisterError,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;

@@ -1,7 +1,6 @@
 //! The memory of a discrete fake: what segments, handles and queues share.
 
 use super::{GRANULARITY, Violation};
-use crate::device::{HostRange, Location};
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;
 use crate::device::fake::control::Ledger;
@@ -11,6 +10,7 @@ use crate::device::fake::store::{Fresh, Store};
 use crate::device::fake::violation::{Rule, broken};
 use crate::device::mapping::Mapper;
 use crate::device::raw::Address;
+use crate::device::{HostRange, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 

@@ -17,8 +17,8 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError,
-    Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
