@@ -125,6 +125,11 @@ pub use view::BufferView;
 #[doc = include_str!("../../../docs/policies.md")]
 struct Policies;
 
+/// Compiles and runs the examples of the page on pinned memory.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/pinned.md")]
+struct Pinned;
+
 /// Compiles and runs the example of the page on seeing what an allocator does.
 #[cfg(all(doctest, feature = "serde"))]
 #[doc = include_str!("../../../docs/observability.md")]

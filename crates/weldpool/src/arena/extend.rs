@@ -84,14 +84,14 @@ impl Arena {
     fn gap_behind_free(&self, growth: &Growth, bytes: usize) -> Option<usize> {
         let room = self.state.lock();
         let ends = room.space.largest_free_for(None).take(BESIDE_MAX);
-        let gaps = ends.filter_map(|free| {
+        let mut gaps = ends.filter_map(|free| {
             let end = free.range.end();
             let gap = growth.addresses.free_after(end)?.range;
             // At the border of a region memory is not joined.
             (!growth.regions.contains_key(&end)).then_some(gap)
         });
         let fits = |gap: &Range| gap.bytes >= bytes;
-        let gap = gaps.filter(fits).next();
+        let gap = gaps.find(fits);
         gap.or_else(|| growth.top().filter(fits))
             .map(|gap| gap.start)
     }

@@ -24,7 +24,7 @@ use std::fmt::Debug;
 use std::ptr::NonNull;
 
 use crate::binding::Resource;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::sync::Arc;
 
 pub use fence::Timeline;
@@ -125,7 +125,7 @@ pub trait Device: Debug + Send + Sync {
     unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
         let _ = memory;
         Err(Error::new(
-            ErrorKind::Unsupported,
+            crate::ErrorKind::Unsupported,
             "the device cannot use memory that it did not give",
         ))
     }

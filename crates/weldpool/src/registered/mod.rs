@@ -202,6 +202,10 @@ impl<M: StableBytes> Registered<M> {
     /// # Errors
     ///
     /// With the memory, still registered, what the driver says. On a lost device it is given back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "what failed comes back, to be tried again"
+    )]
     pub fn into_inner(mut self) -> std::result::Result<M, RegisterError<Self>> {
         if let Err(error) = self.end() {
             return Err(RegisterError {

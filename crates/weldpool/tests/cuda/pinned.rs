@@ -126,8 +126,11 @@ fn ranges_on_one_page_are_registered_apart_and_overlapping_ones_refused() {
     let (_device, allocator) = open();
     let mut page = vec![1_u8; 8192];
     let start = NonNull::new(page.as_mut_ptr()).unwrap();
-    // SAFETY: the parts lie inside of the vector, which is not touched while they are registered.
-    let part = |from: usize, bytes| unsafe { RawBytes::new(start.add(from), bytes) };
+    let part = |from: usize, bytes| {
+        let start = NonNull::new(start.as_ptr().wrapping_add(from)).unwrap();
+        // SAFETY: the parts lie inside of the vector, which is not touched while they are registered.
+        unsafe { RawBytes::new(start, bytes) }
+    };
     let first = allocator.register(part(100, 200)).unwrap();
     let second = allocator.register(part(300, 50)).unwrap();
     let error = allocator.register(part(299, 2)).unwrap_err().error;

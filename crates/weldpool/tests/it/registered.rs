@@ -161,8 +161,11 @@ fn what_overlaps_is_refused() {
     let (_, allocator) = discrete(false);
     let mut memory = Pages::new(4 * PAGE);
     let start = memory.as_bytes().cast::<u8>();
-    // SAFETY: the parts lie inside of `memory`, which outlives what is registered of them.
-    let part = |from: usize, bytes| unsafe { RawBytes::new(start.add(from), bytes) };
+    let part = |from: usize, bytes| {
+        let start = NonNull::new(start.as_ptr().wrapping_add(from)).unwrap();
+        // SAFETY: the parts lie inside of `memory`, which outlives what is registered of them.
+        unsafe { RawBytes::new(start, bytes) }
+    };
     let first = allocator.register(part(100, 1000)).unwrap();
     for (from, bytes) in [(0, 101), (1099, 1), (500, 10), (0, 4 * PAGE)] {
         let error = allocator.register(part(from, bytes)).unwrap_err().error;

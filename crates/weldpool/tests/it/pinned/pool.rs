@@ -201,13 +201,14 @@ fn no_more_are_out_than_allowed_and_none_is_larger() {
 
 #[test]
 fn wrong_configurations_are_refused_by_name() {
+    type Change = fn(&mut PinnedConfig);
     let allocator = Allocator::host().unwrap();
-    let build = |change: fn(&mut PinnedConfig)| {
+    let build = |change: Change| {
         let mut config = PinnedConfig::default();
         change(&mut config);
         PinnedPool::builder(&allocator).config(config).build()
     };
-    let wrong: [(&str, fn(&mut PinnedConfig)); 5] = [
+    let wrong: [(&str, Change); 5] = [
         ("allocations_max", |config| config.allocations_max = 0),
         ("allocations_max", |config| config.allocations_max = 2 << 20),
         ("allocation_bytes_max", |config| {
