@@ -16,49 +16,10 @@ use weldpool::device::host::HostDevice;
 use weldpool::{
     Allocator, Device, ErrorKind, RawBytes, RegisterError, Request, StableBytes, StorageMode,
 };
-use weldpool_testkit::FaultyDevice;
+use weldpool_testkit::{FaultyDevice, Pages};
 
 const LONG: Duration = Duration::from_secs(30);
-/// A page of the Apple fake.
-const PAGE: usize = 16 << 10;
-
-/// Memory that begins with a page of any device, and is given back when the owner is dropped.
-#[derive(Debug)]
-struct Pages(NonNull<[u8]>);
-
-// SAFETY: the memory is this value's alone.
-unsafe impl Send for Pages {}
-
-impl Pages {
-    const LAYOUT: fn(usize) -> std::alloc::Layout =
-        |bytes| std::alloc::Layout::from_size_align(bytes, PAGE).unwrap();
-
-    fn new(bytes: usize) -> Self {
-        // SAFETY: the layout has a size.
-        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(Self::LAYOUT(bytes)) }).unwrap();
-        Self(NonNull::slice_from_raw_parts(start, bytes))
-    }
-
-    fn contents(&self) -> Vec<u8> {
-        // SAFETY: the memory is valid and nobody writes it while it is this value's alone.
-        unsafe { self.0.as_ref() }.to_vec()
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: it was obtained with this layout.
-        unsafe { std::alloc::dealloc(self.0.cast().as_ptr(), Self::LAYOUT(self.0.len())) };
-    }
-}
-
-// SAFETY: the memory stays until the drop, is zero at first, and is this value's alone.
-unsafe impl StableBytes for Pages {
-    fn as_bytes(&mut self) -> NonNull<[u8]> {
-        self.0
-    }
-}
-
+const PAGE: usize = Pages::PAGE_BYTES;
 fn discrete(manual: bool) -> (Arc<FakeDiscrete>, Allocator) {
     let builder = FakeDiscrete::builder()
         .manual(manual)
@@ -83,8 +44,8 @@ fn work_reads_and_writes_it_where_it_is() {
         let queue = allocator.create_queue().unwrap();
         let reserved = allocator.stats().reserved;
         let bytes = 4 * PAGE;
-        let pages = Pages::new(bytes);
-        let start = pages.0.cast::<u8>();
+        let pages = Pages::new(4);
+        let start = pages.start();
         let mut memory = allocator.register(pages).unwrap();
         assert_eq!((memory.len(), memory.is_read_only()), (bytes, false));
         let binding = memory.binding();
@@ -98,7 +59,7 @@ fn work_reads_and_writes_it_where_it_is() {
         let private = Request::new(bytes).storage(StorageMode::Private);
         let mut middle = allocator.allocate_with(&private.queue(&queue)).unwrap();
         queue.copy(&memory, &mut middle).unwrap();
-        let mut other = allocator.register(Pages::new(bytes)).unwrap();
+        let mut other = allocator.register(Pages::new(4)).unwrap();
         queue.copy(&middle, &mut other).unwrap();
         queue.fill(&mut memory, 9).unwrap();
         let other = other.into_inner().unwrap();
@@ -152,15 +113,15 @@ fn metal_wants_whole_pages_and_says_so() {
     assert_eq!(failed.memory, [3; 5000], "it comes back");
     assert_eq!(device.violations(), []);
     assert_eq!(allocator.stats().registered.value, 0);
-    let whole = allocator.register(Pages::new(PAGE)).unwrap();
+    let whole = allocator.register(Pages::new(1)).unwrap();
     assert!(whole.binding().resource.is_some());
 }
 
 #[test]
 fn what_overlaps_is_refused() {
     let (_, allocator) = discrete(false);
-    let mut memory = Pages::new(4 * PAGE);
-    let start = memory.as_bytes().cast::<u8>();
+    let memory = Pages::new(4);
+    let start = memory.start();
     let part = |from: usize, bytes| {
         let start = NonNull::new(start.as_ptr().wrapping_add(from)).unwrap();
         // SAFETY: the parts lie inside of `memory`, which outlives what is registered of them.
@@ -193,8 +154,8 @@ fn memory_that_is_read_only_is_not_written() {
     for device in devices() {
         let allocator = Allocator::builder(device).build().unwrap();
         let queue = allocator.create_queue().unwrap();
-        let mut owner = Pages::new(PAGE);
-        let start = owner.as_bytes().cast::<u8>();
+        let owner = Pages::new(1);
+        let start = owner.start();
         // SAFETY: the memory outlives what is registered of it, and nobody writes to it.
         let memory = unsafe { RawBytes::read_only(start, PAGE) };
         let mut memory = allocator.register(memory).unwrap();
@@ -285,7 +246,7 @@ fn a_driver_that_refuses_loses_no_memory() {
         let device = Arc::new(FaultyDevice::new(inner));
         let allocator = Allocator::builder(device.clone()).build().unwrap();
         device.fail(Call::Register, ErrorKind::OutOfMemory, 1);
-        let failed = allocator.register(Pages::new(PAGE)).unwrap_err();
+        let failed = allocator.register(Pages::new(1)).unwrap_err();
         assert_eq!(failed.error.kind(), ErrorKind::OutOfMemory);
         let memory = allocator.register(failed.memory).unwrap();
         device.fail(Call::Unregister, ErrorKind::System, 1);
