@@ -152,7 +152,8 @@ impl PinnedPool {
 
     /// A buffer as requested, of shared storage whatever the request says. If its memory is held and idle, it costs
     /// what [`Allocator::allocate_with`] does and five atomic operations more, no lock among them; its free costs three
-    /// more. Else this waits up to [`PinnedConfig::wait_max`], and what it falls back to is not ordered after the request's queue.
+    /// more. Else this waits up to [`PinnedConfig::wait_max`], and what it falls back to is not ordered after the
+    /// request's queue.
     ///
     /// # Errors
     ///
