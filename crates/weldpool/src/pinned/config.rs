@@ -18,8 +18,9 @@ pub struct PinnedConfig {
     /// Longest wait for memory to be pinned, up to a minute. Default: 10 ms.
     pub wait_max: Duration,
     /// Idle bytes that are kept ready ahead of requests: whenever fewer are free, more are obtained in the
-    /// background. What lies in caches of threads does not count. Default: 0, because a program that has reached its
-    /// steady state holds what it needs.
+    /// background. What lies in caches of threads does not count, and what is beyond
+    /// [`Config::cached_bytes_max`](crate::Config::cached_bytes_max) goes back with the next free. Default: 0, because
+    /// a program that has reached its steady state holds what it needs.
     pub reserve_bytes: u64,
     /// Whether pageable memory is given out when none was pinned in time. Queues of a device reach such memory
     /// where [copies from foreign memory](crate::Queue::copy) are possible (host, CUDA), and not where every

@@ -123,12 +123,14 @@ impl Demands {
             .retain(|one| one.party == Party::Waiting || one.outcome.is_none());
     }
 
-    /// Ends all demands, because no memory can be had.
-    pub(super) fn fail(&mut self, error: &Error) {
-        for demand in &mut self.list {
+    /// Ends all demands for `need` bytes and more, because there is no memory for them. Smaller ones that came
+    /// meanwhile have a try of their own.
+    pub(super) fn fail(&mut self, need: usize, error: &Error) {
+        for demand in self.list.iter_mut().filter(|one| one.need >= need) {
             demand.outcome = Some(Outcome::Failed(error.clone()));
         }
-        self.list.retain(|one| one.party == Party::Waiting);
+        self.list
+            .retain(|one| one.party == Party::Waiting || one.outcome.is_none());
     }
 
     /// How a demand ended, if it has.
@@ -243,9 +245,11 @@ mod tests {
     #[test]
     fn a_failure_reaches_whoever_waits_and_forgets_the_others() {
         let mut demands = Demands::default();
-        let (waiting, gone) = (demands.add(1), demands.add(2));
+        let (small, waiting, gone) = (demands.add(1), demands.add(2), demands.add(3));
         assert!(demands.abandon(gone));
-        demands.fail(&Error::new(ErrorKind::OutOfMemory, "no more"));
+        demands.fail(2, &Error::new(ErrorKind::OutOfMemory, "no more"));
+        assert_eq!(demands.task().unwrap().id, small, "it has a try of its own");
+        demands.remove(small);
         assert_eq!((demands.task(), demands.bytes()), (None, 0));
         let outcome = demands.outcome(waiting);
         assert!(matches!(outcome, Some(Outcome::Failed(_))));

@@ -73,7 +73,7 @@ impl Growth {
         let start = Instant::now();
         match self.obtain(bytes) {
             Ok(bytes) => self.ledger.grew(Some(task.id), bytes, start.elapsed()),
-            Err(error) => self.failed(&error),
+            Err(error) => self.failed(task.need, &error),
         }
     }
 
@@ -92,7 +92,8 @@ impl Growth {
             match self.obtain(self.step_bytes) {
                 Ok(bytes) => self.ledger.grew(None, bytes, start.elapsed()),
                 Err(error) => {
-                    self.failed(&error);
+                    // Whoever waits has a try of its own.
+                    self.failed(usize::MAX, &error);
                     // Not again before the program has changed.
                     self.ledger.ahead_for(self.step_bytes as u64);
                     return;
@@ -115,8 +116,8 @@ impl Growth {
         })
     }
 
-    fn failed(&self, error: &Error) {
+    fn failed(&self, need: usize, error: &Error) {
         tracing::warn!(%error, pool = self.allocator.name(), "memory could not be pinned");
-        self.ledger.growth_failed(error);
+        self.ledger.growth_failed(need, error);
     }
 }

@@ -186,11 +186,11 @@ impl Ledger {
         }
     }
 
-    /// No memory can be had: nobody waits any longer.
-    pub(super) fn growth_failed(&self, error: &Error) {
+    /// A step failed: nobody waits any longer who needs `need` bytes or more.
+    pub(super) fn growth_failed(&self, need: usize, error: &Error) {
         let mut state = self.state.lock();
         state.growths.failures += 1;
-        state.demands.fail(error);
+        state.demands.fail(need, error);
         self.tell(state);
     }
 

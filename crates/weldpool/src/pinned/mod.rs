@@ -207,7 +207,7 @@ impl Handle {
         let start = Instant::now();
         let deadline = start.checked_add(self.config.wait_max);
         if let Err(error) = self.start() {
-            self.ledger.growth_failed(&error);
+            self.ledger.growth_failed(0, &error);
             return self.fall_back(held, slot, error);
         }
         let mut awaited = self.ledger.ask(self.allocator.pool().room_for(held)?);

@@ -47,7 +47,7 @@ fn a_caller_waits_ten_milliseconds_at_most_while_256_mb_are_pinned() {
         assert!(start.elapsed() < LONG, "{}", pool.stats());
         std::thread::sleep(Duration::from_millis(1));
     }
-    let second = pool.allocate(1 << 28).unwrap();
+    let mut second = pool.allocate(1 << 28).unwrap();
     let stats = pool.stats();
     println!("{stats}; the first is pinned: {}", first.is_pinned());
     assert!(second.is_pinned(), "{stats}");
@@ -55,6 +55,20 @@ fn a_caller_waits_ten_milliseconds_at_most_while_256_mb_are_pinned() {
     assert!(small.is_pinned(), "{stats}");
     assert!(stats.wait_longest < wait_max + LATE, "{stats}");
     assert!(stats.growth_longest < wait_max, "a step is short: {stats}");
+    // The memory of many steps is one.
+    for (word, at) in second.write::<u32>().unwrap().iter_mut().zip(0..) {
+        *word = at;
+    }
+    let queue = allocator.create_queue().unwrap();
+    let private = Request::new(1 << 28).storage(StorageMode::Private);
+    let mut middle = allocator.allocate_with(&private.queue(&queue)).unwrap();
+    queue.copy(&second, &mut middle).unwrap();
+    second.wait(Some(LONG)).unwrap();
+    second.write::<u8>().unwrap().fill(0);
+    queue.copy(&middle, &mut second).unwrap();
+    second.wait(Some(LONG)).unwrap();
+    let words = second.read::<u32>().unwrap();
+    assert!(words.iter().zip(0..).all(|(&word, at)| word == at));
 }
 
 #[test]
