@@ -9,7 +9,7 @@ use super::windows::{FreeParts, Part};
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
 
@@ -383,9 +383,9 @@ impl Arena {
         let start = match place(growth) {
             Some(start) => start,
             None => {
-                self.reserve_addresses(growth, bytes, alignment)?;
-                place(growth)
-                    .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))?
+                let room = bytes.saturating_add(properties.granularity);
+                self.reserve_addresses(growth, room, alignment)?;
+                place(growth).ok_or_else(Self::no_addresses)?
             }
         };
         self.map_pieces(growth, properties, Range { start, bytes }, pieces)?;
