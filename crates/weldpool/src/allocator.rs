@@ -185,8 +185,9 @@ impl Allocator {
     }
 
     /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now. At 0 nothing
-    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, and what work in flight
-    /// still uses.
+    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, for each storage mode and
+    /// node of memory a span of about 1 MiB at most that small blocks are cut from, with the segment it lies in
+    /// where memory cannot be remapped, and what work in flight still uses.
     pub fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         self.handle.pool.set_cached_bytes_max(bytes)
     }
