@@ -256,7 +256,8 @@ impl Allocator {
     }
 
     /// The live buffer that contains `address`, from the start of any block to the last requested
-    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced.
+    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced. Addresses of more than
+    /// 50 bits are not known.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
         self.handle.pool.find(address.addr())
