@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::exchange::take_next;
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::error::Result;
@@ -161,10 +162,9 @@ impl Arena {
     pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
         let mut empty = self.empty_segments(growth);
         let mut returned = 0;
-        while returned < bytes && !empty.is_empty() {
-            let missing = bytes - returned;
-            let suffices = empty.partition_point(|range| range.bytes < missing);
-            let range = empty.remove(suffices.min(empty.len() - 1));
+        while returned < bytes
+            && let Some(range) = take_next(&mut empty, bytes - returned, |range| range.bytes)
+        {
             returned += self.return_segment_at(growth, range.start).unwrap_or(0);
         }
         returned

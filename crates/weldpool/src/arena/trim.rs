@@ -12,8 +12,8 @@ use crate::space::{Free, Range};
 
 impl Arena {
     /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many, and no more
-    /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
-    /// Says how many it were.
+    /// than whole granules, handles or segments need, without touching the memory: of ranges that can be divided
+    /// the largest, of handles and segments the smallest that suffices. Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
         self.trim_by(bytes, passed, |missing| missing)
     }
