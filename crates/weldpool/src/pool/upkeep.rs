@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use crate::block::Block;
 use crate::gc::{Ages, GcPlan, Observation};
 use crate::pressure::{Actions, Level, Step, Usage};
 use crate::sync::Ordering;
@@ -127,7 +128,7 @@ impl Pool {
             self.drain_unused(ages, now, age);
             let surplus = usize::try_from(ages.surplus(now, age)).unwrap_or(usize::MAX);
             if surplus > 0 {
-                returned += self.trim(surplus);
+                returned += self.trim(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
         }
         if let Some(most) = plan.trim_to_bytes {
@@ -143,16 +144,22 @@ impl Pool {
     /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from
     /// threads; what a thread keeps for itself alone stays.
     fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
-        self.drain_lists(|list| ages.is_unused(list, now, age));
+        let drained = self.drain_lists(|list| ages.is_unused(list, now, age));
+        let drained = self
+            .classes
+            .keep_least(drained, |class| self.tuned.kept(class));
+        self.put_in_arenas(drained);
     }
 
-    /// Empties the lists of blocks that fill a segment or more into the arenas, likewise.
+    /// Empties the lists of blocks that fill a segment or more into the arenas, likewise, and what a class is to
+    /// keep too.
     fn drain_large(&self) {
         let least = self.reserve.segment_bytes_min();
-        self.drain_lists(|list| self.classes.block_bytes(list) >= least);
+        let drained = self.drain_lists(|list| self.classes.block_bytes(list) >= least);
+        self.put_in_arenas(drained);
     }
 
-    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) {
+    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) -> Vec<Block> {
         let mut drained = Vec::new();
         let shards = self.shards.lock().clone();
         for shard in shards {
@@ -161,9 +168,10 @@ impl Pool {
         for list in (0..self.classes.list_count()).filter(|&list| wanted(list)) {
             self.classes.drain_list(list, &mut drained);
         }
-        let drained = self
-            .classes
-            .keep_least(drained, |class| self.tuned.kept(class));
+        drained
+    }
+
+    fn put_in_arenas(&self, drained: Vec<Block>) {
         self.give_back(drained);
         self.release_empty_spans();
     }
