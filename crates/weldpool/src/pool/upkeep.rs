@@ -88,7 +88,7 @@ impl Pool {
         }
         ages.look(
             now,
-            self.idle_bytes(),
+            self.collectable_bytes(),
             self.reserve.growths(),
             allocations.into_iter(),
         );
@@ -99,6 +99,12 @@ impl Pool {
             external_fragmentation: self.external_fragmentation(),
             oldest_idle: ages.oldest(now),
         }
+    }
+
+    /// What is idle besides what classes keep, however long it is idle.
+    fn collectable_bytes(&self) -> u64 {
+        let kept = self.classes.kept_bytes(|class| self.tuned.kept(class));
+        self.idle_bytes().saturating_sub(kept)
     }
 
     /// 1 - largest free range / all free bytes, over all arenas.
@@ -126,7 +132,8 @@ impl Pool {
         }
         if let Some(age) = plan.older_than {
             self.drain_unused(ages, now, age);
-            let surplus = usize::try_from(ages.surplus(now, age)).unwrap_or(usize::MAX);
+            // Of what threads cached, classes keep some now.
+            let surplus = ages.surplus(now, age).min(self.collectable_bytes());
             if surplus > 0 {
                 returned += self.trim(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
