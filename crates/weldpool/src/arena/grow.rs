@@ -203,7 +203,7 @@ impl Arena {
                     missing -= bytes;
                 }
                 Err(error) => {
-                    self.reserve.uncommit(missing);
+                    self.reserve.cancel(missing);
                     growth.unmapped.append(&mut pieces);
                     return Err(error);
                 }
@@ -335,7 +335,7 @@ impl Arena {
         let segment = self
             .device
             .create_segment(bytes, self.home.storage, self.home.node.index())
-            .inspect_err(|_| self.reserve.uncommit(bytes))?;
+            .inspect_err(|_| self.reserve.cancel(bytes))?;
         self.reserve.count_growth();
         tracing::debug!(bytes, storage = %self.home.storage, "segment obtained");
         Ok(self.add_segment(growth, segment))
