@@ -20,7 +20,7 @@ const OWN_SEGMENT_DIVISOR: usize = 8;
 /// no cheaper way to use a hole.
 const EXCHANGE_TIMES: u64 = 16;
 /// An empty segment is spared if a request would leave this part of the greatest sum of requested bytes.
-const SPARE_DIVISOR: u64 = 16384;
+const LEFT_OF_PEAK_DIVISOR: u64 = 16384;
 /// And at least as many bytes.
 const SPARE_BYTES_MIN: usize = 256 << 10;
 
@@ -37,7 +37,7 @@ impl Arena {
         if !self.reserve.is_sparing() || !self.affords_exchange(live) {
             return Sparing::None;
         }
-        let leaving = self.reserve.peak_with(live) / SPARE_DIVISOR;
+        let leaving = self.reserve.peak_with(live) / LEFT_OF_PEAK_DIVISOR;
         let leaving = usize::try_from(leaving).unwrap_or(usize::MAX);
         Sparing::Larger {
             than: self.reserve.segment_bytes_min(),
