@@ -7,7 +7,7 @@ use super::mappings::Piece;
 use super::{Arena, Growth, Sparing, Want};
 use crate::block::Block;
 use crate::device::VirtualMemoryProperties;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::space::Range;
 
 impl Arena {
@@ -57,7 +57,7 @@ impl Arena {
             None => {
                 self.reserve_addresses(growth, bytes, properties.granularity)?;
                 self.gap_behind_free(growth, bytes)
-                    .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))?
+                    .ok_or_else(Self::no_addresses)?
             }
         };
         let range = Range { start, bytes };
