@@ -106,9 +106,10 @@ impl NodeStats {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues;
-    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts
-    /// blocks, rounding included.
+    /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues, and
+    /// never above the peak of what was held; otherwise it may be too high by a 64th, at least 64 KiB and at most
+    /// 1 MiB, for each further thread, and each queue that it uses. The total counts blocks, rounding
+    /// included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,

@@ -109,6 +109,8 @@ impl Pool {
         let deferred_bytes = self.awaited_bytes();
         let counted = self.counted();
         let live = self.live_bytes();
+        // No more was ever requested than was held.
+        let peak = self.live_water.peak().min(self.device.reserved().peak);
         let allocations = counted.sum(|list| list.allocations);
         let blocks = |list: &TallySum| list.allocations;
         let allocated = counted.listed_bytes(self.classes.classes(), blocks);
@@ -125,7 +127,7 @@ impl Pool {
         let mut stats = Stats {
             live: Counter {
                 value: live,
-                peak: self.live_water.peak().max(live),
+                peak: peak.max(live),
                 total: allocated.wrapping_add(counted.unlisted.allocated),
             },
             reserved,
