@@ -121,9 +121,9 @@ impl HighWater {
         !other.is_claimed() && other.own() > self.tolerance()
     }
 
-    /// Makes a thread's part anybody's. Its warm path must have been closed, and be seen to be by the
-    /// thread's next call; that under way may still change the part, which shows when it is returned. One
-    /// thread at a time may claim or return.
+    /// Makes a thread's part anybody's. The thread's next call must see that it may not use it; one that is under
+    /// way may still do so by a little, which shows when the part is returned. One thread at a time may claim
+    /// or return.
     pub(crate) fn claim(&self, other: &Headroom) {
         let there = other.own();
         other.claimed.store(there, Ordering::Relaxed);

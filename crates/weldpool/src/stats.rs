@@ -1,6 +1,7 @@
 //! The statistics that are always on.
 
 use std::fmt;
+use std::time::Duration;
 
 pub use crate::counter::Counter;
 use crate::gc::GcStats;
@@ -137,6 +138,8 @@ pub struct Stats {
     pub failures: u64,
     /// Those of them that failed because there was no memory, or because of a limit.
     pub memory_failures: u64,
+    /// Time since the last of those.
+    pub memory_failure_age: Option<Duration>,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
     /// Driver calls that failed.
@@ -157,6 +160,8 @@ pub struct Stats {
     pub nodes: Vec<NodeStats>,
     /// Times that memory was out, and what helped.
     pub out_of_memory: OutOfMemoryStats,
+    /// Time since memory was out last.
+    pub out_of_memory_age: Option<Duration>,
     /// Memory pressure from 0 to 1: the greatest of reserved / limit and what the monitor last read.
     pub pressure: f64,
     /// The level at the monitor's last assessment.

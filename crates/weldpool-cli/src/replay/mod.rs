@@ -159,6 +159,7 @@ fn replay_file(
         .map(|allocator| allocator.dashboard())
         .unwrap_or_default();
     after.allocator = name_of(file);
+    after.finished = true;
     Ok((report, after))
 }
 

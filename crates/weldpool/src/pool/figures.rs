@@ -143,6 +143,7 @@ impl Pool {
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
             memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
+            memory_failure_age: self.observer.memory_failed.age(),
             driver_calls,
             driver_failures,
             driver_ns: driver_real_ns + driver_charged_ns,
@@ -153,6 +154,7 @@ impl Pool {
             classes: self.classes.stats(&counted.lists),
             nodes: self.arenas.stats(&self.device),
             out_of_memory: self.out_of_memory.read(),
+            out_of_memory_age: self.out_of_memory.age(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()
         };

@@ -81,6 +81,7 @@ impl Pool {
         if matches!(kind, ErrorKind::OutOfMemory | ErrorKind::LimitExceeded) {
             let failures = &self.observer.memory_failures;
             failures.fetch_add(1, Ordering::Relaxed);
+            self.observer.memory_failed.note();
         }
     }
 
@@ -99,6 +100,7 @@ impl Pool {
             allocator: self.name.clone(),
             stats: self.stats(),
             samples: self.samples(),
+            finished: false,
         }
     }
 

@@ -512,19 +512,19 @@ impl Inner {
     }
 }
 
+/// `fullest` is what the pressure, a part used of a limit, comes from; `signal` and `seen` say who asked for the
+/// level by an event, and why.
 fn log(from: Level, assessment: &Assessment, given_back_bytes: u64) {
     let Assessment {
         level, pressure, ..
     } = assessment;
-    let source = assessment
-        .signalled_by
-        .as_deref()
-        .or(assessment.source.as_deref())
-        .unwrap_or_default();
+    let fullest = assessment.source.as_deref();
+    let signal = assessment.signalled_by.as_deref();
+    let seen = assessment.seen.as_deref();
     if *level > Level::Moderate {
-        tracing::warn!(%from, to = %level, pressure, source, given_back_bytes, "memory pressure");
+        tracing::warn!(%from, to = %level, signal, seen, pressure, fullest, given_back_bytes, "memory pressure");
     } else {
-        tracing::info!(%from, to = %level, pressure, source, given_back_bytes, "memory pressure");
+        tracing::info!(%from, to = %level, signal, seen, pressure, fullest, given_back_bytes, "memory pressure");
     }
 }
 

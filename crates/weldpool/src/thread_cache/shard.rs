@@ -176,8 +176,9 @@ impl Shard {
         (!self.headroom.is_claimed()).then(|| change(&self.headroom))
     }
 
-    /// Takes the part of the peak's headroom for anybody, if it is too much: the thread is outside, and past
-    /// its cache from its next call on. Under the lock of the pool's list of shards.
+    /// Takes the part of the peak's headroom for anybody, if it is too much: the thread goes past its cache from
+    /// its next call on, and is outside already. A call that is under way may still take or put a block that
+    /// is not lent. Under the lock of the pool's list of shards.
     pub(crate) fn claim_headroom(&self, water: &HighWater) {
         if !water.has_too_much(&self.headroom) {
             return;
@@ -186,15 +187,20 @@ impl Shard {
         self.gate.open.store(0, Ordering::Relaxed);
         // Whoever closes has the thread see what was written before.
         match self.lending.close() {
-            Some(_closed) => water.claim(&self.headroom),
+            Some(closed) => {
+                // A call that found the warm path open may not have been inside yet.
+                closed.bar();
+                water.claim(&self.headroom);
+            }
             None => self.gate.open.store(open, Ordering::Relaxed),
         }
     }
 
     /// Gives up what others claimed. Under the lock of the pool's list of shards, for the owner.
     pub(crate) fn return_claim(&self, water: &HighWater) {
-        let _held = self.lending.hold();
+        let held = self.lending.hold();
         water.return_claim(&self.headroom);
+        self.lending.unbar(&held);
     }
 
     /// Keeps others away who empty a lent bin and count what leaves it. For the owner.

@@ -290,8 +290,9 @@ fn a_peak_is_exact_though_headroom_is_claimed() {
                     }
                 }
                 let _alone = shards.lock();
-                let _held = lending.hold();
+                let held = lending.hold();
                 other.return_claim(&own);
+                lending.unbar(&held);
                 gate.store(1, Ordering::Relaxed);
             }
         });
@@ -300,7 +301,8 @@ fn a_peak_is_exact_though_headroom_is_claimed() {
             {
                 let _alone = shards.lock();
                 gate.store(0, Ordering::Relaxed);
-                if let Some(_closed) = lending.close() {
+                if let Some(closed) = lending.close() {
+                    closed.bar();
                     water.claim(&theirs);
                 }
             }
