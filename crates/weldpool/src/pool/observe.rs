@@ -14,7 +14,7 @@ use crate::env::StatsOnExit;
 use crate::error::ErrorKind;
 use crate::health::Health;
 use crate::name::Name;
-use crate::report::{ArenaReport, Report};
+use crate::report::{ArenaReport, LeakReport, Report};
 use crate::sampler::Samples;
 use crate::sync::{Arc, Ordering};
 use crate::trace::{Op, Recorder};
@@ -30,6 +30,13 @@ fn print(text: fmt::Arguments<'_>) {
 }
 
 impl Pool {
+    /// Writes a leak report to standard error, where debugging is asked for and nobody takes log lines.
+    pub(crate) fn show_leaks(&self, report: &LeakReport) {
+        if self.observer.debug_checks && !tracing::dispatcher::has_been_set() {
+            print(format_args!("{}: {report}", self.name));
+        }
+    }
+
     /// Takes note of a block that is about to be handed out, and is counted. A sampled one leaves its list,
     /// so that no thread keeps it and its free is seen.
     pub(super) fn observe_allocation(

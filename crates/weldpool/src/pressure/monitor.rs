@@ -194,7 +194,7 @@ impl PressureMonitor {
         PressureMonitorBuilder::default()
     }
 
-    /// The level of the last assessment; one load.
+    /// The level of the last assessment, not yet that of a [`signal`](Self::signal) just made; one load.
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.level()
@@ -222,7 +222,8 @@ impl PressureMonitor {
     }
 
     /// Raises the level to at least `level`, until [`clear`](Self::clear) or another call; returns
-    /// what was signalled before. The thread acts on it at once; without one, [`check`](Self::check)
+    /// what was signalled before. The thread acts on it at once, after which [`level`](Self::level) says so, some
+    /// tens of microseconds later; without one, or to wait for it, [`check`](Self::check)
     /// does, and [`clear`](Self::clear) is noticed within an interval of requests past the caches.
     pub fn signal(&self, level: Level) -> Level {
         let before = self
