@@ -37,7 +37,7 @@ impl Capacity {
                 Error::with_message(
                     ErrorKind::OutOfMemory,
                     format!(
-                        "the fake device has {} of {} bytes left, of {bytes} that more memory takes in whole pieces",
+                        "the fake device has {} of {} bytes left, and its next piece takes {bytes}",
                         this.total - used,
                         this.total
                     ),
