@@ -332,7 +332,7 @@ fn names_stand_for_formats() {
 #[test]
 fn a_function_of_the_librarys_result_takes_errors_of_traces() {
     fn record(path: &Path) -> weldpool::Result<()> {
-        weldpool::trace::Recorder::create(path)?.finish()?;
+        Recorder::create(path)?.finish()?;
         Ok(())
     }
     let folder = tempfile::tempdir().unwrap();
