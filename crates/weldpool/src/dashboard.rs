@@ -363,11 +363,11 @@ mod tests {
     fn a_limit_far_above_what_is_held_is_named_beside_the_bars() {
         let mut dashboard = dashboard();
         for (mib, heading) in [
-            (400, "Memory, of the limit of 400.0 MiB"),
-            (800, "Memory, of the limit of 800.0 MiB"),
+            (400, "Memory, of the limit of 400.00 MiB"),
+            (800, "Memory, of the limit of 800.00 MiB"),
             (
                 2000,
-                "Memory, of the 200.0 MiB held at most; the limit is 1.95 GiB",
+                "Memory, of the 200.00 MiB held at most; the limit is 1.95 GiB",
             ),
         ] {
             dashboard.stats.limit = Some(mib << 20);
