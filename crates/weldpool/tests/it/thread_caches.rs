@@ -10,7 +10,7 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use weldpool::{Allocator, Buffer, Config, Request};
+use weldpool::{Allocator, Buffer, Config, ErrorKind, Request};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -147,6 +147,22 @@ fn counters_stand_while_others_empty_a_threads_lists() {
     let stats = allocator.stats();
     assert_eq!(stats.frees, stats.allocations, "{stats}");
     assert_eq!((stats.live.value, stats.block_bytes), (0, 0), "{stats}");
+}
+
+#[test]
+fn what_a_cache_could_serve_is_validated() {
+    let allocator = Allocator::host().unwrap();
+    for number in [0, 3, 48, 192, 300] {
+        // The first one is cached from here on.
+        drop(allocator.allocate(64).unwrap());
+        let request = Request::new(64).alignment(number);
+        let error = allocator.allocate_with(&request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{number}: {error}");
+    }
+    for number in [1, 2, 128, 256] {
+        let request = Request::new(64).alignment(number);
+        drop(allocator.allocate_with(&request).unwrap());
+    }
 }
 
 /// What the peak may be above the truth for each thread or queue besides the one that made it.
