@@ -39,6 +39,7 @@ impl Headroom {
         self.own().wrapping_sub(claimed)
     }
 
+    #[inline(always)]
     fn own(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
