@@ -7,7 +7,7 @@ use crate::process::Run;
 use crate::progress::Steps;
 
 /// A wait of `crates/weldpool/src/wait.rs`, and the tests each of which fails without it.
-const MUTANTS: [(&str, &[&str]); 15] = [
+const MUTANTS: [(&str, &[&str]); 16] = [
     (
         "HostAccess",
         &[
@@ -102,6 +102,13 @@ const MUTANTS: [(&str, &[&str]); 15] = [
         &[
             "discrete::a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
             "apple::a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue",
+        ],
+    ),
+    (
+        "Unregister",
+        &[
+            "registered_memory_that_is_dropped_stays_for_the_work_that_uses_it",
+            "registered_memory_is_given_back_after_the_work_that_uses_it",
         ],
     ),
 ];

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -10,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, Location, Physical, ReleaseError, Segment,
-    Staging, Timeline, Topology, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, HostRange, Location, Physical,
+    Registration, ReleaseError, Segment, Staging, Timeline, Topology, UnregisterError,
+    VirtualMemory, VirtualMemoryProperties,
 };
-use weldpool::{Device, Error, ErrorKind, Result, StorageMode};
+use weldpool::{Device, Error, ErrorKind, Resource, Result, StorageMode};
 
 use crate::held::Held;
 
@@ -230,6 +232,39 @@ impl Device for FaultyDevice {
         }))
     }
 
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        self.faults.check(Call::Register)?;
+        // SAFETY: the caller's promise is the same.
+        let registration = unsafe { self.inner.register(memory) }?;
+        self.held.obtained(memory.bytes);
+        Ok(Box::new(FaultyRegistration {
+            inner: registration,
+            bytes: memory.bytes,
+        }))
+    }
+
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        if let Err(error) = self.faults.check(Call::Unregister) {
+            return Err(UnregisterError {
+                registration,
+                error,
+            });
+        }
+        let any: Box<dyn Any> = registration;
+        match any.downcast::<FaultyRegistration>() {
+            Ok(own) => {
+                let FaultyRegistration { inner, bytes } = *own;
+                self.inner.unregister(inner)?;
+                self.held.returned(bytes);
+                Ok(())
+            }
+            Err(_) => unreachable!("registrations of this device are wrapped"),
+        }
+    }
+
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
         self.inner
             .virtual_memory(storage)
@@ -257,6 +292,24 @@ fn start_of(segment: &dyn Segment) -> Option<u64> {
         .host_address()
         .map(|host| host.as_ptr().addr() as u64);
     host.or_else(|| segment.device_address())
+}
+
+/// Registered memory, whose end is accounted for.
+#[derive(Debug)]
+struct FaultyRegistration {
+    inner: Box<dyn Registration>,
+    bytes: usize,
+}
+
+// SAFETY: what it gives is what the registration below does.
+unsafe impl Registration for FaultyRegistration {
+    fn device_address(&self) -> Option<u64> {
+        self.inner.device_address()
+    }
+
+    fn resource(&self) -> Option<Resource> {
+        self.inner.resource()
+    }
 }
 
 /// The virtual memory of a device for one storage mode.

@@ -6,8 +6,10 @@ pub mod device_suite;
 mod faulty;
 mod foreign;
 mod held;
+mod pages;
 pub mod trace_readers;
 
 pub use faulty::FaultyDevice;
 pub use held::Held;
+pub use pages::Pages;
 pub use weldpool::device::fake::Call;

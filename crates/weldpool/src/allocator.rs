@@ -9,7 +9,7 @@ use crate::address::BlockInfo;
 use crate::buffer::Buffer;
 use crate::config::{Config, validate_reserved_bytes_max};
 use crate::device::host::HostDevice;
-use crate::device::{Device, DeviceQueue};
+use crate::device::{Device, DeviceQueue, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::out_of_memory::{OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, Recourse};
 use crate::pool::Pool;
@@ -134,6 +134,7 @@ impl Allocator {
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for zero bytes, a size no buffer can have or a
     /// wrong alignment; [`Unsupported`](ErrorKind::Unsupported) for a storage mode the device lacks;
+    /// [`Busy`](ErrorKind::Busy) when the request is for [held memory](Request::held_only) alone and none suffices;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) or [`OutOfMemory`](ErrorKind::OutOfMemory) once
     /// everything idle was given back and nothing in flight ended within
     /// [`Config::wait_max`]; else what the driver says.
@@ -161,6 +162,26 @@ impl Allocator {
         Ok(made.len())
     }
 
+    /// Obtains at least `bytes` bytes more from the device and leaves them idle; returns how many, which is
+    /// `bytes` rounded up to what the device gives. Where memory can be mapped (see
+    /// [`Device::virtual_memory`]), they lie behind memory that is idle if addresses allow, so that both together
+    /// serve a larger request; elsewhere they are one segment. The driver is called once for all of it, under no
+    /// lock that a request for [held memory](Request::held_only) takes.
+    ///
+    /// What is reserved is idle memory like other: any request may take it, and it goes back under the same rules.
+    /// [Collection](crate::gc) takes it once it was idle for long, or where idle memory is too much in pieces, as
+    /// several segments are; requests that exchange segments, memory pressure and a limit on idle memory
+    /// ([`Config::cached_bytes_max`]) take it when they need it.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) or [`LimitExceeded`](ErrorKind::LimitExceeded), with nothing given
+    /// up for it; [`Unsupported`](ErrorKind::Unsupported) for a storage mode the device lacks,
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) while pooling is off; else what the driver says.
+    pub fn reserve(&self, bytes: usize, storage: StorageMode) -> Result<usize> {
+        self.handle.pool.obtain_ahead(bytes, storage)
+    }
+
     /// Gives all idle memory back to the device; returns its bytes.
     #[must_use = "says how many bytes went back"]
     pub fn clear(&self) -> usize {
@@ -185,8 +206,9 @@ impl Allocator {
     }
 
     /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now. At 0 nothing
-    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, and what work in flight
-    /// still uses.
+    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, for each storage mode and
+    /// node of memory a span of about 1 MiB at most that small blocks are cut from, with the segment it lies in
+    /// where memory cannot be remapped, and what work in flight still uses.
     pub fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         self.handle.pool.set_cached_bytes_max(bytes)
     }
@@ -255,7 +277,8 @@ impl Allocator {
     }
 
     /// The live buffer that contains `address`, from the start of any block to the last requested
-    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced.
+    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced. Addresses of more than
+    /// 50 bits are not known.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
         self.handle.pool.find(address.addr())
@@ -316,6 +339,7 @@ impl Drop for Handle {
         let report = self.pool.live_report();
         if !report.buffers.is_empty() {
             tracing::warn!(pool = self.pool.name(), "{report}");
+            self.pool.show_leaks(&report);
             if let Some(handler) = self.pool.on_leak() {
                 // A destructor must not unwind.
                 let called = catch_unwind(AssertUnwindSafe(|| handler.call(&report)));

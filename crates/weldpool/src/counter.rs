@@ -27,8 +27,29 @@ pub(crate) struct AtomicCounter {
 impl AtomicCounter {
     pub(crate) fn add(&self, amount: u64) {
         let value = self.value.fetch_add(amount, Ordering::Relaxed) + amount;
-        self.peak.fetch_max(value, Ordering::Relaxed);
+        self.rose(value, amount);
+    }
+
+    /// Adds unless the level would be above `most`; the level it has then, or has if nothing was added.
+    pub(crate) fn try_add(&self, amount: u64, most: u64) -> Result<u64, u64> {
+        let add = |value: u64| value.checked_add(amount).filter(|&sum| sum <= most);
+        let before = self
+            .value
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)?;
+        self.rose(before + amount, amount);
+        Ok(before + amount)
+    }
+
+    fn rose(&self, value: u64, amount: u64) {
+        // The peak seldom changes, and a load leaves its line to everybody.
+        if self.peak.load(Ordering::Relaxed) < value {
+            self.peak.fetch_max(value, Ordering::Relaxed);
+        }
         self.total.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
     }
 
     pub(crate) fn subtract(&self, amount: u64) {
@@ -57,13 +78,16 @@ mod tests {
         counter.add(5);
         counter.subtract(12);
         counter.add(1);
-        assert_eq!(
-            counter.read(),
-            Counter {
-                value: 4,
-                peak: 15,
-                total: 16
-            }
-        );
+        let expected = Counter {
+            value: 4,
+            peak: 15,
+            total: 16,
+        };
+        assert_eq!(counter.read(), expected);
+        assert_eq!(counter.try_add(1, 4), Err(4));
+        assert_eq!(counter.try_add(u64::MAX, u64::MAX), Err(4));
+        assert_eq!(counter.read(), expected, "nothing was added");
+        assert_eq!(counter.try_add(12, 16), Ok(16));
+        assert_eq!((counter.value(), counter.read().peak), (16, 16));
     }
 }

@@ -24,7 +24,8 @@ pub enum ErrorKind {
     LimitExceeded,
     /// This device never offers what was asked.
     Unsupported,
-    /// Not now: work in flight or another guard holds the contents. Wait for it and try again.
+    /// Not now: work in flight or another guard holds the contents, or, for a request for held memory alone,
+    /// none that is held suffices. Wait for it and try again.
     Busy,
     /// A wait ended before the work did.
     Timeout,

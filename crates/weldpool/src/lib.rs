@@ -63,15 +63,18 @@ mod in_flight;
 #[cfg(feature = "serde")]
 mod json;
 mod kept;
+mod moment;
 mod name;
 mod observer;
 mod order;
 mod out_of_memory;
+pub mod pinned;
 mod pool;
 mod preset;
 pub mod pressure;
 pub mod prometheus;
 mod queue;
+mod registered;
 mod report;
 mod request;
 mod runtime;
@@ -109,6 +112,7 @@ pub use out_of_memory::{
 };
 pub use preset::Preset;
 pub use queue::{Fence, Operand, Queue};
+pub use registered::{RawBytes, RegisterError, Registered, StableBytes};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;
 pub use runtime::{Absent, Runtime};
@@ -122,6 +126,11 @@ pub use view::BufferView;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/policies.md")]
 struct Policies;
+
+/// Compiles and runs the examples of the page on pinned memory.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/pinned.md")]
+struct Pinned;
 
 /// Compiles and runs the example of the page on seeing what an allocator does.
 #[cfg(all(doctest, feature = "serde"))]

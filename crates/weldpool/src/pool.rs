@@ -10,6 +10,7 @@ mod close;
 mod copies;
 mod figures;
 mod free;
+mod held;
 mod idle;
 mod nodes;
 mod observe;
@@ -37,6 +38,7 @@ use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
+use crate::registered::Ranges;
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
@@ -75,6 +77,7 @@ pub struct Pool {
     classes: ClassPools,
     orders: Orders,
     deferred: Deferred,
+    registered: Ranges,
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
@@ -173,6 +176,7 @@ impl Pool {
             classes,
             orders: Orders::default(),
             deferred: Deferred::default(),
+            registered: Ranges::default(),
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
@@ -224,6 +228,15 @@ impl Pool {
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {
         self.device.device()
+    }
+
+    pub(crate) fn metered(&self) -> &Metered {
+        &self.device
+    }
+
+    /// Memory of others that the device knows.
+    pub(crate) fn registered(&self) -> &Ranges {
+        &self.registered
     }
 
     pub(crate) fn orders(&self) -> &Orders {

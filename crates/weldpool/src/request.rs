@@ -10,6 +10,9 @@ pub(crate) const DEFAULT_ALIGNMENT: usize = 256;
 /// Largest alignment a request may ask for, in bytes.
 pub(crate) const ALIGNMENT_MAX: usize = 1 << 30;
 
+/// Stands for every alignment that cannot be.
+const NO_ALIGNMENT: usize = usize::MAX;
+
 /// A request for a buffer.
 ///
 /// ```
@@ -29,6 +32,7 @@ pub struct Request<'a> {
     pub(crate) name: Name,
     pub(crate) zeroed: bool,
     pub(crate) queue: Option<&'a Queue>,
+    pub(crate) held_only: bool,
 }
 
 impl<'a> Request<'a> {
@@ -42,6 +46,7 @@ impl<'a> Request<'a> {
             name: Name::default(),
             zeroed: false,
             queue: None,
+            held_only: false,
         }
     }
 
@@ -49,7 +54,12 @@ impl<'a> Request<'a> {
     /// device's minimum, whatever is asked.
     #[must_use]
     pub fn alignment(mut self, bytes: usize) -> Self {
-        self.alignment = bytes;
+        // What a cache serves is not validated, so it must not be taken for a small alignment.
+        self.alignment = if bytes.is_power_of_two() {
+            bytes
+        } else {
+            NO_ALIGNMENT
+        };
         self
     }
 
@@ -80,6 +90,18 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn queue(mut self, queue: &'a Queue) -> Self {
         self.queue = Some(queue);
+        self
+    }
+
+    /// Whether only memory that the allocator holds already may serve the request: no driver call obtains,
+    /// maps or returns memory, nothing is waited for, and none of the steps against
+    /// [memory being out](crate::OutOfMemoryStats) is taken. Where nothing held and idle fits as it lies, the
+    /// error is of kind [`Busy`](ErrorKind::Busy), at once, and no failure is counted; see
+    /// [`Allocator::reserve`](crate::Allocator::reserve) for holding more. So a request never waits for a driver,
+    /// though it may come while another thread is inside of one. Default: no.
+    #[must_use]
+    pub fn held_only(mut self, held_only: bool) -> Self {
+        self.held_only = held_only;
         self
     }
 

@@ -17,6 +17,7 @@ use crate::gc::GcStats;
 use crate::histogram::Histogram;
 use crate::json;
 use crate::name::Name;
+use crate::pinned::PinnedStats;
 use crate::report::Report;
 use crate::stats::{ClassStats, NodeStats, Stats};
 
@@ -92,14 +93,29 @@ impl Serialize for GcStats {
     }
 }
 
+impl Serialize for PinnedStats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, self => PinnedStats {
+            live, live_bytes, pageable, pageable_bytes, refused, waits,
+            wait_time as wait_seconds: wait_time.as_secs_f64(),
+            wait_longest as wait_longest_seconds: wait_longest.as_secs_f64(), growths, growth_bytes,
+            growth_time as growth_seconds: growth_time.as_secs_f64(),
+            growth_longest as growth_longest_seconds: growth_longest.as_secs_f64(), growth_failures,
+            growing_bytes,
+            ; with pinned, pinned_bytes, pinned_share,
+        })
+    }
+}
+
 impl Serialize for Stats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let used = |class: &&ClassStats| class.allocations > 0 || class.held_bytes > 0;
         fields!(serializer, self => Stats {
-            live, reserved, staging, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
-            hits, misses, growths, remaps, failures, memory_failures, driver_calls,
-            driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
-            classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory, pressure,
+            live, reserved, staging, registered, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
+            hits, misses, growths, remaps, failures, memory_failures,
+            memory_failure_age: memory_failure_age.map(|age| age.as_secs_f64()), driver_calls, driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
+            classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory,
+            out_of_memory_age: out_of_memory_age.map(|age| age.as_secs_f64()), pressure,
             pressure_level: pressure_level.name(), pressure_events, pressure_returned_bytes, gc,
             ; with hit_rate, utilisation, internal_fragmentation, external_fragmentation, internal_waste,
             external_waste, allocation_reduction,

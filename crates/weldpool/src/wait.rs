@@ -38,6 +38,8 @@ pub(crate) enum Wait {
     Close,
     /// Memory of a closed pool that threads keep, for the queues in whose order they freed it.
     CloseKept,
+    /// Registered memory that is given back, for the work that uses it.
+    Unregister,
 }
 
 /// Whether this build leaves the wait out.

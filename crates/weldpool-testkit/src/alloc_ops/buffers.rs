@@ -31,14 +31,17 @@ impl Machine {
         if self.counts.live as usize + bytes > LIVE_BYTES_MAX {
             return;
         }
+        let held_only = input.below(8) == 0;
         let mut request = Request::new(bytes)
             .alignment(alignment)
             .storage(storage)
-            .zeroed(zeroed);
+            .zeroed(zeroed)
+            .held_only(held_only);
         if let Some(stream) = stream {
             request = request.queue(&self.streams[stream].queue);
         }
-        let before = self.allocator.stats().reserved.value;
+        let before = self.allocator.stats();
+        let (before, calls) = (before.reserved.value, before.driver_calls);
         let allocated = if on_thread {
             let allocator = &self.allocator;
             on_another_thread(|| allocator.allocate_with(&request))
@@ -46,6 +49,9 @@ impl Machine {
             self.allocator.allocate_with(&request)
         };
         let lost = stream.is_some_and(|stream| self.streams[stream].lost);
+        if held_only {
+            assert_eq!(self.allocator.stats().driver_calls, calls);
+        }
         match allocated {
             Ok(buffer) => {
                 let after = self.allocator.stats().reserved.value;
@@ -75,6 +81,7 @@ impl Machine {
                             || self.limit.is_some()
                             || self.target.control().is_some() && zeroed
                     }
+                    ErrorKind::Busy if held_only => true,
                     _ => lost && zeroed,
                 };
                 assert!(permitted || self.faults, "{error}");

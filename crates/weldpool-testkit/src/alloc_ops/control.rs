@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weldpool::ErrorKind;
+use weldpool::{ErrorKind, StorageMode};
 
 use super::buffers::on_another_thread;
 use super::input::Input;
@@ -13,7 +13,7 @@ const QUEUES_MAX: usize = 4;
 
 impl Machine {
     pub(super) fn control(&mut self, input: &mut Input<'_>, on_thread: bool) {
-        match input.below(6) {
+        match input.below(7) {
             0 if on_thread => {
                 let allocator = &self.allocator;
                 let _bytes = on_another_thread(|| allocator.clear());
@@ -42,6 +42,7 @@ impl Machine {
             ),
             3 => drop(self.allocator.set_cached_bytes_max(u64::MAX)),
             4 => drop(self.allocator.set_pooling(input.flag())),
+            5 => self.reserve(input, on_thread),
             _ => {
                 let (bytes, count) = (input.size(16).max(1), input.below(8));
                 match self.allocator.pre_allocate(bytes, count) {
@@ -56,6 +57,36 @@ impl Machine {
                         self.counts.exact = false;
                     }
                 }
+            }
+        }
+    }
+
+    fn reserve(&mut self, input: &mut Input<'_>, on_thread: bool) {
+        let (bytes, storage) = (input.size(22), input.of(&StorageMode::ALL));
+        let before = self.allocator.stats().reserved.value;
+        let allocator = &self.allocator;
+        let reserved = if on_thread {
+            on_another_thread(|| allocator.reserve(bytes, storage))
+        } else {
+            allocator.reserve(bytes, storage)
+        };
+        let after = allocator.stats().reserved.value;
+        match reserved {
+            Ok(made) => {
+                assert!(made >= bytes && after <= before + made as u64);
+                let most = self.limit.unwrap_or(u64::MAX).max(before);
+                assert!(after <= most, "{after} bytes held of {most}");
+            }
+            Err(error) => {
+                let permitted = match error.kind() {
+                    // Pooling may be off.
+                    ErrorKind::InvalidRequest => true,
+                    ErrorKind::Unsupported => !self.target.storages.contains(&storage),
+                    ErrorKind::OutOfMemory => self.target.scarce,
+                    ErrorKind::LimitExceeded => self.limit.is_some(),
+                    _ => false,
+                };
+                assert!(permitted || self.faults, "{error}");
             }
         }
     }

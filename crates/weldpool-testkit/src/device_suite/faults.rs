@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weldpool::{Allocator, Device, ErrorKind, StorageMode};
 
 use super::{MakeDevice, block};
-use crate::{Call, FaultyDevice};
+use crate::{Call, FaultyDevice, Pages};
 
 pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     let mut seen = HashSet::new();
@@ -62,6 +62,25 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                     open.send(()).unwrap();
                     result
                 }
+                Call::Register => {
+                    let failed = allocator.register(Pages::new(1)).unwrap_err();
+                    Err(failed.error)
+                }
+                Call::Unregister => {
+                    let memory = allocator.register(Pages::new(1)).unwrap();
+                    match memory.into_inner() {
+                        // It is as it was, and is given back when the driver lets it.
+                        Err(failed) => {
+                            device.fail(call, kind, 0);
+                            drop(failed.memory);
+                            Err(failed.error)
+                        }
+                        Ok(_) => {
+                            assert_eq!(kind, ErrorKind::DeviceLost, "nothing reaches it");
+                            Ok(())
+                        }
+                    }
+                }
                 other => panic!("{other:?} is not exercised"),
             };
             match error {
@@ -69,7 +88,10 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                 Ok(()) => assert!(
                     matches!(
                         call,
-                        Call::ReleaseSegment | Call::Unmap | Call::ReleasePhysical
+                        Call::ReleaseSegment
+                            | Call::Unmap
+                            | Call::ReleasePhysical
+                            | Call::Unregister
                     ),
                     "{call:?} did not fail"
                 ),
@@ -84,6 +106,7 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             );
             drop((kept, target));
             assert_eq!(allocator.stats().live.value, 0, "{call:?}");
+            assert_eq!(allocator.stats().registered.value, 0, "{call:?}");
             let _bytes = allocator.clear();
             let stats = allocator.stats();
             assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weldpool::{Allocator, Buffer, ErrorKind, Request, StorageMode};
 
 use super::{MakeDevice, address, allocator, with_config};
-use crate::foreign;
+use crate::{Pages, foreign};
 
 pub fn segments_are_aligned_disjoint_and_zero(make: MakeDevice) {
     let device = make();
@@ -204,4 +204,28 @@ fn addresses_find_their_buffers_in(allocator: &Allocator, storage: StorageMode) 
         assert_eq!(allocator.find(address.as_ptr()), None);
     }
     assert_eq!(allocator.stats().live.value, 0);
+}
+
+/// Memory of the program is used where it is, and comes back when work is done with it.
+pub fn registered_memory_is_used_where_it_is(make: MakeDevice) {
+    let allocator = allocator(make);
+    let queue = allocator.create_queue().unwrap();
+    let mut source = allocator.register(Pages::new(3)).unwrap();
+    for (word, at) in source.write::<u32>().unwrap().iter_mut().zip(0..) {
+        *word = at;
+    }
+    let bytes = source.len();
+    assert_eq!(allocator.stats().registered.value, bytes as u64);
+    let private = Request::new(bytes).storage(StorageMode::Private);
+    let mut middle = allocator.allocate_with(&private.queue(&queue)).unwrap();
+    let mut target = allocator.register(Pages::new(3)).unwrap();
+    queue.copy(&source, &mut middle).unwrap();
+    queue.copy(&middle, &mut target).unwrap();
+    queue.fill(&mut source, 9).unwrap();
+    let target = target.into_inner().unwrap();
+    let source = source.into_inner().unwrap();
+    let expected: Vec<u8> = (0..bytes as u32 / 4).flat_map(u32::to_ne_bytes).collect();
+    assert!(target.contents() == expected);
+    assert!(source.contents().iter().all(|&byte| byte == 9));
+    assert_eq!(allocator.stats().registered.value, 0);
 }

@@ -47,7 +47,8 @@ macro_rules! device_suite {
                 a_freed_buffer_is_reused_without_a_driver_call,
                 every_size_and_alignment_is_kept,
                 every_storage_mode_keeps_contents,
-                addresses_find_their_buffers
+                addresses_find_their_buffers,
+                registered_memory_is_used_where_it_is
             ],
             virtual_memory: [
                 mapped_memory_is_what_was_obtained,

@@ -14,7 +14,7 @@ const ADDRESSES_PER_REQUEST: usize = 4;
 /// Part of what is held by which virtual memory grows at least, while slack allows.
 const GROWTH_DIVISOR: u64 = 256;
 /// Free ranges that gaps are looked for beside.
-const BESIDE_MAX: usize = 64;
+pub(super) const BESIDE_MAX: usize = 64;
 /// Most that virtual memory grows beyond a request.
 const GROWTH_BYTES_MAX: usize = 32 << 20;
 
@@ -203,7 +203,7 @@ impl Arena {
                     missing -= bytes;
                 }
                 Err(error) => {
-                    self.reserve.uncommit(missing);
+                    self.reserve.cancel(missing);
                     growth.unmapped.append(&mut pieces);
                     return Err(error);
                 }
@@ -268,12 +268,14 @@ impl Arena {
             return Ok(placement);
         }
         self.reserve_addresses(growth, want.bytes, want.alignment)?;
-        growth
-            .top()
-            .and_then(place)
-            .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))
+        growth.top().and_then(place).ok_or_else(Self::no_addresses)
     }
 
+    pub(super) fn no_addresses() -> Error {
+        Error::new(ErrorKind::OutOfMemory, "no address space is left")
+    }
+
+    /// New addresses, in which there is a place for so many bytes at whatever multiple of `alignment`.
     pub(super) fn reserve_addresses(
         &self,
         growth: &mut Growth,
@@ -284,11 +286,14 @@ impl Arena {
             return Ok(());
         };
         let round = |bytes: usize| bytes & !(properties.granularity - 1);
+        let most = round(properties.address_bytes_max);
+        // Addresses that do not suffice would be kept for nothing, at every such request anew.
         let least = bytes
             .checked_add(alignment)
-            .and_then(|bytes| bytes.checked_mul(ADDRESSES_PER_REQUEST))
-            .unwrap_or(properties.address_bytes_max);
-        let mut bytes = round(properties.address_bytes_max);
+            .filter(|&least| least <= most)
+            .ok_or_else(Self::no_addresses)?
+            .saturating_mul(ADDRESSES_PER_REQUEST);
+        let mut bytes = most;
         let range = loop {
             match self.device.reserve_addresses(bytes, self.home.storage) {
                 Ok(range) => break range,
@@ -309,13 +314,19 @@ impl Arena {
 
     /// Length of a segment that surely holds the block.
     pub(super) fn segment_room(&self, want: &Want) -> Result<usize> {
-        let properties = self.device.properties();
-        let room = if want.alignment > properties.granularity {
+        let granularity = self.device.properties().granularity;
+        self.whole(if want.alignment > granularity {
             want.bytes.checked_add(want.alignment - 1)
         } else {
             Some(want.bytes)
-        };
-        room.and_then(|bytes| bytes.checked_next_multiple_of(properties.granularity))
+        })
+    }
+
+    /// So many bytes as a segment can have, unless the sum was beyond all numbers.
+    pub(super) fn whole(&self, bytes: Option<usize>) -> Result<usize> {
+        let properties = self.device.properties();
+        bytes
+            .and_then(|bytes| bytes.checked_next_multiple_of(properties.granularity))
             .filter(|&bytes| bytes <= properties.segment_bytes_max)
             .ok_or_else(|| {
                 Error::new(
@@ -330,7 +341,7 @@ impl Arena {
         let segment = self
             .device
             .create_segment(bytes, self.home.storage, self.home.node.index())
-            .inspect_err(|_| self.reserve.uncommit(bytes))?;
+            .inspect_err(|_| self.reserve.cancel(bytes))?;
         self.reserve.count_growth();
         tracing::debug!(bytes, storage = %self.home.storage, "segment obtained");
         Ok(self.add_segment(growth, segment))

@@ -2,6 +2,7 @@
 
 mod chain;
 mod exchange;
+mod extend;
 mod grow;
 mod mappings;
 mod region;

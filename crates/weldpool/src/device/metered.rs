@@ -6,8 +6,9 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, Physical, ReleaseError, Segment, StorageMode,
-    Topology, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, HostRange, Physical, Registration,
+    ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
+    VirtualMemoryProperties,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,7 @@ pub(crate) struct Metered {
     reserved: AtomicCounter,
     /// Besides, for copies.
     staging: AtomicCounter,
+    registered: AtomicCounter,
     /// What of `reserved` is on which node, where memory is kept apart by nodes.
     nodes: Box<[AtomicCounter]>,
     /// Bytes of memory that the device has in all, once it has told.
@@ -41,6 +43,7 @@ impl Metered {
             device,
             reserved: AtomicCounter::default(),
             staging: AtomicCounter::default(),
+            registered: AtomicCounter::default(),
             total: OnceLock::new(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -61,6 +64,11 @@ impl Metered {
     /// Bytes held for copies, which `reserved` does not count.
     pub(crate) fn staging(&self) -> Counter {
         self.staging.read()
+    }
+
+    /// Bytes of others that the device knows.
+    pub(crate) fn registered(&self) -> Counter {
+        self.registered.read()
     }
 
     /// Bytes held of a node's memory, where memory is kept apart by nodes.
@@ -208,6 +216,34 @@ impl Metered {
         self.timed(|| self.device.release_segment(segment))?;
         self.staging.subtract(bytes as u64);
         Ok(())
+    }
+}
+
+/// Calls about memory of others, counted.
+impl Metered {
+    /// # Safety
+    ///
+    /// As for [`Device::register`].
+    pub(crate) unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        // SAFETY: the caller's promise.
+        let registration = self.timed(|| unsafe { self.device.register(memory) })?;
+        self.registered.add(memory.bytes as u64);
+        Ok(registration)
+    }
+
+    pub(crate) fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+        bytes: usize,
+    ) -> std::result::Result<(), UnregisterError> {
+        self.timed(|| self.device.unregister(registration))?;
+        self.forget_registered(bytes);
+        Ok(())
+    }
+
+    /// Takes note of bytes that the device does not know any more.
+    pub(crate) fn forget_registered(&self, bytes: usize) {
+        self.registered.subtract(bytes as u64);
     }
 }
 

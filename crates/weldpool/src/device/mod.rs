@@ -15,6 +15,7 @@ mod metered;
 mod pages;
 mod properties;
 mod raw;
+mod registration;
 mod staging;
 mod topology;
 mod virtual_memory;
@@ -36,6 +37,7 @@ pub(crate) use metered::Metered;
 pub(crate) use pages::NONE_LEFT;
 pub(crate) use pages::ZeroedPages;
 pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+pub use registration::{HostRange, Registration, UnregisterError};
 pub use staging::Staging;
 pub use topology::{NumaNode, Topology};
 pub use virtual_memory::{AddressRange, Physical, VirtualMemory, VirtualMemoryProperties};
@@ -116,6 +118,39 @@ pub trait Device: Debug + Send + Sync {
     /// through `Shared` memory.
     fn staging(&self) -> Staging {
         Staging::default()
+    }
+
+    /// Makes memory of this process known to the device, so that work uses it where it is. Default: not offered.
+    ///
+    /// # Safety
+    ///
+    /// The memory is valid for reads, and unless it is read-only for writes, and initialised, until the
+    /// registration has ended; the submission of work that uses it answers for races.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the device never does it,
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) where it wants other addresses, or as the driver says.
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        let _ = memory;
+        Err(Error::new(
+            crate::ErrorKind::Unsupported,
+            "the device cannot use memory that it did not give",
+        ))
+    }
+
+    /// Has the device forget registered memory. Nothing of the device uses it any more.
+    ///
+    /// # Errors
+    ///
+    /// The driver's error, with the registration, which still stands.
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        drop(registration);
+        Ok(())
     }
 
     /// Nanoseconds that a simulated device has charged for its calls so far, which come on top of the

@@ -78,6 +78,10 @@ impl Pool {
             Ok(buffer)
         });
         allocated.map_err(|error| {
+            if request.held_only && error.kind() == ErrorKind::Busy {
+                // An answer, not a failure.
+                return error.for_request(request.bytes, request.name);
+            }
             self.failures.fetch_add(1, Ordering::Relaxed);
             self.observe_failure(error.kind());
             let error = error.for_request(request.bytes, request.name);
@@ -89,8 +93,10 @@ impl Pool {
     }
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
-        self.relax();
-        close_late();
+        if !request.held_only {
+            self.relax();
+            close_late();
+        }
         let mut request = *request;
         let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
@@ -120,13 +126,19 @@ impl Pool {
         let sampled = self.is_sample(&place, key).then(Instant::now);
         // The warm path is closed while a recorder is there, for a sample, and at a new peak; and a strategy
         // chose after that was tried.
-        let cached = if pooled {
-            self.take_near(key, place)
-        } else {
-            None
+        let cached = match (pooled, request.held_only) {
+            (false, _) => None,
+            (true, false) => self.take_near(key, place),
+            (true, true) => thread_cache::take(key, place.list),
         };
         let block = match cached {
             Some(block) => block,
+            None if request.held_only => {
+                let idle = || self.obtain_idle(place, key, queue);
+                let block = pooled.then(idle).flatten().ok_or_else(not_held)?;
+                self.arenas.count_served(place.node, &block);
+                block
+            }
             None => self.obtain_somehow(&request, place, key, queue, pooled)?,
         };
         thread_cache::count_allocation(self, key, block.list(), request.bytes, block.bytes());
@@ -210,11 +222,7 @@ impl Pool {
         key: CacheKey,
         queue: Option<u32>,
     ) -> Result<(Block, Source)> {
-        let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
-        let last = self.last_domain.swap(domain, Ordering::Relaxed);
-        if last != 0 && last != domain {
-            self.contended.store(true, Ordering::Relaxed);
-        }
+        self.note_domain(queue);
         if queue.is_none() && place.shared {
             let mut blocks = self.classes.take(
                 place.list,
@@ -244,6 +252,15 @@ impl Pool {
         let obtained = self.obtain_more(place, party)?;
         self.reserve.note_live(party.live);
         Ok(obtained)
+    }
+
+    /// Takes note of who is served past the caches: from the second on they compete.
+    pub(super) fn note_domain(&self, queue: Option<u32>) {
+        let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
+        let last = self.last_domain.swap(domain, Ordering::Relaxed);
+        if last != 0 && last != domain {
+            self.contended.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Requested bytes that are live once the request is served; O(threads).
@@ -283,19 +300,30 @@ impl Pool {
 
     /// A block from memory that is free in an arena.
     pub(super) fn obtain_held(self: &Arc<Self>, place: Place, party: Party) -> Option<Block> {
-        let (arena, small) = self.arenas.at(place.storage, place.node);
+        let (arena, _) = self.arenas.at(place.storage, place.node);
+        self.cut_held(place, party, |want| {
+            arena.allocate(want, &|point| self.orders.passed(point))
+        })
+    }
+
+    /// A block from what `cut` takes out of the large arena, or, if it is small, what is free in spans.
+    pub(super) fn cut_held(
+        self: &Arc<Self>,
+        place: Place,
+        party: Party,
+        cut: impl Fn(&Want) -> Option<Block>,
+    ) -> Option<Block> {
+        let (_, small) = self.arenas.at(place.storage, place.node);
         let want = place.want(party);
         if !place.is_small() {
-            let block = arena.allocate(&want, &|point| self.orders.passed(point))?;
+            let block = cut(&want)?;
             self.classes.count_cut(place.list, place.bytes);
             return Some(block);
         }
         let mut more = Vec::new();
         let count = place.refill_blocks();
         let first = small.allocate(&want, count, &mut more).or_else(|| {
-            let span = place.span(small, party);
-            let span = arena.allocate(&span, &|point| self.orders.passed(point))?;
-            small.add_span(span);
+            small.add_span(cut(&place.span(small, party))?);
             small.allocate(&want, count, &mut more)
         })?;
         self.classes
@@ -356,6 +384,14 @@ impl Pool {
             self.release(block);
         }
     }
+}
+
+#[cold]
+fn not_held() -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "no memory that is held and idle suffices, and the request was for such alone",
+    )
 }
 
 /// The number of a queue's stream in records; zero is the host's.

@@ -92,6 +92,11 @@ impl Arenas {
         self.at(block.storage(), block.node())
     }
 
+    /// Those of a storage mode, one for each of its nodes.
+    pub(super) fn of_storage(&self, storage: StorageMode) -> impl Iterator<Item = &Pair> {
+        self.pairs[storage.index()].iter()
+    }
+
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
         self.pairs.iter().flatten()

@@ -55,8 +55,13 @@ impl Pool {
                 self.release(block);
             }
         }
+        self.collect_pending(signal) | any
+    }
+
+    /// The same for memory of the arenas, of which none goes back to the device.
+    pub(super) fn collect_pending(&self, signal: bool) -> bool {
         if self.orders.is_empty() {
-            return any;
+            return false;
         }
         self.orders.forget_ended();
         let queues = self.pending_queues();
@@ -65,7 +70,7 @@ impl Pool {
                 self.orders.cover(Point { queue, value });
             }
         }
-        self.pass(&queues) | any
+        self.pass(&queues)
     }
 
     /// The queues that memory of the arenas waits for, and the greatest value of each.
@@ -175,6 +180,13 @@ impl Pool {
             .reserved()
             .value
             .saturating_sub(self.live_bytes())
+    }
+
+    /// Whether no more than `most` bytes are idle; the longer walks only where there is doubt.
+    pub(super) fn idles_within(&self, most: u64) -> bool {
+        self.device.reserved().value <= most
+            || self.idle_bytes_at_most() <= most
+            || self.idle_bytes() <= most
     }
 
     /// Bytes that work is still to use, as far as that is known without a signal; what is over is told

@@ -49,12 +49,7 @@ impl Pool {
     pub(super) fn place(&self, request: &Request<'_>) -> Result<Place> {
         let properties = self.device.properties();
         request.validate(properties.segment_bytes_max)?;
-        if !properties.storage_modes.contains(&request.storage) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "the device has no such storage mode; see DeviceProperties::storage_modes",
-            ));
-        }
+        self.check_storage(request.storage)?;
         if request.zeroed && request.queue.is_none() && request.storage == StorageMode::Private {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
@@ -70,7 +65,12 @@ impl Pool {
         let class = classes
             .index_of(request.bytes)
             .filter(|_| alignment <= DEFAULT_ALIGNMENT);
-        let node = self.here(request.storage);
+        let node = if request.held_only {
+            // What a thread that moved leaves behind might go back to the device.
+            self.arenas.here(request.storage).0
+        } else {
+            self.here(request.storage)
+        };
         let shape = class.map(|class| (class, self.shape(class)));
         Ok(match shape.filter(|(_, shape)| !shape.exact) {
             Some((class, shape)) => {
@@ -100,6 +100,19 @@ impl Pool {
                 shared: false,
             },
         })
+    }
+}
+
+impl Pool {
+    pub(crate) fn check_storage(&self, storage: StorageMode) -> Result<()> {
+        let modes = &self.device.properties().storage_modes;
+        if modes.contains(&storage) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the device has no such storage mode; see DeviceProperties::storage_modes",
+        ))
     }
 }
 

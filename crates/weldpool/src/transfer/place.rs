@@ -10,74 +10,68 @@ use super::side::Side;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::guard::BorrowToken;
-use crate::queue::Part;
-use crate::queue::sealed::Operand;
+use crate::queue::sealed::Operand as Sealed;
+use crate::queue::{Operand, Part};
 use crate::view::BufferView;
 
 /// Where a copy comes from, for as long as it takes: a buffer, a view or a slice.
 #[derive(Clone, Copy)]
-pub struct Source<'a>(From<'a>);
+pub struct Source<'a>(SourceKind<'a>);
 
 #[derive(Clone, Copy)]
-enum From<'a> {
-    Operand(&'a dyn Operand),
+enum SourceKind<'a> {
+    Operand(&'a dyn Sealed),
     Slice(&'a [u8]),
 }
 
 /// Where a copy goes to, for as long as it takes: a buffer, a view or a slice.
-pub struct Destination<'a>(To<'a>);
+pub struct Destination<'a>(DestinationKind<'a>);
 
-enum To<'a> {
-    Operand(&'a dyn Operand),
+enum DestinationKind<'a> {
+    Operand(&'a dyn Sealed),
     Slice(NonNull<u8>, usize, std::marker::PhantomData<&'a mut [u8]>),
 }
 
-impl<'a> std::convert::From<&'a Buffer> for Source<'a> {
-    fn from(buffer: &'a Buffer) -> Self {
-        Self(From::Operand(buffer))
+impl<'a, O: Operand> From<&'a O> for Source<'a> {
+    fn from(operand: &'a O) -> Self {
+        Self(SourceKind::Operand(operand))
     }
 }
 
-impl<'a> std::convert::From<&'a mut Buffer> for Source<'a> {
-    fn from(buffer: &'a mut Buffer) -> Self {
-        Self(From::Operand(buffer))
+impl<'a, O: Operand> From<&'a mut O> for Source<'a> {
+    fn from(operand: &'a mut O) -> Self {
+        Self(SourceKind::Operand(operand))
     }
 }
 
-impl<'a> std::convert::From<&'a BufferView> for Source<'a> {
-    fn from(view: &'a BufferView) -> Self {
-        Self(From::Operand(view))
-    }
-}
-
-impl<'a> std::convert::From<&'a [u8]> for Source<'a> {
+impl<'a> From<&'a [u8]> for Source<'a> {
     fn from(slice: &'a [u8]) -> Self {
-        Self(From::Slice(slice))
+        Self(SourceKind::Slice(slice))
     }
 }
 
-impl<'a> std::convert::From<&'a Vec<u8>> for Source<'a> {
+impl<'a> From<&'a Vec<u8>> for Source<'a> {
     fn from(bytes: &'a Vec<u8>) -> Self {
-        Self(From::Slice(bytes))
+        Self(SourceKind::Slice(bytes))
     }
 }
 
-impl<'a> std::convert::From<&'a mut Buffer> for Destination<'a> {
-    fn from(buffer: &'a mut Buffer) -> Self {
-        Self(To::Operand(buffer))
+impl<'a, O: Operand> From<&'a mut O> for Destination<'a> {
+    fn from(operand: &'a mut O) -> Self {
+        Self(DestinationKind::Operand(operand))
     }
 }
 
-impl<'a> std::convert::From<&'a BufferView> for Destination<'a> {
+impl<'a> From<&'a BufferView> for Destination<'a> {
     fn from(view: &'a BufferView) -> Self {
-        Self(To::Operand(view))
+        Self(DestinationKind::Operand(view))
     }
 }
 
-impl<'a> std::convert::From<&'a mut [u8]> for Destination<'a> {
+impl<'a> From<&'a mut [u8]> for Destination<'a> {
     fn from(slice: &'a mut [u8]) -> Self {
         let bytes = slice.len();
-        Self(To::Slice(
+        Self(DestinationKind::Slice(
             NonNull::from(slice).cast(),
             bytes,
             std::marker::PhantomData,
@@ -85,7 +79,7 @@ impl<'a> std::convert::From<&'a mut [u8]> for Destination<'a> {
     }
 }
 
-impl<'a> std::convert::From<&'a mut Vec<u8>> for Destination<'a> {
+impl<'a> From<&'a mut Vec<u8>> for Destination<'a> {
     fn from(bytes: &'a mut Vec<u8>) -> Self {
         bytes.as_mut_slice().into()
     }
@@ -94,8 +88,8 @@ impl<'a> std::convert::From<&'a mut Vec<u8>> for Destination<'a> {
 impl fmt::Debug for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            From::Operand(operand) => write!(f, "Source({} bytes)", operand.part().bytes),
-            From::Slice(slice) => write!(f, "Source(slice of {} bytes)", slice.len()),
+            SourceKind::Operand(operand) => write!(f, "Source({} bytes)", operand.part().bytes),
+            SourceKind::Slice(slice) => write!(f, "Source(slice of {} bytes)", slice.len()),
         }
     }
 }
@@ -103,8 +97,10 @@ impl fmt::Debug for Source<'_> {
 impl fmt::Debug for Destination<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            To::Operand(operand) => write!(f, "Destination({} bytes)", operand.part().bytes),
-            To::Slice(_, bytes, _) => write!(f, "Destination(slice of {bytes} bytes)"),
+            DestinationKind::Operand(operand) => {
+                write!(f, "Destination({} bytes)", operand.part().bytes)
+            }
+            DestinationKind::Slice(_, bytes, _) => write!(f, "Destination(slice of {bytes} bytes)"),
         }
     }
 }
@@ -112,22 +108,22 @@ impl fmt::Debug for Destination<'_> {
 impl Source<'_> {
     pub(super) fn part(&self) -> Option<Part<'_>> {
         match self.0 {
-            From::Operand(operand) => Some(operand.part()),
-            From::Slice(_) => None,
+            SourceKind::Operand(operand) => Some(operand.part()),
+            SourceKind::Slice(_) => None,
         }
     }
 
     pub(super) fn borrow(&self) -> Result<Option<BorrowToken<'_>>> {
         match self.0 {
-            From::Operand(operand) => operand.borrow_shared(),
-            From::Slice(_) => Ok(None),
+            SourceKind::Operand(operand) => operand.borrow_shared(),
+            SourceKind::Slice(_) => Ok(None),
         }
     }
 
     pub(super) fn side(&self) -> Side {
         match self.0 {
-            From::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
-            From::Slice(slice) => Side::of_slice(NonNull::from(slice).cast(), slice.len()),
+            SourceKind::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            SourceKind::Slice(slice) => Side::of_slice(NonNull::from(slice).cast(), slice.len()),
         }
     }
 }
@@ -135,22 +131,22 @@ impl Source<'_> {
 impl Destination<'_> {
     pub(super) fn part(&self) -> Option<Part<'_>> {
         match self.0 {
-            To::Operand(operand) => Some(operand.part()),
-            To::Slice(..) => None,
+            DestinationKind::Operand(operand) => Some(operand.part()),
+            DestinationKind::Slice(..) => None,
         }
     }
 
     pub(super) fn borrow(&self) -> Result<Option<BorrowToken<'_>>> {
         match self.0 {
-            To::Operand(operand) => operand.borrow_exclusive(),
-            To::Slice(..) => Ok(None),
+            DestinationKind::Operand(operand) => operand.borrow_exclusive(),
+            DestinationKind::Slice(..) => Ok(None),
         }
     }
 
     pub(super) fn side(&self) -> Side {
         match self.0 {
-            To::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
-            To::Slice(start, bytes, _) => Side::of_slice(start, bytes),
+            DestinationKind::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            DestinationKind::Slice(start, bytes, _) => Side::of_slice(start, bytes),
         }
     }
 }
@@ -180,7 +176,7 @@ macro_rules! of_pool {
     ($($owner:ty),*) => {$(
         impl sealed::Owned for $owner {
             fn part(&self) -> Option<Part<'_>> {
-                Some(Operand::part(self))
+                Some(Sealed::part(self))
             }
 
             fn borrow(&self, all: bool) -> Result<Option<BorrowToken<'_>>> {
@@ -188,7 +184,7 @@ macro_rules! of_pool {
             }
 
             fn side(&mut self) -> Side {
-                Side::of_part(&Operand::part(self), self.pool())
+                Side::of_part(&Sealed::part(self), self.pool())
             }
         }
     )*};

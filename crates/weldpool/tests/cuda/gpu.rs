@@ -98,6 +98,17 @@ impl Stream {
         self.launch(KERNELS.count_wrong, buffer, value, wrong);
     }
 
+    /// As [`write_late`](Self::write_late), at a device's address.
+    pub(crate) fn write_late_at(&self, at: u64, bytes: usize, value: u32, cycles: u64) {
+        self.launch_at(KERNELS.write_late, at, bytes as u64 / 4, value, cycles);
+    }
+
+    /// As [`count_wrong`](Self::count_wrong), at a device's address.
+    pub(crate) fn count_wrong_at(&self, at: u64, bytes: usize, value: u32, wrong: &Buffer) {
+        let wrong = wrong.binding().device_address.unwrap();
+        self.launch_at(KERNELS.count_wrong, at, bytes as u64 / 4, value, wrong);
+    }
+
     fn launch(&self, function: sys::CUfunction, buffer: &Buffer, value: u32, last: u64) {
         let at = buffer.binding().device_address.unwrap();
         self.launch_at(function, at, buffer.len() as u64 / 4, value, last);

@@ -148,6 +148,8 @@ fn lose_the_context() {
         .allocate_with(&private.queue(&stream.queue))
         .unwrap();
     let pinned = allocator.allocate(8 << 20).unwrap();
+    let registered = allocator.register(vec![3_u8; 5000]).unwrap();
+    registered.note_use(&stream.queue).unwrap();
     let kept = Arc::new(());
     stream.write_nowhere();
     let held = Arc::clone(&kept);
@@ -180,6 +182,7 @@ fn lose_the_context() {
     assert_eq!(kinds, [ErrorKind::DeviceLost; 4]);
     assert_eq!(Arc::strong_count(&kept), 1);
     live.free_on(&stream.queue);
+    assert_eq!(registered.into_inner().unwrap().len(), 5000);
     drop((pinned, stream));
     assert_eq!(allocator.stats().live.value, 0);
     drop(allocator);

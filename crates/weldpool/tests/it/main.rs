@@ -15,7 +15,9 @@ mod logging;
 mod numa;
 mod observe;
 mod ordered_reuse;
+mod pinned;
 mod policy;
+mod registered;
 mod thread_caches;
 mod trace;
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use weldpool::device::fake::{Call, Control, FakeApple, FakeDiscrete, Step};
 use weldpool::device::{DeviceQueue, Location};
-use weldpool::{Allocator, Buffer, Config, Device, ErrorKind, Queue, Request, StorageMode};
+use weldpool::{
+    Allocator, Buffer, Config, Device, ErrorKind, Queue, Registered, Request, StorageMode,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -463,4 +465,35 @@ fn a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue(bench: Bench)
     assert_eq!(device.control().violations(), []);
     go_on.send(()).unwrap();
     other.join().unwrap();
+}
+
+/// Ends registered memory in some way while a copy that reads it has not begun.
+fn end_with_work_in_flight(end: fn(Registered<Vec<u8>>)) {
+    let device = FakeDiscrete::builder().manual(true).delays(Duration::ZERO);
+    let device = Arc::new(device.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let memory = allocator.register(vec![5_u8; 1000]).unwrap();
+    let mut buffer = allocator.allocate(1000).unwrap();
+    let fence = queue.copy(&memory, &mut buffer).unwrap();
+    let ending = std::thread::spawn(move || end(memory));
+    std::thread::sleep(Duration::from_millis(30));
+    let waits = !ending.is_finished();
+    assert!(device.control().run_all() > 0);
+    fence.wait(None).unwrap();
+    ending.join().unwrap();
+    assert_eq!(device.violations(), [], "the copy found its memory");
+    assert_eq!(buffer.read::<u8>().unwrap()[..], [5; 1000]);
+    assert!(waits);
+    assert_eq!(allocator.stats().registered.value, 0);
+}
+
+#[test]
+fn registered_memory_that_is_dropped_stays_for_the_work_that_uses_it() {
+    end_with_work_in_flight(drop);
+}
+
+#[test]
+fn registered_memory_is_given_back_after_the_work_that_uses_it() {
+    end_with_work_in_flight(|memory| assert_eq!(memory.into_inner().unwrap(), [5; 1000]));
 }

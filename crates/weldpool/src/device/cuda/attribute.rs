@@ -13,6 +13,8 @@ pub(super) enum Attribute {
     ConcurrentManagedAccess = 89,
     /// Handles and mappings can be had.
     VirtualMemoryManagement = 102,
+    /// Memory that must not be written can be registered.
+    ReadOnlyHostRegister = 113,
     /// The node of the host's memory that is nearest, as the system numbers it.
     HostNode = 134,
     /// The same for memory of the host's nodes.

@@ -19,6 +19,7 @@ mod context;
 mod host_functions;
 mod queue;
 mod raw;
+mod registration;
 mod segment;
 mod status;
 mod timeline;
@@ -32,11 +33,12 @@ use self::attribute::Attribute;
 use self::context::{Context, driver};
 use self::queue::CudaQueue;
 use self::raw::{Driver, Handle};
+use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging,
-    StorageMode, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64};
@@ -278,6 +280,30 @@ impl Device for CudaDevice {
             )),
         };
         result.map_err(|error| ReleaseError { segment, error })
+    }
+
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        // SAFETY: the caller's promise.
+        let registration = unsafe { CudaRegistration::new(&self.context, memory) }?;
+        Ok(Box::new(registration))
+    }
+
+    fn unregister(
+        &self,
+        mut registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        let any: &mut dyn Any = registration.as_mut();
+        let result = match any.downcast_mut::<CudaRegistration>() {
+            Some(registration) => registration.end(),
+            None => Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the memory is registered with another device",
+            )),
+        };
+        result.map_err(|error| UnregisterError {
+            registration,
+            error,
+        })
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {

@@ -146,6 +146,8 @@ const STREAM_NON_BLOCKING: c_uint = 1;
 const EVENT_DISABLE_TIMING: c_uint = 2;
 /// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP`.
 const REGISTER_PORTABLE_MAPPED: c_uint = 1 | 2;
+/// `CU_MEMHOSTREGISTER_READ_ONLY`.
+const REGISTER_READ_ONLY: c_uint = 8;
 /// `CU_MEM_ATTACH_GLOBAL`.
 const ATTACH_GLOBAL: c_uint = 1;
 /// Longest name asked for, in bytes.
@@ -301,13 +303,21 @@ impl Driver {
         Status::check(unsafe { (self.functions.cuMemFree_v2)(address) })
     }
 
-    /// Locks pages and makes them known to every device.
+    /// Locks pages and makes them known to every device, which does not write to them if they are read-only.
     ///
     /// # Safety
     ///
     /// The memory is mapped, and stays so until it is unregistered.
-    pub(super) unsafe fn register_host(&self, address: NonNull<u8>, bytes: usize) -> Result<()> {
-        let flags = REGISTER_PORTABLE_MAPPED;
+    pub(super) unsafe fn register_host(
+        &self,
+        address: NonNull<u8>,
+        bytes: usize,
+        read_only: bool,
+    ) -> Result<()> {
+        let flags = match read_only {
+            true => REGISTER_PORTABLE_MAPPED | REGISTER_READ_ONLY,
+            false => REGISTER_PORTABLE_MAPPED,
+        };
         let address = address.as_ptr().cast();
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuMemHostRegister_v2)(address, bytes, flags) })

@@ -61,7 +61,7 @@ impl CudaSegment {
         let host = mapping.address();
         // SAFETY: the mapping is ours and ends only after `give_back`.
         context.call("cuMemHostRegister", |driver| unsafe {
-            driver.register_host(host, bytes)
+            driver.register_host(host, bytes, false)
         })?;
         let mut segment = Self::new(context, Kind::Pinned(mapping), 0, bytes);
         let address = |driver: &'static Driver| driver.host_device_address(host);

@@ -57,8 +57,8 @@ impl Status {
             _ if self.is_sticky() => ErrorKind::DeviceLost,
             // OUT_OF_MEMORY
             2 => ErrorKind::OutOfMemory,
-            // INVALID_VALUE, INVALID_DEVICE, INVALID_HANDLE
-            1 | 101 | 400 => ErrorKind::InvalidRequest,
+            // INVALID_VALUE, INVALID_DEVICE, INVALID_HANDLE, HOST_MEMORY_ALREADY_REGISTERED and NOT_REGISTERED
+            1 | 101 | 400 | 712 | 713 => ErrorKind::InvalidRequest,
             // NOT_PERMITTED, NOT_SUPPORTED, PEER_ACCESS_UNSUPPORTED
             800 | 801 | 217 => ErrorKind::Unsupported,
             // STREAM_CAPTURE_UNSUPPORTED to STREAM_CAPTURE_WRONG_THREAD
@@ -93,6 +93,7 @@ mod tests {
         for (number, kind, sticky) in [
             (1, ErrorKind::InvalidRequest, false),
             (2, ErrorKind::OutOfMemory, false),
+            (712, ErrorKind::InvalidRequest, false),
             (700, ErrorKind::DeviceLost, true),
             (719, ErrorKind::DeviceLost, true),
             // COOPERATIVE_LAUNCH_TOO_LARGE, UNKNOWN

@@ -34,11 +34,15 @@ pub enum Call {
     AllowAccess,
     /// [`AddressRange::unmap`](crate::device::AddressRange::unmap).
     Unmap,
+    /// [`Device::register`](crate::Device::register).
+    Register,
+    /// [`Device::unregister`](crate::Device::unregister).
+    Unregister,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Budget,
         Self::CreateSegment,
         Self::ReleaseSegment,
@@ -54,6 +58,8 @@ impl Call {
         Self::Map,
         Self::AllowAccess,
         Self::Unmap,
+        Self::Register,
+        Self::Unregister,
     ];
 
     /// Those of [`VirtualMemory`](crate::device::VirtualMemory) and

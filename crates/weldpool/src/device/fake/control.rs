@@ -8,7 +8,7 @@ use super::costs::Clock;
 use super::faults::{Fault, Faults};
 use super::queue::{Behaviour, Core, FakeQueue, Memory};
 use super::random;
-use super::violation::{Violation, Violations};
+use super::violation::{Rule, Violation, Violations};
 use crate::device::DeviceQueue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
@@ -132,6 +132,17 @@ impl Control {
             queues: Mutex::default(),
             rounds: AtomicU64::new(0),
         }
+    }
+
+    /// Records a broken rule unless something that a call takes is of this device.
+    pub(super) fn check_own(&self, own: bool, what: &str) -> Result<()> {
+        if own {
+            return Ok(());
+        }
+        Err(self.ledger.record(Violation {
+            rule: Rule::OwnMemory,
+            text: format!("{what} is not of this device"),
+        }))
     }
 
     pub(super) fn ledger(&self) -> &Arc<Ledger> {

@@ -5,9 +5,9 @@
 use std::ptr::NonNull;
 
 use super::capacity::Claim;
-use crate::device::Location;
 use crate::device::mapping::{Mapper, Mapping};
-use crate::device::raw::Transfer;
+use crate::device::raw::{Address, Transfer};
+use crate::device::{HostRange, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 
@@ -50,16 +50,23 @@ pub(super) struct Store {
 
 /// Mapped pages, kept as long as anybody uses them.
 #[derive(Debug)]
-pub(super) struct Pages {
-    mapping: Mapping,
-    /// Bytes before the aligned start.
-    skip: usize,
+pub(super) enum Pages {
+    Own {
+        mapping: Mapping,
+        /// Bytes before the aligned start.
+        skip: usize,
+    },
+    /// Memory that others obtained and keep mapped.
+    Others(Address),
 }
 
 impl Pages {
     pub(super) fn address(&self) -> NonNull<u8> {
-        // SAFETY: the mapping is at least `skip` bytes longer than the store.
-        unsafe { self.mapping.address().add(self.skip) }
+        match self {
+            // SAFETY: the mapping is at least `skip` bytes longer than the store.
+            Self::Own { mapping, skip } => unsafe { mapping.address().add(*skip) },
+            Self::Others(address) => address.0,
+        }
     }
 }
 
@@ -81,6 +88,16 @@ impl Store {
             pages: Mutex::new(None),
             state: Mutex::new(State::Usable),
             _claim: claim,
+        }
+    }
+
+    /// Memory that others obtained, and keep mapped and untouched until no work of the device uses it.
+    pub(super) fn of_others(memory: HostRange, mapper: &Arc<Mapper>, claim: Claim) -> Self {
+        let pages = Pages::Others(Address(memory.address));
+        Self {
+            pages: Mutex::new(Some(Arc::new(pages))),
+            // Never made, so never aligned or filled.
+            ..Self::new(mapper, memory.bytes, 1, Fresh::Zero, claim)
         }
     }
 
@@ -115,7 +132,7 @@ impl Store {
         let mapping = Mapper::map(&self.mapper, bytes)?;
         let start = mapping.address().as_ptr().addr();
         let skip = start.next_multiple_of(self.alignment) - start;
-        let mapped = Arc::new(Pages { mapping, skip });
+        let mapped = Arc::new(Pages::Own { mapping, skip });
         if let Fresh::Poison { large } = self.fresh
             && (large || self.bytes <= POISON_BYTES_MAX)
         {

@@ -29,7 +29,8 @@ use self::numa::Numa;
 pub use self::numa::NumaPolicy;
 use super::mapping::{Mapper, Mapping};
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode,
 };
 #[cfg(target_os = "linux")]
 use super::{Topology, VirtualMemory};
@@ -165,6 +166,12 @@ impl Device for HostDevice {
         Ok(())
     }
 
+    // The processor reaches all memory of the process.
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, _memory: HostRange) -> Result<Box<dyn Registration>> {
+        Ok(Box::new(HostRegistration))
+    }
+
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         Ok(Arc::new(queue::HostQueue::start()?))
     }
@@ -174,6 +181,14 @@ impl Device for HostDevice {
         Some(&self.memory)
     }
 }
+
+/// Memory of this process, which needs nothing to be reached.
+#[derive(Debug)]
+struct HostRegistration;
+
+#[allow(unsafe_code)]
+// SAFETY: it gives no address.
+unsafe impl Registration for HostRegistration {}
 
 /// A mapping as a segment.
 #[derive(Debug)]

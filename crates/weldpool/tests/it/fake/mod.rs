@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging, VirtualMemory,
+    Budget, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError, Segment, Staging,
+    UnregisterError, VirtualMemory,
 };
 use weldpool::{Device, Result, StorageMode};
 
@@ -66,6 +67,19 @@ impl<D: Fake> Device for Checked<D> {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         self.0.create_queue()
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.register(memory) }
+    }
+
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        self.0.unregister(registration)
     }
 
     fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {

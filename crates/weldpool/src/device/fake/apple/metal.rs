@@ -13,7 +13,7 @@ use crate::device::fake::queue::{self, Side};
 use crate::device::fake::store::{Fresh, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::mapping::Mapper;
-use crate::device::{Location, StorageMode};
+use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, Result};
 use crate::sync::{Arc, Mutex};
 
@@ -188,6 +188,20 @@ impl Metal {
     pub(super) fn forget_heap(&self, heap: &HeapMemory) {
         self.shared.objects.lock().heaps.remove(&heap.address());
         let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
+    }
+
+    /// Maps memory that the program obtained; the address it has for the device.
+    pub(super) fn map_others(&self, memory: HostRange) -> Result<(Arc<Store>, u64)> {
+        let claim = Capacity::claim(&self.shared.memory, memory.bytes)?;
+        let store = Arc::new(Store::of_others(memory, &self.shared.mapper, claim));
+        let address = self.shared.space.reserve(memory.bytes, PAGE)?;
+        let mapped = self.shared.space.map(address, &store, true);
+        mapped.map_err(|violation| self.record(violation))?;
+        Ok((store, address))
+    }
+
+    pub(super) fn unmap_others(&self, address: u64, bytes: usize) {
+        let _mapped = self.shared.space.give_back(address, bytes);
     }
 
     pub(super) fn remember_buffer(&self, object: Resource, address: u64, length: usize) {

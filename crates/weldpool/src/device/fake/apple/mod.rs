@@ -7,16 +7,19 @@ mod builder;
 mod costs;
 mod heap;
 mod metal;
+mod no_copy;
 mod segment;
 
 use self::metal::Limits;
+use self::no_copy::NoCopyBuffer;
 use self::segment::AppleSegment;
 use super::call::Call;
 use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, StorageMode,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -38,6 +41,7 @@ const ALIGNMENT: usize = 256;
 /// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
 /// * Heaps can be volatile, and then be discarded by [`Metal::purge_volatile`]; work that touches one is
 ///   a broken rule, and discarded contents are poison.
+/// * Memory of the program can be [registered](crate::Allocator::register) if it consists of whole pages.
 /// * Host functions of queues are called on threads that nobody else knows, one per function.
 #[derive(Debug)]
 pub struct FakeApple {
@@ -180,6 +184,31 @@ impl Device for FakeApple {
         }
         drop(segment);
         Ok(())
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        self.control.ledger().enter(Call::Register)?;
+        Ok(Box::new(NoCopyBuffer::new(&self.metal, memory)?))
+    }
+
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        let object = registration.resource();
+        let known = object.is_some_and(|object| self.metal.knows(object));
+        let entered = self.control.ledger().enter(Call::Unregister);
+        match entered.and_then(|()| self.control.check_own(known, "registered memory")) {
+            Ok(()) => {
+                drop(registration);
+                Ok(())
+            }
+            Err(error) => Err(UnregisterError {
+                registration,
+                error,
+            }),
+        }
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {

@@ -1,7 +1,6 @@
 //! The memory of a discrete fake: what segments, handles and queues share.
 
 use super::{GRANULARITY, Violation};
-use crate::device::Location;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;
 use crate::device::fake::control::Ledger;
@@ -11,6 +10,7 @@ use crate::device::fake::store::{Fresh, Store};
 use crate::device::fake::violation::{Rule, broken};
 use crate::device::mapping::Mapper;
 use crate::device::raw::Address;
+use crate::device::{HostRange, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -102,6 +102,23 @@ impl Memory {
             Fresh::Zero,
             claim,
         )))
+    }
+
+    /// Memory that others obtained, whose pages are locked now.
+    pub(super) fn registered(&self, range: HostRange) -> Result<Arc<Store>> {
+        let capacity = self.pinned.first().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the fake device has no pinned memory",
+            )
+        })?;
+        let claim = Capacity::claim(capacity, range.bytes)?;
+        Ok(Arc::new(Store::of_others(range, &self.mapper, claim)))
+    }
+
+    /// Charges for locking pages, or for giving them free.
+    pub(super) fn charge_pinning(&self, bytes: usize) {
+        self.ledger.charge(self.costs.malloc_host.ns(bytes as u64));
     }
 
     /// Sizes that a driver call takes are multiples of the granularity and not zero.

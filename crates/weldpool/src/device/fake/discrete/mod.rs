@@ -2,8 +2,11 @@
 
 mod builder;
 mod memory;
+mod registration;
 mod segment;
 mod virtual_memory;
+
+use std::any::Any;
 
 use self::memory::Memory;
 use self::virtual_memory::DiscreteMemory;
@@ -14,8 +17,8 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, ReleaseError, Segment, Staging,
-    StorageMode, Topology, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -42,7 +45,8 @@ const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30
 /// * A handle released while it is still mapped holds its memory until the last mapping is gone
 ///   (documentation of `cuMemUnmap`), but work that touches it is a broken rule, since
 ///   [`VirtualMemory::release`] forbids it.
-/// * Queues copy from and to host memory that the device does not know, as CUDA does.
+/// * Queues copy from and to host memory that the device does not know, as CUDA does. It can be
+///   [registered](crate::Allocator::register), at any address, for what pinning costs.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -240,6 +244,35 @@ impl Device for FakeDiscrete {
         }
         drop(segment);
         Ok(())
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        self.control.ledger().enter(Call::Register)?;
+        Ok(Box::new(registration::Registered::new(
+            &self.memory,
+            memory,
+        )?))
+    }
+
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        let any: &dyn Any = registration.as_ref();
+        let own = any.downcast_ref::<registration::Registered>();
+        let known = own.is_some_and(|own| own.is_of(&self.memory));
+        let entered = self.control.ledger().enter(Call::Unregister);
+        match entered.and_then(|()| self.control.check_own(known, "registered memory")) {
+            Ok(()) => {
+                drop(registration);
+                Ok(())
+            }
+            Err(error) => Err(UnregisterError {
+                registration,
+                error,
+            }),
+        }
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {

@@ -79,8 +79,7 @@ impl Pinned {
         };
         let mapped = memory.space().map(segment.address(), &store, true);
         mapped.map_err(|violation| memory.ledger().record(violation))?;
-        let cost = memory.costs().malloc_host.ns(bytes as u64);
-        memory.ledger().charge(cost);
+        memory.charge_pinning(bytes);
         Ok(segment)
     }
 
@@ -95,8 +94,7 @@ impl Drop for Pinned {
         if let Some(store) = self.memory.space().remove(self.address()) {
             store.set_state(State::Released);
         }
-        let cost = self.memory.costs().malloc_host.ns(self.bytes as u64);
-        self.memory.ledger().charge(cost);
+        self.memory.charge_pinning(self.bytes);
     }
 }
 
