@@ -137,6 +137,11 @@ struct Pinned;
 #[doc = include_str!("../../../docs/observability.md")]
 struct Observability;
 
+/// Compiles and runs the example of the page on copies.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/transfers.md")]
+struct Transfers;
+
 /// Compiles and runs the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

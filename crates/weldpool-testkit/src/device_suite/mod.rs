@@ -87,6 +87,7 @@ macro_rules! device_suite {
                 a_cancelled_copy_is_a_prefix,
                 a_dropped_copy_gives_everything_back,
                 queues_write_and_read_host_memory_in_order,
+                registered_memory_is_copied_where_it_is,
                 threads_copy_at_once,
                 every_failing_call_of_a_copy_is_survived
             ],

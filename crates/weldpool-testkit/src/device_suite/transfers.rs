@@ -9,11 +9,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use weldpool::device::DeviceKind;
 use weldpool::transfer::{Copier, CopierConfig, CopyOptions, CopyPath, Rows};
 use weldpool::{Allocator, Buffer, ErrorKind, Request};
 
 use super::{MakeDevice, allocator, block};
-use crate::FaultyDevice;
+use crate::{FaultyDevice, Pages};
 
 /// Lengths around the borders of chunks, and of what a driver copies by itself.
 const LENGTHS: [usize; 7] = [
@@ -434,6 +435,27 @@ pub fn queues_write_and_read_host_memory_in_order(make: MakeDevice) {
         ErrorKind::InvalidRequest
     );
     queue.write(&[], &mut small).unwrap().wait(None).unwrap();
+}
+
+pub fn registered_memory_is_copied_where_it_is(make: MakeDevice) {
+    let allocator = allocator(make);
+    let copier = Copier::new().unwrap();
+    let mut registered = allocator
+        .register(Pages::new(8))
+        .map_err(|e| e.error)
+        .unwrap();
+    let data = pattern(registered.len(), 2);
+    registered.write::<u8>().unwrap().copy_from_slice(&data);
+    let mut there = private(&allocator, data.len());
+    let up = copier.copy(&registered, &mut there).unwrap();
+    registered.write::<u8>().unwrap().fill(0);
+    let down = copier.copy(&there, &mut registered).unwrap();
+    assert!(registered.read::<u8>().unwrap()[..] == data[..]);
+    let expected = match allocator.device().properties().kind {
+        DeviceKind::Host => CopyPath::Host,
+        _ => CopyPath::Direct,
+    };
+    assert_eq!([up.path, down.path], [expected; 2]);
 }
 
 pub fn threads_copy_at_once(make: MakeDevice) {

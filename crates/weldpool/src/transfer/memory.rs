@@ -30,19 +30,16 @@ pub(super) unsafe fn copy_rows(
     next: Next,
 ) {
     for row in 0..rows.count {
-        // SAFETY: the caller's promise, row by row.
-        let (from, to) = unsafe {
-            (
-                source.add(row * rows.source_pitch),
-                destination.add(row * rows.destination_pitch),
-            )
-        };
+        // SAFETY: the caller's promise, row by row, here and below.
+        let from = unsafe { source.add(row * rows.source_pitch) };
         // SAFETY: as above.
-        unsafe {
-            match next {
-                Next::Fetched if rows.bytes >= STREAMED_BYTES_MIN => stream(from, to, rows.bytes),
-                _ => from.copy_to_nonoverlapping(to, rows.bytes),
-            }
+        let to = unsafe { destination.add(row * rows.destination_pitch) };
+        if next == Next::Fetched && rows.bytes >= STREAMED_BYTES_MIN {
+            // SAFETY: as above.
+            unsafe { stream(from, to, rows.bytes) };
+        } else {
+            // SAFETY: as above.
+            unsafe { from.copy_to_nonoverlapping(to, rows.bytes) };
         }
     }
 }
@@ -96,25 +93,30 @@ mod x86 {
         let turns = (bytes - head) / TURN;
         for turn in 0..turns {
             let at = head + turn * TURN;
-            // SAFETY: the turn is a part of both, and aligned in the destination; loads need no alignment.
-            unsafe {
-                let from = source.add(at).cast::<__m256i>();
-                let to = destination.add(at).cast::<__m256i>();
-                let loaded: [__m256i; VECTORS] =
-                    std::array::from_fn(|vector| _mm256_loadu_si256(from.add(vector)));
-                for (vector, value) in loaded.into_iter().enumerate() {
-                    _mm256_stream_si256(to.add(vector), value);
-                }
+            // SAFETY: the turn is a part of both, here and below.
+            let from = unsafe { source.add(at) }.cast::<__m256i>();
+            // SAFETY: as above.
+            let to = unsafe { destination.add(at) }.cast::<__m256i>();
+            let loaded: [__m256i; VECTORS] = std::array::from_fn(|vector| {
+                // SAFETY: as above.
+                let from = unsafe { from.add(vector) };
+                // SAFETY: as above; the load needs no alignment.
+                unsafe { _mm256_loadu_si256(from) }
+            });
+            for (vector, value) in loaded.into_iter().enumerate() {
+                // SAFETY: as above.
+                let to = unsafe { to.add(vector) };
+                // SAFETY: as above; what comes after the head is aligned.
+                unsafe { _mm256_stream_si256(to, value) };
             }
         }
         let done = head + turns * TURN;
-        // SAFETY: the tail is a part of both.
-        unsafe {
-            let from = source.add(done);
-            destination
-                .add(done)
-                .copy_from_nonoverlapping(from, bytes - done);
-        }
+        // SAFETY: the tail is a part of both, here and below.
+        let from = unsafe { source.add(done) };
+        // SAFETY: as above.
+        let to = unsafe { destination.add(done) };
+        // SAFETY: as above.
+        unsafe { to.copy_from_nonoverlapping(from, bytes - done) };
         _mm_sfence();
     }
 }

@@ -1,6 +1,6 @@
 //! What can be copied from and to.
 
-#![allow(unsafe_code)]
+#![forbid(unsafe_code)]
 
 use std::any::Any;
 use std::fmt;

@@ -12,9 +12,10 @@ use crate::in_flight::{Access, InFlight, Use};
 use crate::model::{check, check_all, thread};
 use crate::queue::{Fence, QueueId};
 use crate::reserve::Reserve;
+use crate::schedule::Schedule;
 use crate::signals::Signals;
 use crate::size_class::{SizeClass, SizeClasses};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache::TallySum;
 use crate::thread_cache::bin::Bin;
 use crate::thread_cache::lending::Lending;
@@ -669,5 +670,45 @@ fn what_comes_to_a_map_is_found_by_its_own_addresses_alone() {
         writing.join().unwrap();
         assert_eq!(found(&map, 5), None);
         assert_eq!(found(&map, 17), Some(17));
+    });
+}
+
+/// A copy that two threads work on while a third cancels it, and who began it waits.
+fn copy(schedule: &Schedule, copied: &[AtomicUsize]) {
+    if !schedule.enter() {
+        return;
+    }
+    while let Some(chunk) = schedule.claim() {
+        copied[chunk].fetch_add(1, Ordering::Relaxed);
+        schedule.complete(1);
+    }
+    if schedule.leave() {
+        schedule.end();
+    }
+}
+
+#[test]
+fn a_copy_ends_once_with_a_prefix_of_its_chunks() {
+    check(|| {
+        let schedule = Arc::new(Schedule::new(2));
+        let copied = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let helping = {
+            let (schedule, copied) = (Arc::clone(&schedule), Arc::clone(&copied));
+            thread::spawn(move || copy(&schedule, copied.as_slice()))
+        };
+        let cancelling = {
+            let schedule = Arc::clone(&schedule);
+            thread::spawn(move || schedule.cancel())
+        };
+        copy(&schedule, copied.as_slice());
+        // Nobody touches the memory from here on.
+        schedule.wait();
+        let counts = [0, 1].map(|chunk| copied[chunk].load(Ordering::Relaxed));
+        assert_eq!(counts[0] + counts[1], schedule.done_bytes());
+        assert!(counts[0] <= 1 && counts[1] <= counts[0], "{counts:?}");
+        assert!(counts[1] == 1 || schedule.failure().is_some());
+        cancelling.join().unwrap();
+        helping.join().unwrap();
+        assert!(!schedule.enter());
     });
 }

@@ -44,6 +44,8 @@ mod high_water;
 mod in_flight;
 #[path = "../../src/arena/reserve.rs"]
 mod reserve;
+#[path = "../../src/transfer/schedule.rs"]
+mod schedule;
 #[path = "../../src/signals.rs"]
 mod signals;
 mod thread_cache;

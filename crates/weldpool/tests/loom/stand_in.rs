@@ -172,10 +172,11 @@ pub(crate) mod error {
         InvalidRequest,
         LimitExceeded,
         Busy,
+        Cancelled,
         DeviceLost,
     }
 
-    #[derive(Debug)]
+    #[derive(Debug, Clone)]
     pub(crate) struct Error(ErrorKind);
 
     impl Error {

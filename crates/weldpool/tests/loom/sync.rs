@@ -2,10 +2,10 @@
 
 use std::sync::PoisonError;
 
-pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
+pub(crate) use loom::sync::{Arc, Condvar};
 
 /// The pair of fences of which one costs nothing; here both are full ones.
 pub(crate) mod fences {
