@@ -252,7 +252,7 @@ fn threads_at_once_do_not_add_to_the_peak() {
             for number in 0..THREADS {
                 let (allocator, shared, may, was) = (&allocator, &shared, &may, &was);
                 scope.spawn(move || {
-                    let mut random = (number + 1) * 0x9e37_79b9_7f4a_7c15 + round;
+                    let mut random = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round;
                     for _ in 0..3000 {
                         random ^= random << 13;
                         random ^= random >> 7;
