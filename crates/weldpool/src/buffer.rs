@@ -11,6 +11,7 @@ use crate::binding::Binding;
 use crate::block::{Block, Point};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::Exported;
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::pool_of;
@@ -135,6 +136,27 @@ impl Buffer {
         self.block.last().detach();
         std::mem::forget(self);
         Ok(address)
+    }
+
+    /// What stands for the buffer in another process, in the form that it was
+    /// [requested](crate::Request::exportable) in. The buffer stays this process's to free.
+    ///
+    /// # Safety
+    ///
+    /// From now on contents may change, and be read, behind the guards' and the fences' back. Whoever
+    /// imports the buffer agrees with this process on who touches it when: nobody writes what a guard, a
+    /// submitted work item or another process reads or writes at that time. For
+    /// [`Export::LegacyIpc`](crate::Export::LegacyIpc) the buffer, and whatever frees it in the end, outlives
+    /// every import; CUDA leaves undefined what happens otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when it was not requested to be exportable, otherwise what the
+    /// driver says; an imported buffer cannot be exported again.
+    pub unsafe fn export(&self) -> Result<Exported> {
+        let pool = pool_of(&self.block);
+        let pool = pool.ok_or_else(|| Error::new(ErrorKind::System, "the pool is closed"))?;
+        pool.export(&self.block)
     }
 
     /// Takes note that work which somebody else submitted to `queue` so far uses the contents: guards are

@@ -6,11 +6,12 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, Physical, ReleaseError, Segment, StorageMode,
-    Topology, VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, Exposure, Imported, Physical, ReleaseError,
+    Segment, StorageMode, Topology, VirtualMemory, VirtualMemoryProperties, Vouched,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::ExportedHandle;
 use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 
 /// A device whose calls are counted.
@@ -181,6 +182,35 @@ impl Metered {
         self.timed(|| self.device.release_segment(segment))?;
         self.count_returned(bytes, storage, node);
         Ok(())
+    }
+}
+
+/// Memory that others reach too, its calls counted.
+impl Metered {
+    /// A segment for others to reach, on a node where memory is kept apart by nodes.
+    pub(crate) fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        let create = || self.device.create_exposed(bytes, storage, node, exposure);
+        let segment = self.timed(create)?;
+        self.count_obtained(segment.bytes(), storage, node);
+        Ok(segment)
+    }
+
+    /// A segment that somebody else made.
+    pub(crate) fn import(&self, vouched: Vouched<'_>, node: usize) -> Result<Imported> {
+        // SAFETY: the importer vouches for it.
+        let imported = self.timed(|| unsafe { self.device.import(vouched.exported()) })?;
+        self.count_obtained(imported.segment.bytes(), imported.storage, node);
+        Ok(imported)
+    }
+
+    pub(crate) fn export(&self, segment: &dyn Segment) -> Result<ExportedHandle> {
+        self.timed(|| segment.export())
     }
 }
 

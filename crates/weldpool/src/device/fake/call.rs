@@ -34,11 +34,17 @@ pub enum Call {
     AllowAccess,
     /// [`AddressRange::unmap`](crate::device::AddressRange::unmap).
     Unmap,
+    /// [`Device::create_exposed`](crate::Device::create_exposed).
+    CreateExposed,
+    /// [`Segment::export`](crate::device::Segment::export).
+    Export,
+    /// [`Device::import`](crate::Device::import).
+    Import,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Budget,
         Self::CreateSegment,
         Self::ReleaseSegment,
@@ -54,7 +60,13 @@ impl Call {
         Self::Map,
         Self::AllowAccess,
         Self::Unmap,
+        Self::CreateExposed,
+        Self::Export,
+        Self::Import,
     ];
+
+    /// Those for memory that others reach too.
+    pub const EXPOSED: [Self; 3] = [Self::CreateExposed, Self::Export, Self::Import];
 
     /// Those of [`VirtualMemory`](crate::device::VirtualMemory) and
     /// [`AddressRange`](crate::device::AddressRange).

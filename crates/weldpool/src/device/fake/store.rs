@@ -6,6 +6,8 @@ use std::ptr::NonNull;
 
 use super::capacity::Claim;
 use crate::device::Location;
+#[cfg(target_os = "linux")]
+use crate::device::mapping::SealedMapping;
 use crate::device::mapping::{Mapper, Mapping};
 use crate::device::raw::Transfer;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +44,8 @@ pub(super) struct Store {
     bytes: usize,
     alignment: usize,
     fresh: Fresh,
-    mapper: Arc<Mapper>,
+    /// None where the pages are there from the start.
+    mapper: Option<Arc<Mapper>>,
     pages: Mutex<Option<Arc<Pages>>>,
     state: Mutex<State>,
     _claim: Claim,
@@ -51,9 +54,27 @@ pub(super) struct Store {
 /// Mapped pages, kept as long as anybody uses them.
 #[derive(Debug)]
 pub(super) struct Pages {
-    mapping: Mapping,
+    mapping: Contents,
     /// Bytes before the aligned start.
     skip: usize,
+}
+
+#[derive(Debug)]
+enum Contents {
+    Own(Mapping),
+    /// A file that others may map too.
+    #[cfg(target_os = "linux")]
+    Sealed(SealedMapping),
+}
+
+impl Contents {
+    fn address(&self) -> NonNull<u8> {
+        match self {
+            Self::Own(mapping) => mapping.address(),
+            #[cfg(target_os = "linux")]
+            Self::Sealed(mapping) => mapping.address(),
+        }
+    }
 }
 
 impl Pages {
@@ -77,11 +98,35 @@ impl Store {
             bytes,
             alignment,
             fresh,
-            mapper: Arc::clone(mapper),
+            mapper: Some(Arc::clone(mapper)),
             pages: Mutex::new(None),
             state: Mutex::new(State::Usable),
             _claim: claim,
         }
+    }
+
+    /// Memory that is mapped already; without `fresh` it keeps what is in it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn over(mapping: SealedMapping, fresh: Option<Fresh>, claim: Claim) -> Self {
+        let bytes = mapping.bytes();
+        let pages = Pages {
+            mapping: Contents::Sealed(mapping),
+            skip: 0,
+        };
+        let store = Self {
+            bytes,
+            alignment: rustix::param::page_size(),
+            fresh: Fresh::Zero,
+            mapper: None,
+            pages: Mutex::new(Some(Arc::new(pages))),
+            state: Mutex::new(State::Usable),
+            _claim: claim,
+        };
+        if let Some(Fresh::Poison { large }) = fresh {
+            // SAFETY: nobody else has seen these pages.
+            unsafe { store.poison(large) };
+        }
+        store
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -102,6 +147,10 @@ impl Store {
         if let Some(pages) = pages.as_ref() {
             return Ok(Arc::clone(pages));
         }
+        let mapper = self
+            .mapper
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::System, "memory that was mapped is not any more"))?;
         let page = rustix::param::page_size();
         // The system aligns to its page; the bytes added are never touched.
         let slack = self.alignment.saturating_sub(page);
@@ -112,10 +161,13 @@ impl Store {
             .ok_or_else(|| {
                 Error::new(ErrorKind::OutOfMemory, "no process has so many addresses")
             })?;
-        let mapping = Mapper::map(&self.mapper, bytes)?;
+        let mapping = Mapper::map(mapper, bytes)?;
         let start = mapping.address().as_ptr().addr();
         let skip = start.next_multiple_of(self.alignment) - start;
-        let mapped = Arc::new(Pages { mapping, skip });
+        let mapped = Arc::new(Pages {
+            mapping: Contents::Own(mapping),
+            skip,
+        });
         if let Fresh::Poison { large } = self.fresh
             && (large || self.bytes <= POISON_BYTES_MAX)
         {

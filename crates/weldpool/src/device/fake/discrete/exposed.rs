@@ -1,0 +1,269 @@
+//! Memory of a discrete fake that others reach: other processes, owners in this one, and peers.
+
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+
+use super::GRANULARITY;
+use super::memory::Memory;
+use crate::device::fake::call::Call;
+#[cfg(target_os = "linux")]
+use crate::device::fake::capacity::Capacity;
+use crate::device::fake::store::{State, Store};
+use crate::device::fake::violation::{Rule, Violation};
+#[cfg(target_os = "linux")]
+use crate::device::mapping::SealedMapping;
+use crate::device::{Exposure, Segment};
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::{Export, Exported, ExportedHandle};
+use crate::sync::{Arc, Mutex};
+
+/// What a legacy handle of a fake begins with.
+const MAGIC: [u8; 8] = *b"fakemem\0";
+
+/// The memory behind legacy handles, by their numbers: what a driver keeps for all processes is known in this
+/// one alone.
+static LEGACY: Mutex<Legacy> = Mutex::new(Legacy {
+    objects: BTreeMap::new(),
+    next: 0,
+});
+
+struct Legacy {
+    objects: BTreeMap<u64, (u32, Arc<Store>)>,
+    next: u64,
+}
+
+/// A segment that others reach, or that others made.
+#[derive(Debug)]
+pub(super) struct ExposedSegment {
+    memory: Arc<Memory>,
+    store: Arc<Store>,
+    address: u64,
+    bytes: usize,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// A handle with a mapping of its own; of a file that others may map too.
+    #[cfg(target_os = "linux")]
+    File(SealedFile),
+    /// The same, for peers alone.
+    Mapped,
+    /// As `cudaMalloc` gives it, with the number of its legacy handle.
+    Legacy(u64),
+    /// Made by somebody else.
+    ImportedFile,
+    /// Made by somebody else, who has to keep it.
+    ImportedLegacy,
+}
+
+/// Where the descriptors of a store come from.
+#[cfg(target_os = "linux")]
+type SealedFile = std::os::fd::OwnedFd;
+
+impl ExposedSegment {
+    /// A segment for others to reach, which the device offers.
+    pub(super) fn create(memory: &Arc<Memory>, bytes: usize, exposure: Exposure) -> Result<Self> {
+        let (store, kind) = match exposure.export {
+            None => (memory.new_private(bytes)?, Kind::Mapped),
+            Some(Export::LegacyIpc) => {
+                let store = memory.new_private(bytes)?;
+                let mut legacy = LEGACY.lock();
+                let number = legacy.next;
+                legacy.next += 1;
+                let object = (memory.ordinal(), Arc::clone(&store));
+                legacy.objects.insert(number, object);
+                (store, Kind::Legacy(number))
+            }
+            #[cfg(target_os = "linux")]
+            Some(Export::FileDescriptor) => {
+                let mapping = SealedMapping::create(bytes)?;
+                let file = mapping.descriptor()?;
+                (memory.new_private_over(mapping)?, Kind::File(file))
+            }
+            #[cfg(not(target_os = "linux"))]
+            Some(Export::FileDescriptor) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "memory files are Linux's",
+                ));
+            }
+        };
+        let segment = Self::map(memory, store, bytes, kind, exposure.peers)?;
+        let costs = memory.costs();
+        let length = bytes as u64;
+        let peers = if exposure.peers { memory.peers() } else { 0 };
+        memory.ledger().charge(match segment.kind {
+            Kind::Legacy(_) => costs.malloc.ns(length),
+            _ => {
+                costs.create.ns(length)
+                    + costs.reserve.ns(length)
+                    + costs.map.ns(length)
+                    + costs.access.ns(length) * (1 + peers)
+            }
+        });
+        Ok(segment)
+    }
+
+    /// A segment that somebody else made.
+    pub(super) fn import(memory: &Arc<Memory>, exported: &Exported) -> Result<Self> {
+        let bytes = exported.object_bytes();
+        let (store, kind) = match exported.handle() {
+            ExportedHandle::LegacyIpc(handle) => {
+                let store = open_legacy(memory.ordinal(), handle, bytes)?;
+                (store, Kind::ImportedLegacy)
+            }
+            #[cfg(target_os = "linux")]
+            ExportedHandle::FileDescriptor(file) => {
+                if !bytes.is_multiple_of(GRANULARITY) {
+                    return Err(wrong(format!(
+                        "an object of {bytes} bytes is none of this kind of device; granularity is {GRANULARITY}"
+                    )));
+                }
+                let mapping = SealedMapping::import(file.as_fd(), bytes)?;
+                // Counted where it was made.
+                let claim = Capacity::claim_none();
+                let store = Arc::new(Store::over(mapping, None, claim));
+                (store, Kind::ImportedFile)
+            }
+            #[cfg(not(target_os = "linux"))]
+            ExportedHandle::FileDescriptor(_) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "memory files are Linux's",
+                ));
+            }
+        };
+        let segment = Self::map(memory, store, bytes, kind, false)?;
+        memory.ledger().charge(memory.costs().import_ns);
+        Ok(segment)
+    }
+
+    fn map(
+        memory: &Arc<Memory>,
+        store: Arc<Store>,
+        bytes: usize,
+        kind: Kind,
+        peers: bool,
+    ) -> Result<Self> {
+        let address = memory.space().reserve(store.bytes(), GRANULARITY)?;
+        let mapped = memory.space().map_exposed(address, &store, peers);
+        mapped.map_err(|violation| memory.ledger().record(violation))?;
+        Ok(Self {
+            memory: Arc::clone(memory),
+            store,
+            address,
+            bytes,
+            kind,
+        })
+    }
+}
+
+/// The memory behind a legacy handle, if it has at least so many bytes.
+fn open_legacy(ordinal: u32, handle: &[u8; 64], bytes: usize) -> Result<Arc<Store>> {
+    let number = |at: usize| {
+        let bytes = handle.get(at..at + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    let number = number(8).filter(|_| handle.starts_with(&MAGIC) && handle[16..] == [0; 48]);
+    let number = number.ok_or_else(|| wrong("these 64 bytes are no handle of a fake device".into()))?;
+    let legacy = LEGACY.lock();
+    let (owner, store) = legacy.objects.get(&number).ok_or_else(|| {
+        wrong(format!(
+            "the memory behind handle {number} is gone, or is of another process"
+        ))
+    })?;
+    if *owner != ordinal {
+        return Err(wrong(format!(
+            "the memory behind handle {number} is of device {owner}"
+        )));
+    }
+    if bytes > store.bytes() {
+        return Err(wrong(format!(
+            "the memory behind handle {number} has {} bytes, and {bytes} were claimed",
+            store.bytes()
+        )));
+    }
+    Ok(Arc::clone(store))
+}
+
+fn wrong(text: String) -> Error {
+    Error::with_message(ErrorKind::InvalidRequest, text)
+}
+
+impl Drop for ExposedSegment {
+    fn drop(&mut self) {
+        let memory = &self.memory;
+        let mapped = self.store.bytes();
+        let _mapped = memory.space().give_back(self.address, mapped);
+        let costs = memory.costs();
+        let length = mapped as u64;
+        let unmapped = costs.unmap.ns(length) + costs.reserve.ns(length);
+        let cost = match self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::File(_) => unmapped + costs.release.ns(length),
+            Kind::Mapped | Kind::ImportedFile => unmapped + costs.release.ns(length),
+            Kind::ImportedLegacy => costs.import_ns,
+            Kind::Legacy(number) => {
+                LEGACY.lock().objects.remove(&number);
+                self.store.set_state(State::Released);
+                if Arc::strong_count(&self.store) > 1 {
+                    memory.ledger().record(Violation {
+                        rule: Rule::KeptForImporters,
+                        text: format!(
+                            "the {mapped} bytes behind handle {number} were freed while others had them open"
+                        ),
+                    });
+                }
+                costs.malloc.ns(length)
+            }
+        };
+        memory.ledger().charge(cost);
+    }
+}
+
+// SAFETY: there is no host address to be valid, and length and device address are constant.
+unsafe impl Segment for ExposedSegment {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn host_address(&self) -> Option<NonNull<u8>> {
+        None
+    }
+
+    fn device_address(&self) -> Option<u64> {
+        Some(self.address)
+    }
+
+    fn export(&self) -> Result<ExportedHandle> {
+        let ledger = self.memory.ledger();
+        ledger.enter(Call::Export)?;
+        let handle = match &self.kind {
+            #[cfg(target_os = "linux")]
+            Kind::File(file) => {
+                let file = rustix::io::fcntl_dupfd_cloexec(file, 0);
+                let file = file.map_err(|error| crate::device::mapping::failed("fcntl", error))?;
+                ExportedHandle::FileDescriptor(file)
+            }
+            Kind::Legacy(number) => {
+                let mut bytes = [0; 64];
+                bytes[..8].copy_from_slice(&MAGIC);
+                bytes[8..16].copy_from_slice(&number.to_le_bytes());
+                ExportedHandle::LegacyIpc(bytes)
+            }
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the memory was not made to be exported by this device",
+                ));
+            }
+        };
+        ledger.charge(self.memory.costs().export_ns);
+        Ok(handle)
+    }
+}
