@@ -44,6 +44,8 @@ struct Held {
     node: Node,
     /// Where in it the block begins.
     offset: usize,
+    /// The request was for memory that can be exported.
+    exportable: bool,
 }
 
 /// What is asked for.
@@ -105,6 +107,7 @@ impl ExposedMemory {
             segment,
             storage,
             node,
+            exportable: exposure.export.is_some(),
         };
         if held.offset + wanted.bytes > bytes {
             self.put_away(held);
@@ -120,6 +123,12 @@ impl ExposedMemory {
     pub(crate) fn import(&self, vouched: Vouched<'_>, node: Node) -> Result<Block> {
         let exported = vouched.exported();
         let bytes = exported.object_bytes();
+        if bytes > self.device.properties().segment_bytes_max {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the exported object is claimed to be larger than any segment of the device",
+            ));
+        }
         self.reserve.commit(bytes)?;
         let imported = self.device.import(vouched, node.index());
         let Imported { segment, storage } =
@@ -129,6 +138,7 @@ impl ExposedMemory {
             storage,
             node,
             offset: exported.offset(),
+            exportable: false,
         };
         // A driver may give the same addresses when an object is opened twice.
         let start = Base::of_segment(held.segment.as_ref()).number();
@@ -195,7 +205,7 @@ impl ExposedMemory {
             segment,
             storage,
             node,
-            offset,
+            ..
         } = held;
         let bytes = segment.bytes();
         match self.device.release_segment(segment, storage, node.index()) {
@@ -209,7 +219,7 @@ impl ExposedMemory {
                     segment,
                     storage,
                     node,
-                    offset,
+                    ..held
                 });
                 0
             }
@@ -228,6 +238,7 @@ impl ExposedMemory {
         let held = (block.list() == ListId::EXPOSED)
             .then(|| state.segments.get(&block.position()))
             .flatten()
+            .filter(|held| held.exportable)
             .ok_or_else(|| {
                 Error::new(
                     ErrorKind::Unsupported,

@@ -13,6 +13,8 @@ pub(super) enum Attribute {
     ConcurrentManagedAccess = 89,
     /// Handles and mappings can be had.
     VirtualMemoryManagement = 102,
+    /// Handles can be exported as file descriptors.
+    FileDescriptorHandles = 103,
     /// The node of the host's memory that is nearest, as the system numbers it.
     HostNode = 134,
     /// The same for memory of the host's nodes.
