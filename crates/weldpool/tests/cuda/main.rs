@@ -16,6 +16,7 @@ use weldpool::device::cuda::CudaDevice;
 mod device;
 mod gpu;
 mod reuse;
+mod sharing;
 mod streams;
 
 /// Keeps the primary context while tests open and drop devices.
