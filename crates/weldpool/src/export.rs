@@ -94,7 +94,9 @@ impl Exported {
         if bytes == 0 || end.is_none_or(|end| end > object_bytes) {
             return Err(Error::with_message(
                 ErrorKind::InvalidRequest,
-                format!("{bytes} bytes at {offset} do not lie in an object of {object_bytes} bytes"),
+                format!(
+                    "{bytes} bytes at {offset} do not lie in an object of {object_bytes} bytes"
+                ),
             ));
         }
         if !offset.is_multiple_of(crate::request::DEFAULT_ALIGNMENT) {
@@ -165,7 +167,11 @@ mod tests {
             (0, 0, 1),
         ] {
             let refused = claim(object, offset, bytes).unwrap_err();
-            assert_eq!(refused, ErrorKind::InvalidRequest, "{object} {offset} {bytes}");
+            assert_eq!(
+                refused,
+                ErrorKind::InvalidRequest,
+                "{object} {offset} {bytes}"
+            );
         }
     }
 }

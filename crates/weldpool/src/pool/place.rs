@@ -57,7 +57,10 @@ impl Pool {
                 "the device has no such storage mode; see DeviceProperties::storage_modes",
             ));
         }
-        if request.needs.is_zeroed() && request.queue.is_none() && request.storage == StorageMode::Private {
+        if request.needs.is_zeroed()
+            && request.queue.is_none()
+            && request.storage == StorageMode::Private
+        {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "zeroed private storage needs a queue to zero it on; see Request::queue",

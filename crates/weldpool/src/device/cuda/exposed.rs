@@ -131,7 +131,8 @@ impl Sharing {
         }
         let import = |driver: &'static Driver| driver.import_descriptor(file.as_fd());
         let handle = self.context.call("cuMemImportFromShareableHandle", import);
-        let segment = MappedSegment::new(&self.context, handle.map_err(of_no_object)?, bytes, false);
+        let segment =
+            MappedSegment::new(&self.context, handle.map_err(of_no_object)?, bytes, false);
         let place = |driver: &'static Driver| driver.place_of(segment.handle);
         let place = self
             .context
@@ -223,8 +224,7 @@ impl MappedSegment {
         if !self.released {
             // Mapped memory stays until it is unmapped (cuMemRelease), so a failure behind this changes nothing.
             // SAFETY: the handle is this segment's.
-            let release =
-                |driver: &'static Driver| unsafe { driver.release_physical(self.handle) };
+            let release = |driver: &'static Driver| unsafe { driver.release_physical(self.handle) };
             self.context.give_back("cuMemRelease", release)?;
             self.released = true;
         }

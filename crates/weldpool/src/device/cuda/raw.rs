@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use cudarc::driver::sys::{
-    self, CUipcMemHandle_st, CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType, CUmemAllocationProp,
-    CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum,
+    self, CUipcMemHandle_st, CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType,
+    CUmemAllocationProp, CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum,
 };
 use libloading::Library;
 

@@ -147,10 +147,9 @@ impl Store {
         if let Some(pages) = pages.as_ref() {
             return Ok(Arc::clone(pages));
         }
-        let mapper = self
-            .mapper
-            .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::System, "memory that was mapped is not any more"))?;
+        let mapper = self.mapper.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::System, "memory that was mapped is not any more")
+        })?;
         let page = rustix::param::page_size();
         // The system aligns to its page; the bytes added are never touched.
         let slack = self.alignment.saturating_sub(page);

@@ -57,6 +57,8 @@ unsafe impl Segment for ExposedSegment {
     }
 
     fn export(&self) -> Result<ExportedHandle> {
-        self.mapping.descriptor().map(ExportedHandle::FileDescriptor)
+        self.mapping
+            .descriptor()
+            .map(ExportedHandle::FileDescriptor)
     }
 }

@@ -134,7 +134,9 @@ mod tests {
     fn only_files_that_keep_their_length_are_imported() {
         let import = |file: &dyn AsFd, bytes| {
             let imported = SealedMapping::import(file.as_fd(), bytes);
-            imported.map(|one| one.bytes()).map_err(|error| error.kind())
+            imported
+                .map(|one| one.bytes())
+                .map_err(|error| error.kind())
         };
         let refused = Err(ErrorKind::InvalidRequest);
         let mapping = SealedMapping::create(2 * PAGE).unwrap();

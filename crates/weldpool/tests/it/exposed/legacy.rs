@@ -40,14 +40,19 @@ fn the_bytes_of_a_handle_are_all_that_is_needed() {
     drop((again, imported));
     drop(buffer);
     let stats = theirs.stats();
-    assert_eq!((stats.live.value, stats.cached_bytes), (0, stats.reserved.value));
+    assert_eq!(
+        (stats.live.value, stats.cached_bytes),
+        (0, stats.reserved.value)
+    );
     assert_eq!(device.violations(), []);
 }
 
 #[test]
 fn what_is_no_handle_is_refused() {
     let device = Arc::new(FakeDiscrete::new().unwrap());
-    let other = open(Arc::new(FakeDiscrete::builder().ordinal(1).build().unwrap()));
+    let other = open(Arc::new(
+        FakeDiscrete::builder().ordinal(1).build().unwrap(),
+    ));
     let allocator = open(device.clone());
     let request = private(2 * MIB, Export::LegacyIpc);
     let buffer = allocator.allocate_with(&request).unwrap();
@@ -94,7 +99,11 @@ fn an_exporter_that_frees_first_breaks_a_rule() {
 
 #[test]
 fn calls_are_charged_and_can_fail() {
-    for (call, which) in [(Call::CreateExposed, 0), (Call::Export, 1), (Call::Import, 2)] {
+    for (call, which) in [
+        (Call::CreateExposed, 0),
+        (Call::Export, 1),
+        (Call::Import, 2),
+    ] {
         let fault = Fault {
             call,
             when: When::Nth(2),

@@ -43,7 +43,9 @@ fn contents(allocator: &Allocator, buffer: &Buffer) -> Vec<u8> {
 
 /// Whether all bytes of it are of this value.
 fn holds(allocator: &Allocator, buffer: &Buffer, value: u8) -> bool {
-    contents(allocator, buffer).iter().all(|&byte| byte == value)
+    contents(allocator, buffer)
+        .iter()
+        .all(|&byte| byte == value)
 }
 
 fn private(bytes: usize, form: Export) -> Request<'static> {

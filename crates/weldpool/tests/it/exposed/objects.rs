@@ -106,10 +106,7 @@ fn alignment_and_zeroes_hold() {
         assert_eq!(reserved, 2 * exported.object_bytes() as u64);
         assert_eq!(allocator.stats().block_bytes, reserved);
     }
-    let error = allocator
-        .allocate_with(&exportable(0))
-        .unwrap_err()
-        .kind();
+    let error = allocator.allocate_with(&exportable(0)).unwrap_err().kind();
     assert_eq!(error, ErrorKind::InvalidRequest);
     let huge = exportable(1 << 46).alignment(1 << 30);
     let error = allocator.allocate_with(&huge).unwrap_err();
@@ -201,7 +198,10 @@ fn what_is_no_exported_object_is_refused() {
         ("a device", std::fs::File::open("/dev/null").unwrap().into()),
         ("a file that may shrink", loose()),
         ("one that may not grow", sealed(SealFlags::GROW)),
-        ("one that cannot be written", sealed(SealFlags::SHRINK | SealFlags::WRITE)),
+        (
+            "one that cannot be written",
+            sealed(SealFlags::SHRINK | SealFlags::WRITE),
+        ),
         ("one open for reading", readable.into()),
     ];
     for (name, file) in files {

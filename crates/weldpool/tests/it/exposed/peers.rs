@@ -89,7 +89,10 @@ fn memory_can_be_visible_and_exported() {
     assert!(holds(&ours, &imported, 4));
     drop(imported);
     let stats = ours.stats();
-    assert_eq!(stats.segments, 2, "the segment, and one to look at contents");
+    assert_eq!(
+        stats.segments, 2,
+        "the segment, and one to look at contents"
+    );
     drop(buffer);
     assert_eq!(first.violations(), []);
 }

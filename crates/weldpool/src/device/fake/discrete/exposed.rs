@@ -170,7 +170,8 @@ fn open_legacy(ordinal: u32, handle: &[u8; 64], bytes: usize) -> Result<Arc<Stor
         Some(u64::from_le_bytes(bytes))
     };
     let number = number(8).filter(|_| handle.starts_with(&MAGIC) && handle[16..] == [0; 48]);
-    let number = number.ok_or_else(|| wrong("these 64 bytes are no handle of a fake device".into()))?;
+    let number =
+        number.ok_or_else(|| wrong("these 64 bytes are no handle of a fake device".into()))?;
     let legacy = LEGACY.lock();
     let (owner, store) = legacy.objects.get(&number).ok_or_else(|| {
         wrong(format!(
