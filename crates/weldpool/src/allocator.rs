@@ -166,8 +166,9 @@ impl Allocator {
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what is no exported object, is gone, is of another
-    /// device, is smaller than claimed or can be shrunk, or is open in this allocator already and would have
-    /// the same addresses; [`Unsupported`](ErrorKind::Unsupported) for a form that the device does not know;
+    /// device, is smaller than claimed or can be shrunk; [`Busy`](ErrorKind::Busy) for what is open in this
+    /// allocator already, where the driver gives it the same addresses again, as CUDA does with legacy handles;
+    /// [`Unsupported`](ErrorKind::Unsupported) for a form that the device does not know;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond [`Config::reserved_bytes_max`]; else what the
     /// driver says.
     pub unsafe fn import(&self, exported: &Exported, name: impl Into<Name>) -> Result<Buffer> {

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::address_map::{AddressMap, Writer};
 use crate::arena::{self, Reserve};
@@ -30,6 +30,8 @@ pub(crate) struct ExposedMemory {
 struct State {
     /// By the position of the block in each.
     segments: BTreeMap<usize, Held>,
+    /// Their first addresses.
+    starts: HashSet<usize>,
     /// What the device refused to take back.
     refused: Vec<Held>,
     index: Writer,
@@ -46,6 +48,12 @@ struct Held {
     offset: usize,
     /// The request was for memory that can be exported.
     exportable: bool,
+}
+
+impl Held {
+    fn start(&self) -> Option<usize> {
+        Base::of_segment(self.segment.as_ref()).number()
+    }
 }
 
 /// What is asked for.
@@ -68,6 +76,7 @@ impl ExposedMemory {
             index: Arc::clone(index.map()),
             state: Mutex::new(State {
                 segments: BTreeMap::new(),
+                starts: HashSet::new(),
                 refused: Vec::new(),
                 index,
                 next: 0,
@@ -116,7 +125,7 @@ impl ExposedMemory {
                 "the device gave a segment that is not aligned as it promises",
             ));
         }
-        Ok(self.cut(held))
+        self.cut(held)
     }
 
     /// A block over an exported buffer.
@@ -140,30 +149,33 @@ impl ExposedMemory {
             offset: exported.offset(),
             exportable: false,
         };
-        // A driver may give the same addresses when an object is opened twice.
-        let start = Base::of_segment(held.segment.as_ref()).number();
-        let known = start.is_some_and(|start| {
-            let state = self.state.lock();
-            let mut starts = state
-                .segments
-                .values()
-                .map(|held| Base::of_segment(held.segment.as_ref()).number());
-            starts.any(|other| other == Some(start))
-        });
-        if known || held.offset + exported.len() > held.segment.bytes() {
+        if held.offset + exported.len() > held.segment.bytes() {
             self.put_away(held);
             return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "the object is open in this allocator already; share the buffer that was imported",
+                ErrorKind::System,
+                "the device opened less of an exported object than it was asked to",
             ));
         }
-        Ok(self.cut(held))
+        self.cut(held)
     }
 
     /// The block of a segment. All of the segment is its, since nobody else can have the rest.
-    fn cut(&self, held: Held) -> Block {
+    fn cut(&self, held: Held) -> Result<Block> {
         let base = Base::of_segment(held.segment.as_ref());
         let mut state = self.state.lock();
+        // A driver may give the same addresses when an object is opened twice.
+        if base
+            .number()
+            .is_some_and(|start| !state.starts.insert(start))
+        {
+            drop(state);
+            self.put_away(held);
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the object is open in this allocator already, or work in flight still uses it; share the \
+                 buffer that was imported",
+            ));
+        }
         let position = state.next;
         state.next += 1;
         let cut = Cut {
@@ -181,7 +193,7 @@ impl ExposedMemory {
             state.index.insert(address, block.as_record());
         }
         state.segments.insert(position, held);
-        block
+        Ok(block)
     }
 
     /// Returns the segment of a block that nobody uses.
@@ -191,7 +203,11 @@ impl ExposedMemory {
             if let Some(address) = block.as_record().address() {
                 state.index.remove(address);
             }
-            state.segments.remove(&block.position())
+            let held = state.segments.remove(&block.position());
+            if let Some(start) = held.as_ref().and_then(Held::start) {
+                state.starts.remove(&start);
+            }
+            held
         };
         block.retire();
         if let Some(held) = held {

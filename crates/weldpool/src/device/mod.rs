@@ -140,7 +140,7 @@ pub trait Device: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// As the driver says; see [`ErrorKind`](crate::ErrorKind).
+    /// As the driver says; see [`ErrorKind`].
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>>;
 
     /// Address space and physical memory apart, for memory of this storage mode, if the driver offers

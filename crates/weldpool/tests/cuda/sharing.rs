@@ -221,7 +221,7 @@ fn a_legacy_handle_is_held_against_its_claim() {
         drop(import(&allocator, &exported).unwrap());
         let twice = import(&allocator, &exported).unwrap();
         let error = import(&allocator, &exported).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
         drop(twice);
         return;
     }

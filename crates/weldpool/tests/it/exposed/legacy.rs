@@ -31,13 +31,20 @@ fn the_bytes_of_a_handle_are_all_that_is_needed() {
     let mut imported = import(&theirs, &received(handle, 2 * MIB, 2 * MIB)).unwrap();
     assert!(holds(&theirs, &imported, 5));
     fill(&theirs, &mut imported, 6);
-    let again = import(&theirs, &received(handle, 4 * MIB, 3 * MIB)).unwrap();
+    let whole = received(handle, 4 * MIB, 3 * MIB);
+    // Opened again it would have the same addresses.
+    let twice = import(&theirs, &whole).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::Busy, "{twice}");
+    let other = import(&open(device.clone()), &whole).unwrap();
+    drop(imported);
+    drop(other);
+    let again = import(&theirs, &whole).unwrap();
     for (allocator, buffer) in [(&ours, &buffer), (&theirs, &again)] {
         let seen = contents(allocator, buffer);
         assert!(seen[..2 * MIB].iter().all(|&byte| byte == 6));
         assert!(seen[2 * MIB..].iter().all(|&byte| byte == 5));
     }
-    drop((again, imported));
+    drop(again);
     drop(buffer);
     let stats = theirs.stats();
     assert_eq!(

@@ -1,13 +1,25 @@
 //! Who frees first, and what work in flight still uses.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 
 use weldpool::device::fake::{Call, FakeDiscrete};
 use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Buffer, Device, ErrorKind, Export, Request, StorageMode};
+use weldpool::{Allocator, Buffer, Device, ErrorKind, Export, Queue, Request, StorageMode};
 use weldpool_testkit::{FaultyDevice, export, import};
 
-use super::{MIB, block, fill, holds, open, private};
+use super::{MIB, fill, holds, open, private};
+
+/// Holds a queue at its present end until the sender is used or dropped.
+fn block(queue: &Queue) -> Sender<()> {
+    let (open, gate) = channel();
+    queue
+        .call(move || {
+            let _opened = gate.recv();
+        })
+        .unwrap();
+    open
+}
 
 /// An allocator, and an exportable buffer of it.
 struct Case {

@@ -16,9 +16,8 @@ mod processes;
 mod requests;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 
-use weldpool::{Allocator, Buffer, Device, Export, Queue, Request, StorageMode};
+use weldpool::{Allocator, Buffer, Device, Export, Request, StorageMode};
 
 const PAGE: usize = 4096;
 const MIB: usize = 1 << 20;
@@ -52,15 +51,4 @@ fn private(bytes: usize, form: Export) -> Request<'static> {
     Request::new(bytes)
         .storage(StorageMode::Private)
         .exportable(form)
-}
-
-/// Holds a queue at its present end until the sender is used or dropped.
-fn block(queue: &Queue) -> Sender<()> {
-    let (open, gate) = channel();
-    queue
-        .call(move || {
-            let _opened = gate.recv();
-        })
-        .unwrap();
-    open
 }

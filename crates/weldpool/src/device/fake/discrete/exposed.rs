@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::GRANULARITY;
@@ -16,6 +17,7 @@ use crate::device::fake::store::{State, Store};
 use crate::device::fake::violation::{Rule, Violation};
 #[cfg(target_os = "linux")]
 use crate::device::mapping::SealedMapping;
+use crate::device::mapping::failed;
 use crate::device::{Exposure, Segment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{Export, Exported, ExportedHandle};
@@ -36,6 +38,16 @@ struct Legacy {
     next: u64,
 }
 
+impl Legacy {
+    /// Gives memory of a device a number.
+    fn add(&mut self, ordinal: u32, store: &Arc<Store>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.objects.insert(number, (ordinal, Arc::clone(store)));
+        number
+    }
+}
+
 /// A segment that others reach, or that others made.
 #[derive(Debug)]
 pub(super) struct ExposedSegment {
@@ -49,51 +61,48 @@ pub(super) struct ExposedSegment {
 #[derive(Debug)]
 enum Kind {
     /// A handle with a mapping of its own; of a file that others may map too.
-    #[cfg(target_os = "linux")]
-    File(SealedFile),
+    File(OwnedFd),
     /// The same, for peers alone.
     Mapped,
     /// As `cudaMalloc` gives it, with the number of its legacy handle.
     Legacy(u64),
     /// Made by somebody else.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "memory files are Linux's")
+    )]
     ImportedFile,
-    /// Made by somebody else, who has to keep it.
-    ImportedLegacy,
+    /// Made by somebody else, who has to keep it, with the number of its handle.
+    ImportedLegacy(u64),
 }
-
-/// Where the descriptors of a store come from.
-#[cfg(target_os = "linux")]
-type SealedFile = std::os::fd::OwnedFd;
 
 impl ExposedSegment {
     /// A segment for others to reach, which the device offers.
     pub(super) fn create(memory: &Arc<Memory>, bytes: usize, exposure: Exposure) -> Result<Self> {
-        let (store, kind) = match exposure.export {
-            None => (memory.new_private(bytes)?, Kind::Mapped),
-            Some(Export::LegacyIpc) => {
-                let store = memory.new_private(bytes)?;
-                let mut legacy = LEGACY.lock();
-                let number = legacy.next;
-                legacy.next += 1;
-                let object = (memory.ordinal(), Arc::clone(&store));
-                legacy.objects.insert(number, object);
-                (store, Kind::Legacy(number))
-            }
+        let (store, file) = match exposure.export {
             #[cfg(target_os = "linux")]
             Some(Export::FileDescriptor) => {
                 let mapping = SealedMapping::create(bytes)?;
                 let file = mapping.descriptor()?;
-                (memory.new_private_over(mapping)?, Kind::File(file))
+                (memory.new_private_over(mapping)?, Some(file))
             }
-            #[cfg(not(target_os = "linux"))]
-            Some(Export::FileDescriptor) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "memory files are Linux's",
-                ));
-            }
+            _ => (memory.new_private(bytes)?, None),
         };
-        let segment = Self::map(memory, store, bytes, kind, exposure.peers)?;
+        let address = map(memory, &store, exposure.peers)?;
+        let kind = match file {
+            Some(file) => Kind::File(file),
+            None if exposure.export == Some(Export::LegacyIpc) => {
+                Kind::Legacy(LEGACY.lock().add(memory.ordinal(), &store))
+            }
+            None => Kind::Mapped,
+        };
+        let segment = Self {
+            memory: Arc::clone(memory),
+            store,
+            address,
+            bytes,
+            kind,
+        };
         let costs = memory.costs();
         let length = bytes as u64;
         let peers = if exposure.peers { memory.peers() } else { 0 };
@@ -114,8 +123,18 @@ impl ExposedSegment {
         let bytes = exported.object_bytes();
         let (store, kind) = match exported.handle() {
             ExportedHandle::LegacyIpc(handle) => {
-                let store = open_legacy(memory.ordinal(), handle, bytes)?;
-                (store, Kind::ImportedLegacy)
+                let (number, store) = find_legacy(memory.ordinal(), handle, bytes)?;
+                let address = memory
+                    .opened()
+                    .open(number, || map(memory, &store, false))?;
+                memory.ledger().charge(memory.costs().import_ns);
+                return Ok(Self {
+                    memory: Arc::clone(memory),
+                    store,
+                    address,
+                    bytes,
+                    kind: Kind::ImportedLegacy(number),
+                });
             }
             #[cfg(target_os = "linux")]
             ExportedHandle::FileDescriptor(file) => {
@@ -138,21 +157,8 @@ impl ExposedSegment {
                 ));
             }
         };
-        let segment = Self::map(memory, store, bytes, kind, false)?;
+        let address = map(memory, &store, false)?;
         memory.ledger().charge(memory.costs().import_ns);
-        Ok(segment)
-    }
-
-    fn map(
-        memory: &Arc<Memory>,
-        store: Arc<Store>,
-        bytes: usize,
-        kind: Kind,
-        peers: bool,
-    ) -> Result<Self> {
-        let address = memory.space().reserve(store.bytes(), GRANULARITY)?;
-        let mapped = memory.space().map_exposed(address, &store, peers);
-        mapped.map_err(|violation| memory.ledger().record(violation))?;
         Ok(Self {
             memory: Arc::clone(memory),
             store,
@@ -163,8 +169,49 @@ impl ExposedSegment {
     }
 }
 
+/// Maps a store at addresses of its own.
+fn map(memory: &Memory, store: &Arc<Store>, peers: bool) -> Result<u64> {
+    let address = memory.space().reserve(store.bytes(), GRANULARITY)?;
+    let mapped = memory.space().map_exposed(address, store, peers);
+    mapped.map_err(|violation| memory.ledger().record(violation))?;
+    Ok(address)
+}
+
+/// Legacy handles that are open on a device: opened again, one gives the same address (documentation of
+/// `cuIpcOpenMemHandle`).
+#[derive(Debug, Default)]
+pub(super) struct Opened(Mutex<BTreeMap<u64, (u64, usize)>>);
+
+impl Opened {
+    /// The address of a handle's memory, mapped by `map` if it is not open yet.
+    fn open(&self, number: u64, map: impl FnOnce() -> Result<u64>) -> Result<u64> {
+        let mut open = self.0.lock();
+        if let Some((address, times)) = open.get_mut(&number) {
+            *times += 1;
+            return Ok(*address);
+        }
+        let address = map()?;
+        open.insert(number, (address, 1));
+        Ok(address)
+    }
+
+    /// Whether that was the last time it was open.
+    fn close(&self, number: u64) -> bool {
+        let mut open = self.0.lock();
+        let Some((_, times)) = open.get_mut(&number) else {
+            return false;
+        };
+        *times -= 1;
+        let last = *times == 0;
+        if last {
+            open.remove(&number);
+        }
+        last
+    }
+}
+
 /// The memory behind a legacy handle, if it has at least so many bytes.
-fn open_legacy(ordinal: u32, handle: &[u8; 64], bytes: usize) -> Result<Arc<Store>> {
+fn find_legacy(ordinal: u32, handle: &[u8; 64], bytes: usize) -> Result<(u64, Arc<Store>)> {
     let number = |at: usize| {
         let bytes = handle.get(at..at + 8)?.try_into().ok()?;
         Some(u64::from_le_bytes(bytes))
@@ -189,7 +236,7 @@ fn open_legacy(ordinal: u32, handle: &[u8; 64], bytes: usize) -> Result<Arc<Stor
             store.bytes()
         )));
     }
-    Ok(Arc::clone(store))
+    Ok((number, Arc::clone(store)))
 }
 
 fn wrong(text: String) -> Error {
@@ -200,15 +247,21 @@ impl Drop for ExposedSegment {
     fn drop(&mut self) {
         let memory = &self.memory;
         let mapped = self.store.bytes();
-        let _mapped = memory.space().give_back(self.address, mapped);
+        let last = match self.kind {
+            Kind::ImportedLegacy(number) => memory.opened().close(number),
+            _ => true,
+        };
+        if last {
+            let _mapped = memory.space().give_back(self.address, mapped);
+        }
         let costs = memory.costs();
         let length = mapped as u64;
         let unmapped = costs.unmap.ns(length) + costs.reserve.ns(length);
         let cost = match self.kind {
-            #[cfg(target_os = "linux")]
-            Kind::File(_) => unmapped + costs.release.ns(length),
-            Kind::Mapped | Kind::ImportedFile => unmapped + costs.release.ns(length),
-            Kind::ImportedLegacy => costs.import_ns,
+            Kind::File(_) | Kind::Mapped | Kind::ImportedFile => {
+                unmapped + costs.release.ns(length)
+            }
+            Kind::ImportedLegacy(_) => costs.import_ns,
             Kind::Legacy(number) => {
                 LEGACY.lock().objects.remove(&number);
                 self.store.set_state(State::Released);
@@ -245,10 +298,9 @@ unsafe impl Segment for ExposedSegment {
         let ledger = self.memory.ledger();
         ledger.enter(Call::Export)?;
         let handle = match &self.kind {
-            #[cfg(target_os = "linux")]
             Kind::File(file) => {
                 let file = rustix::io::fcntl_dupfd_cloexec(file, 0);
-                let file = file.map_err(|error| crate::device::mapping::failed("fcntl", error))?;
+                let file = file.map_err(|error| failed("fcntl", error))?;
                 ExportedHandle::FileDescriptor(file)
             }
             Kind::Legacy(number) => {

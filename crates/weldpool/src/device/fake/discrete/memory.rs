@@ -1,5 +1,6 @@
 //! The memory of a discrete fake: what segments, handles and queues share.
 
+use super::exposed::Opened;
 use super::{GRANULARITY, Link, Violation};
 use crate::device::Location;
 use crate::device::fake::address_space::{AddressSpace, Reach};
@@ -21,6 +22,7 @@ use crate::sync::Arc;
 pub(super) struct Memory {
     ordinal: u32,
     link: Option<Link>,
+    opened: Opened,
     ledger: Arc<Ledger>,
     mapper: Arc<Mapper>,
     costs: Costs,
@@ -44,6 +46,7 @@ impl Memory {
         Self {
             ordinal,
             link: None,
+            opened: Opened::default(),
             ledger,
             mapper,
             costs,
@@ -57,6 +60,11 @@ impl Memory {
     /// Joined with peers.
     pub(super) fn linked(self, link: Option<Link>) -> Self {
         Self { link, ..self }
+    }
+
+    /// Legacy handles of others that are open here.
+    pub(super) fn opened(&self) -> &Opened {
+        &self.opened
     }
 
     pub(super) fn ordinal(&self) -> u32 {
