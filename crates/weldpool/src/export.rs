@@ -67,6 +67,30 @@ impl ExportedHandle {
 /// A buffer as [`Buffer::export`](crate::Buffer::export) gives it away and
 /// [`Allocator::import`](crate::Allocator::import) takes it: the exported object, and where in it the
 /// buffer lies.
+///
+/// ```
+/// # #[cfg(target_os = "linux")]
+/// # fn main() -> weldpool::Result<()> {
+/// use weldpool::{Allocator, Export, Exported, Request};
+///
+/// let allocator = Allocator::host()?;
+/// let request = Request::new(5000).exportable(Export::FileDescriptor);
+/// let mut ours = allocator.allocate_with(&request)?;
+/// ours.write::<u8>()?.fill(1);
+/// // SAFETY: nobody writes while the other side reads, and the other way round.
+/// let exported = unsafe { ours.export() }?;
+/// let (object, offset, bytes) = (exported.object_bytes(), exported.offset(), exported.len());
+/// let handle = exported.into_handle(); // goes to the other process, and these three numbers with it
+///
+/// let received = Exported::from_parts(handle, object, offset, bytes)?;
+/// // SAFETY: as above.
+/// let theirs = unsafe { allocator.import(&received, "input") }?;
+/// assert_eq!(theirs.read::<u8>()?[4999], 1);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(target_os = "linux"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug)]
 pub struct Exported {
     handle: ExportedHandle,

@@ -1,5 +1,6 @@
 //! Memory that other processes and other GPUs reach. The second process is this test binary, run once more.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -189,7 +190,7 @@ fn what_is_no_exported_object_is_refused() {
         );
     }
     let buffer = exportable(&allocator, Export::FileDescriptor, 2 * MIB);
-    for object in [4 * MIB, 2 * MIB + 4096, 1 << 45] {
+    for object in [4 * MIB, 2 * MIB + 4096, 1 << 32] {
         let ExportedHandle::FileDescriptor(file) = export(&buffer).unwrap().into_handle() else {
             panic!("a descriptor was asked for");
         };
@@ -230,16 +231,22 @@ fn a_legacy_handle_is_held_against_its_claim() {
     assert!(passes(test, export(&buffer).unwrap()));
 }
 
+/// Says so past the harness, which keeps what tests that pass print.
+fn skipped(why: &str) {
+    let text = format!("sharing: the copy between peers was skipped: {why}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}
+
 #[test]
 fn a_peer_copies_from_and_to_what_is_visible() {
     let count = CudaDevice::count().unwrap();
     if count < 2 {
-        println!("skipped: a copy between peers needs two GPUs, and there is {count}");
+        skipped(&format!("it needs two GPUs, and there is {count}"));
         return;
     }
     let (device, ours) = open();
     if !device.properties().peers.contains(&1) {
-        println!("skipped: cuda:0 does not reach the memory of cuda:1");
+        skipped("cuda:0 does not reach the memory of cuda:1");
         return;
     }
     let other = Arc::new(CudaDevice::open(1).unwrap());

@@ -121,51 +121,51 @@ impl ExposedSegment {
     /// A segment that somebody else made.
     pub(super) fn import(memory: &Arc<Memory>, exported: &Exported) -> Result<Self> {
         let bytes = exported.object_bytes();
-        let (store, kind) = match exported.handle() {
-            ExportedHandle::LegacyIpc(handle) => {
-                let (number, store) = find_legacy(memory.ordinal(), handle, bytes)?;
-                let address = memory
-                    .opened()
-                    .open(number, || map(memory, &store, false))?;
-                memory.ledger().charge(memory.costs().import_ns);
-                return Ok(Self {
-                    memory: Arc::clone(memory),
-                    store,
-                    address,
-                    bytes,
-                    kind: Kind::ImportedLegacy(number),
-                });
-            }
-            #[cfg(target_os = "linux")]
-            ExportedHandle::FileDescriptor(file) => {
-                if !bytes.is_multiple_of(GRANULARITY) {
-                    return Err(wrong(format!(
-                        "an object of {bytes} bytes is none of this kind of device; granularity is {GRANULARITY}"
-                    )));
-                }
-                let mapping = SealedMapping::import(file.as_fd(), bytes)?;
-                // Counted where it was made.
-                let claim = Capacity::claim_none();
-                let store = Arc::new(Store::over(mapping, None, claim));
-                (store, Kind::ImportedFile)
-            }
-            #[cfg(not(target_os = "linux"))]
-            ExportedHandle::FileDescriptor(_) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "memory files are Linux's",
-                ));
-            }
+        let segment = match exported.handle() {
+            ExportedHandle::LegacyIpc(handle) => Self::open_legacy(memory, handle, bytes),
+            ExportedHandle::FileDescriptor(file) => Self::open_file(memory, file, bytes),
         };
-        let address = map(memory, &store, false)?;
-        memory.ledger().charge(memory.costs().import_ns);
+        segment.inspect(|_| memory.ledger().charge(memory.costs().import_ns))
+    }
+
+    fn open_legacy(memory: &Arc<Memory>, handle: &[u8; 64], bytes: usize) -> Result<Self> {
+        let (number, store) = find_legacy(memory.ordinal(), handle, bytes)?;
+        let map = || map(memory, &store, false);
         Ok(Self {
+            address: memory.opened().open(number, map)?,
             memory: Arc::clone(memory),
             store,
-            address,
             bytes,
-            kind,
+            kind: Kind::ImportedLegacy(number),
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_file(memory: &Arc<Memory>, file: &OwnedFd, bytes: usize) -> Result<Self> {
+        if !bytes.is_multiple_of(GRANULARITY) {
+            return Err(wrong(format!(
+                "an object of {bytes} bytes is none of this kind of device; granularity is {GRANULARITY}"
+            )));
+        }
+        let mapping = SealedMapping::import(file.as_fd(), bytes)?;
+        // Counted where it was made.
+        let claim = Capacity::claim_none();
+        let store = Arc::new(Store::over(mapping, None, claim));
+        Ok(Self {
+            address: map(memory, &store, false)?,
+            memory: Arc::clone(memory),
+            store,
+            bytes,
+            kind: Kind::ImportedFile,
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_file(_memory: &Arc<Memory>, _file: &OwnedFd, _bytes: usize) -> Result<Self> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "memory files are Linux's",
+        ))
     }
 }
 
