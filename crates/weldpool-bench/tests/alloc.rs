@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
-use weldpool_bench::alloc::{Case, Contender, Field, MAPPINGS};
+use weldpool_bench::alloc::{Case, Contender, Field, MAPPINGS, Workload};
 use weldpool_bench::machine::Machine;
 
 #[test]
@@ -50,7 +50,9 @@ fn every_contender_has_a_figure_in_every_case_it_claims() {
     for (row, case) in rows.iter().zip(cases) {
         assert_eq!(row["case"], case.to_string());
         assert_eq!(row["unit"], case.unit());
-        assert!(row["ours"].as_f64().unwrap() > 0.0, "{row}");
+        // What recording adds is a difference of two times, which on a busy machine may come out below zero.
+        let ours = row["ours"].as_f64().unwrap();
+        assert!(ours > 0.0 || case.workload == Workload::Recorded, "{row}");
         assert_eq!(row["ratio"].is_null(), case.field == Field::Seeing, "{row}");
         let claimed = Contender::of(&case, false).into_iter();
         let claimed: BTreeSet<&str> = claimed
