@@ -217,8 +217,9 @@ impl Allocator {
     }
 
     /// Sets the limit on idle bytes; returns what it was. Idle memory beyond it is returned now. At 0 nothing
-    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, and what work in flight
-    /// still uses.
+    /// stays idle but what threads keep for themselves alone, blocks of up to 8 KiB, for each storage mode and
+    /// node of memory a span of about 1 MiB at most that small blocks are cut from, with the segment it lies in
+    /// where memory cannot be remapped, and what work in flight still uses.
     pub fn set_cached_bytes_max(&self, bytes: u64) -> u64 {
         self.handle.pool.set_cached_bytes_max(bytes)
     }
@@ -287,7 +288,8 @@ impl Allocator {
     }
 
     /// The live buffer that contains `address`, from the start of any block to the last requested
-    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced.
+    /// byte. Takes no lock and O(1) time for each arena; the address is not dereferenced. Addresses of more than
+    /// 50 bits are not known.
     #[must_use]
     pub fn find(&self, address: *const u8) -> Option<BlockInfo> {
         self.handle.pool.find(address.addr())

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use crate::address_map::is_covered;
 use crate::binding::Binding;
 use crate::block::{Block, Point};
 use crate::device::StorageMode;
@@ -123,14 +124,15 @@ impl Buffer {
     ///
     /// # Errors
     ///
-    /// The buffer itself, when it has neither.
+    /// The buffer itself, when it has neither, or an address of more than 50 bits, which could not be found again.
     pub fn into_raw(self) -> std::result::Result<NonNull<u8>, Self> {
         let binding = self.binding();
         let device = || {
             let address = usize::try_from(binding.device_address?).ok()?;
             NonNull::new(std::ptr::without_provenance_mut(address))
         };
-        let Some(address) = binding.host.or_else(device) else {
+        let address = binding.host.or_else(device);
+        let Some(address) = address.filter(|address| is_covered(address.as_ptr().addr())) else {
             return Err(self);
         };
         self.block.last().detach();

@@ -205,12 +205,9 @@ impl ClassPools {
         drained: Vec<Block>,
         least: impl Fn(usize) -> usize,
     ) -> Vec<Block> {
-        let count = self.classes.as_slice().len().max(1);
         let keep = |block: Block| {
             let list = block.list();
-            let class = list.index() % count;
-            let kept = self.classes.as_slice().get(class);
-            let kept = kept.map_or(0, |class| class.kept).max(least(class));
+            let kept = self.kept(list.index(), &least);
             if kept == 0 || !list.is_some() || block.point().is_some() {
                 return Some(block);
             }
@@ -226,6 +223,22 @@ impl ClassPools {
             None
         };
         drained.into_iter().filter_map(keep).collect()
+    }
+
+    /// Bytes of the idle blocks that would stay so.
+    pub(crate) fn kept_bytes(&self, least: impl Fn(usize) -> usize) -> u64 {
+        let kept = |(list, pool): (usize, &ClassPool)| match self.kept(list, &least) {
+            0 => 0,
+            most => (pool.idle.lock().len().min(most) * self.block_bytes(list)) as u64,
+        };
+        self.lists.iter().map(kept).sum()
+    }
+
+    /// How many idle blocks of a list stay, at whatever node.
+    fn kept(&self, list: usize, least: impl Fn(usize) -> usize) -> usize {
+        let class = list % self.classes.as_slice().len().max(1);
+        let kept = self.classes.as_slice().get(class);
+        kept.map_or(0, |class| class.kept).max(least(class))
     }
 
     /// The usual length of requests of a list, which is that of the first; 0 where there is none.

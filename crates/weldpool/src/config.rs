@@ -55,7 +55,7 @@ pub struct Config {
     /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed past
     /// the threads' caches, which together may hold as much besides.
     /// Default: a quarter of the device's memory or of its outside limit, or what the strategy says if that
-    /// is more.
+    /// is more. Beyond the default classes of up to 64 KiB keep their blocks nevertheless.
     pub cached_bytes_max: Option<u64>,
     /// Smallest segment asked of the driver, in bytes. Default: 2 MiB.
     pub segment_bytes_min: usize,

@@ -26,8 +26,8 @@ pub enum Preset {
     /// `seed`: [`SizeClasses::seed`], else the default.
     Seed,
     /// `pooling`: [`SizeClasses::pooling`], and a thread that collects idle memory every 60 seconds. Each size
-    /// has at most 32 idle blocks, of which collection leaves 4; threads keep none for themselves, so an
-    /// allocation takes a lock.
+    /// has at most 32 idle blocks in each storage mode and on each node of memory, of which collection leaves
+    /// 4; threads keep none for themselves, so an allocation takes a lock.
     Pooling,
     /// `adaptive`: the strategy [`Adaptive`], else the default.
     Adaptive,

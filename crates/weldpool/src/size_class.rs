@@ -122,8 +122,9 @@ impl SizeClasses {
     }
 
     /// The preset `pooling`: powers of two from 256 B to 256 MB, made on demand; of each at most 32 blocks
-    /// idle, for all threads together, of which 4 are kept. Threads keep none for themselves, so that 32 is
-    /// exact, and every allocation takes the class's lock. Beyond 256 MB sizes are exact to 256 bytes.
+    /// idle, for all threads together, in each storage mode and on each node of memory, of which 4 are kept.
+    /// Threads keep none for themselves, so that 32 is exact, and every allocation takes the class's lock.
+    /// Beyond 256 MB sizes are exact to 256 bytes.
     #[must_use]
     pub fn pooling() -> Self {
         let classes = (8..=28).map(|power| SizeClass {

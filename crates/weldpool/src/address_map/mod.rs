@@ -148,8 +148,8 @@ const fn slot_of(address: usize, level: usize) -> usize {
     address >> bits_below(level) & (SLOTS - 1)
 }
 
-/// Whether the map has room for an address.
-const fn is_covered(address: usize) -> bool {
+/// Whether a map has room for an address.
+pub(crate) const fn is_covered(address: usize) -> bool {
     address >> bits_below(LEVELS) == 0
 }
 

@@ -3,13 +3,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::exchange::Whole;
+use super::exchange::{Whole, take_next};
 use super::mappings::Piece;
 use super::windows::{FreeParts, Part};
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
 
@@ -383,9 +383,9 @@ impl Arena {
         let start = match place(growth) {
             Some(start) => start,
             None => {
-                self.reserve_addresses(growth, bytes, alignment)?;
-                place(growth)
-                    .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))?
+                let room = bytes.saturating_add(properties.granularity);
+                self.reserve_addresses(growth, room, alignment)?;
+                place(growth).ok_or_else(Self::no_addresses)?
             }
         };
         self.map_pieces(growth, properties, Range { start, bytes }, pieces)?;
@@ -455,8 +455,9 @@ impl Arena {
         }
     }
 
-    /// Returns handles that are free altogether, those with a byte in `within` if that is given, the
-    /// largest first, until `bytes` are given back. Says how many it were.
+    /// Returns handles that are free altogether, those with a byte in `within` if that is given, until `bytes`
+    /// are given back: the smallest one that suffices, or the largest there is, and so on. Says how many it
+    /// were.
     ///
     /// No work can use any of their windows: a byte that left one while work might still use it took the point
     /// along, and is clean only behind that.
@@ -471,25 +472,24 @@ impl Arena {
             let mut room = self.state.lock();
             let free = room.space.clean_intervals();
             let free = FreeParts::new(&growth.windows, properties.granularity, free);
-            let mut whole = free.whole();
-            whole.sort_unstable_by_key(|part| std::cmp::Reverse(part.bytes));
+            let touches = |range: &Range| {
+                within.is_none_or(|within| range.start < within.end() && within.start < range.end())
+            };
+            let whole = free
+                .whole()
+                .into_iter()
+                .map(|part| (part, free.ranges(part)));
+            let mut whole: Vec<Whole> = whole
+                .filter(|(_, ranges)| ranges.iter().any(touches))
+                .collect();
+            whole.sort_unstable_by_key(|(part, _)| part.bytes);
             let mut missing = bytes;
             let mut chosen = Vec::new();
-            for part in whole {
-                if missing == 0 {
-                    break;
-                }
-                let ranges = free.ranges(part);
-                let touches = |range: &Range| {
-                    within.is_none_or(|within| {
-                        range.start < within.end() && within.start < range.end()
-                    })
-                };
-                if !ranges.iter().any(touches) {
-                    continue;
-                }
-                missing = missing.saturating_sub(part.bytes);
-                chosen.push((part, ranges));
+            while missing > 0
+                && let Some(one) = take_next(&mut whole, missing, |(part, _)| part.bytes)
+            {
+                missing = missing.saturating_sub(one.0.bytes);
+                chosen.push(one);
             }
             for &range in chosen.iter().flat_map(|(_, ranges)| ranges) {
                 room.space.cut_within(range);

@@ -121,13 +121,23 @@ fn enough(mut parts: Vec<Part>, bytes: usize) -> Option<Vec<Part>> {
     let mut missing = bytes;
     let mut chosen = Vec::new();
     while missing > 0 {
-        let suffices = parts.partition_point(|part| part.bytes < missing);
-        let last = parts.len().checked_sub(1)?;
-        let part = parts.remove(suffices.min(last));
+        let part = take_next(&mut parts, missing, |part| part.bytes)?;
         missing = missing.saturating_sub(part.bytes);
         chosen.push(part);
     }
     Some(chosen)
+}
+
+/// Of parts in ascending order of their bytes, the smallest that has what is missing, else the largest. Taken so
+/// one after the other, few parts go and none that the others made needless.
+pub(super) fn take_next<T>(
+    parts: &mut Vec<T>,
+    missing: usize,
+    bytes: impl Fn(&T) -> usize,
+) -> Option<T> {
+    let suffices = parts.partition_point(|part| bytes(part) < missing);
+    let last = parts.len().checked_sub(1)?;
+    Some(parts.remove(suffices.min(last)))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -203,7 +203,7 @@ impl Arena {
                     missing -= bytes;
                 }
                 Err(error) => {
-                    self.reserve.uncommit(missing);
+                    self.reserve.cancel(missing);
                     growth.unmapped.append(&mut pieces);
                     return Err(error);
                 }
@@ -268,12 +268,14 @@ impl Arena {
             return Ok(placement);
         }
         self.reserve_addresses(growth, want.bytes, want.alignment)?;
-        growth
-            .top()
-            .and_then(place)
-            .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "no address space is left"))
+        growth.top().and_then(place).ok_or_else(Self::no_addresses)
     }
 
+    pub(super) fn no_addresses() -> Error {
+        Error::new(ErrorKind::OutOfMemory, "no address space is left")
+    }
+
+    /// New addresses, in which there is a place for so many bytes at whatever multiple of `alignment`.
     pub(super) fn reserve_addresses(
         &self,
         growth: &mut Growth,
@@ -284,11 +286,14 @@ impl Arena {
             return Ok(());
         };
         let round = |bytes: usize| bytes & !(properties.granularity - 1);
+        let most = round(properties.address_bytes_max);
+        // Addresses that do not suffice would be kept for nothing, at every such request anew.
         let least = bytes
             .checked_add(alignment)
-            .and_then(|bytes| bytes.checked_mul(ADDRESSES_PER_REQUEST))
-            .unwrap_or(properties.address_bytes_max);
-        let mut bytes = round(properties.address_bytes_max);
+            .filter(|&least| least <= most)
+            .ok_or_else(Self::no_addresses)?
+            .saturating_mul(ADDRESSES_PER_REQUEST);
+        let mut bytes = most;
         let range = loop {
             match self.device.reserve_addresses(bytes, self.home.storage) {
                 Ok(range) => break range,
@@ -330,7 +335,7 @@ impl Arena {
         let segment = self
             .device
             .create_segment(bytes, self.home.storage, self.home.node.index())
-            .inspect_err(|_| self.reserve.uncommit(bytes))?;
+            .inspect_err(|_| self.reserve.cancel(bytes))?;
         self.reserve.count_growth();
         tracing::debug!(bytes, storage = %self.home.storage, "segment obtained");
         Ok(self.add_segment(growth, segment))

@@ -257,10 +257,7 @@ impl Arena {
         let done = if mapped.bytes <= placement.gap.bytes {
             self.map_pieces(growth, properties, mapped, &pieces)
         } else {
-            Err(Error::new(
-                ErrorKind::OutOfMemory,
-                "no address space is left",
-            ))
+            Err(Self::no_addresses())
         };
         if let Err(error) = done {
             growth.unmapped.extend(created);

@@ -149,8 +149,14 @@ impl Reserve {
             })
     }
 
-    pub(crate) fn uncommit(&self, bytes: usize) {
+    /// Gives up a claim for memory that the driver did not give.
+    pub(crate) fn cancel(&self, bytes: usize) {
         self.committed.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes note of memory that went back to the device.
+    pub(crate) fn uncommit(&self, bytes: usize) {
+        self.cancel(bytes);
         self.returned.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

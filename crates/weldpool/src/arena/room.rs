@@ -28,7 +28,7 @@ pub(crate) fn end_index(index: &mut Writer) {
 }
 
 /// A region is much too large for a block that leaves more than this part of it.
-const SPARE_DIVISOR: usize = 16;
+const LEFT_OF_REGION_DIVISOR: usize = 16;
 
 /// Which empty regions are spared, because they can be exchanged for one that fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl Room {
         };
         length > than
             && left >= leaving
-            && left > length / SPARE_DIVISOR
+            && left > length / LEFT_OF_REGION_DIVISOR
             && self.space.awaited(region).is_some()
     }
 

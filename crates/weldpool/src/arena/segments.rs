@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::exchange::take_next;
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::error::Result;
@@ -19,7 +20,7 @@ const OWN_SEGMENT_DIVISOR: usize = 8;
 /// no cheaper way to use a hole.
 const EXCHANGE_TIMES: u64 = 16;
 /// An empty segment is spared if a request would leave this part of the greatest sum of requested bytes.
-const SPARE_DIVISOR: u64 = 16384;
+const LEFT_OF_PEAK_DIVISOR: u64 = 16384;
 /// And at least as many bytes.
 const SPARE_BYTES_MIN: usize = 256 << 10;
 
@@ -36,7 +37,7 @@ impl Arena {
         if !self.reserve.is_sparing() || !self.affords_exchange(live) {
             return Sparing::None;
         }
-        let leaving = self.reserve.peak_with(live) / SPARE_DIVISOR;
+        let leaving = self.reserve.peak_with(live) / LEFT_OF_PEAK_DIVISOR;
         let leaving = usize::try_from(leaving).unwrap_or(usize::MAX);
         Sparing::Larger {
             than: self.reserve.segment_bytes_min(),
@@ -161,10 +162,9 @@ impl Arena {
     pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
         let mut empty = self.empty_segments(growth);
         let mut returned = 0;
-        while returned < bytes && !empty.is_empty() {
-            let missing = bytes - returned;
-            let suffices = empty.partition_point(|range| range.bytes < missing);
-            let range = empty.remove(suffices.min(empty.len() - 1));
+        while returned < bytes
+            && let Some(range) = take_next(&mut empty, bytes - returned, |range| range.bytes)
+        {
             returned += self.return_segment_at(growth, range.start).unwrap_or(0);
         }
         returned

@@ -12,8 +12,8 @@ use crate::space::{Free, Range};
 
 impl Arena {
     /// Returns at least `bytes` bytes of free memory to the device, as far as there are so many, and no more
-    /// than whole granules, handles or segments need; largest ranges first, without touching the memory.
-    /// Says how many it were.
+    /// than whole granules, handles or segments need, without touching the memory: of ranges that can be divided
+    /// the largest, of handles and segments the smallest that suffices. Says how many it were.
     pub(crate) fn trim(&self, bytes: usize, passed: &dyn Fn(Point) -> bool) -> usize {
         self.trim_by(bytes, passed, |missing| missing)
     }
@@ -107,8 +107,6 @@ impl Arena {
         if !properties.divisible {
             return self.return_handles(&mut growth, properties, usize::MAX, Some(range));
         }
-        // What goes back is mapped nowhere else then.
-        self.unmap_stale(&mut growth, &|_| false);
         let taken = {
             let mut room = self.state.lock();
             // Somebody may have taken it, or a part of it, meanwhile.
@@ -188,13 +186,18 @@ impl Arena {
         self.release_unmapped(growth)
     }
 
-    /// Returns memory that is mapped nowhere; what the driver refuses stays so.
+    /// Returns memory that nothing uses; what the driver refuses stays so. Where calls that failed mapped it, it
+    /// is unmapped first: mapped memory would only seem to be returned.
     pub(super) fn release_unmapped(&self, growth: &mut Growth) -> usize {
+        if growth.unmapped.is_empty() {
+            return 0;
+        }
+        self.unmap_stale(growth, &|_| false);
         let Home { storage, node, .. } = self.home;
         let mut returned = 0;
         for piece in std::mem::take(&mut growth.unmapped) {
             let Piece { physical, bytes } = piece;
-            // SAFETY: the piece is mapped nowhere, so nothing can use it.
+            // SAFETY: the piece is mapped nowhere but where the driver refused to unmap it, so nothing uses it.
             let released = unsafe {
                 self.device
                     .release_physical(physical, bytes, storage, node.index())

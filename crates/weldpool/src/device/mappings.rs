@@ -119,26 +119,31 @@ impl Count {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sync::AtomicBool;
 
     /// Whoever looks in between must not take a process for full that is not.
     #[test]
     fn nobody_sees_the_old_and_the_new_count_together() {
-        let count = Count::new();
+        const LOOKS: usize = 500_000;
+        let (count, over) = (Count::new(), AtomicBool::new(false));
         count.change(0, 1000);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for _ in 0..500_000 {
+                while !over.load(Ordering::Relaxed) {
                     count.change(1000, 1001);
                     count.change(1001, 1000);
                 }
-                count.change(1000, 0);
             });
-            loop {
-                match count.0.load(Ordering::Relaxed) {
-                    0 => break,
-                    seen => assert!((1000..=1001).contains(&seen), "{seen}"),
-                }
+            let (mut looks, mut changed, mut wrong) = (0, false, None);
+            // Until it was seen to change.
+            while wrong.is_none() && (looks < LOOKS || !changed) {
+                let seen = count.0.load(Ordering::Relaxed);
+                wrong = (!(1000..=1001).contains(&seen)).then_some(seen);
+                changed |= seen == 1001;
+                looks += 1;
             }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(wrong, None);
         });
     }
 

@@ -56,6 +56,13 @@ impl CacheLimit {
         }
     }
 
+    /// Whether somebody set the limit, or pressure holds it down.
+    pub(crate) fn is_meant(&self) -> bool {
+        self.chosen.load(Ordering::Relaxed)
+            || self.halved.load(Ordering::Relaxed)
+            || self.frozen_at.load(Ordering::Relaxed) != UNHELD
+    }
+
     /// Idle bytes that may be kept now.
     pub(crate) fn bytes(&self) -> u64 {
         let mut configured = self.configured.load(Ordering::Relaxed);
@@ -75,23 +82,30 @@ mod tests {
     fn pressure_holds_the_limit_down_and_lets_it_go() {
         let limit = CacheLimit::new(1000, false);
         assert_eq!(limit.bytes(), 1000);
+        assert!(!limit.is_meant());
         assert!(limit.keep(1500) && !limit.keep(1500));
         assert_eq!(limit.bytes(), 1500, "nobody chose the limit");
         assert!(limit.keep(500));
         limit.hold(true, false, 900);
         assert_eq!(limit.bytes(), 500);
+        assert!(limit.is_meant());
         limit.hold(true, true, 300);
         assert_eq!(limit.bytes(), 300);
         limit.hold(false, true, 400);
+        assert!(limit.is_meant());
         assert_eq!(
             limit.bytes(),
             300,
             "it does not rise while growth is refused"
         );
+        limit.hold(false, false, 0);
+        assert!(!limit.is_meant(), "nobody chose it");
+        limit.hold(false, true, 300);
         assert_eq!(limit.set(200), 1000);
         assert!(!limit.keep(1500));
         assert_eq!(limit.bytes(), 200);
         limit.hold(false, false, 0);
+        assert!(limit.is_meant());
         assert_eq!((limit.bytes(), limit.set(5)), (200, 200));
     }
 }

@@ -85,17 +85,17 @@ impl Pool {
         }
     }
 
-    /// Whether idle blocks of a list may lie with their class: large ones within the limit on idle memory, and
-    /// not while they keep free memory apart.
+    /// Whether idle blocks of a list may lie with their class: within the limit on idle memory, which for small
+    /// ones is one that somebody set; and large ones not while they keep free memory apart.
     pub(super) fn may_share(&self, list: ListId) -> bool {
         if self.classes.cached_max(list) == 0 {
             return false;
         }
-        if self.classes.block_bytes(list.index()) <= SMALL_BYTES_MAX {
+        let small = self.classes.block_bytes(list.index()) <= SMALL_BYTES_MAX;
+        if small && !self.cache_limit.is_meant() {
             return true;
         }
-        let most = self.cache_limit.bytes();
-        self.shelves_open() && (self.idle_bytes_at_most() <= most || self.idle_bytes() <= most)
+        (small || self.shelves_open()) && self.idles_within(self.cache_limit.bytes())
     }
 
     /// Gives a block back to its arena, and memory beyond the limit on idle memory back to the device.

@@ -177,6 +177,13 @@ impl Pool {
             .saturating_sub(self.live_bytes())
     }
 
+    /// Whether no more than `most` bytes are idle; the longer walks only where there is doubt.
+    pub(super) fn idles_within(&self, most: u64) -> bool {
+        self.device.reserved().value <= most
+            || self.idle_bytes_at_most() <= most
+            || self.idle_bytes() <= most
+    }
+
     /// Bytes that work is still to use, as far as that is known without a signal; what is over is told
     /// as idle, and stays where it is.
     pub(super) fn awaited_bytes(&self) -> u64 {

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use crate::block::Block;
 use crate::gc::{Ages, GcPlan, Observation};
 use crate::pressure::{Actions, Level, Step, Usage};
 use crate::sync::Ordering;
@@ -87,7 +88,7 @@ impl Pool {
         }
         ages.look(
             now,
-            self.idle_bytes(),
+            self.collectable_bytes(),
             self.reserve.growths(),
             allocations.into_iter(),
         );
@@ -98,6 +99,12 @@ impl Pool {
             external_fragmentation: self.external_fragmentation(),
             oldest_idle: ages.oldest(now),
         }
+    }
+
+    /// What is idle besides what classes keep, however long it is idle.
+    fn collectable_bytes(&self) -> u64 {
+        let kept = self.classes.kept_bytes(|class| self.tuned.kept(class));
+        self.idle_bytes().saturating_sub(kept)
     }
 
     /// 1 - largest free range / all free bytes, over all arenas.
@@ -125,9 +132,10 @@ impl Pool {
         }
         if let Some(age) = plan.older_than {
             self.drain_unused(ages, now, age);
-            let surplus = usize::try_from(ages.surplus(now, age)).unwrap_or(usize::MAX);
+            // Of what threads cached, classes keep some now.
+            let surplus = ages.surplus(now, age).min(self.collectable_bytes());
             if surplus > 0 {
-                returned += self.trim(surplus);
+                returned += self.trim(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
         }
         if let Some(most) = plan.trim_to_bytes {
@@ -143,16 +151,22 @@ impl Pool {
     /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from
     /// threads; what a thread keeps for itself alone stays.
     fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
-        self.drain_lists(|list| ages.is_unused(list, now, age));
+        let drained = self.drain_lists(|list| ages.is_unused(list, now, age));
+        let drained = self
+            .classes
+            .keep_least(drained, |class| self.tuned.kept(class));
+        self.put_in_arenas(drained);
     }
 
-    /// Empties the lists of blocks that fill a segment or more into the arenas, likewise.
+    /// Empties the lists of blocks that fill a segment or more into the arenas, likewise, and what a class is to
+    /// keep too.
     fn drain_large(&self) {
         let least = self.reserve.segment_bytes_min();
-        self.drain_lists(|list| self.classes.block_bytes(list) >= least);
+        let drained = self.drain_lists(|list| self.classes.block_bytes(list) >= least);
+        self.put_in_arenas(drained);
     }
 
-    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) {
+    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) -> Vec<Block> {
         let mut drained = Vec::new();
         let shards = self.shards.lock().clone();
         for shard in shards {
@@ -161,9 +175,10 @@ impl Pool {
         for list in (0..self.classes.list_count()).filter(|&list| wanted(list)) {
             self.classes.drain_list(list, &mut drained);
         }
-        let drained = self
-            .classes
-            .keep_least(drained, |class| self.tuned.kept(class));
+        drained
+    }
+
+    fn put_in_arenas(&self, drained: Vec<Block>) {
         self.give_back(drained);
         self.release_empty_spans();
     }

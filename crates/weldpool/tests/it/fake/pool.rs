@@ -97,3 +97,20 @@ fn each_memory_call_fails_once_on_the_discrete_fake() {
 fn each_memory_call_fails_once_on_the_apple_fake() {
     fail_each(|| FakeApple::new().unwrap(), StorageMode::Private);
 }
+
+#[test]
+fn an_address_that_would_not_be_found_again_is_not_given_up_for() {
+    for (ordinal, known) in [(5, true), (6, false)] {
+        let device = FakeDiscrete::builder().ordinal(ordinal).build().unwrap();
+        let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
+        let request = Request::new(1 << 20).storage(StorageMode::Private);
+        let buffer = allocator.allocate_with(&request).unwrap();
+        let address = usize::try_from(buffer.binding().device_address.unwrap()).unwrap();
+        let found = allocator.find(std::ptr::without_provenance(address));
+        assert_eq!(found.is_some(), known, "{address:#x}");
+        if !known {
+            let buffer = buffer.into_raw().unwrap_err();
+            assert_eq!(buffer.len(), 1 << 20);
+        }
+    }
+}

@@ -190,6 +190,24 @@ fn collection_leaves_what_a_class_keeps() {
 }
 
 #[test]
+fn what_a_class_keeps_is_no_surplus() {
+    for make in [on_host, on_apple] {
+        let mut config = Preset::Pooling.config();
+        config.gc.interval = SHORT;
+        config.gc.policy.idle_max = Some(Duration::from_millis(60));
+        let allocator = make(config);
+        let buffers: Vec<_> = (0..4)
+            .map(|_| allocator.allocate(8 * MIB).unwrap())
+            .collect();
+        drop(buffers);
+        until(&allocator, |stats| stats.gc.runs >= 20);
+        let stats = allocator.stats();
+        assert_eq!(stats.cached_bytes, 32 << 20);
+        assert_eq!(stats.gc.collections, 0, "there is nothing to collect");
+    }
+}
+
+#[test]
 fn it_can_be_woken_and_ends_with_the_last_handle() {
     let allocator = on_host(Config {
         gc: GcConfig {

@@ -93,6 +93,27 @@ fn the_limit_on_idle_memory_acts_at_once() {
     }
 }
 
+#[test]
+fn the_limit_on_idle_memory_holds_for_small_blocks_that_threads_share() {
+    const BYTES: usize = 64 << 10;
+    for make in [on_host, on_apple] {
+        let allocator = make(Config::default());
+        let fill = || {
+            let buffers: Vec<_> = (0..64)
+                .map(|_| allocator.allocate(BYTES).unwrap())
+                .collect();
+            drop(buffers);
+            allocator.stats().cached_bytes
+        };
+        assert!(fill() >= 64 * BYTES as u64);
+        allocator.set_cached_bytes_max(0);
+        assert_eq!(allocator.stats().cached_bytes, 0);
+        // A span to cut the next ones from, and the segment it lies in.
+        let left = fill();
+        assert!(left <= 2 << 20, "{left}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn sizes_that_never_recur_cost_few_driver_calls_and_a_bounded_part_of_memory() {

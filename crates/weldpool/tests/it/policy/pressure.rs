@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use weldpool::Config;
 use weldpool::pressure::{ActionTable, Actions, Level, PressureConfig, PressureEvent, Step};
+use weldpool::{Config, Preset};
 
 use super::{MIB, on_apple, on_host};
 
@@ -101,6 +101,27 @@ fn small_blocks_stay_in_caches_until_pressure_is_critical() {
     }
     assert!((1 << 20..=8 << 20).contains(&idle[0]), "{idle:?}");
     assert_eq!(idle[1], 0);
+}
+
+#[test]
+fn large_blocks_that_a_class_keeps_go_under_pressure() {
+    for make in [on_host, on_apple] {
+        let mut config = Preset::Pooling.config();
+        config.gc.enabled = false;
+        config.pressure.enabled = false;
+        let allocator = make(config);
+        let take = |bytes: usize, count: usize| -> Vec<_> {
+            let buffers = (0..count).map(|_| allocator.allocate(bytes).unwrap());
+            buffers.collect()
+        };
+        drop((take(4 * MIB, 8), take(MIB, 2)));
+        assert_eq!(allocator.stats().cached_bytes, 34 << 20);
+        let monitor = allocator.pressure().unwrap();
+        monitor.signal(Level::Moderate);
+        assert_eq!(monitor.check(), Level::Moderate);
+        let stats = allocator.stats();
+        assert_eq!(stats.cached_bytes, 2 << 20, "{stats}");
+    }
 }
 
 #[test]
