@@ -108,7 +108,7 @@ impl ExposedMemory {
         let created = self
             .device
             .create_exposed(bytes, storage, node.index(), exposure);
-        let segment = created.inspect_err(|_| self.reserve.uncommit(bytes))?;
+        let segment = created.inspect_err(|_| self.reserve.cancel(bytes))?;
         self.reserve.count_growth();
         let start = Base::of_segment(segment.as_ref()).number().unwrap_or(0);
         let held = Held {
@@ -140,8 +140,7 @@ impl ExposedMemory {
         }
         self.reserve.commit(bytes)?;
         let imported = self.device.import(vouched, node.index());
-        let Imported { segment, storage } =
-            imported.inspect_err(|_| self.reserve.uncommit(bytes))?;
+        let Imported { segment, storage } = imported.inspect_err(|_| self.reserve.cancel(bytes))?;
         let held = Held {
             segment,
             storage,
