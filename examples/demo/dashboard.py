@@ -6,6 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 PREFIX = "weldpool_pool_"
 BAR_WIDTH = 40
+# Gauges that say what is allowed or how it is counted, not what there is.
+WITHOUT_BAR = {"limit_bytes", "sample_interval_bytes"}
 
 
 def fetch(address):
@@ -26,10 +28,12 @@ def render(pools, earlier):
     for pool, values in sorted(pools.items()):
         out.append(f"pool {pool}")
         gauges = {name: value for name, value in values.items() if name.endswith("_bytes")}
-        longest = max(gauges.values(), default=0)
+        # Of the limit, which may be all of the machine's memory, bars would be empty.
+        longest = max((value for name, value in gauges.items() if name not in WITHOUT_BAR), default=0)
         for name, value in gauges.items():
             filled = round(BAR_WIDTH * value / longest) if longest else 0
-            bar = "#" * filled + "." * (BAR_WIDTH - filled)
+            bar = "" if name in WITHOUT_BAR else "#" * filled + "." * (BAR_WIDTH - filled)
+            bar = f"{bar:<{BAR_WIDTH}}"
             out.append(f"  {_title(name):<16} {bar} {_amount(name, value):>12}")
         for name, value in values.items():
             if name.endswith("_total"):

@@ -73,7 +73,11 @@ impl Run {
         let status = Guard::spawn(&mut self.command)
             .and_then(|mut child| child.0.wait())
             .map_err(|error| self.not_started(&error))?;
-        self.check(status)
+        if status.success() {
+            return Ok(());
+        }
+        // The command was shown, and said what is wrong.
+        Err(Failure::new(format!("the command above failed ({status})")))
     }
 
     /// Runs with its output in the file `log`, and calls `tick` a few times a second with the last line there.
@@ -215,6 +219,15 @@ mod tests {
             text.contains("sh -c") && text.contains("no such thing"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_command_that_was_shown_is_not_repeated() {
+        let run = Run::new("sh")
+            .args(["-c", "exit 3"])
+            .env("LONG", "x".repeat(600));
+        let text = run.show().unwrap_err().to_string();
+        assert!(text.contains("exit status: 3") && text.len() < 80, "{text}");
     }
 
     #[test]

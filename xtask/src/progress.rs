@@ -35,15 +35,16 @@ impl Steps {
         self.number += 1;
         let number = self.number;
         let started = Instant::now();
-        if !self.terminal {
-            eprintln!("[{number}] {title}");
-        }
         let name: String = title
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
+        let log = self.logs.join(format!("{name}.log"));
+        if !self.terminal {
+            eprintln!("[{number}] {title}; its output is in {}", log.display());
+        }
         let mut frame = 0;
-        let result = run.log(&self.logs.join(format!("{name}.log")), |line| {
+        let result = run.log(&log, |line| {
             if self.terminal {
                 frame += 1;
                 let spinner = SPINNER[frame / 2 % SPINNER.len()];

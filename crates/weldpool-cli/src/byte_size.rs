@@ -19,7 +19,7 @@ pub(crate) fn within(
     }
 }
 
-/// A whole number, and a unit in capitals or not: `KiB`, or `K` or `KB` for the same.
+/// A whole number, and a unit in capitals or not: `KiB`, or `K` or `KB` for the same; or `B`.
 fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -27,8 +27,8 @@ fn parse(text: &str) -> Result<u64, String> {
     let number = end.trim_end().parse::<u64>().ok();
     let (Some(number), Some(shift)) = (number, shift) else {
         return Err(
-            "write a whole number of bytes, or one with KiB, MiB, GiB or TiB behind it; \
-             K, M, G and T are the same multiples of 1024"
+            "write a whole number of bytes, or one with KiB, MiB, GiB or TiB behind it; K and KB, M \
+             and MB and so on are the same multiples of 1024, in capitals or not"
                 .to_owned(),
         );
     };
@@ -66,6 +66,9 @@ mod tests {
             ("3m", Some(3 << 20)),
             ("2GiB", Some(2 << 30)),
             ("2 gb", Some(2 << 30)),
+            ("100MB", Some(100 << 20)),
+            ("100Mib", Some(100 << 20)),
+            ("100B", Some(100)),
             ("1T", Some(1 << 40)),
             ("", None),
             ("K", None),
@@ -83,6 +86,7 @@ mod tests {
     fn mistakes_name_the_units_or_the_range() {
         let error = parse("5Q").unwrap_err();
         assert!(error.contains("KiB, MiB, GiB or TiB"), "{error}");
+        assert!(error.contains("KB") && error.contains("1024"), "{error}");
         let error = within(512..=1024)("1M").unwrap_err();
         assert!(error.contains("512 to 1024"), "{error}");
         assert_eq!(within(512..=1024)("1K"), Ok(1024));

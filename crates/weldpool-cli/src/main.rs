@@ -25,6 +25,21 @@ const EXIT_STATUS: &str = "\
 Exit status: 0 when all was done, also where the reader of standard output went away before its end; \
 1 after an error; 2 for a wrong command line; 3 when allocations of a replay failed.";
 
+/// Exit status for a command line that clap cannot tell to be wrong; the one that it exits with.
+const WRONG_COMMAND_LINE: u8 = 2;
+
+/// What is wrong with the command line, as context of an error or as one.
+#[derive(Debug)]
+struct WrongCommandLine(String);
+
+impl std::fmt::Display for WrongCommandLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongCommandLine {}
+
 /// Exit status of a replay in which allocations failed.
 const ALLOCATIONS_FAILED: u8 = 3;
 
@@ -86,9 +101,25 @@ fn exit_code(result: Result<ExitCode>) -> ExitCode {
     if error.downcast_ref().is_some_and(OutputError::is_closed) {
         return ExitCode::SUCCESS;
     }
-    // One line: the error and its causes.
-    output::note(format_args!("error: {error:#}"));
-    ExitCode::FAILURE
+    output::note(format_args!("error: {}", one_line(&error)));
+    if error.is::<WrongCommandLine>() {
+        ExitCode::from(WRONG_COMMAND_LINE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// An error and its causes, each once: some errors say their cause themselves.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -96,6 +127,16 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let gone = || std::io::Error::other("gone");
+        let error = anyhow::Error::new(gone()).context("cannot read x");
+        assert_eq!(one_line(&error), "cannot read x: gone");
+        let error = anyhow::Error::new(gone()).context("cannot read x: gone");
+        let error = error.context("loading");
+        assert_eq!(one_line(&error), "loading: cannot read x: gone");
+    }
 
     fn each(command: &clap::Command, check: &mut impl FnMut(&clap::Arg)) {
         command.get_arguments().for_each(&mut *check);

@@ -68,6 +68,9 @@ fn main() -> Result<()> {
             .cloned()
     };
     let models = PathBuf::from(option("--models").ok_or("--models DIR is needed")?);
+    fs::read_dir(&models).map_err(|error| {
+        format!("cannot read the folder {}: {error}; `cargo xtask demo` fills target/weldpool/ocr-models", models.display())
+    })?;
     let rounds: usize = option("--rounds").map_or(Ok(60), |text| text.parse())?;
     if let Some(case) = option("--latency") {
         let first = option("--first").ok_or("--first N is needed")?.parse()?;

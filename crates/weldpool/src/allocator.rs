@@ -350,6 +350,7 @@ impl Drop for Handle {
         let report = self.pool.live_report();
         if !report.buffers.is_empty() {
             tracing::warn!(pool = self.pool.name(), "{report}");
+            self.pool.show_leaks(&report);
             if let Some(handler) = self.pool.on_leak() {
                 // A destructor must not unwind.
                 let called = catch_unwind(AssertUnwindSafe(|| handler.call(&report)));

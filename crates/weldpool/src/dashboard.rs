@@ -12,6 +12,8 @@ use crate::text;
 
 /// Widest and narrowest line; outside of this a width is changed to the nearer one.
 const WIDTH: std::ops::RangeInclusive<usize> = 40..=240;
+/// How many times what was ever held a limit may be for bars to be parts of it.
+const LIMIT_FAR: u64 = 4;
 /// Bars of a histogram.
 const STEPS_MAX: usize = 8;
 
@@ -47,13 +49,20 @@ pub struct Dashboard {
     pub stats: Stats,
     /// Its samples.
     pub samples: Samples,
+    /// Whether its work is over, as after a replay: what is idle then is no finding. Default: no.
+    pub finished: bool,
 }
 
 impl Dashboard {
     /// The health of the allocator.
     #[must_use]
     pub fn health(&self) -> Health {
-        Health::of(&self.stats)
+        let health = Health::of(&self.stats);
+        if self.finished {
+            health.without("external_waste")
+        } else {
+            health
+        }
     }
 
     /// One line, for logs.
@@ -100,9 +109,21 @@ impl Dashboard {
 
     fn memory(&self, screen: &mut Screen) {
         let stats = &self.stats;
-        let whole = stats.limit.unwrap_or(0).max(stats.reserved.peak);
+        // Of a limit far above what is held bars would be empty.
+        let near = |limit: &u64| limit / LIMIT_FAR <= stats.reserved.peak;
+        let whole = match stats.limit.filter(near) {
+            Some(limit) => limit.max(stats.reserved.peak),
+            None => stats.reserved.peak,
+        };
         screen.heading(&match stats.limit {
-            Some(limit) => format!("Memory, of the limit of {}", text::bytes(limit)),
+            Some(limit) if near(&limit) => {
+                format!("Memory, of the limit of {}", text::bytes(limit))
+            }
+            Some(limit) => format!(
+                "Memory, of the {} held at most; the limit is {}",
+                text::bytes(whole),
+                text::bytes(limit)
+            ),
             None => format!("Memory, of the {} held at most", text::bytes(whole)),
         });
         for (name, bytes) in [
@@ -256,6 +277,8 @@ fn doubling(value: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::stats::Counter;
 
@@ -285,12 +308,14 @@ mod tests {
                 block_bytes: 60 << 20,
                 cached_bytes: 40 << 20,
                 memory_failures: 3,
+                memory_failure_age: Some(Duration::ZERO),
                 hits: 10,
                 misses: 2000,
                 classes: (1..30).map(|one| class(one * 256)).collect(),
                 ..Stats::default()
             },
             samples,
+            finished: false,
         }
     }
 
@@ -335,13 +360,41 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_far_above_what_is_held_is_named_beside_the_bars() {
+        let mut dashboard = dashboard();
+        for (mib, heading) in [
+            (400, "Memory, of the limit of 400.00 MiB"),
+            (800, "Memory, of the limit of 800.00 MiB"),
+            (
+                2000,
+                "Memory, of the 200.00 MiB held at most; the limit is 1.95 GiB",
+            ),
+        ] {
+            dashboard.stats.limit = Some(mib << 20);
+            let text = dashboard.to_string();
+            assert!(text.contains(heading), "{heading}: {text}");
+        }
+    }
+
+    #[test]
+    fn idle_memory_is_no_finding_when_the_work_is_over() {
+        let mut dashboard = Dashboard::default();
+        dashboard.stats.reserved.value = 100 << 20;
+        dashboard.stats.cached_bytes = 100 << 20;
+        assert!(dashboard.health().has("external_waste"));
+        dashboard.finished = true;
+        assert_eq!(dashboard.health(), Health::default());
+        assert!(!dashboard.to_string().contains("Recommendations"));
+    }
+
+    #[test]
     fn health_and_advice_are_on_the_screen() {
         let text = dashboard().to_string();
         assert!(text.lines().next().unwrap().ends_with("CRITICAL"), "{text}");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
             words.contains(
-                "3 allocations failed for lack of memory: raise Config::reserved_bytes_max"
+                "3 allocations failed for lack of memory, the last one 0 s ago: use a smaller model"
             ),
             "{text}"
         );

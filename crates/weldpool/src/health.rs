@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::pressure::Level;
 use crate::stats::Stats;
@@ -73,7 +74,7 @@ pub struct Health {
 type Check = fn(&Stats) -> Option<(HealthStatus, String)>;
 
 /// Name, check and advice of every rule.
-const RULES: [(&str, Check, &str); 11] = [
+const RULES: [(&str, Check, &str); 12] = [
     (
         "hit_rate",
         hit_rate,
@@ -105,9 +106,14 @@ const RULES: [(&str, Check, &str); 11] = [
     ),
     (
         "out_of_memory",
-        out_of_memory,
-        "raise Config::reserved_bytes_max if it is set; otherwise use a smaller model or batch, or a \
-         longer Config::wait_max if memory in flight is what lacks",
+        out_of_limit,
+        "raise Config::reserved_bytes_max (Allocator::set_reserved_bytes_max while it runs), or use a \
+         smaller model or batch",
+    ),
+    (
+        "out_of_memory",
+        out_of_device,
+        "use a smaller model or batch, or a longer Config::wait_max if memory in flight is what lacks",
     ),
     (
         "driver_failures",
@@ -164,6 +170,15 @@ impl Health {
         }
     }
 
+    /// The same without what rules of this name found.
+    #[must_use]
+    pub fn without(mut self, rule: &str) -> Self {
+        self.findings.retain(|finding| finding.rule != rule);
+        let worst = self.findings.first().map(|finding| finding.status);
+        self.status = worst.unwrap_or_default();
+        self
+    }
+
     /// Whether a rule of this name applies.
     #[must_use]
     pub fn has(&self, rule: &str) -> bool {
@@ -185,6 +200,9 @@ impl fmt::Display for Health {
 
 /// Below this nothing is worth advice.
 const BYTES_MIN: u64 = 16 << 20;
+
+/// For so long it counts that memory was out.
+const RECENT: Duration = Duration::from_secs(60);
 
 fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 {
@@ -261,18 +279,39 @@ fn near_limit(stats: &Stats) -> Option<(HealthStatus, String)> {
     Some((status, seen))
 }
 
-/// Memory was out; that allocations failed for it is critical.
+/// Memory was out while there was a limit, or so it is now.
+fn out_of_limit(stats: &Stats) -> Option<(HealthStatus, String)> {
+    stats.limit.and_then(|_| out_of_memory(stats))
+}
+
+/// Likewise without a limit.
+fn out_of_device(stats: &Stats) -> Option<(HealthStatus, String)> {
+    stats.limit.is_none().then(|| out_of_memory(stats))?
+}
+
+/// Memory was out in the last minute; that allocations failed for it is critical.
 fn out_of_memory(stats: &Stats) -> Option<(HealthStatus, String)> {
-    let events = stats.out_of_memory.events;
-    if stats.memory_failures > 0 {
+    let last = |age: Duration| format!("the last one {} s ago", age.as_secs());
+    if let Some(age) = recent(stats.memory_failure_age) {
         let failed = stats.memory_failures;
-        let seen = format!("{failed} allocations failed for lack of memory");
+        let seen = format!(
+            "{failed} allocations failed for lack of memory, {}",
+            last(age)
+        );
         return Some((HealthStatus::Critical, seen));
     }
-    (events > 0).then(|| {
-        let seen = format!("memory was out {events} times, and idle memory given back to go on");
+    recent(stats.out_of_memory_age).map(|age| {
+        let events = stats.out_of_memory.events;
+        let last = last(age);
+        let seen =
+            format!("memory was out {events} times, {last}, and something was freed to go on");
         (HealthStatus::Attention, seen)
     })
+}
+
+/// The age, if it is under [`RECENT`].
+fn recent(age: Option<Duration>) -> Option<Duration> {
+    age.filter(|&age| age < RECENT)
 }
 
 /// At least one driver call in a hundred failed; one in two, of ten or more, is critical.
@@ -324,7 +363,7 @@ fn remapping(stats: &Stats) -> Option<(HealthStatus, String)> {
 fn deferred(stats: &Stats) -> Option<(HealthStatus, String)> {
     let waiting = share(stats.deferred_bytes, stats.reserved.value);
     let missing = share(stats.misses, stats.hits + stats.misses) > 0.01;
-    let starved = stats.memory_failures > 0;
+    let starved = recent(stats.memory_failure_age).is_some();
     if stats.deferred_bytes < BYTES_MIN || waiting <= 0.5 || !(missing || starved) {
         return None;
     }
@@ -448,8 +487,14 @@ mod tests {
             (
                 "out_of_memory",
                 Critical,
-                |stats| (stats.failures, stats.memory_failures) = (2, 1),
-                |stats| stats.failures = 2,
+                |stats| {
+                    stats.memory_failures = 1;
+                    stats.memory_failure_age = Some(Duration::from_secs(59));
+                },
+                |stats| {
+                    stats.memory_failures = 1;
+                    stats.memory_failure_age = Some(Duration::from_secs(60));
+                },
             ),
             (
                 "driver_failures",
@@ -489,8 +534,14 @@ mod tests {
             (
                 "out_of_memory",
                 Attention,
-                |stats| stats.out_of_memory.events = 1,
-                |stats| stats.out_of_memory.taken[0] = 1,
+                |stats| {
+                    stats.out_of_memory.events = 1;
+                    stats.out_of_memory_age = Some(Duration::ZERO);
+                },
+                |stats| {
+                    stats.out_of_memory.events = 1;
+                    stats.out_of_memory_age = Some(Duration::from_secs(3600));
+                },
             ),
             (
                 "pressure",
@@ -528,6 +579,7 @@ mod tests {
             reserved: level(40 * MIB),
             deferred_bytes: 21 * MIB,
             memory_failures: 1,
+            memory_failure_age: Some(Duration::ZERO),
             ..Stats::default()
         };
         let health = Health::of(&stats);
@@ -546,10 +598,31 @@ mod tests {
             hits: 0,
             misses: 1000,
             memory_failures: 1,
+            memory_failure_age: Some(Duration::ZERO),
             ..well()
         };
         let health = Health::of(&stats);
         assert_eq!(health.to_string(), "critical: out_of_memory, hit_rate");
+        let health = health.without("out_of_memory");
+        assert_eq!(health.to_string(), "attention: hit_rate");
+        assert_eq!(health.without("hit_rate"), Health::default());
+    }
+
+    #[test]
+    fn a_limit_is_named_where_there_is_one() {
+        let advice = |limit| {
+            let stats = Stats {
+                limit,
+                memory_failures: 1,
+                memory_failure_age: Some(Duration::ZERO),
+                ..Stats::default()
+            };
+            let health = Health::of(&stats);
+            assert_eq!(health.findings.len(), 1);
+            health.findings[0].advice
+        };
+        assert!(advice(Some(1 << 30)).contains("Config::reserved_bytes_max"));
+        assert!(!advice(None).contains("reserved_bytes_max"));
     }
 
     /// A real allocator shows each rule, and that its advice helps.

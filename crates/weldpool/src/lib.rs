@@ -65,6 +65,7 @@ mod in_flight;
 #[cfg(feature = "serde")]
 mod json;
 mod kept;
+mod moment;
 mod name;
 mod observer;
 mod order;

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::dashboard::Dashboard;
 use crate::env::StatsOnExit;
 use crate::health::Health;
+use crate::moment::LastMoment;
 use crate::report::Report;
 use crate::sampler::{Sampler, Samples};
 use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
@@ -21,6 +22,7 @@ pub(crate) struct Observer {
     recording: AtomicU64,
     /// Allocations that failed for lack of memory.
     pub(crate) memory_failures: AtomicU64,
+    pub(crate) memory_failed: LastMoment,
     pub(crate) debug_checks: bool,
     pub(crate) stats_on_exit: Option<StatsOnExit>,
 }
@@ -32,6 +34,7 @@ impl Observer {
             recorder: RwLock::new(None),
             recording: AtomicU64::new(Recorder::NO_NUMBER),
             memory_failures: AtomicU64::new(0),
+            memory_failed: LastMoment::default(),
             debug_checks: config.debug_checks,
             stats_on_exit: config.stats_on_exit,
         }

@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::moment::LastMoment;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Callbacks that one allocator takes.
@@ -197,6 +199,7 @@ impl Callbacks {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     events: AtomicU64,
+    last: LastMoment,
     taken: [AtomicU64; RecoveryStep::ALL.len()],
     resolved: [AtomicU64; RecoveryStep::ALL.len()],
     failed: AtomicU64,
@@ -206,6 +209,12 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn begun(&self) {
         self.events.fetch_add(1, Ordering::Relaxed);
+        self.last.note();
+    }
+
+    /// How long ago memory was out last.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.last.age()
     }
 
     pub(crate) fn taken(&self, step: RecoveryStep) {

@@ -11,6 +11,9 @@ pub(crate) const DEFAULT_ALIGNMENT: usize = 256;
 /// Largest alignment a request may ask for, in bytes.
 pub(crate) const ALIGNMENT_MAX: usize = 1 << 30;
 
+/// Stands for every alignment that cannot be.
+const NO_ALIGNMENT: usize = usize::MAX;
+
 /// A request for a buffer.
 ///
 /// ```
@@ -85,7 +88,12 @@ impl<'a> Request<'a> {
     /// device's minimum, whatever is asked.
     #[must_use]
     pub fn alignment(mut self, bytes: usize) -> Self {
-        self.alignment = bytes;
+        // What a cache serves is not validated, so it must not be taken for a small alignment.
+        self.alignment = if bytes.is_power_of_two() {
+            bytes
+        } else {
+            NO_ALIGNMENT
+        };
         self
     }
 

@@ -97,9 +97,10 @@ impl Serialize for Stats {
         let used = |class: &&ClassStats| class.allocations > 0 || class.held_bytes > 0;
         fields!(serializer, self => Stats {
             live, reserved, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
-            hits, misses, growths, remaps, failures, memory_failures, driver_calls,
-            driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
-            classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory, pressure,
+            hits, misses, growths, remaps, failures, memory_failures,
+            memory_failure_age: memory_failure_age.map(|age| age.as_secs_f64()), driver_calls, driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
+            classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory,
+            out_of_memory_age: out_of_memory_age.map(|age| age.as_secs_f64()), pressure,
             pressure_level: pressure_level.name(), pressure_events, pressure_returned_bytes, gc,
             ; with hit_rate, utilisation, internal_fragmentation, external_fragmentation, internal_waste,
             external_waste, allocation_reduction,

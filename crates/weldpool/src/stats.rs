@@ -1,6 +1,7 @@
 //! The statistics that are always on.
 
 use std::fmt;
+use std::time::Duration;
 
 pub use crate::counter::Counter;
 use crate::gc::GcStats;
@@ -106,9 +107,10 @@ impl NodeStats {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues;
-    /// otherwise it may be too high by what the caches of threads and queues keep. The total counts
-    /// blocks, rounding included.
+    /// Bytes requested by users and not yet freed. The peak is exact for one thread without queues, and
+    /// never above the peak of what was held; otherwise it may be too high by a 64th, at least 64 KiB and at most
+    /// 1 MiB, for each further thread, and each queue that it uses. The total counts blocks, rounding
+    /// included.
     pub live: Counter,
     /// Bytes held from the driver, metered in the device layer.
     pub reserved: Counter,
@@ -136,6 +138,8 @@ pub struct Stats {
     pub failures: u64,
     /// Those of them that failed because there was no memory, or because of a limit.
     pub memory_failures: u64,
+    /// Time since the last of those.
+    pub memory_failure_age: Option<Duration>,
     /// Driver calls that obtain or return memory.
     pub driver_calls: u64,
     /// Driver calls that failed.
@@ -156,6 +160,8 @@ pub struct Stats {
     pub nodes: Vec<NodeStats>,
     /// Times that memory was out, and what helped.
     pub out_of_memory: OutOfMemoryStats,
+    /// Time since memory was out last.
+    pub out_of_memory_age: Option<Duration>,
     /// Memory pressure from 0 to 1: the greatest of reserved / limit and what the monitor last read.
     pub pressure: f64,
     /// The level at the monitor's last assessment.

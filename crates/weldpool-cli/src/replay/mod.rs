@@ -12,12 +12,12 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use weldpool::trace::{Replay, ReplayOptions, ReplayReport};
-use weldpool::{Allocator, Dashboard, Preset};
+use weldpool::{Allocator, Dashboard, ErrorKind, Preset};
 
 pub(crate) use self::progress::bar;
 use self::target::{DEVICES, Target};
 use crate::trace::input::{Input, load};
-use crate::{ALLOCATIONS_FAILED, byte_size, output};
+use crate::{ALLOCATIONS_FAILED, WrongCommandLine, byte_size, output};
 
 /// Options of `weldpool replay`.
 #[derive(Debug, Args)]
@@ -67,7 +67,12 @@ pub(crate) struct On {
 impl On {
     /// Says at once what does not exist, before a trace is read.
     pub(crate) fn target(&self) -> Result<Target> {
-        Target::new(&self.device, self.preset, self.limit)
+        let target = Target::new(&self.device, self.preset, self.limit);
+        target.map_err(|error| match error.kind() {
+            // There is no device of this name anywhere.
+            ErrorKind::InvalidRequest => WrongCommandLine(error.to_string()).into(),
+            _ => error.into(),
+        })
     }
 }
 
@@ -86,13 +91,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         stream_latency_us: options.stream_latency_us,
         ..ReplayOptions::default()
     });
-    if options.format == Format::Table {
-        output::line(table::heading(&target, options))?;
-    }
     let mut seen = Vec::new();
     let mut failures = 0;
     for file in &options.files {
         let (report, after) = replay_file(&replay, file, options, &target)?;
+        if seen.is_empty() && options.format == Format::Table {
+            output::line(table::heading(&target, options))?;
+        }
         match options.format {
             Format::Table => output::line(table::row(&name_of(file), &report))?,
             Format::Json => output::line(object(file, &report)?)?,
@@ -159,6 +164,7 @@ fn replay_file(
         .map(|allocator| allocator.dashboard())
         .unwrap_or_default();
     after.allocator = name_of(file);
+    after.finished = true;
     Ok((report, after))
 }
 

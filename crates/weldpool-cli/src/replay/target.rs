@@ -1,6 +1,5 @@
 //! The devices and presets a trace can be replayed on, by their names.
 
-use anyhow::Result;
 use weldpool::{Allocator, Config, Preset, Runtime, trace};
 
 use super::table::size;
@@ -17,7 +16,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(device: &str, preset: Preset, limit: Option<u64>) -> Result<Self> {
+    pub(crate) fn new(device: &str, preset: Preset, limit: Option<u64>) -> weldpool::Result<Self> {
         // Opened again for each allocator; here it is only asked whether that works.
         let _device = Runtime::open_device(device)?;
         Ok(Self {

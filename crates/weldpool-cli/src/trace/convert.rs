@@ -10,7 +10,7 @@ use clap::Args;
 use weldpool::trace::{Format, Reader, Writer};
 
 use super::input::{Input, open, warn};
-use crate::output;
+use crate::{WrongCommandLine, output};
 
 /// Options of `weldpool trace convert`.
 #[derive(Debug, Args)]
@@ -24,18 +24,18 @@ pub(crate) struct Options {
     #[command(flatten)]
     input: Input,
     /// The format to write: csv, rmm, pytorch (for its memory_viz), stalloc or compact. Taken from
-    /// the name of OUT when it is not given: .csv, .rmm, .pickle, .txt or .wpt.
+    /// the name of OUT when it is not given: .csv, .rmm or .log, .pickle, .stalloc or .txt, .wpt.
     #[arg(long, value_name = "FORMAT")]
     to: Option<Format>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let to = options.to.or_else(|| Format::of_name(&options.to_file));
-    let to = to.with_context(|| {
-        format!(
+    let to = to.ok_or_else(|| {
+        WrongCommandLine(format!(
             "the name {} stands for no format; say which with --to",
             options.to_file.display()
-        )
+        ))
     })?;
     refuse_what_is_no_file(&options.to_file)?;
     let mut reader = open(&options.from_file, &options.input)?;

@@ -10,8 +10,8 @@ use weldpool::trace::{Replay, ReplayOptions};
 
 use super::chart::{Chart, Picture};
 use super::input::{Input, load};
-use crate::output;
 use crate::replay::{On, bar, name_of, status};
+use crate::{WrongCommandLine, output};
 
 /// Moments of the replay that are drawn.
 const POINTS: usize = 4000;
@@ -44,10 +44,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let picture = match end.map(str::to_ascii_lowercase).as_deref() {
         Some("svg") => Picture::Svg,
         Some("png") => Picture::Png,
-        _ => bail!(
+        _ => bail!(WrongCommandLine(format!(
             "the name {} ends in neither .svg nor .png",
             options.output.display()
-        ),
+        ))),
     };
     let target = options.on.target()?;
     let trace = load(&options.file, &options.input)?;

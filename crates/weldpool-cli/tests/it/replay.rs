@@ -177,24 +177,30 @@ fn a_limit_is_kept_and_failures_are_said() {
 fn what_does_not_exist_is_named() {
     let trace = recorded();
     let trace = trace.to_str().unwrap();
-    for (arguments, part) in [
+    for (arguments, part, status) in [
         (
             &["replay", trace, "--device", "abacus"][..],
             "there are host",
+            2,
         ),
-        (&["replay", trace, "--preset", "rough"], "there are fine"),
+        (&["replay", trace, "--preset", "rough"], "there are fine", 2),
         (
             &["replay", trace, "--limit", "much"],
             "KiB, MiB, GiB or TiB",
+            2,
         ),
         (
             &["replay", "missing.csv"],
             "error: missing.csv: the trace cannot be opened: No such file or directory",
+            1,
         ),
-        (&["replay"], "FILE"),
+        (&["replay"], "FILE", 2),
+        (&["trace", "show", trace, "-o", "x.jpg"], "x.jpg", 2),
+        (&["trace", "convert", trace, "x.unknown"], "--to", 2),
     ] {
         let output = weldpool(arguments);
-        assert!(!output.status.success(), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
         let stderr = text(&output.stderr);
         assert!(stderr.contains(part), "{arguments:?}: {stderr}");
     }

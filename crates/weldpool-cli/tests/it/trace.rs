@@ -52,14 +52,19 @@ fn a_trace_comes_back_from_every_format_with_times_as_it_was() {
         assert!(convert(&there, &back, &[]).status.success(), "{name}");
         assert_eq!(std::fs::read_to_string(&back).unwrap(), CSV, "{name}");
     }
-    let named = folder.path().join("trace.log");
-    let output = convert(&original, &named, &["--to", "stalloc"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(
-        std::fs::read_to_string(&named)
-            .unwrap()
-            .starts_with("1 0x100 1048576 0\n")
-    );
+    let rmm = "Thread,Time,Action,Pointer,Size,Stream";
+    for (name, options, start) in [
+        ("trace.log", &["--to", "stalloc"][..], "1 0x100 1048576 0\n"),
+        ("trace.stalloc", &[], "1 0x100 1048576 0\n"),
+        ("trace.txt", &[], "1 0x100 1048576 0\n"),
+        ("rmm.log", &[], rmm),
+    ] {
+        let named = folder.path().join(name);
+        let output = convert(&original, &named, options);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let written = std::fs::read_to_string(&named).unwrap();
+        assert!(written.starts_with(start), "{name}: {written}");
+    }
 }
 
 #[test]

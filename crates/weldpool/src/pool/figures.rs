@@ -109,6 +109,8 @@ impl Pool {
         let deferred_bytes = self.awaited_bytes();
         let counted = self.counted();
         let live = self.live_bytes();
+        // No more was ever requested than was held.
+        let peak = self.live_water.peak().min(self.device.reserved().peak);
         let allocations = counted.sum(|list| list.allocations);
         let blocks = |list: &TallySum| list.allocations;
         let allocated = counted.listed_bytes(self.classes.classes(), blocks);
@@ -125,7 +127,7 @@ impl Pool {
         let mut stats = Stats {
             live: Counter {
                 value: live,
-                peak: self.live_water.peak().max(live),
+                peak: peak.max(live),
                 total: allocated.wrapping_add(counted.unlisted.allocated),
             },
             reserved,
@@ -141,6 +143,7 @@ impl Pool {
             remaps: self.reserve.remaps(),
             failures: self.failures.load(Ordering::Relaxed),
             memory_failures: self.observer.memory_failures.load(Ordering::Relaxed),
+            memory_failure_age: self.observer.memory_failed.age(),
             driver_calls,
             driver_failures,
             driver_ns: driver_real_ns + driver_charged_ns,
@@ -151,6 +154,7 @@ impl Pool {
             classes: self.classes.stats(&counted.lists),
             nodes: self.arenas.stats(&self.device),
             out_of_memory: self.out_of_memory.read(),
+            out_of_memory_age: self.out_of_memory.age(),
             pressure: self.usage().map_or(0.0, |usage| usage.ratio()),
             ..Stats::default()
         };

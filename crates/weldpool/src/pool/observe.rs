@@ -14,7 +14,7 @@ use crate::env::StatsOnExit;
 use crate::error::ErrorKind;
 use crate::health::Health;
 use crate::name::Name;
-use crate::report::{ArenaReport, Report};
+use crate::report::{ArenaReport, LeakReport, Report};
 use crate::sampler::Samples;
 use crate::sync::{Arc, Ordering};
 use crate::trace::{Op, Recorder};
@@ -30,6 +30,13 @@ fn print(text: fmt::Arguments<'_>) {
 }
 
 impl Pool {
+    /// Writes a leak report to standard error, where debugging is asked for and nobody takes log lines.
+    pub(crate) fn show_leaks(&self, report: &LeakReport) {
+        if self.observer.debug_checks && !tracing::dispatcher::has_been_set() {
+            print(format_args!("{}: {report}", self.name));
+        }
+    }
+
     /// Takes note of a block that is about to be handed out, and is counted. A sampled one leaves its list,
     /// so that no thread keeps it and its free is seen.
     pub(super) fn observe_allocation(
@@ -81,6 +88,7 @@ impl Pool {
         if matches!(kind, ErrorKind::OutOfMemory | ErrorKind::LimitExceeded) {
             let failures = &self.observer.memory_failures;
             failures.fetch_add(1, Ordering::Relaxed);
+            self.observer.memory_failed.note();
         }
     }
 
@@ -99,6 +107,7 @@ impl Pool {
             allocator: self.name.clone(),
             stats: self.stats(),
             samples: self.samples(),
+            finished: false,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::Pool;
 use crate::block::{CacheKey, ListId};
-use crate::high_water::HighWater;
+use crate::high_water::Headroom;
 use crate::sync::{Arc, Ordering};
 use crate::thread_cache::Shard;
 
@@ -30,9 +30,65 @@ impl Pool {
         count(&self.shared);
     }
 
-    /// The peak of requested bytes, to which threads add apart.
-    pub(crate) fn live_water(&self) -> &HighWater {
-        &self.live_water
+    /// Counts requested bytes that are live from now on, for the thread that owns the shard; for one that is
+    /// ending under the lock of the list.
+    pub(crate) fn count_live(&self, shard: &Shard, requested: u64) {
+        let water = &self.live_water;
+        let counted = self.change_headroom(shard, |own| {
+            let taken = water.try_take(own, requested);
+            if !taken && self.is_shared(shard) {
+                water.take(own, requested);
+                return true;
+            }
+            taken
+        });
+        if !counted {
+            self.claim_headroom(shard, requested);
+            self.change_headroom(shard, |own| water.take(own, requested));
+        }
+    }
+
+    /// Counts requested bytes that are live no longer; what headroom the thread has no use for is anybody's.
+    pub(crate) fn count_dead(&self, shard: &Shard, requested: u64) {
+        self.change_headroom(shard, |own| {
+            own.put(requested);
+            self.live_water.settle(own, shard.bytes());
+        });
+    }
+
+    /// Takes as much of the peak's headroom as blocks that lie with a thread need.
+    pub(crate) fn borrow_headroom(&self, shard: &Shard, bytes: u64) {
+        self.change_headroom(shard, |own| self.live_water.borrow(own, bytes));
+    }
+
+    fn is_shared(&self, shard: &Shard) -> bool {
+        std::ptr::eq(shard, &raw const self.shared)
+    }
+
+    /// Changes a thread's part of the headroom, which is returned first if others claimed it.
+    fn change_headroom<T>(&self, shard: &Shard, change: impl Fn(&Headroom) -> T) -> T {
+        loop {
+            if let Some(changed) = shard.change_headroom(&change) {
+                return changed;
+            }
+            // Under the lock, as whoever claims, adds up or switches the warm path.
+            let _alone = self.shards.lock();
+            shard.return_claim(&self.live_water);
+            shard.set_bypass(self.bypass());
+        }
+    }
+
+    /// Has other threads give up headroom that they have too much of, until so much is anybody's.
+    fn claim_headroom(&self, shard: &Shard, wanted: u64) {
+        let shards = self.shards.lock();
+        for other in shards.iter() {
+            if self.live_water.has_spare(wanted) {
+                break;
+            }
+            if !std::ptr::eq(&raw const **other, shard) {
+                other.claim_headroom(&self.live_water);
+            }
+        }
     }
 
     /// The usual length of requests of a list, of which this is one.

@@ -3,14 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::level::Level;
 use super::source::{Notice, Reading, Source, SourceMode, Usage};
 use crate::device::host::control_group::{Events, MemoryGroup, Version};
-use crate::device::host::stall::{self, Line};
+use crate::device::host::stall::{self, Line, Trigger};
 use crate::error::Result;
 
 /// Stalls of the whole system.
@@ -191,33 +193,96 @@ impl Source for GroupSource {
     }
 }
 
+/// Totals that are remembered at most. Events are answered 20 ms apart or more, so this is over a window.
+const TOTALS_MAX: usize = 128;
+
+/// A part of the stall that a trigger asks for. The kernel estimates the start of a window, so an event may come
+/// somewhat early; and it sends some without any stall, above all when a trigger is new.
+const BELIEVED_PART: f64 = 0.5;
+
 /// One line of a file of stalls: by a trigger, or by the share of the last ten seconds.
 #[derive(Debug)]
 struct StallSource {
     name: String,
     note: String,
+    seen: String,
     path: PathBuf,
     line: Line,
     share: f64,
     level: Level,
-    trigger: Option<File>,
+    trigger: Option<Trigger>,
+    totals: Totals,
+}
+
+/// What was read of a time that only grows.
+#[derive(Debug, Default)]
+struct Totals(VecDeque<(Instant, Duration)>);
+
+impl Totals {
+    /// Adds a reading; says what came since the last one that is a window old, or the first one, and over what
+    /// time.
+    fn growth(&mut self, now: Instant, total: Duration, window: Duration) -> (Duration, Duration) {
+        let age = |&(then, _): &(Instant, Duration)| now.saturating_duration_since(then);
+        // The second one is old enough too.
+        while self.0.len() >= TOTALS_MAX || self.0.get(1).is_some_and(|one| age(one) >= window) {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, total));
+        let (then, before) = self.0.front().copied().unwrap_or((now, total));
+        (
+            total.saturating_sub(before),
+            now.saturating_duration_since(then),
+        )
+    }
 }
 
 impl StallSource {
     fn open(name: &str, path: &Path, line: Line, share: f64, level: Level) -> Result<Self> {
-        stall::recent_share(path, line)?;
+        let before = stall::stalls(path, line)?;
         let (trigger, note) = match stall::trigger(path, line, share) {
-            Ok(file) => (Some(file), String::new()),
+            Ok(trigger) => (Some(trigger), String::new()),
             Err(error) => (None, format!("{error}; averages are read instead")),
         };
         Ok(Self {
             name: format!("{name} {line}"),
             note,
+            seen: String::new(),
             path: path.to_owned(),
             line,
             share,
             level,
             trigger,
+            totals: Totals(VecDeque::from([(Instant::now(), before.total)])),
+        })
+    }
+
+    fn read_at(&mut self, notice: Notice, now: Instant) -> Result<Reading> {
+        if notice.error && self.trigger.take().is_some() {
+            "the kernel ended the trigger; averages are read instead".clone_into(&mut self.note);
+        }
+        let stalls = stall::stalls(&self.path, self.line)?;
+        let stalled = match &self.trigger {
+            Some(trigger) => {
+                let (growth, time) = self.totals.growth(now, stalls.total, trigger.window);
+                let least = trigger.window.mul_f64(self.share * BELIEVED_PART);
+                let stalled = notice.event && growth >= least;
+                if stalled {
+                    self.seen = format!("stalled for {growth:.2?} of the last {time:.2?}");
+                }
+                stalled
+            }
+            None => {
+                let stalled = stalls.recent_share >= self.share;
+                if stalled {
+                    let percent = stalls.recent_share * 100.0;
+                    self.seen = format!("stalled for {percent:.1} % of the last 10 s");
+                }
+                stalled
+            }
+        };
+        Ok(Reading {
+            usage: None,
+            signal: stalled.then_some(self.level),
         })
     }
 }
@@ -228,17 +293,7 @@ impl Source for StallSource {
     }
 
     fn read(&mut self, notice: Notice) -> Result<Reading> {
-        if notice.error && self.trigger.take().is_some() {
-            "the kernel ended the trigger; averages are read instead".clone_into(&mut self.note);
-        }
-        let stalled = match self.trigger {
-            Some(_) => notice.event,
-            None => stall::recent_share(&self.path, self.line)? >= self.share,
-        };
-        Ok(Reading {
-            usage: None,
-            signal: stalled.then_some(self.level),
-        })
+        self.read_at(notice, Instant::now())
     }
 
     fn mode(&self) -> SourceMode {
@@ -246,6 +301,10 @@ impl Source for StallSource {
             Some(_) => SourceMode::Events,
             None => SourceMode::Interval,
         }
+    }
+
+    fn seen(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.seen)
     }
 
     fn note(&self) -> Cow<'_, str> {
@@ -257,7 +316,7 @@ impl Source for StallSource {
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.trigger.as_ref().map(AsFd::as_fd)
+        self.trigger.as_ref().map(|trigger| trigger.file.as_fd())
     }
 }
 
@@ -387,17 +446,95 @@ mod tests {
         assert!(found.missing[0].1.contains("memory.pressure"));
     }
 
+    /// The counters of a file, in milliseconds.
+    fn stalled(ms: u64) -> String {
+        format!(
+            "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\n",
+            ms * 1000
+        )
+    }
+
+    fn triggered(path: &Path) -> StallSource {
+        let mut source = StallSource::open("psi", path, Line::Some, 0.15, Level::Warning).unwrap();
+        source.trigger = Some(Trigger {
+            file: File::open(path).unwrap(),
+            window: Duration::from_secs(2),
+        });
+        source
+    }
+
+    #[test]
+    fn an_event_is_believed_if_there_was_a_stall() {
+        let fake = FakeGroup::new("believed", Version::Two);
+        let path = fake.path().join("memory.pressure");
+        fake.write("memory.pressure", &stalled(5000));
+        let mut source = triggered(&path);
+        let start = source.totals.0[0].0;
+        let mut read = |ms, total, event| {
+            fake.write("memory.pressure", &stalled(total));
+            let notice = Notice {
+                event,
+                ..Notice::default()
+            };
+            let now = start + Duration::from_millis(ms);
+            let signal = source.read_at(notice, now).unwrap().signal;
+            (signal, source.seen.clone())
+        };
+        let signal = Some(Level::Warning);
+        assert_eq!(read(500, 5000, true), (None, String::new()));
+        assert_eq!(
+            read(600, 5140, true).0,
+            None,
+            "less than half of 0.15 of 2 s"
+        );
+        assert_eq!(read(700, 5300, false).0, None, "no event");
+        let seen = "stalled for 310.00ms of the last 720.00ms".to_owned();
+        assert_eq!(read(720, 5310, true), (signal, seen), "since the start");
+        // What was stalled before the window counts no longer.
+        assert_eq!(read(2000, 5310, false).0, None);
+        assert_eq!(read(2800, 5310, true).0, None);
+        assert_eq!(read(3000, 5470, true).0, signal);
+        // A counter that starts anew is no stall.
+        assert_eq!(read(6000, 0, true).0, None);
+        assert_eq!(read(6100, 100, true).0, None);
+        assert_eq!(read(8100, 300, true).0, signal);
+    }
+
+    #[test]
+    fn totals_are_few_and_as_old_as_the_window() {
+        let (start, window) = (Instant::now(), Duration::from_secs(2));
+        let mut totals = Totals::default();
+        for ms in 0..10_000 {
+            let time = Duration::from_millis(ms);
+            let (growth, over) = totals.growth(start + time, time / 2, window);
+            assert_eq!(growth * 2, over);
+            assert!(over <= window && totals.0.len() <= TOTALS_MAX, "{over:?}");
+        }
+        let mut totals = Totals::default();
+        for number in 0..100 {
+            let time = Duration::from_millis(700) * number;
+            let (_, over) = totals.growth(start + time, time, window);
+            assert_eq!(over, Duration::from_millis(700) * number.min(3));
+        }
+    }
+
     #[test]
     fn an_ended_trigger_gives_way_to_averages() {
         let fake = FakeGroup::new("ended", Version::Two);
         fake.write("memory.pressure", PRESSURE);
         let path = fake.path().join("memory.pressure");
-        let mut source = StallSource::open("psi", &path, Line::Some, 0.15, Level::Warning).unwrap();
-        source.trigger = Some(File::open(&path).unwrap());
-        let mut read = |event, error| source.read(Notice { event, error }).unwrap().signal;
-        assert_eq!(read(false, false), None);
-        assert_eq!(read(true, false), Some(Level::Warning));
-        assert_eq!(read(true, true), Some(Level::Warning));
+        let mut source = triggered(&path);
+        let read = |source: &mut StallSource, event, error| {
+            source.read(Notice { event, error }).unwrap().signal
+        };
+        assert_eq!(read(&mut source, false, false), None);
+        assert_eq!(
+            read(&mut source, true, false),
+            None,
+            "the total is unchanged"
+        );
+        assert_eq!(read(&mut source, true, true), Some(Level::Warning));
+        assert_eq!(source.seen(), "stalled for 16.5 % of the last 10 s");
         assert!(source.descriptor().is_none());
         assert!(source.note().contains("ended"));
     }

@@ -194,7 +194,7 @@ impl PressureMonitor {
         PressureMonitorBuilder::default()
     }
 
-    /// The level of the last assessment; one load.
+    /// The level of the last assessment, not yet that of a [`signal`](Self::signal) just made; one load.
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.level()
@@ -222,7 +222,8 @@ impl PressureMonitor {
     }
 
     /// Raises the level to at least `level`, until [`clear`](Self::clear) or another call; returns
-    /// what was signalled before. The thread acts on it at once; without one, [`check`](Self::check)
+    /// what was signalled before. The thread acts on it at once, after which [`level`](Self::level) says so, some
+    /// tens of microseconds later; without one, or to wait for it, [`check`](Self::check)
     /// does, and [`clear`](Self::clear) is noticed within an interval of requests past the caches.
     pub fn signal(&self, level: Level) -> Level {
         let before = self
@@ -512,19 +513,19 @@ impl Inner {
     }
 }
 
+/// `fullest` is what the pressure, a part used of a limit, comes from; `signal` and `seen` say who asked for the
+/// level by an event, and why.
 fn log(from: Level, assessment: &Assessment, given_back_bytes: u64) {
     let Assessment {
         level, pressure, ..
     } = assessment;
-    let source = assessment
-        .signalled_by
-        .as_deref()
-        .or(assessment.source.as_deref())
-        .unwrap_or_default();
+    let fullest = assessment.source.as_deref();
+    let signal = assessment.signalled_by.as_deref();
+    let seen = assessment.seen.as_deref();
     if *level > Level::Moderate {
-        tracing::warn!(%from, to = %level, pressure, source, given_back_bytes, "memory pressure");
+        tracing::warn!(%from, to = %level, signal, seen, pressure, fullest, given_back_bytes, "memory pressure");
     } else {
-        tracing::info!(%from, to = %level, pressure, source, given_back_bytes, "memory pressure");
+        tracing::info!(%from, to = %level, signal, seen, pressure, fullest, given_back_bytes, "memory pressure");
     }
 }
 

@@ -89,6 +89,11 @@ pub trait Source: Debug + Send {
         SourceMode::Interval
     }
 
+    /// What it saw when it signalled last, for the log; empty when there is nothing to say.
+    fn seen(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
+    }
+
     /// What a reader of the report should know, such as why events are not used.
     fn note(&self) -> Cow<'_, str> {
         Cow::Borrowed("")

@@ -27,6 +27,8 @@ pub struct Assessment {
     pub source: Option<String>,
     /// Who signals the level, if it is a signal that keeps it so high.
     pub signalled_by: Option<String>,
+    /// What that one saw, as [`Source::seen`] says it.
+    pub seen: Option<String>,
 }
 
 /// A source, and what it said last.
@@ -154,17 +156,23 @@ impl Watch {
             .max_by(|one, other| one.0.total_cmp(&other.0))
             .map_or((0.0, None), |(ratio, slot)| (ratio, Some(name(slot))));
         let worst = self.slots.iter().max_by_key(|slot| slot.signal());
-        let (signal, signaller) = match worst {
-            Some(slot) if slot.signal() > manual => (slot.signal(), Some(name(slot))),
-            _ => (manual, Some(MANUAL.to_owned())),
+        let (signal, signaller, seen) = match worst {
+            Some(slot) if slot.signal() > manual => {
+                let seen = slot.source.seen();
+                let seen = (!seen.is_empty()).then(|| seen.into_owned());
+                (slot.signal(), name(slot), seen)
+            }
+            _ => (manual, MANUAL.to_owned(), None),
         };
         self.outlook.read(pressure, now);
         let level = self.hysteresis.update(pressure, signal);
+        let signalled = signal == level && level > Level::Normal;
         Assessment {
             level,
             pressure,
             source,
-            signalled_by: signaller.filter(|_| signal == level && level > Level::Normal),
+            signalled_by: signalled.then_some(signaller),
+            seen: seen.filter(|_| signalled),
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Lending {
     fenced: AtomicBool,
     /// Whether the owner took the lock since it can no longer go inside without.
     parted: AtomicBool,
+    /// Whether the owner stays outside until it has [unbarred](Self::unbar) itself.
+    barred: AtomicBool,
 }
 
 /// The owner is inside; it leaves when this is dropped.
@@ -53,6 +55,7 @@ impl Lending {
             held: Mutex::new(()),
             fenced: AtomicBool::new(fenced),
             parted: AtomicBool::new(!fenced),
+            barred: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +77,13 @@ impl Lending {
             self.parted.store(true, Ordering::Relaxed);
         }
         Held(held)
+    }
+
+    /// Lets the owner inside again after it was [barred](Closed::bar). For the owner, which holds the lock.
+    pub(crate) fn unbar(&self, _held: &Held<'_>) {
+        self.barred.store(false, Ordering::Relaxed);
+        self.open
+            .store(self.fenced.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The right, once the owner is outside. For others. None where nobody can tell whether the owner is
@@ -105,10 +115,18 @@ impl Drop for Inside<'_> {
     }
 }
 
+impl Closed<'_> {
+    /// Keeps the owner outside beyond this, though it may take the lock.
+    pub(crate) fn bar(&self) {
+        self.lending.barred.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         // The owner, when it enters, sees what was done here.
-        let fenced = self.lending.fenced.load(Ordering::Relaxed);
-        self.lending.open.store(fenced, Ordering::Release);
+        let load = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let open = load(&self.lending.fenced) && !load(&self.lending.barred);
+        self.lending.open.store(open, Ordering::Release);
     }
 }

@@ -212,7 +212,7 @@ pub(crate) fn refill(pool: &Pool, key: CacheKey, mut blocks: Vec<Block>) -> Vec<
             }
         }
         if let Some(list) = list {
-            cache.shard.provide(pool, list);
+            pool.borrow_headroom(&cache.shard, cache.shard.list_bytes(list));
         }
     });
     blocks
@@ -229,7 +229,7 @@ pub(crate) fn count_allocation(
 ) {
     counting(pool, key, |shard| {
         let requested = requested as u64;
-        pool.live_water().take(&shard.headroom, requested);
+        pool.count_live(shard, requested);
         shard.count_allocation(pool, list, requested, block_bytes);
     });
 }
@@ -239,7 +239,7 @@ pub(crate) fn count_free(pool: &Arc<Pool>, key: CacheKey, block: &Block) {
     counting(pool, key, |shard| {
         let requested = block.requested() as u64;
         shard.count_free(pool, block.list(), requested, block.bytes());
-        shard.settle(pool);
+        pool.count_dead(shard, requested);
     });
 }
 

@@ -115,14 +115,16 @@ impl Shard {
         self.headroom.bytes()
     }
 
-    /// Asks the thread to go past its cache from its next call on, or no longer.
+    /// Asks the thread to go past its cache from its next call on, or no longer; it has to while others claim
+    /// its headroom. Under the lock of the pool's list of shards.
     pub(crate) fn set_bypass(&self, on: bool) {
-        let open = if on { 0 } else { self.key.id };
+        let closed = on || self.headroom.is_claimed();
+        let open = if closed { 0 } else { self.key.id };
         self.gate.open.store(open, Ordering::Relaxed);
     }
 
     /// Bytes of blocks and of room for blocks that lie here: what the thread can serve by itself.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let own = self.own_room_bytes.load(Ordering::Relaxed);
         (own + self.lent_bytes.load(Ordering::Relaxed)) as u64
     }
@@ -165,7 +167,40 @@ impl Shard {
                 self.unlisted.tally.count_free(requested);
             }
         }
-        self.headroom.put(requested);
+    }
+
+    /// Changes the part of the peak's headroom, if others claimed none of it. For the owner.
+    pub(crate) fn change_headroom<T>(&self, change: impl FnOnce(&Headroom) -> T) -> Option<T> {
+        // Nobody claims meanwhile.
+        let _held = self.lending.hold();
+        (!self.headroom.is_claimed()).then(|| change(&self.headroom))
+    }
+
+    /// Takes the part of the peak's headroom for anybody, if it is too much: the thread goes past its cache from
+    /// its next call on, and is outside already. A call that is under way may still take or put a block that
+    /// is not lent. Under the lock of the pool's list of shards.
+    pub(crate) fn claim_headroom(&self, water: &HighWater) {
+        if !water.has_too_much(&self.headroom) {
+            return;
+        }
+        let open = self.gate.open.load(Ordering::Relaxed);
+        self.gate.open.store(0, Ordering::Relaxed);
+        // Whoever closes has the thread see what was written before.
+        match self.lending.close() {
+            Some(closed) => {
+                // A call that found the warm path open may not have been inside yet.
+                closed.bar();
+                water.claim(&self.headroom);
+            }
+            None => self.gate.open.store(open, Ordering::Relaxed),
+        }
+    }
+
+    /// Gives up what others claimed. Under the lock of the pool's list of shards, for the owner.
+    pub(crate) fn return_claim(&self, water: &HighWater) {
+        let held = self.lending.hold();
+        water.return_claim(&self.headroom);
+        self.lending.unbar(&held);
     }
 
     /// Keeps others away who empty a lent bin and count what leaves it. For the owner.
@@ -212,7 +247,7 @@ impl Shard {
 
     /// Forgets what was counted; nothing is live.
     pub(crate) fn reset(&self) {
-        self.headroom.leave(0);
+        self.headroom.reset();
         self.unlisted.tally.reset(0);
         self.unlisted.allocated.store(0, Ordering::Relaxed);
         self.unlisted.freed.store(0, Ordering::Relaxed);
@@ -224,7 +259,7 @@ impl Shard {
     /// Adds what another shard counted per list, whose thread has ended; its part of the peak's headroom is
     /// anybody's. Under the lock of the pool's list of shards.
     pub(crate) fn absorb(&self, water: &HighWater, other: &Self) {
-        water.settle(&other.headroom, 0);
+        water.return_claim(&other.headroom);
         self.unlisted.tally.absorb(&other.unlisted.tally);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         add(&self.unlisted.allocated, load(&other.unlisted.allocated));

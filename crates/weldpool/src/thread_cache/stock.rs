@@ -6,7 +6,6 @@ use super::bin::Bin;
 use super::shard::Shard;
 use super::{OWN_BLOCK_BYTES_MAX, OWN_BYTES_MAX};
 use crate::block::{Block, ListId};
-use crate::pool::Pool;
 use crate::sync::{AtomicUsize, Ordering};
 
 fn bytes_of(blocks: &[Block]) -> usize {
@@ -195,15 +194,9 @@ impl Shard {
         add(&self.own_room_bytes, bin.shrink().wrapping_neg());
     }
 
-    /// Takes as much of the peak's headroom as the blocks of a list that lie here need. For the owner.
-    pub(super) fn provide(&self, pool: &Pool, list: ListId) {
-        let bytes = self.bins.get(list).bytes() as u64;
-        pool.live_water().borrow(&self.headroom, bytes);
-    }
-
-    /// Leaves to other threads what headroom the blocks that lie here do not need. For the owner.
-    pub(super) fn settle(&self, pool: &Pool) {
-        pool.live_water().settle(&self.headroom, self.bytes());
+    /// What the blocks of a list that lie here need of the peak's headroom. For the owner.
+    pub(super) fn list_bytes(&self, list: ListId) -> u64 {
+        self.bins.get(list).bytes() as u64
     }
 
     /// Takes blocks that were lent out of the account of what lies here. For whoever has the right.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::error::{Error, ErrorKind};
+
 /// Result of reading and writing traces.
 pub type TraceResult<T> = Result<T, TraceError>;
 
@@ -49,6 +51,20 @@ pub struct TraceError {
     place: Place,
     message: Box<str>,
     io: Option<io::Error>,
+}
+
+/// For programs whose functions return [`Result`](crate::Result): the text stays, and kinds become those that are
+/// nearest.
+impl From<TraceError> for Error {
+    fn from(error: TraceError) -> Self {
+        let kind = match error.kind {
+            TraceErrorKind::Io | TraceErrorKind::Allocator => ErrorKind::System,
+            TraceErrorKind::Format => ErrorKind::InvalidRequest,
+            TraceErrorKind::Limit => ErrorKind::LimitExceeded,
+            TraceErrorKind::Unsupported => ErrorKind::Unsupported,
+        };
+        Self::with_message(kind, error.to_string())
+    }
 }
 
 impl TraceError {

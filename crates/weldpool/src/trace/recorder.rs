@@ -50,7 +50,8 @@ pub struct Recording {
     pub dropped: u64,
 }
 
-/// Records allocations and frees to a file in the [compact](super::compact) format.
+/// Records allocations and frees to a file in the [compact](super::compact) format, a binary one, whatever the file
+/// is called; by custom its name ends in `.wpt`. `weldpool trace convert FILE.wpt FILE.csv` makes text of it.
 ///
 /// Record a free before the memory is given back and an allocation after it was obtained; events
 /// of one address are then in their true order, whichever threads they come from. Times are of a

@@ -174,3 +174,33 @@ fn the_warm_path_logs_nothing() {
     });
     assert_eq!(heads(&lines), []);
 }
+
+/// In a process of its own, where nobody takes log lines.
+#[test]
+fn without_a_subscriber_the_leak_report_goes_to_standard_error() {
+    const CHILD: &str = "WELDPOOL_TEST_LEAK_REPORT";
+    const NAME: &str = "logging::without_a_subscriber_the_leak_report_goes_to_standard_error";
+    if let Ok(debug) = std::env::var(CHILD) {
+        let config = Config {
+            debug_checks: debug == "1",
+            ..Config::default()
+        };
+        let device = Arc::new(HostDevice::new().unwrap());
+        let allocator = Allocator::builder(device).config(config).build().unwrap();
+        let request = Request::new(1000).name("forgotten");
+        let leaked = allocator.allocate_with(&request).unwrap();
+        drop(allocator);
+        drop(leaked);
+        return;
+    }
+    for debug in [false, true] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([NAME, "--exact", "--nocapture"])
+            .env(CHILD, if debug { "1" } else { "0" })
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(printed.contains("forgotten"), debug, "{printed}");
+    }
+}

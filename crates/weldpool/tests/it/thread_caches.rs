@@ -5,12 +5,12 @@
     reason = "the helpers of these tests report by panicking, as the tests do"
 )]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
-use weldpool::{Allocator, Buffer, Config, Request};
+use weldpool::{Allocator, Buffer, Config, ErrorKind, Request};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -147,6 +147,147 @@ fn counters_stand_while_others_empty_a_threads_lists() {
     let stats = allocator.stats();
     assert_eq!(stats.frees, stats.allocations, "{stats}");
     assert_eq!((stats.live.value, stats.block_bytes), (0, 0), "{stats}");
+}
+
+#[test]
+fn what_a_cache_could_serve_is_validated() {
+    let allocator = Allocator::host().unwrap();
+    for number in [0, 3, 48, 192, 300] {
+        // The first one is cached from here on.
+        drop(allocator.allocate(64).unwrap());
+        let request = Request::new(64).alignment(number);
+        let error = allocator.allocate_with(&request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{number}: {error}");
+    }
+    for number in [1, 2, 128, 256] {
+        let request = Request::new(64).alignment(number);
+        drop(allocator.allocate_with(&request).unwrap());
+    }
+}
+
+/// What the peak may be above the truth for each thread or queue besides the one that made it.
+fn tolerance(peak: u64) -> u64 {
+    (peak / 64).clamp(64 << 10, MIB as u64)
+}
+
+/// Threads take turns, so that the true peak is what one of them holds.
+#[test]
+fn threads_in_turns_do_not_add_to_the_peak() {
+    const THREADS: u64 = 8;
+    let cases = [
+        vec![MIB; 8],
+        vec![64 * MIB],
+        vec![200_000; 16],
+        vec![4000; 100],
+        vec![100_000, MIB, 300, 9000],
+    ];
+    for sizes in cases {
+        for on_queues in [false, true] {
+            let allocator = Allocator::host().unwrap();
+            let turn = Arc::new(AtomicU64::new(0));
+            let threads: Vec<_> = (0..THREADS)
+                .map(|number| {
+                    let (allocator, sizes, turn) =
+                        (allocator.clone(), sizes.clone(), Arc::clone(&turn));
+                    thread::spawn(move || {
+                        let queue = allocator.create_queue().unwrap();
+                        for round in 0..25 {
+                            while turn.load(Ordering::Acquire) != round * THREADS + number {
+                                thread::yield_now();
+                            }
+                            let request = |&bytes| match on_queues {
+                                true => Request::new(bytes).queue(&queue),
+                                false => Request::new(bytes),
+                            };
+                            let allocate =
+                                |bytes| allocator.allocate_with(&request(bytes)).unwrap();
+                            let held: Vec<Buffer> = sizes.iter().map(allocate).collect();
+                            for buffer in held {
+                                match on_queues {
+                                    true => buffer.free_on(&queue),
+                                    false => drop(buffer),
+                                }
+                            }
+                            turn.fetch_add(1, Ordering::Release);
+                        }
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            let stats = allocator.stats();
+            let held: u64 = sizes.iter().map(|&bytes| bytes as u64).sum();
+            let most = held + 2 * THREADS * tolerance(held);
+            let peak = stats.live.peak;
+            assert!(
+                (held..=most).contains(&peak),
+                "{sizes:?} {on_queues}: {peak} of {held}"
+            );
+            assert!(peak <= stats.reserved.peak);
+            assert_eq!(stats.live.value, 0);
+        }
+    }
+}
+
+/// Threads that free what others allocate, all at once: the peak is between what was surely live at one time and
+/// what may have been, but for what it may be too high.
+#[test]
+fn threads_at_once_do_not_add_to_the_peak() {
+    const THREADS: u64 = 4;
+    const LARGEST: usize = 2 * MIB;
+    for round in 0..3 {
+        let allocator = Allocator::host().unwrap();
+        // Live before calls began or after they ended, and its peak; and likewise of what surely was.
+        let [may, was] = [(); 2].map(|()| Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let came = |of: &[AtomicU64; 2], bytes: usize| {
+            let now = of[0].fetch_add(bytes as u64, Ordering::SeqCst) + bytes as u64;
+            of[1].fetch_max(now, Ordering::SeqCst);
+        };
+        let went = |of: &[AtomicU64; 2], bytes: usize| {
+            of[0].fetch_sub(bytes as u64, Ordering::SeqCst);
+        };
+        let shared: Mutex<Vec<Buffer>> = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for number in 0..THREADS {
+                let (allocator, shared, may, was) = (&allocator, &shared, &may, &was);
+                scope.spawn(move || {
+                    let mut random = (number + 1) * 0x9e37_79b9_7f4a_7c15 + round;
+                    for _ in 0..3000 {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        let bytes = 1 + (random >> 32) as usize % (LARGEST >> (random % 12));
+                        came(may, bytes);
+                        let buffer = allocator.allocate(bytes).unwrap();
+                        came(was, bytes);
+                        let other = {
+                            let mut shared = shared.lock().unwrap();
+                            shared.push(buffer);
+                            let keep = (random >> 20) as usize % 32;
+                            (shared.len() > keep).then(|| shared.swap_remove(keep))
+                        };
+                        if let Some(other) = other {
+                            let bytes = other.len();
+                            went(was, bytes);
+                            drop(other);
+                            went(may, bytes);
+                        }
+                    }
+                });
+            }
+        });
+        let [least, most] = [&was, &may].map(|of| of[1].load(Ordering::SeqCst));
+        // Calls under way do not see each other.
+        let most = most + THREADS * (tolerance(most) + LARGEST as u64);
+        let stats = allocator.stats();
+        let peak = stats.live.peak;
+        assert!(
+            (least..=most).contains(&peak),
+            "{peak} of {least} to {most}"
+        );
+        assert_eq!(stats.live.value, was[0].load(Ordering::SeqCst));
+    }
 }
 
 #[test]

@@ -260,6 +260,60 @@ fn a_peak_is_never_below_the_sum() {
     });
 }
 
+/// A thread that allocates, warm as long as it may, while another claims its headroom, as `Pool::count_live` and
+/// `Shard::claim_headroom` do: the peak is what was live.
+#[test]
+fn a_peak_is_exact_though_headroom_is_claimed() {
+    check(|| {
+        let water = Arc::new(HighWater::default());
+        let [mine, theirs] = [(); 2].map(|()| Arc::new(Headroom::default()));
+        let shared = Arc::new((AtomicU64::new(1), Lending::new(), Mutex::new(())));
+        water.take(&theirs, 10);
+        theirs.put(10);
+        let (other, own, there) = (Arc::clone(&water), Arc::clone(&theirs), Arc::clone(&shared));
+        let owner = thread::spawn(move || {
+            let (gate, lending, shards) = &*there;
+            let warm = || {
+                (gate.load(Ordering::Relaxed) == 1).then_some(())?;
+                let _inside = lending.enter()?;
+                own.leave(own.after(5)?);
+                Some(())
+            };
+            if warm().is_some() {
+                return;
+            }
+            loop {
+                {
+                    let _held = lending.hold();
+                    if !own.is_claimed() {
+                        return other.take(&own, 5);
+                    }
+                }
+                let _alone = shards.lock();
+                let held = lending.hold();
+                other.return_claim(&own);
+                lending.unbar(&held);
+                gate.store(1, Ordering::Relaxed);
+            }
+        });
+        if !water.try_take(&mine, 10) {
+            let (gate, lending, shards) = &*shared;
+            {
+                let _alone = shards.lock();
+                gate.store(0, Ordering::Relaxed);
+                if let Some(closed) = lending.close() {
+                    closed.bar();
+                    water.claim(&theirs);
+                }
+            }
+            water.take(&mine, 10);
+        }
+        owner.join().unwrap();
+        let left = mine.bytes().wrapping_add(theirs.bytes());
+        assert_eq!((water.sum(left), water.peak()), (15, 15));
+    });
+}
+
 #[test]
 fn counting_has_one_writer_and_any_readers() {
     check(|| {

@@ -46,7 +46,7 @@ impl Capacity {
                 Error::with_message(
                     ErrorKind::OutOfMemory,
                     format!(
-                        "the fake device has {} of {} bytes left, {bytes} were asked for",
+                        "the fake device has {} of {} bytes left, and its next piece takes {bytes}",
                         this.total - used,
                         this.total
                     ),

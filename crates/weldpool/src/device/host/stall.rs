@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FsWord, PROC_SUPER_MAGIC};
 
@@ -20,6 +21,14 @@ const CGROUP2_SUPER_MAGIC: FsWord = 0x6367_7270;
 /// seconds are accepted.
 const WINDOW_US: u64 = 1_000_000;
 const WINDOW_UNPRIVILEGED_US: u64 = 2_000_000;
+
+/// A file that wakes whoever waits for it.
+#[derive(Debug)]
+pub(crate) struct Trigger {
+    pub(crate) file: File,
+    /// Time over which stalls are added up.
+    pub(crate) window: Duration,
+}
 
 /// Whose stalls count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +48,24 @@ impl fmt::Display for Line {
     }
 }
 
-/// The share of the last ten seconds that was stalled, from 0 to 1.
-pub(crate) fn recent_share(path: &Path, line: Line) -> Result<f64> {
-    parse(&read(path)?, line)
-        .ok_or_else(|| malformed(path, format!("no line \"{line} avg10=...\" from 0 to 100")))
+/// What a line says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Stalls {
+    /// The share of the last ten seconds that was stalled, from 0 to 1.
+    pub(crate) recent_share: f64,
+    /// Time stalled since the system started, or the group was made.
+    pub(crate) total: Duration,
 }
 
-fn parse(text: &str, line: Line) -> Option<f64> {
+/// Reads a line.
+pub(crate) fn stalls(path: &Path, line: Line) -> Result<Stalls> {
+    parse(&read(path)?, line).ok_or_else(|| {
+        let what = format!("no line \"{line} avg10=... total=...\", the average from 0 to 100");
+        malformed(path, what)
+    })
+}
+
+fn parse(text: &str, line: Line) -> Option<Stalls> {
     let name = line.to_string();
     text.lines().find_map(|text| {
         let mut words = text.split(' ');
@@ -53,13 +73,17 @@ fn parse(text: &str, line: Line) -> Option<f64> {
             return None;
         }
         let percent: f64 = words.next()?.strip_prefix("avg10=")?.parse().ok()?;
-        (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+        let total = words.find_map(|word| word.strip_prefix("total="))?;
+        (0.0..=100.0).contains(&percent).then_some(Stalls {
+            recent_share: percent / 100.0,
+            total: Duration::from_micros(total.parse().ok()?),
+        })
     })
 }
 
 /// Asks to be woken, by `POLLPRI` on the file returned, when the stalls of a window exceed `share`
 /// of it. The trigger lasts as long as the file is open.
-pub(crate) fn trigger(path: &Path, line: Line, share: f64) -> Result<File> {
+pub(crate) fn trigger(path: &Path, line: Line, share: f64) -> Result<Trigger> {
     let refused = |error: &std::io::Error| {
         Error::with_message(
             ErrorKind::Unsupported,
@@ -84,13 +108,17 @@ pub(crate) fn trigger(path: &Path, line: Line, share: f64) -> Result<File> {
             "a trigger needs a file of the kernel",
         ));
     }
-    if file.write_all(&description(line, share, WINDOW_US)).is_ok() {
-        return Ok(file);
+    let mut window = WINDOW_US;
+    if file.write_all(&description(line, share, window)).is_err() {
+        window = WINDOW_UNPRIVILEGED_US;
+        file = open()?;
+        file.write_all(&description(line, share, window))
+            .map_err(|error| refused(&error))?;
     }
-    let mut file = open()?;
-    file.write_all(&description(line, share, WINDOW_UNPRIVILEGED_US))
-        .map_err(|error| refused(&error))?;
-    Ok(file)
+    Ok(Trigger {
+        file,
+        window: Duration::from_micros(window),
+    })
 }
 
 /// `LINE STALL WINDOW` in microseconds, ended by a zero byte as the kernel's example does.
@@ -108,10 +136,14 @@ mod tests {
 
     #[test]
     fn both_lines_are_read() {
-        assert_eq!(parse(BOTH, Line::Some), Some(0.165));
-        assert_eq!(parse(BOTH, Line::Full), Some(0.1125));
-        assert_eq!(parse(SOME, Line::Some), Some(0.0));
-        assert_eq!(parse(SOME, Line::Full), None);
+        let parsed = |text, line| {
+            let stalls = parse(text, line)?;
+            Some((stalls.recent_share, stalls.total.as_micros()))
+        };
+        assert_eq!(parsed(BOTH, Line::Some), Some((0.165, 48_123_456)));
+        assert_eq!(parsed(BOTH, Line::Full), Some((0.1125, 21_000_000)));
+        assert_eq!(parsed(SOME, Line::Some), Some((0.0, 99)));
+        assert_eq!(parsed(SOME, Line::Full), None);
     }
 
     #[test]
@@ -120,12 +152,15 @@ mod tests {
             "",
             "some",
             "some avg10=",
-            "some avg10=x avg60=0",
-            "some avg60=1.0 avg10=1.0",
-            "some avg10=-1.0 avg60=0",
-            "some avg10=101 avg60=0",
-            "some avg10=NaN avg60=0",
-            "something avg10=1.0",
+            "some avg10=x avg60=0 total=1",
+            "some avg60=1.0 avg10=1.0 total=1",
+            "some avg10=-1.0 avg60=0 total=1",
+            "some avg10=101 avg60=0 total=1",
+            "some avg10=NaN avg60=0 total=1",
+            "something avg10=1.0 total=1",
+            "some avg10=1.0 avg60=0",
+            "some avg10=1.0 avg60=0 total=",
+            "some avg10=1.0 avg60=0 total=-1",
         ] {
             assert_eq!(parse(text, Line::Some), None, "{text:?}");
         }
@@ -157,8 +192,8 @@ mod tests {
     #[test]
     fn the_systems_own_file_is_readable_or_the_error_names_it() {
         let path = Path::new("/proc/pressure/memory");
-        match recent_share(path, Line::Some) {
-            Ok(share) => assert!((0.0..=1.0).contains(&share)),
+        match stalls(path, Line::Some) {
+            Ok(stalls) => assert!((0.0..=1.0).contains(&stalls.recent_share)),
             Err(error) => assert!(error.to_string().contains("/proc/pressure/memory")),
         }
     }

@@ -69,9 +69,9 @@ impl Format {
         let name = name.strip_suffix(".gz").unwrap_or(&name);
         match name.rsplit_once('.')?.1 {
             "csv" => Some(Self::Csv),
-            "rmm" => Some(Self::Rmm),
+            "rmm" | "log" => Some(Self::Rmm),
             "pickle" | "pkl" => Some(Self::PyTorch),
-            "txt" => Some(Self::Stalloc),
+            "stalloc" | "txt" => Some(Self::Stalloc),
             "wpt" => Some(Self::Compact),
             _ => None,
         }

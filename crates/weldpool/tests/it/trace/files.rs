@@ -165,17 +165,7 @@ fn rmm_logs_are_read_with_what_real_ones_contain() {
 
 #[test]
 fn stalloc_texts_are_read_with_their_markers() {
-    let mut reader = of_text(
-        "Iteration Index : head\n\
-         1 0x7f1e41329c00 1 0\n\
-         Iteration Index : 0\n\
-         micro-batch : F\n\
-         1 0x7f1e41400000 4096 0x55d0\n\
-         module.layers.0.mlp->MoELayer Layer : F-start\n\
-         0 0x7f1e41329c00 1 0\n\
-         0 0x7f1e41329c00 1 0\n\
-         1 0 0 0\n",
-    );
+    let mut reader = of_text(include_str!("../../data/example.stalloc"));
     assert_eq!(reader.format(), Format::Stalloc);
     let events: Vec<_> = reader.by_ref().collect::<Result<_, _>>().unwrap();
     assert_eq!(
@@ -324,7 +314,9 @@ fn names_stand_for_formats() {
         ("a.rmm", Some(Format::Rmm)),
         ("a.pickle", Some(Format::PyTorch)),
         ("a.b.pkl.gz", Some(Format::PyTorch)),
+        ("a.log", Some(Format::Rmm)),
         ("a.txt", Some(Format::Stalloc)),
+        ("a.stalloc.gz", Some(Format::Stalloc)),
         ("a.wpt", Some(Format::Compact)),
         ("csv", None),
         ("a.gz", None),
@@ -335,4 +327,21 @@ fn names_stand_for_formats() {
         assert_eq!(format.name().parse::<Format>().unwrap(), format);
     }
     assert!("svg".parse::<Format>().is_err());
+}
+
+#[test]
+fn a_function_of_the_librarys_result_takes_errors_of_traces() {
+    fn record(path: &Path) -> weldpool::Result<()> {
+        Recorder::create(path)?.finish()?;
+        Ok(())
+    }
+    let folder = tempfile::tempdir().unwrap();
+    record(&folder.path().join("a.wpt")).unwrap();
+    let error = record(&folder.path().join("none/a.wpt")).unwrap_err();
+    assert_eq!(error.kind(), weldpool::ErrorKind::System);
+    let text = error.to_string();
+    assert!(
+        text.contains("none") && text.contains("No such file"),
+        "{text}"
+    );
 }
