@@ -11,19 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, HostRange, Location, Physical,
-    Registration, ReleaseError, Segment, Staging, Timeline, Topology, UnregisterError,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
+    Physical, Registration, ReleaseError, Segment, Staging, Timeline, Topology, UnregisterError,
     VirtualMemory, VirtualMemoryProperties,
 };
-use weldpool::{Device, Error, ErrorKind, Resource, Result, StorageMode};
+use weldpool::{Device, Error, ErrorKind, Exported, Resource, Result, StorageMode};
 
+use crate::faulty_segment::FaultySegment;
 use crate::held::Held;
 
 /// Called before a driver call is made.
 type Before = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
-struct Faults {
+pub(crate) struct Faults {
     state: Mutex<State>,
     before: Mutex<HashMap<Call, Before>>,
 }
@@ -55,7 +56,7 @@ impl Faults {
         self.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check(&self, call: Call) -> Result<()> {
+    pub(crate) fn check(&self, call: Call) -> Result<()> {
         let before = self.before().get(&call).cloned();
         if let Some(before) = before {
             before();
@@ -208,11 +209,36 @@ impl Device for FaultyDevice {
         Ok(self.noted(self.inner.create_segment_on(bytes, storage, node)?))
     }
 
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        self.inner.offers(exposure, storage)
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.faults.check(Call::CreateExposed)?;
+        let segment = self.inner.create_exposed(bytes, storage, node, exposure)?;
+        Ok(self.noted(FaultySegment::wrap(segment, &self.faults)))
+    }
+
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        self.faults.check(Call::Import)?;
+        // SAFETY: the caller's promise is the same.
+        let Imported { segment, storage } = unsafe { self.inner.import(exported) }?;
+        let segment = self.noted(FaultySegment::wrap(segment, &self.faults));
+        Ok(Imported { segment, storage })
+    }
+
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
         match self.faults.check(Call::ReleaseSegment) {
             Ok(()) => {
                 let (start, bytes) = (start_of(segment.as_ref()), segment.bytes());
-                self.inner.release_segment(segment)?;
+                let release = |segment| self.inner.release_segment(segment);
+                FaultySegment::unwrapped(segment, release)?;
                 self.held.returned(bytes);
                 if let Some(start) = start {
                     self.held.unmapped(start, bytes);

@@ -4,12 +4,15 @@
 pub mod alloc_ops;
 pub mod device_suite;
 mod faulty;
+mod faulty_segment;
 mod foreign;
 mod held;
 mod pages;
+mod sharing;
 pub mod trace_readers;
 
 pub use faulty::FaultyDevice;
 pub use held::Held;
 pub use pages::Pages;
+pub use sharing::{export, import, offered};
 pub use weldpool::device::fake::Call;

@@ -9,8 +9,10 @@ use crate::address::BlockInfo;
 use crate::buffer::Buffer;
 use crate::config::{Config, validate_reserved_bytes_max};
 use crate::device::host::HostDevice;
-use crate::device::{Device, DeviceQueue, StorageMode};
+use crate::device::{Device, DeviceQueue, StorageMode, Vouched};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::Exported;
+use crate::name::Name;
 use crate::out_of_memory::{OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, Recourse};
 use crate::pool::Pool;
 use crate::pressure::PressureMonitor;
@@ -144,6 +146,36 @@ impl Allocator {
             Some(buffer) => Ok(buffer),
             None => self.handle.pool.allocate(request),
         }
+    }
+
+    /// A buffer over memory that another process [exported](Buffer::export), or another owner in this one. It
+    /// counts as live and reserved here too, for as long as it keeps the memory alive, and is dropped like
+    /// any other: with work in flight, the memory stays mapped until that is over.
+    ///
+    /// Its storage is as on the exporter's side: `Shared` on the host, `Private` on a GPU. A descriptor may be
+    /// closed afterwards. What cannot be verified about an object is not believed: its length is compared with
+    /// the object's, and a memory file has to be sealed against shrinking, so that nobody makes an access
+    /// fail later.
+    ///
+    /// # Safety
+    ///
+    /// Others may touch the memory at any time, unseen by guards and fences. Whoever has it agrees with this
+    /// process on who touches it when, as for [`Buffer::export`]; a
+    /// [`LegacyIpc`](crate::Export::LegacyIpc) handle's exporter keeps the buffer for longer than this one
+    /// lives; and the memory is not touched through two buffers of this process at once.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what is no exported object, is gone, is of another
+    /// device, is smaller than claimed or can be shrunk; [`Busy`](ErrorKind::Busy) for what is open in this
+    /// allocator already, where the driver gives it the same addresses again, as CUDA does with legacy handles;
+    /// [`Unsupported`](ErrorKind::Unsupported) for a form that the device does not know;
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond [`Config::reserved_bytes_max`]; else what the
+    /// driver says.
+    pub unsafe fn import(&self, exported: &Exported, name: impl Into<Name>) -> Result<Buffer> {
+        // SAFETY: the caller's promise.
+        let vouched = unsafe { Vouched::new(exported) };
+        self.handle.pool.import(vouched, name.into())
     }
 
     /// Makes sure that `count` further buffers of `bytes` bytes can be had without a driver call,

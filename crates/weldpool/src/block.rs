@@ -40,7 +40,7 @@ pub(crate) struct ListId(u32);
 
 impl ListId {
     /// Most lists there can be.
-    pub(crate) const MOST: usize = Self::COUNT - 3;
+    pub(crate) const MOST: usize = Self::COUNT - 4;
     /// Lists, and what stands for none.
     pub(crate) const COUNT: usize = 16384;
     /// Length of a bin in bytes.
@@ -52,6 +52,8 @@ impl ListId {
     pub(crate) const DIRECT: Self = Self::numbered(Self::MOST + 1);
     /// For samples, whose free must come past the threads' caches.
     pub(crate) const SAMPLED: Self = Self::numbered(Self::MOST + 2);
+    /// For blocks that have a segment of their own, because others reach it.
+    pub(crate) const EXPOSED: Self = Self::numbered(Self::MOST + 3);
 
     /// The list of a number; none from [`MOST`](Self::MOST) on.
     pub(crate) fn new(index: usize) -> Self {

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use crate::address_map::is_covered;
 use crate::binding::Binding;
-use crate::block::{Block, Point};
+use crate::block::{Block, ListId, Point};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::Exported;
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::{Pool, pool_of};
@@ -140,6 +141,27 @@ impl Buffer {
         Ok(address)
     }
 
+    /// What stands for the buffer in another process, in the form that it was
+    /// [requested](crate::Request::exportable) in. The buffer stays this process's to free.
+    ///
+    /// # Safety
+    ///
+    /// From now on contents may change, and be read, behind the guards' and the fences' back. Whoever
+    /// imports the buffer agrees with this process on who touches it when: nobody writes what a guard, a
+    /// submitted work item or another process reads or writes at that time. For
+    /// [`Export::LegacyIpc`](crate::Export::LegacyIpc) the buffer, and whatever frees it in the end, outlives
+    /// every import; CUDA leaves undefined what happens otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) when it was not requested to be exportable, otherwise what the
+    /// driver says; an imported buffer cannot be exported again.
+    pub unsafe fn export(&self) -> Result<Exported> {
+        let pool = pool_of(&self.block);
+        let pool = pool.ok_or_else(|| Error::new(ErrorKind::System, "the pool is closed"))?;
+        pool.export(&self.block)
+    }
+
     /// Takes note that work which somebody else submitted to `queue` so far uses the contents: guards are
     /// refused, and the memory is not reused, before that work is done.
     ///
@@ -266,6 +288,12 @@ impl sealed::Operand for Buffer {
 
     fn pool(&self) -> Option<Arc<Pool>> {
         pool_of(&self.block)
+    }
+
+    fn is_visible_to_peers(&self) -> bool {
+        let exposed = self.block.list() == ListId::EXPOSED;
+        let pool = exposed.then(|| pool_of(&self.block)).flatten();
+        pool.is_some_and(|pool| pool.is_visible_to_peers(&self.block))
     }
 
     // A queue takes `&Buffer` to read and `&mut Buffer` to write, so the compiler has checked.

@@ -8,6 +8,7 @@ mod arenas;
 mod cache_limit;
 mod close;
 mod copies;
+mod expose;
 mod figures;
 mod free;
 mod held;
@@ -34,6 +35,7 @@ use crate::class_pool::ClassPools;
 use crate::config::{Config, LeakHandler};
 use crate::device::{Device, Metered, StorageMode, ZeroedPages};
 use crate::error::Result;
+use crate::exposed::ExposedMemory;
 use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
@@ -74,6 +76,7 @@ pub struct Pool {
     name: String,
     device: Arc<Metered>,
     arenas: Arenas,
+    exposed: ExposedMemory,
     classes: ClassPools,
     orders: Orders,
     deferred: Deferred,
@@ -158,6 +161,7 @@ impl Pool {
         // Nothing fails from here on, so that the key's slot is not lost.
         let key = CacheKey::new();
         let arenas = Arenas::new(key, &device, &reserve);
+        let exposed = ExposedMemory::new(key, &device, &reserve);
         let observer = Observer::new(&config);
         // Blocks of a class are aligned to 256 bytes, no more.
         let warm = config.alignment <= DEFAULT_ALIGNMENT && !chooses;
@@ -173,6 +177,7 @@ impl Pool {
             name,
             device,
             arenas,
+            exposed,
             classes,
             orders: Orders::default(),
             deferred: Deferred::default(),

@@ -671,6 +671,8 @@ pub(crate) mod sealed {
         fn part(&self) -> Part<'_>;
         /// The pool that the memory is of.
         fn pool(&self) -> Option<Arc<Pool>>;
+        /// Whether queues of the device's peers reach the memory.
+        fn is_visible_to_peers(&self) -> bool;
         /// Keeps write guards away until the token is dropped.
         fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>>;
         /// Keeps all guards away until the token is dropped.

@@ -1,7 +1,8 @@
 //! What a caller asks for, and its validation.
 
-use crate::device::StorageMode;
+use crate::device::{Exposure, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::Export;
 use crate::name::Name;
 use crate::queue::Queue;
 
@@ -30,9 +31,44 @@ pub struct Request<'a> {
     pub(crate) alignment: usize,
     pub(crate) storage: StorageMode,
     pub(crate) name: Name,
-    pub(crate) zeroed: bool,
+    pub(crate) needs: Needs,
     pub(crate) queue: Option<&'a Queue>,
     pub(crate) held_only: bool,
+}
+
+/// What no idle block offers as it lies in a cache, in one byte, so that the warm path asks once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Needs(u8);
+
+impl Needs {
+    const ZEROED: u8 = 1;
+    const PEERS: u8 = 2;
+    const FILE_DESCRIPTOR: u8 = 4;
+    const LEGACY_IPC: u8 = 8;
+
+    #[inline]
+    pub(crate) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn is_zeroed(self) -> bool {
+        self.0 & Self::ZEROED != 0
+    }
+
+    /// Who else is to reach the memory, if anybody.
+    pub(crate) fn exposure(self) -> Option<Exposure> {
+        let export = match self.0 & (Self::FILE_DESCRIPTOR | Self::LEGACY_IPC) {
+            0 => None,
+            Self::FILE_DESCRIPTOR => Some(Export::FileDescriptor),
+            _ => Some(Export::LegacyIpc),
+        };
+        let peers = self.0 & Self::PEERS != 0;
+        (peers || export.is_some()).then_some(Exposure { export, peers })
+    }
+
+    fn set(&mut self, bits: u8, on: bool) {
+        self.0 = if on { self.0 | bits } else { self.0 & !bits };
+    }
 }
 
 impl<'a> Request<'a> {
@@ -44,7 +80,7 @@ impl<'a> Request<'a> {
             alignment: DEFAULT_ALIGNMENT,
             storage: StorageMode::Shared,
             name: Name::default(),
-            zeroed: false,
+            needs: Needs::default(),
             queue: None,
             held_only: false,
         }
@@ -80,7 +116,7 @@ impl<'a> Request<'a> {
     /// Whether the contents must be zero. Otherwise they are whatever the block held before.
     #[must_use]
     pub fn zeroed(mut self, zeroed: bool) -> Self {
-        self.zeroed = zeroed;
+        self.needs.set(Needs::ZEROED, zeroed);
         self
     }
 
@@ -102,6 +138,31 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn held_only(mut self, held_only: bool) -> Self {
         self.held_only = held_only;
+        self
+    }
+
+    /// Memory that another process can be given, by [`Buffer::export`](crate::Buffer::export), in this
+    /// form. It is a segment of its own, in whole [granules](crate::device::DeviceProperties::granularity):
+    /// obtained from the driver for this request, shared with no other buffer, and returned when the buffer
+    /// is freed and no work uses it any more.
+    #[must_use]
+    pub fn exportable(mut self, export: Export) -> Self {
+        let bits = match export {
+            Export::FileDescriptor => Needs::FILE_DESCRIPTOR,
+            Export::LegacyIpc => Needs::LEGACY_IPC,
+        };
+        self.needs
+            .set(Needs::FILE_DESCRIPTOR | Needs::LEGACY_IPC, false);
+        self.needs.set(bits, true);
+        self
+    }
+
+    /// Whether queues of the device's peers are to reach the memory at its device address, so that copies
+    /// between the devices take no detour. It is a segment of its own, as for
+    /// [`exportable`](Self::exportable).
+    #[must_use]
+    pub fn visible_to_peers(mut self, visible: bool) -> Self {
+        self.needs.set(Needs::PEERS, visible);
         self
     }
 

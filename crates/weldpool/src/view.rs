@@ -161,6 +161,10 @@ impl sealed::Operand for BufferView {
         sealed::Operand::pool(&self.shared.buffer)
     }
 
+    fn is_visible_to_peers(&self) -> bool {
+        sealed::Operand::is_visible_to_peers(&self.shared.buffer)
+    }
+
     fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>> {
         self.shared.borrow.shared().map(Some)
     }

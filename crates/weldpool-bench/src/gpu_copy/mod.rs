@@ -317,7 +317,9 @@ impl<'a> Suite<'a> {
                 continue;
             }
             let from = private(&self.allocator, bytes)?;
-            let mut to = private(&second, bytes)?;
+            let visible = Request::new(bytes).storage(StorageMode::Private);
+            let visible = second.allocate_with(&visible.visible_to_peers(true));
+            let mut to = visible.map_err(failed)?;
             let path = self.copier.copy(&from, &mut to).map_err(failed)?.path;
             let ours = self.time(|| self.copier.copy(&from, &mut to).map(drop).map_err(failed))?;
             let (there, here) = (other.device(bytes)?, self.driver.device(bytes)?);

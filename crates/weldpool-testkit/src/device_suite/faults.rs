@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use weldpool::{Allocator, Device, ErrorKind, StorageMode};
+use weldpool::{Allocator, Buffer, Device, ErrorKind, Request, Result, StorageMode};
 
 use super::{MakeDevice, block};
-use crate::{Call, FaultyDevice, Pages};
+use crate::{Call, FaultyDevice, Pages, export, import, offered};
 
 pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     let mut seen = HashSet::new();
@@ -81,6 +81,15 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                         }
                     }
                 }
+                Call::CreateExposed => exposed(&allocator, 8 << 20).map(drop),
+                Call::Export => {
+                    let buffer = exposed(&allocator, 8 << 20).unwrap();
+                    export(&buffer).map(drop)
+                }
+                Call::Import => {
+                    let buffer = exposed(&allocator, 8 << 20).unwrap();
+                    import(&allocator, &export(&buffer).unwrap()).map(drop)
+                }
                 other => panic!("{other:?} is not exercised"),
             };
             match error {
@@ -98,6 +107,10 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
             }
             device.fail(call, kind, 0);
             // Everything works again, and nothing was lost.
+            if Call::EXPOSED.contains(&call) {
+                let buffer = exposed(&allocator, 8 << 20).unwrap();
+                drop(import(&allocator, &export(&buffer).unwrap()).unwrap());
+            }
             drop(allocator.allocate(8 << 20).unwrap());
             queue.copy(&kept, &mut target).unwrap().wait(None).unwrap();
             assert!(
@@ -121,8 +134,17 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     assert_eq!(seen.len(), Call::ALL.iter().filter(made).count());
 }
 
+/// A buffer that can be exported.
+fn exposed(allocator: &Allocator, bytes: usize) -> Result<Buffer> {
+    let (form, storage) = offered(allocator.device().as_ref()).unwrap();
+    allocator.allocate_with(&Request::new(bytes).storage(storage).exportable(form))
+}
+
 /// Whether an allocator of shared storage ever makes this call on the device.
 fn is_made(device: &dyn Device, call: Call) -> bool {
+    if Call::EXPOSED.contains(&call) {
+        return offered(device).is_some();
+    }
     match device.virtual_memory(StorageMode::Shared) {
         None => !Call::VIRTUAL_MEMORY.contains(&call),
         Some(memory) => match call {

@@ -20,7 +20,7 @@ pub(crate) use self::grow::Source;
 use self::mappings::{Mappings, Piece};
 use self::region::Region;
 pub(crate) use self::reserve::Reserve;
-pub(crate) use self::room::FreeBytes;
+pub(crate) use self::room::{FreeBytes, end_index, new_index};
 use self::room::{Room, Sparing};
 pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;

@@ -14,8 +14,18 @@ use crate::sync::{Arc, Mutex};
 /// Records of blocks that are kept for the next ones.
 const SPARE_RECORDS_MAX: usize = 256;
 
-/// Nodes of the indices of rooms that are gone.
+/// Nodes of indices that are gone.
 static SPARE_NODES: Mutex<Vec<SpareNodes>> = Mutex::new(Vec::new());
+
+/// An empty index.
+pub(crate) fn new_index() -> Writer {
+    Writer::new(SPARE_NODES.lock().pop().unwrap_or_default())
+}
+
+/// Takes the nodes of an index whose owner is going, for the next one.
+pub(crate) fn end_index(index: &mut Writer) {
+    SPARE_NODES.lock().push(index.take_spare());
+}
 
 /// A region is much too large for a block that leaves more than this part of it.
 const LEFT_OF_REGION_DIVISOR: usize = 16;
@@ -73,7 +83,7 @@ impl Room {
             regions: BTreeMap::new(),
             windows: BTreeMap::new(),
             spare_records: Vec::new(),
-            index: Writer::new(SPARE_NODES.lock().pop().unwrap_or_default()),
+            index: new_index(),
             home,
             kind,
         }
@@ -322,7 +332,7 @@ impl Drop for Room {
         for record in self.spare_records.drain(..) {
             record.retire();
         }
-        SPARE_NODES.lock().push(self.index.take_spare());
+        end_index(&mut self.index);
     }
 }
 

@@ -6,12 +6,13 @@
 use std::time::Instant;
 
 use super::{
-    AddressRange, Budget, Device, DeviceProperties, HostRange, Physical, Registration,
-    ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
-    VirtualMemoryProperties,
+    AddressRange, Budget, Device, DeviceProperties, Exposure, HostRange, Imported, Physical,
+    Registration, ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
+    VirtualMemoryProperties, Vouched,
 };
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::ExportedHandle;
 use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 
 /// A device whose calls are counted.
@@ -244,6 +245,35 @@ impl Metered {
     /// Takes note of bytes that the device does not know any more.
     pub(crate) fn forget_registered(&self, bytes: usize) {
         self.registered.subtract(bytes as u64);
+    }
+}
+
+/// Memory that others reach too, its calls counted.
+impl Metered {
+    /// A segment for others to reach, on a node where memory is kept apart by nodes.
+    pub(crate) fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        let create = || self.device.create_exposed(bytes, storage, node, exposure);
+        let segment = self.timed(create)?;
+        self.count_obtained(segment.bytes(), storage, node);
+        Ok(segment)
+    }
+
+    /// A segment that somebody else made.
+    pub(crate) fn import(&self, vouched: Vouched<'_>, node: usize) -> Result<Imported> {
+        // SAFETY: the importer vouches for it.
+        let imported = self.timed(|| unsafe { self.device.import(vouched.exported()) })?;
+        self.count_obtained(imported.segment.bytes(), imported.storage, node);
+        Ok(imported)
+    }
+
+    pub(crate) fn export(&self, segment: &dyn Segment) -> Result<ExportedHandle> {
+        self.timed(|| segment.export())
     }
 }
 

@@ -6,6 +6,7 @@
 
 #[cfg(all(target_os = "linux", feature = "cuda"))]
 pub mod cuda;
+mod exposure;
 pub mod fake;
 mod fence;
 pub mod host;
@@ -25,10 +26,13 @@ use std::fmt::Debug;
 use std::ptr::NonNull;
 
 use crate::binding::Resource;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::export::{Exported, ExportedHandle};
 use crate::sync::Arc;
 use crate::transfer::Rows;
 
+pub(crate) use exposure::Vouched;
+pub use exposure::{Exposure, Imported};
 pub(crate) use fence::SoftwareTimeline;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
@@ -84,6 +88,53 @@ pub trait Device: Debug + Send + Sync {
         self.create_segment(bytes, storage)
     }
 
+    /// Whether it has segments of this storage mode for others to reach; constant. Default: none.
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        let _ = (exposure, storage);
+        false
+    }
+
+    /// As [`create_segment_on`](Self::create_segment_on), for others to reach. Nothing else lies in the
+    /// object that is exported. Only called where the device [`offers`](Self::offers) it; `node` is 0 where
+    /// memory is all alike.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create_segment`](Self::create_segment).
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        let _ = (bytes, storage, node, exposure);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the device has no memory that others could reach",
+        ))
+    }
+
+    /// Opens an exported object: a segment of [`Exported::object_bytes`] bytes, which needs no particular
+    /// multiple.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Allocator::import`](crate::Allocator::import).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what is no such object, is gone, or is smaller than
+    /// claimed, [`Unsupported`](ErrorKind::Unsupported) for a form that the device does not know; else as
+    /// for [`create_segment`](Self::create_segment). Nothing stays behind on failure.
+    #[allow(unsafe_code)]
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        Err(Error::with_message(
+            ErrorKind::Unsupported,
+            format!("the device imports no {}", exported.handle().export()),
+        ))
+    }
+
     /// Returns a segment to the system at once.
     ///
     /// # Errors
@@ -95,7 +146,7 @@ pub trait Device: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// As the driver says; see [`ErrorKind`](crate::ErrorKind).
+    /// As the driver says; see [`ErrorKind`].
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>>;
 
     /// Address space and physical memory apart, for memory of this storage mode, if the driver offers
@@ -196,6 +247,18 @@ pub unsafe trait Segment: Any + Debug + Send + Sync {
     /// The driver's object, where a call needs an object and an offset (Metal: the `MTLBuffer`).
     fn resource(&self) -> Option<Resource> {
         None
+    }
+    /// What stands for the segment in another process, where it was
+    /// [created](Device::create_exposed) to be exported.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) for every other segment; else what the driver says.
+    fn export(&self) -> Result<ExportedHandle> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the memory was not requested to be exportable; see Request::exportable",
+        ))
     }
 }
 

@@ -21,7 +21,7 @@ unsafe impl Sync for Address {}
 /// Maps `bytes` bytes of `file` from `offset`, shared, readable and writable.
 #[cfg(target_os = "linux")]
 pub(in crate::device) fn map_file(
-    file: &std::os::fd::OwnedFd,
+    file: impl std::os::fd::AsFd,
     offset: u64,
     bytes: usize,
 ) -> Result<Address> {

@@ -73,6 +73,10 @@ impl sealed::Operand for PinnedBuffer {
         sealed::Operand::pool(&self.buffer)
     }
 
+    fn is_visible_to_peers(&self) -> bool {
+        sealed::Operand::is_visible_to_peers(&self.buffer)
+    }
+
     fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>> {
         self.buffer.borrow_shared()
     }

@@ -30,6 +30,7 @@ impl Pool {
     fn records_around(&self, address: usize) -> impl Iterator<Item = &'static Record> {
         let find =
             move |(arena, small): &super::arenas::Pair| [small.find(address), arena.find(address)];
-        self.arenas.iter().flat_map(find).flatten()
+        let exposed = self.exposed.find(address);
+        self.arenas.iter().flat_map(find).flatten().chain(exposed)
     }
 }

@@ -53,7 +53,7 @@ impl Pool {
     /// A buffer from this thread's cache, when the request needs nothing else.
     #[inline]
     pub(crate) fn allocate_warm(&self, request: &Request<'_>) -> Option<Buffer> {
-        if request.zeroed || request.alignment > DEFAULT_ALIGNMENT {
+        if !request.needs.is_none() || request.alignment > DEFAULT_ALIGNMENT {
             return None;
         }
         let key = match request.queue {
@@ -69,7 +69,7 @@ impl Pool {
     /// A buffer, from wherever there is memory.
     pub(crate) fn allocate(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
         let allocated = self.allocate_cold(request).and_then(|mut buffer| {
-            if request.zeroed {
+            if request.needs.is_zeroed() {
                 match request.queue {
                     Some(queue) => drop(queue.fill(&mut buffer, 0)?),
                     None => buffer.write::<u8>()?.fill(0),
@@ -82,14 +82,19 @@ impl Pool {
                 // An answer, not a failure.
                 return error.for_request(request.bytes, request.name);
             }
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            self.observe_failure(error.kind());
-            let error = error.for_request(request.bytes, request.name);
-            match error.kind() {
-                ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
-                _ => error,
-            }
+            self.refusal(error, request.bytes, request.name)
         })
+    }
+
+    /// Counts a failed request and says what it was and how the pool stood.
+    pub(super) fn refusal(&self, error: Error, bytes: usize, name: Name) -> Error {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.observe_failure(error.kind());
+        let error = error.for_request(bytes, name);
+        match error.kind() {
+            ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
+            _ => error,
+        }
     }
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {
@@ -98,8 +103,11 @@ impl Pool {
             close_late();
         }
         let mut request = *request;
-        let mut pooled = self.pooling.load(Ordering::Relaxed);
+        // A segment of its own is as it was asked for.
+        let exposed = request.needs.exposure().is_some();
+        let mut pooled = !exposed && self.pooling.load(Ordering::Relaxed);
         if self.chooses
+            && !exposed
             && let Some(strategy) = &self.strategy
         {
             let Choice {
@@ -141,12 +149,22 @@ impl Pool {
             }
             None => self.obtain_somehow(&request, place, key, queue, pooled)?,
         };
-        thread_cache::count_allocation(self, key, block.list(), request.bytes, block.bytes());
         let what = (request.bytes, request.name);
-        self.observe_allocation(&block, what, stream_of(queue), sampled);
-        let touched = block.point().is_some();
-        block.hand_out(request.bytes, place.alignment, request.name, touched);
-        Ok(Buffer::new(block))
+        self.count_allocation(&block, key, what, queue, sampled);
+        Ok(hand_out(block, what, place.alignment))
+    }
+
+    /// Takes note of a block that is about to be handed out.
+    pub(super) fn count_allocation(
+        self: &Arc<Self>,
+        block: &Block,
+        key: CacheKey,
+        what: (usize, Name),
+        queue: Option<u32>,
+        sampled: Option<Instant>,
+    ) {
+        thread_cache::count_allocation(self, key, block.list(), what.0, block.bytes());
+        self.observe_allocation(block, what, stream_of(queue), sampled);
     }
 
     /// What the strategy decides about a request.
@@ -207,6 +225,9 @@ impl Pool {
 
     /// A block of new memory that nothing else shares.
     pub(super) fn obtain_direct(&self, place: Place) -> Result<(Block, Source)> {
+        if let Some(exposure) = place.exposure {
+            return self.obtain_exposed(place, exposure);
+        }
         let want = place.want_direct();
         let block = self.near(place, |place| {
             let (arena, _) = self.arenas.at(place.storage, place.node);
@@ -392,6 +413,13 @@ fn not_held() -> Error {
         ErrorKind::Busy,
         "no memory that is held and idle suffices, and the request was for such alone",
     )
+}
+
+/// The buffer of a block.
+pub(super) fn hand_out(block: Block, (bytes, name): (usize, Name), alignment: usize) -> Buffer {
+    let touched = block.point().is_some();
+    block.hand_out(bytes, alignment, name, touched);
+    Buffer::new(block)
 }
 
 /// The number of a queue's stream in records; zero is the host's.

@@ -133,6 +133,7 @@ impl Pool {
             for (arena, _) in self.arenas.iter() {
                 arena.close();
             }
+            self.exposed.close();
         } else {
             tracing::error!(
                 pool = %self.name,
@@ -142,6 +143,7 @@ impl Pool {
             for (arena, _) in self.arenas.iter() {
                 arena.leak();
             }
+            self.exposed.leak();
             self.deferred.leak();
         }
         self.close_means();

@@ -150,7 +150,7 @@ impl Pool {
             driver_failures,
             driver_ns: driver_real_ns + driver_charged_ns,
             driver_charged_ns,
-            segments: self.arenas.iter().map(|(arena, _)| arena.pieces()).sum(),
+            segments: self.segments(),
             free_bytes: free as u64,
             largest_free: self.largest_free(),
             classes: self.classes.stats(&counted.lists),
@@ -164,6 +164,12 @@ impl Pool {
             supervisor.add_to(&mut stats);
         }
         stats
+    }
+
+    /// Segments held, and pieces of physical memory mapped.
+    fn segments(&self) -> usize {
+        let pieces = self.arenas.iter().map(|(arena, _)| arena.pieces());
+        pieces.sum::<usize>() + self.exposed.len()
     }
 
     pub(crate) fn live_report(&self) -> LeakReport {

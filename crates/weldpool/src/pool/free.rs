@@ -21,12 +21,14 @@ impl Pool {
             let last = uses.last().map(|last| last.fence.queue().number);
             self.observe_free(&block, last.map(|queue| u64::from(queue) + 1));
             thread_cache::count_free(self, self.key, &block);
+            // A segment of its own waits for whatever there is to wait for.
+            let exposed = block.list() == ListId::EXPOSED;
             match self.orders.single_point(self.key, &uses) {
-                Some(point) => {
+                Some(point) if !exposed => {
                     block.set_point(Some(point));
                     self.release(block);
                 }
-                None => self.deferred.put(block, uses),
+                _ => self.deferred.put(block, uses),
             }
             drop(moving);
             self.close_if_idle();
@@ -100,6 +102,10 @@ impl Pool {
     pub(super) fn release(&self, block: Block) {
         if self.closed.load(Ordering::Relaxed) {
             block.retire();
+            return;
+        }
+        if block.list() == ListId::EXPOSED {
+            self.release_exposed(block);
             return;
         }
         let contended = self.is_contended();

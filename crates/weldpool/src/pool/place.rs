@@ -5,7 +5,7 @@
 use super::Pool;
 use crate::arena::{SMALL_BYTES_MAX, SmallArena, Want};
 use crate::block::{CacheKey, ListId, Node};
-use crate::device::StorageMode;
+use crate::device::{Exposure, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
 use crate::size_class::SizeClass;
@@ -30,6 +30,8 @@ pub(super) struct Place {
     pub(super) refill: bool,
     /// Whether idle blocks may lie with the class, for all threads.
     pub(super) shared: bool,
+    /// Who else is to reach the memory, which is a segment of its own then.
+    pub(super) exposure: Option<Exposure>,
 }
 
 /// For whom a request is served past the threads' caches.
@@ -50,7 +52,10 @@ impl Pool {
         let properties = self.device.properties();
         request.validate(properties.segment_bytes_max)?;
         self.check_storage(request.storage)?;
-        if request.zeroed && request.queue.is_none() && request.storage == StorageMode::Private {
+        if request.needs.is_zeroed()
+            && request.queue.is_none()
+            && request.storage == StorageMode::Private
+        {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "zeroed private storage needs a queue to zero it on; see Request::queue",
@@ -60,11 +65,15 @@ impl Pool {
             .alignment
             .max(self.alignment)
             .max(properties.alignment_min);
+        let exposure = request.needs.exposure();
+        if let Some(exposure) = exposure {
+            self.check_offered(exposure, request.storage)?;
+        }
         let classes = self.classes.classes();
         // Blocks of a class are aligned to 256 bytes, no more.
         let class = classes
             .index_of(request.bytes)
-            .filter(|_| alignment <= DEFAULT_ALIGNMENT);
+            .filter(|_| alignment <= DEFAULT_ALIGNMENT && exposure.is_none());
         let node = if request.held_only {
             // What a thread that moved leaves behind might go back to the device.
             self.arenas.here(request.storage).0
@@ -86,6 +95,7 @@ impl Pool {
                     alignment,
                     refill: shape.thread_max > 0,
                     shared: cached_max > 0 || shape.kept > 0,
+                    exposure: None,
                 }
             }
             None => Place {
@@ -98,6 +108,7 @@ impl Pool {
                 alignment,
                 refill: false,
                 shared: false,
+                exposure,
             },
         })
     }

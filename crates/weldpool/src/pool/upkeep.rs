@@ -15,7 +15,7 @@ impl Pool {
     /// it were.
     pub(super) fn trim(&self, bytes: usize) -> usize {
         let passed = |point| self.orders.passed(point);
-        let mut returned = 0;
+        let mut returned = self.exposed.return_refused();
         for (arena, _) in self.arenas.iter() {
             if returned < bytes {
                 returned += arena.trim(bytes - returned, &passed);

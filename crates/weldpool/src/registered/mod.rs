@@ -318,6 +318,10 @@ impl<M: StableBytes> sealed::Operand for Registered<M> {
         Some(Arc::clone(&self.pool))
     }
 
+    fn is_visible_to_peers(&self) -> bool {
+        false
+    }
+
     fn borrow_shared(&self) -> Result<Option<BorrowToken<'_>>> {
         Ok(None)
     }

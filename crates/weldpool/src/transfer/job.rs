@@ -255,10 +255,7 @@ impl Job {
 
     /// All by one thread, which keeps the device busy and sees when to stop.
     fn by_device(&self) -> Result<()> {
-        let pool = [&self.source, &self.destination]
-            .into_iter()
-            .find(|side| side.reach == Reach::Device)
-            .and_then(|side| side.pool.as_ref());
+        let pool = self.source.copying_pool(&self.destination);
         let line = Line::new(pool.ok_or_else(no_address)?, Way::Up, 0)?;
         let mut under_way = VecDeque::with_capacity(AHEAD);
         loop {

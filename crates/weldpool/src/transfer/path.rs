@@ -4,6 +4,7 @@
 
 use super::side::{Reach, Side};
 use crate::device::{DeviceKind, StorageMode};
+use crate::pool::Pool;
 use crate::sync::Arc;
 
 /// The way the bytes of a copy took.
@@ -61,7 +62,7 @@ impl CopyPath {
             (Reach::Device, Reach::Device) => {
                 return if source.is_of_same_device(destination) {
                     Self::Direct
-                } else if source.reaches_peer(destination) {
+                } else if source.reaches(destination) || destination.reaches(source) {
                     Self::Peer
                 } else {
                     Self::Staged
@@ -96,12 +97,23 @@ impl Side {
     }
 
     /// Whether the device of this side can copy to and from the other's memory.
-    fn reaches_peer(&self, other: &Self) -> bool {
+    pub(super) fn reaches(&self, other: &Self) -> bool {
         let (Some(one), Some(two)) = (&self.pool, &other.pool) else {
             return false;
         };
         let (one, two) = (one.device().properties(), two.device().properties());
-        one.kind == two.kind && one.peers.contains(&two.ordinal)
+        other.peers && one.kind == two.kind && two.peers.contains(&one.ordinal)
+    }
+
+    /// The pool whose device copies by itself from one side to the other.
+    pub(super) fn copying_pool<'a>(&'a self, destination: &'a Self) -> Option<&'a Arc<Pool>> {
+        let first = match (self.reach, destination.reach) {
+            (Reach::Device, Reach::Device) if self.is_of_same_device(destination) => self,
+            (Reach::Device, Reach::Device) if !self.reaches(destination) => destination,
+            (Reach::Device, _) => self,
+            _ => destination,
+        };
+        first.pool.as_ref().filter(|_| first.reach == Reach::Device)
     }
 }
 

@@ -122,7 +122,7 @@ impl Source<'_> {
 
     pub(super) fn side(&self) -> Side {
         match self.0 {
-            SourceKind::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            SourceKind::Operand(operand) => Side::of(operand),
             SourceKind::Slice(slice) => Side::of_slice(NonNull::from(slice).cast(), slice.len()),
         }
     }
@@ -145,7 +145,7 @@ impl Destination<'_> {
 
     pub(super) fn side(&self) -> Side {
         match self.0 {
-            DestinationKind::Operand(operand) => Side::of_part(&operand.part(), operand.pool()),
+            DestinationKind::Operand(operand) => Side::of(operand),
             DestinationKind::Slice(start, bytes, _) => Side::of_slice(start, bytes),
         }
     }
@@ -184,7 +184,7 @@ macro_rules! of_pool {
             }
 
             fn side(&mut self) -> Side {
-                Side::of_part(&Sealed::part(self), self.pool())
+                Side::of(self)
             }
         }
     )*};

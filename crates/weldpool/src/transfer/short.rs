@@ -65,11 +65,11 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
                 },
             }
         }
-        (_, Some(pool), _) | (_, None, Some(pool)) => {
+        _ => {
+            let pool = source.copying_pool(destination).ok_or_else(no_address)?;
             // SAFETY: the caller's promise.
             unsafe { by_device(pool, from, to, rows) }
         }
-        (_, None, None) => Err(no_address()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use super::path::reach_of;
 use crate::device::{Location, Staging};
 use crate::pool::Pool;
-use crate::queue::Part;
+use crate::queue::sealed::Operand;
 use crate::sync::Arc;
 
 /// Who can touch memory.
@@ -29,6 +29,8 @@ pub struct Side {
     pub(super) location: Location,
     pub(super) bytes: usize,
     pub(super) reach: Reach,
+    /// Queues of the device's peers reach it.
+    pub(super) peers: bool,
     /// None for memory that is of no pool.
     pub(super) pool: Option<Arc<Pool>>,
 }
@@ -50,17 +52,20 @@ impl Side {
             },
             bytes,
             reach: Reach::Pageable,
+            peers: false,
             pool: None,
         }
     }
 
     /// A part of a pool's memory.
-    pub(super) fn of_part(part: &Part<'_>, pool: Option<Arc<Pool>>) -> Self {
+    pub(super) fn of(operand: &(impl Operand + ?Sized)) -> Self {
+        let (part, pool) = (operand.part(), operand.pool());
         let kind = pool.as_ref().map(|pool| pool.device().properties().kind);
         Self {
             location: part.location,
             bytes: part.bytes,
             reach: kind.map_or(Reach::Pageable, |kind| reach_of(kind, part.storage)),
+            peers: operand.is_visible_to_peers(),
             pool,
         }
     }

@@ -17,6 +17,7 @@ mod device;
 mod gpu;
 mod pinned;
 mod reuse;
+mod sharing;
 mod streams;
 
 /// Keeps the primary context while tests open and drop devices.

@@ -6,6 +6,7 @@ use weldpool::device::fake::{FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 
 mod config;
+mod exposed;
 mod fake;
 mod health;
 mod host;

@@ -15,6 +15,8 @@ pub(super) enum Attribute {
     VirtualMemoryManagement = 102,
     /// Memory that must not be written can be registered.
     ReadOnlyHostRegister = 113,
+    /// Handles can be exported as file descriptors.
+    FileDescriptorHandles = 103,
     /// The node of the host's memory that is nearest, as the system numbers it.
     HostNode = 134,
     /// The same for memory of the host's nodes.

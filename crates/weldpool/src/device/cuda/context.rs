@@ -45,6 +45,19 @@ impl Context {
         self.device
     }
 
+    /// The driver's number of another device.
+    pub(super) fn number_of(&self, ordinal: u32) -> Result<c_int> {
+        let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+        self.call("cuDeviceGet", |driver| driver.device(ordinal))
+    }
+
+    /// Lets another device's context reach all that this one allocates by `cuMemAlloc`.
+    pub(super) fn let_in(&self, peer: &Self) -> Result<()> {
+        peer.call("cuCtxEnablePeerAccess", |driver| {
+            driver.enable_peer_access(self.handle)
+        })
+    }
+
     pub(super) fn number(&self) -> u64 {
         self.number
     }

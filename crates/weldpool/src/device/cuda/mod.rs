@@ -16,6 +16,7 @@
 mod adopted;
 mod attribute;
 mod context;
+mod exposed;
 mod host_functions;
 mod queue;
 mod raw;
@@ -31,16 +32,18 @@ use std::ffi::c_void;
 pub use self::adopted::AdoptedStreams;
 use self::attribute::Attribute;
 use self::context::{Context, driver};
+use self::exposed::{MappedSegment, Sharing};
 use self::queue::CudaQueue;
 use self::raw::{Driver, Handle};
 use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
+    Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::Exported;
 use crate::sync::{Arc, AtomicU64};
 
 /// Bound on one segment, which keeps arithmetic on sizes far from overflow; CUDA documents none but the
@@ -66,6 +69,7 @@ pub struct CudaDevice {
     private: Option<CudaMemory>,
     pinned: Option<CudaMemory>,
     managed: Arc<AtomicU64>,
+    sharing: Sharing,
 }
 
 impl CudaDevice {
@@ -132,8 +136,16 @@ impl CudaDevice {
         let pci = context.call("cuDeviceGetPCIBusId", |driver| {
             driver.device_pci_bus_id(device)
         })?;
-        let peers = (0..count).filter(|&peer| peer != ordinal);
-        let peers = peers.filter(|&peer| can_access(&context, peer)).collect();
+        let others = || (0..count).filter(|&other| other != ordinal);
+        let reaches = |from: u32, to: u32| can_access(&context, from, to);
+        let peers: Vec<u32> = others().filter(|&peer| reaches(ordinal, peer)).collect();
+        let reached_by = others().filter(|&peer| reaches(peer, ordinal)).collect();
+        // A driver that does not know the attribute has none.
+        let descriptors = attribute(Attribute::FileDescriptorHandles).is_ok_and(|has| has != 0);
+        let handle_bytes = private
+            .as_ref()
+            .map(|memory: &CudaMemory| memory.properties().granularity);
+        let sharing = Sharing::new(&context, handle_bytes, descriptors, reached_by);
         let properties = DeviceProperties {
             kind: DeviceKind::Cuda,
             ordinal,
@@ -154,6 +166,7 @@ impl CudaDevice {
             properties,
             context,
             managed: Arc::default(),
+            sharing,
         })
     }
 }
@@ -228,12 +241,13 @@ impl CudaDevice {
     }
 }
 
-/// Whether the context's device reaches the memory of another; no answer is no.
-fn can_access(context: &Context, peer: u32) -> bool {
-    let device = context.device();
+/// Whether a device reaches the memory of another; no answer is no.
+fn can_access(context: &Context, from: u32, to: u32) -> bool {
+    let (Ok(from), Ok(to)) = (context.number_of(from), context.number_of(to)) else {
+        return false;
+    };
     let can = context.call("cuDeviceCanAccessPeer", |driver| {
-        let peer = driver.device(i32::try_from(peer).unwrap_or(i32::MAX))?;
-        driver.can_access_peer(device, peer)
+        driver.can_access_peer(from, to)
     });
     can.unwrap_or(false)
 }
@@ -267,17 +281,38 @@ impl Device for CudaDevice {
         Ok(Box::new(segment?))
     }
 
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        self.sharing.offers(exposure, storage)
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        _node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.sharing.create(bytes, storage, exposure)
+    }
+
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        self.sharing.import(exported)
+    }
+
     fn release_segment(
         &self,
         mut segment: Box<dyn Segment>,
     ) -> std::result::Result<(), ReleaseError> {
         let any: &mut dyn Any = segment.as_mut();
-        let result = match any.downcast_mut::<CudaSegment>() {
-            Some(segment) => segment.give_back(),
-            None => Err(Error::new(
+        let result = if let Some(segment) = any.downcast_mut::<CudaSegment>() {
+            segment.give_back()
+        } else if let Some(segment) = any.downcast_mut::<MappedSegment>() {
+            segment.give_back()
+        } else {
+            Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the segment is of another device",
-            )),
+            ))
         };
         result.map_err(|error| ReleaseError { segment, error })
     }

@@ -12,15 +12,17 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use cudarc::driver::sys::{
-    self, CUDA_MEMCPY2D, CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType,
-    CUmemAllocationProp, CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum,
-    CUmemorytype,
+    self, CUDA_MEMCPY2D, CUipcMemHandle_st, CUmemAccess_flags_enum, CUmemAccessDesc,
+    CUmemAllocationHandleType, CUmemAllocationProp, CUmemAllocationType_enum, CUmemLocation,
+    CUmemLocationType_enum, CUmemorytype,
 };
 use libloading::Library;
 
 use super::status::Status;
 use crate::sync::OnceLock;
 use crate::transfer::Rows;
+
+mod sharing;
 
 type Result<T> = std::result::Result<T, Status>;
 
@@ -108,6 +110,14 @@ functions! {
     cuEventRecord(*mut c_void, *mut c_void);
     cuEventQuery(*mut c_void);
     cuEventDestroy_v2(*mut c_void);
+    cuMemExportToShareableHandle(*mut c_void, u64, c_uint, c_ulonglong);
+    cuMemImportFromShareableHandle(*mut u64, *mut c_void, c_uint);
+    cuMemGetAllocationPropertiesFromHandle(*mut CUmemAllocationProp, u64);
+    cuIpcGetMemHandle(*mut CUipcMemHandle_st, u64);
+    cuIpcOpenMemHandle_v2(*mut u64, CUipcMemHandle_st, c_uint);
+    cuIpcCloseMemHandle(u64);
+    cuMemGetAddressRange_v2(*mut u64, *mut usize, u64);
+    cuCtxEnablePeerAccess(*mut c_void, c_uint);
     cuMemcpyAsync(u64, u64, usize, *mut c_void);
     cuMemcpy2DAsync_v2(*const CUDA_MEMCPY2D, *mut c_void);
     cuMemsetD8Async(u64, u8, usize, *mut c_void);
@@ -340,7 +350,7 @@ impl Driver {
 
     /// Least size of a handle and of a mapping.
     pub(super) fn granularity(&self, place: Place) -> Result<usize> {
-        let properties = physical_properties(place);
+        let properties = physical_properties(place, false);
         // SAFETY: both places are valid; 0 asks for the minimum.
         Self::written(|at| unsafe {
             (self.functions.cuMemGetAllocationGranularity)(at, &raw const properties, 0)
@@ -361,8 +371,13 @@ impl Driver {
     }
 
     /// Physical memory, as one handle.
-    pub(super) fn create_physical(&self, place: Place, bytes: usize) -> Result<u64> {
-        let properties = physical_properties(place);
+    pub(super) fn create_physical(
+        &self,
+        place: Place,
+        bytes: usize,
+        exportable: bool,
+    ) -> Result<u64> {
+        let properties = physical_properties(place, exportable);
         // SAFETY: both places are valid.
         Self::written(|at| unsafe {
             (self.functions.cuMemCreate)(at, bytes, &raw const properties, 0)
@@ -589,11 +604,15 @@ fn location_of(place: Place) -> CUmemLocation {
     location
 }
 
-/// Memory that is shared with nobody.
-fn physical_properties(place: Place) -> CUmemAllocationProp {
+/// Memory that is shared with nobody, or that can be exported as a file descriptor.
+fn physical_properties(place: Place, exportable: bool) -> CUmemAllocationProp {
     let mut properties: CUmemAllocationProp = zeroed();
     properties.type_ = CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED;
-    properties.requestedHandleTypes = CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_NONE;
+    properties.requestedHandleTypes = if exportable {
+        CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    } else {
+        CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_NONE
+    };
     properties.location = location_of(place);
     properties
 }

@@ -9,6 +9,7 @@ use super::raw::Driver;
 use crate::device::Segment;
 use crate::device::mapping::AlignedMapping;
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::ExportedHandle;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// Pages of this size are asked for under pinned memory: the fewer pages, the sooner they are locked.
@@ -32,6 +33,8 @@ enum Kind {
     Pinned(AlignedMapping),
     /// Memory that the driver moves between host and device.
     Managed { _share: Share },
+    /// Device memory of another process.
+    Opened,
 }
 
 /// What a segment takes of the managed memory.
@@ -101,6 +104,22 @@ impl CudaSegment {
         Ok(segment)
     }
 
+    /// The first `bytes` bytes of another process's memory, if it has so many; takes over what
+    /// `cuIpcOpenMemHandle` gave.
+    pub(super) fn opened(context: &Arc<Context>, address: u64, bytes: usize) -> Result<Self> {
+        let segment = Self::new(context, Kind::Opened, address, bytes);
+        let around = |driver: &'static Driver| driver.allocation_around(address);
+        let (start, length) = context.call("cuMemGetAddressRange", around)?;
+        let there = (start + length as u64).saturating_sub(address);
+        if bytes as u64 > there {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!("the exported memory has {there} bytes, and {bytes} were claimed"),
+            ));
+        }
+        Ok(segment)
+    }
+
     fn new(context: &Arc<Context>, kind: Kind, device: u64, bytes: usize) -> Self {
         Self {
             context: Arc::clone(context),
@@ -121,6 +140,11 @@ impl CudaSegment {
                 // SAFETY: the address is this segment's, which nobody uses once it is returned.
                 let free = |driver: &'static Driver| unsafe { driver.free(self.device) };
                 self.context.give_back("cuMemFree", free)?;
+            }
+            Kind::Opened => {
+                // SAFETY: as above.
+                let close = |driver: &'static Driver| unsafe { driver.close_legacy(self.device) };
+                self.context.give_back("cuIpcCloseMemHandle", close)?;
             }
             Kind::Pinned(mapping) => {
                 let host = mapping.address();
@@ -154,7 +178,7 @@ unsafe impl Segment for CudaSegment {
 
     fn host_address(&self) -> Option<NonNull<u8>> {
         match &self.kind {
-            Kind::Private => None,
+            Kind::Private | Kind::Opened => None,
             Kind::Pinned(mapping) => Some(mapping.address()),
             Kind::Managed { .. } => {
                 let address = usize::try_from(self.device).ok()?;
@@ -165,5 +189,17 @@ unsafe impl Segment for CudaSegment {
 
     fn device_address(&self) -> Option<u64> {
         Some(self.device)
+    }
+
+    fn export(&self) -> Result<ExportedHandle> {
+        if !matches!(self.kind, Kind::Private) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "only device memory of this process has a legacy handle",
+            ));
+        }
+        let handle = |driver: &'static Driver| driver.legacy_handle(self.device);
+        let handle = self.context.call("cuIpcGetMemHandle", handle)?;
+        Ok(ExportedHandle::LegacyIpc(handle))
     }
 }

@@ -36,6 +36,9 @@ impl Status {
     /// `CUDA_ERROR_NOT_READY`.
     pub(super) const NOT_READY: Self = Self::of(600);
 
+    /// `CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED`.
+    pub(super) const PEER_ACCESS_ALREADY_ENABLED: Self = Self::of(704);
+
     const fn of(number: u32) -> Self {
         match NonZeroU32::new(number) {
             Some(number) => Self(number),

@@ -84,16 +84,10 @@ impl VirtualMemory for CudaMemory {
     }
 
     fn reserve(&self, bytes: usize) -> Result<Box<dyn AddressRange>> {
-        let reserve = |driver: &'static Driver| driver.reserve_addresses(bytes);
-        let address = self.context.call("cuMemAddressReserve", reserve)?;
-        Ok(Box::new(CudaAddresses {
-            context: Arc::clone(&self.context),
-            accessors: Arc::clone(&self.accessors),
-            of_host: matches!(self.place, Place::Host(_)),
-            address,
-            bytes,
-            mapped: Mutex::default(),
-        }))
+        let of_host = matches!(self.place, Place::Host(_));
+        let accessors = Arc::clone(&self.accessors);
+        let range = CudaAddresses::reserve(&self.context, bytes, accessors, of_host);
+        Ok(Box::new(range?))
     }
 
     fn create(&self, bytes: usize, storage: StorageMode) -> Result<Physical> {
@@ -103,7 +97,7 @@ impl VirtualMemory for CudaMemory {
                 "the handle is of another storage mode than was asked for",
             ));
         }
-        let create = |driver: &'static Driver| driver.create_physical(self.place, bytes);
+        let create = |driver: &'static Driver| driver.create_physical(self.place, bytes, false);
         self.context.call("cuMemCreate", create).map(Physical::new)
     }
 
@@ -117,7 +111,7 @@ impl VirtualMemory for CudaMemory {
 
 /// Reserved addresses.
 #[derive(Debug)]
-struct CudaAddresses {
+pub(super) struct CudaAddresses {
     context: Arc<Context>,
     accessors: Arc<[Place]>,
     /// The host may use them too.
@@ -129,6 +123,25 @@ struct CudaAddresses {
 }
 
 impl CudaAddresses {
+    /// Addresses at which memory is accessible from these places.
+    pub(super) fn reserve(
+        context: &Arc<Context>,
+        bytes: usize,
+        accessors: Arc<[Place]>,
+        of_host: bool,
+    ) -> Result<Self> {
+        let reserve = |driver: &'static Driver| driver.reserve_addresses(bytes);
+        let address = context.call("cuMemAddressReserve", reserve)?;
+        Ok(Self {
+            context: Arc::clone(context),
+            accessors,
+            of_host,
+            address,
+            bytes,
+            mapped: Mutex::default(),
+        })
+    }
+
     /// The device's address of a part of the range.
     fn part(&self, at: usize, bytes: usize) -> Result<u64> {
         if at.checked_add(bytes).is_none_or(|end| end > self.bytes) {

@@ -34,6 +34,8 @@ struct Addresses {
 struct Extent {
     store: Arc<Store>,
     accessible: bool,
+    /// For other devices too.
+    peers: bool,
 }
 
 /// Part of a store under a range of addresses.
@@ -106,11 +108,40 @@ impl AddressSpace {
         store: &Arc<Store>,
         accessible: bool,
     ) -> std::result::Result<(), Violation> {
+        self.insert(
+            address,
+            Extent {
+                store: Arc::clone(store),
+                accessible,
+                peers: false,
+            },
+        )
+    }
+
+    /// Maps a store for the device's queues and, with `peers`, for those of its peers.
+    pub(super) fn map_exposed(
+        &self,
+        address: u64,
+        store: &Arc<Store>,
+        peers: bool,
+    ) -> std::result::Result<(), Violation> {
+        self.insert(
+            address,
+            Extent {
+                store: Arc::clone(store),
+                accessible: true,
+                peers,
+            },
+        )
+    }
+
+    fn insert(&self, address: u64, extent: Extent) -> std::result::Result<(), Violation> {
+        let store = &extent.store;
         let end = address + store.bytes() as u64;
         let mut state = self.state.lock();
         // Extents do not overlap, so only the last that starts before the end can reach in.
-        if let Some((&start, extent)) = state.extents.range(..end).next_back() {
-            let bytes = extent.store.bytes();
+        if let Some((&start, last)) = state.extents.range(..end).next_back() {
+            let bytes = last.store.bytes();
             if start + bytes as u64 > address {
                 return broken(
                     Rule::FreeAddresses,
@@ -121,10 +152,6 @@ impl AddressSpace {
                 );
             }
         }
-        let extent = Extent {
-            store: Arc::clone(store),
-            accessible,
-        };
         state.extents.insert(address, extent);
         Ok(())
     }
@@ -178,9 +205,25 @@ impl AddressSpace {
         Ok(removed.iter().map(|extent| extent.store.bytes()).collect())
     }
 
-    /// The memory under a range of addresses, if work may touch all of it.
+    /// Whether an address is of this device.
+    pub(super) fn contains(&self, address: u64) -> bool {
+        let inside = address.checked_sub(self.base);
+        inside.is_some_and(|inside| inside < ADDRESS_BYTES_MAX as u64)
+    }
+
+    /// The memory under a range of addresses, if work of the device may touch all of it.
     pub(super) fn reach(
         &self,
+        address: u64,
+        bytes: usize,
+    ) -> std::result::Result<Vec<Reach>, Violation> {
+        self.reach_from(false, address, bytes)
+    }
+
+    /// The same for work of the device itself, or of a peer.
+    pub(super) fn reach_from(
+        &self,
+        peer: bool,
         address: u64,
         bytes: usize,
     ) -> std::result::Result<Vec<Reach>, Violation> {
@@ -204,6 +247,14 @@ impl AddressSpace {
                     Rule::Accessible,
                     format!(
                         "work on {bytes} bytes at {address:#x} touches {at:#x}, to which access was not allowed"
+                    ),
+                );
+            }
+            if peer && !extent.peers {
+                return broken(
+                    Rule::PeerAccess,
+                    format!(
+                        "work of a peer on {bytes} bytes at {address:#x} touches {at:#x}, which it may not"
                     ),
                 );
             }

@@ -38,11 +38,17 @@ pub enum Call {
     Register,
     /// [`Device::unregister`](crate::Device::unregister).
     Unregister,
+    /// [`Device::create_exposed`](crate::Device::create_exposed).
+    CreateExposed,
+    /// [`Segment::export`](crate::device::Segment::export).
+    Export,
+    /// [`Device::import`](crate::Device::import).
+    Import,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Budget,
         Self::CreateSegment,
         Self::ReleaseSegment,
@@ -60,7 +66,13 @@ impl Call {
         Self::Unmap,
         Self::Register,
         Self::Unregister,
+        Self::CreateExposed,
+        Self::Export,
+        Self::Import,
     ];
+
+    /// Those for memory that others reach too.
+    pub const EXPOSED: [Self; 3] = [Self::CreateExposed, Self::Export, Self::Import];
 
     /// Those of [`VirtualMemory`](crate::device::VirtualMemory) and
     /// [`AddressRange`](crate::device::AddressRange).

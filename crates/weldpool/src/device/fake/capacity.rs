@@ -26,6 +26,15 @@ impl Capacity {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// A claim to nothing, for memory that is counted elsewhere.
+    #[cfg(target_os = "linux")]
+    pub(super) fn claim_none() -> Claim {
+        Claim {
+            capacity: Arc::new(Self::new(0)),
+            bytes: 0,
+        }
+    }
+
     /// Takes `bytes` bytes until the claim is dropped.
     pub(super) fn claim(this: &Arc<Self>, bytes: usize) -> Result<Claim> {
         let bytes = bytes as u64;

@@ -71,6 +71,11 @@ pub struct Costs {
     /// Asking an event, in nanoseconds: one [`completed`](crate::device::Timeline::completed) or
     /// [`wait`](crate::device::Timeline::wait).
     pub event_query_ns: u64,
+    /// Getting the handle of memory for another process (`cuMemExportToShareableHandle`,
+    /// `cuIpcGetMemHandle`), in nanoseconds.
+    pub export_ns: u64,
+    /// Opening such a handle and mapping its memory, in nanoseconds; closing a legacy one costs as much.
+    pub import_ns: u64,
 }
 
 impl Costs {
@@ -79,7 +84,8 @@ impl Costs {
     /// Handles were measured at 2, 20, 128 and 512 MiB. `cudaMalloc` and `cudaMallocHost` were measured
     /// as pairs with their free, nothing else live, from 256 B to 256 MiB; half of a pair is charged
     /// for each call. `cuMemAddressReserve` was not measured: it is taken to cost what mapping a handle
-    /// of 2 MiB does, 1 us, whatever the size.
+    /// of 2 MiB does, 1 us, whatever the size. Nor were exports and imports: they are taken to cost what
+    /// creating a handle of 2 MiB does, and what creating, mapping and allowing access to it does.
     #[must_use]
     pub fn h200() -> Self {
         const KIB: u64 = 1 << 10;
@@ -114,6 +120,8 @@ impl Costs {
             ]),
             event_record_ns: 170,
             event_query_ns: 120,
+            export_ns: 7_200,
+            import_ns: 29_500,
         }
     }
 
@@ -132,6 +140,8 @@ impl Costs {
             malloc_host: free,
             event_record_ns: 0,
             event_query_ns: 0,
+            export_ns: 0,
+            import_ns: 0,
         }
     }
 }

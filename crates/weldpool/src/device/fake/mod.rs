@@ -37,6 +37,6 @@ pub use builder::Builder;
 pub use call::Call;
 pub use control::{Control, Step};
 pub use costs::{Costs, Curve};
-pub use discrete::{DiscreteModel, FakeDiscrete, FakeDiscreteBuilder};
+pub use discrete::{DiscreteModel, FakeDiscrete, FakeDiscreteBuilder, Link};
 pub use faults::{Fault, When};
 pub use violation::{Rule, Violation};

@@ -5,6 +5,8 @@
 use std::ptr::NonNull;
 
 use super::capacity::Claim;
+#[cfg(target_os = "linux")]
+use crate::device::mapping::SealedMapping;
 use crate::device::mapping::{Mapper, Mapping};
 use crate::device::raw::{Address, Transfer};
 use crate::device::{HostRange, Location};
@@ -42,7 +44,8 @@ pub(super) struct Store {
     bytes: usize,
     alignment: usize,
     fresh: Fresh,
-    mapper: Arc<Mapper>,
+    /// None where the pages are there from the start.
+    mapper: Option<Arc<Mapper>>,
     pages: Mutex<Option<Arc<Pages>>>,
     state: Mutex<State>,
     _claim: Claim,
@@ -56,6 +59,9 @@ pub(super) enum Pages {
         /// Bytes before the aligned start.
         skip: usize,
     },
+    /// A file that others may map too.
+    #[cfg(target_os = "linux")]
+    Sealed(SealedMapping),
     /// Memory that others obtained and keep mapped.
     Others(Address),
 }
@@ -65,6 +71,8 @@ impl Pages {
         match self {
             // SAFETY: the mapping is at least `skip` bytes longer than the store.
             Self::Own { mapping, skip } => unsafe { mapping.address().add(*skip) },
+            #[cfg(target_os = "linux")]
+            Self::Sealed(mapping) => mapping.address(),
             Self::Others(address) => address.0,
         }
     }
@@ -84,7 +92,7 @@ impl Store {
             bytes,
             alignment,
             fresh,
-            mapper: Arc::clone(mapper),
+            mapper: Some(Arc::clone(mapper)),
             pages: Mutex::new(None),
             state: Mutex::new(State::Usable),
             _claim: claim,
@@ -99,6 +107,27 @@ impl Store {
             // Never made, so never aligned or filled.
             ..Self::new(mapper, memory.bytes, 1, Fresh::Zero, claim)
         }
+    }
+
+    /// Memory that is mapped already; without `fresh` it keeps what is in it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn over(mapping: SealedMapping, fresh: Option<Fresh>, claim: Claim) -> Self {
+        let bytes = mapping.bytes();
+        let pages = Pages::Sealed(mapping);
+        let store = Self {
+            bytes,
+            alignment: rustix::param::page_size(),
+            fresh: Fresh::Zero,
+            mapper: None,
+            pages: Mutex::new(Some(Arc::new(pages))),
+            state: Mutex::new(State::Usable),
+            _claim: claim,
+        };
+        if let Some(Fresh::Poison { large }) = fresh {
+            // SAFETY: nobody else has seen these pages.
+            unsafe { store.poison(large) };
+        }
+        store
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -119,6 +148,9 @@ impl Store {
         if let Some(pages) = pages.as_ref() {
             return Ok(Arc::clone(pages));
         }
+        let mapper = self.mapper.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::System, "memory that was mapped is not any more")
+        })?;
         let page = rustix::param::page_size();
         // The system aligns to its page; the bytes added are never touched.
         let slack = self.alignment.saturating_sub(page);
@@ -129,7 +161,7 @@ impl Store {
             .ok_or_else(|| {
                 Error::new(ErrorKind::OutOfMemory, "no process has so many addresses")
             })?;
-        let mapping = Mapper::map(&self.mapper, bytes)?;
+        let mapping = Mapper::map(mapper, bytes)?;
         let start = mapping.address().as_ptr().addr();
         let skip = start.next_multiple_of(self.alignment) - start;
         let mapped = Arc::new(Pages::Own { mapping, skip });

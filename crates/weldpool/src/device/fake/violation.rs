@@ -32,6 +32,11 @@ pub enum Rule {
     Disjoint,
     /// A location belongs to the device that is to use it.
     OwnMemory,
+    /// Work touches memory of a peer only if that was made visible to peers.
+    PeerAccess,
+    /// Memory exported by a legacy handle is freed only after every importer has closed it (documentation of
+    /// `cuIpcOpenMemHandle`).
+    KeptForImporters,
     /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`).
     HeapStorage,
     /// Metal: a resource lies inside its heap, at a multiple of its alignment.

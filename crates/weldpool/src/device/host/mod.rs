@@ -8,6 +8,8 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod control_group;
 #[cfg(target_os = "linux")]
+mod exposed;
+#[cfg(target_os = "linux")]
 mod nodes;
 #[cfg(target_os = "linux")]
 mod numa;
@@ -33,8 +35,12 @@ use super::{
     ReleaseError, Segment, StorageMode,
 };
 #[cfg(target_os = "linux")]
-use super::{Topology, VirtualMemory};
+use super::{Exposure, Imported, Topology, VirtualMemory};
 use crate::error::Result;
+#[cfg(target_os = "linux")]
+use crate::error::{Error, ErrorKind};
+#[cfg(target_os = "linux")]
+use crate::export::{Export, Exported};
 use crate::sync::Arc;
 
 /// Address space that one segment may take. Linux gives a process 47 bits of it; the bound keeps
@@ -153,6 +159,37 @@ impl Device for HostDevice {
         let bind = |mode, mask: &[u64]| mapping.bind(mode, mask);
         self.nodes.bind(node, bind);
         Ok(Box::new(HostSegment { mapping }))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn offers(&self, exposure: Exposure, _storage: StorageMode) -> bool {
+        exposure.export == Some(Export::FileDescriptor) && !exposure.peers
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        if !self.offers(exposure, storage) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "memory of the host is exported by file descriptor",
+            ));
+        }
+        Ok(Box::new(exposed::create(&self.nodes, bytes, node)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        Ok(Imported {
+            segment: Box::new(exposed::import(exported)?),
+            storage: StorageMode::Shared,
+        })
     }
 
     #[cfg(target_os = "linux")]

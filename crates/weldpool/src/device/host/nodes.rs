@@ -71,7 +71,8 @@ mod tests {
     use super::super::{HostDevice, NumaPolicy};
     use super::*;
     use crate::Allocator;
-    use crate::device::{Device, NumaNode, StorageMode};
+    use crate::device::{Device, Exposure, NumaNode, StorageMode};
+    use crate::export::Export;
 
     /// This machine's first node with all processors, and one that it may not have.
     fn numa(policy: NumaPolicy, memory_bytes: Option<u64>) -> Numa {
@@ -144,6 +145,17 @@ mod tests {
                 assert_eq!(error.kind(), ErrorKind::OutOfMemory);
                 let segment = device.create_segment_on(1 << 20, StorageMode::Shared, node);
                 segment.unwrap();
+                // Memory in files of their own counts too.
+                let exposure = Exposure {
+                    export: Some(Export::FileDescriptor),
+                    peers: false,
+                };
+                let expose =
+                    |bytes| device.create_exposed(bytes, StorageMode::Shared, node, exposure);
+                let exposed = expose(1 << 20).unwrap();
+                assert_eq!(expose(4096).unwrap_err().kind(), ErrorKind::OutOfMemory);
+                drop(exposed);
+                drop(expose(1 << 20).unwrap());
                 physical
             })
             .collect();

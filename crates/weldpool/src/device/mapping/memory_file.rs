@@ -32,6 +32,21 @@ pub(in crate::device) struct Mapper {
 struct FileState {
     offsets: Space<()>,
     length: usize,
+    /// Bytes in files of their own.
+    apart: usize,
+}
+
+/// Bytes that lie elsewhere and count for a mapper, until the value is dropped.
+#[derive(Debug)]
+pub(in crate::device) struct Apart {
+    bytes: usize,
+    mapper: Arc<Mapper>,
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.mapper.state.lock().apart -= self.bytes;
+    }
 }
 
 impl Mapper {
@@ -53,7 +68,11 @@ impl Mapper {
         });
         Ok(Self {
             file,
-            state: Mutex::new(FileState { offsets, length: 0 }),
+            state: Mutex::new(FileState {
+                offsets,
+                length: 0,
+                apart: 0,
+            }),
             bytes_max,
         })
     }
@@ -66,13 +85,7 @@ impl Mapper {
     pub(in crate::device) fn create(&self, bytes: usize) -> Result<usize> {
         let mut state = self.state.lock();
         let page = rustix::param::page_size();
-        let used = FILE_BYTES_MAX - state.offsets.clean_bytes();
-        if bytes > self.bytes_max.saturating_sub(used) {
-            return Err(Error::with_message(
-                ErrorKind::OutOfMemory,
-                format!("{used} of {} bytes are in use", self.bytes_max),
-            ));
-        }
+        self.check(&state, bytes)?;
         let Some((free, offset)) = state.offsets.find_clean(bytes, page) else {
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
@@ -95,6 +108,29 @@ impl Mapper {
             },
         );
         Ok(offset)
+    }
+
+    /// Whether it may hand out so many bytes more.
+    fn check(&self, state: &FileState, bytes: usize) -> Result<()> {
+        let used = FILE_BYTES_MAX - state.offsets.clean_bytes() + state.apart;
+        if bytes > self.bytes_max.saturating_sub(used) {
+            return Err(Error::with_message(
+                ErrorKind::OutOfMemory,
+                format!("{used} of {} bytes are in use", self.bytes_max),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Counts `bytes` bytes, less than half of all addresses, of another file as if they were handed out here.
+    pub(in crate::device) fn count_apart(this: &Arc<Self>, bytes: usize) -> Result<Apart> {
+        let mut state = this.state.lock();
+        this.check(&state, bytes)?;
+        state.apart += bytes;
+        Ok(Apart {
+            bytes,
+            mapper: Arc::clone(this),
+        })
     }
 
     /// Frees the pages of a range of the file; whoever still maps it sees zeroes.

@@ -7,13 +7,17 @@ mod aligned;
 mod anonymous;
 #[cfg(target_os = "linux")]
 mod memory_file;
+#[cfg(target_os = "linux")]
+mod sealed;
 
 #[cfg(all(target_os = "linux", feature = "cuda"))]
 pub(in crate::device) use aligned::AlignedMapping;
 #[cfg(not(target_os = "linux"))]
 pub(in crate::device) use anonymous::{Mapper, Mapping};
 #[cfg(target_os = "linux")]
-pub(in crate::device) use memory_file::{FILE_BYTES_MAX, Mapper, Mapping};
+pub(in crate::device) use memory_file::{Apart, FILE_BYTES_MAX, Mapper, Mapping};
+#[cfg(target_os = "linux")]
+pub(in crate::device) use sealed::SealedMapping;
 
 use crate::error::{Error, ErrorKind};
 

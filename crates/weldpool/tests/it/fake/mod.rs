@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, HostRange, Registration, ReleaseError, Segment, Staging,
-    UnregisterError, VirtualMemory,
+    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Registration,
+    ReleaseError, Segment, Staging, UnregisterError, VirtualMemory,
 };
-use weldpool::{Device, Result, StorageMode};
+use weldpool::{Device, Exported, Result, StorageMode};
 
 /// A device made of software.
 pub(crate) trait Fake: Device {
@@ -59,6 +59,26 @@ impl<D: Fake> Device for Checked<D> {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.0.create_segment(bytes, storage)
+    }
+
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        self.0.offers(exposure, storage)
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.0.create_exposed(bytes, storage, node, exposure)
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.import(exported) }
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {

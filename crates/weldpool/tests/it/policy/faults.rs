@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use weldpool::device::fake::{FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Buffer, Config, Device, Error, ErrorKind, Queue, Request, StorageMode};
-use weldpool_testkit::FaultyDevice;
+use weldpool::{
+    Allocator, Buffer, Config, Device, Error, ErrorKind, Export, Queue, Request, StorageMode,
+};
+use weldpool_testkit::{FaultyDevice, export, import, offered};
 
 use crate::fake::Fake;
 
@@ -70,6 +72,7 @@ impl Workload<'_> {
         let _bytes = self.allocator.clear();
         self.mixed(12);
         self.limits();
+        self.exposed();
         let pooling = self.allocator.set_pooling(false);
         self.mixed(4);
         self.allocator.set_pooling(pooling);
@@ -219,6 +222,41 @@ impl Workload<'_> {
             thread.join().unwrap()
         });
         self.errors.extend(error);
+    }
+
+    /// Memory that others reach: exported, imported, used by queues and freed in either order.
+    fn exposed(&mut self) {
+        let Some((form, storage)) = offered(self.allocator.device().as_ref()) else {
+            return;
+        };
+        for legacy_last in [false, true] {
+            let request = Request::new(3000).storage(storage).exportable(form);
+            let buffer = self.allocator.allocate_with(&request);
+            let Some(mut buffer) = self.noted(buffer) else {
+                continue;
+            };
+            let exported = export(&buffer);
+            let imported = match self.noted(exported) {
+                Some(exported) => {
+                    let imported = import(self.allocator, &exported);
+                    self.noted(imported)
+                }
+                None => None,
+            };
+            if let Some(queue) = self.queues.pop() {
+                let filled = queue.fill(&mut buffer, 1);
+                self.noted(filled);
+                self.queues.insert(0, queue);
+            }
+            // A descriptor's memory has no order of frees.
+            if legacy_last && form == Export::FileDescriptor {
+                drop(buffer);
+                drop(imported);
+            } else {
+                drop(imported);
+                drop(buffer);
+            }
+        }
     }
 
     fn limits(&mut self) {

@@ -1,6 +1,6 @@
 //! Settings that only a discrete fake has.
 
-use super::FakeDiscrete;
+use super::{FakeDiscrete, Link};
 use crate::device::Topology;
 use crate::device::fake::builder::Builder;
 use crate::device::fake::costs::Costs;
@@ -19,6 +19,7 @@ pub struct DiscreteModel {
     pub(super) pinned: u64,
     pub(super) topology: Option<Topology>,
     pub(super) costs: Costs,
+    pub(super) link: Option<Link>,
 }
 
 impl Default for DiscreteModel {
@@ -28,6 +29,7 @@ impl Default for DiscreteModel {
             pinned: MEMORY_BYTES,
             topology: None,
             costs: Costs::h200(),
+            link: None,
         }
     }
 }
@@ -58,10 +60,17 @@ impl FakeDiscreteBuilder {
         self
     }
 
+    /// Joins the device with others as peers. Default: it has none.
+    pub fn link(mut self, link: &Link) -> Self {
+        self.model.link = Some(link.clone());
+        self
+    }
+
     /// Makes the device.
     ///
     /// # Errors
     ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when its number is beyond those of the link,
     /// [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
     /// `memfd_create`).
     pub fn build(self) -> Result<FakeDiscrete> {

@@ -1,6 +1,7 @@
 //! The memory of a discrete fake: what segments, handles and queues share.
 
-use super::{GRANULARITY, Violation};
+use super::exposed::Opened;
+use super::{GRANULARITY, Link, Violation};
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;
 use crate::device::fake::control::Ledger;
@@ -9,6 +10,8 @@ use crate::device::fake::queue::{self, Side};
 use crate::device::fake::store::{Fresh, Store};
 use crate::device::fake::violation::{Rule, broken};
 use crate::device::mapping::Mapper;
+#[cfg(target_os = "linux")]
+use crate::device::mapping::SealedMapping;
 use crate::device::raw::Address;
 use crate::device::{HostRange, Location};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +20,9 @@ use crate::sync::Arc;
 /// Memory, addresses and costs of one device.
 #[derive(Debug)]
 pub(super) struct Memory {
+    ordinal: u32,
+    link: Option<Link>,
+    opened: Opened,
     ledger: Arc<Ledger>,
     mapper: Arc<Mapper>,
     costs: Costs,
@@ -38,6 +44,9 @@ impl Memory {
         poison: bool,
     ) -> Self {
         Self {
+            ordinal,
+            link: None,
+            opened: Opened::default(),
             ledger,
             mapper,
             costs,
@@ -46,6 +55,26 @@ impl Memory {
             space: AddressSpace::new(ordinal, GRANULARITY),
             poison,
         }
+    }
+
+    /// Joined with peers.
+    pub(super) fn linked(self, link: Option<Link>) -> Self {
+        Self { link, ..self }
+    }
+
+    /// Legacy handles of others that are open here.
+    pub(super) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    pub(super) fn ordinal(&self) -> u32 {
+        self.ordinal
+    }
+
+    /// How many devices may reach memory of this one, besides itself.
+    pub(super) fn peers(&self) -> u64 {
+        let count = self.link.as_ref().map_or(1, Link::count);
+        u64::from(count.saturating_sub(1))
     }
 
     pub(super) fn ledger(&self) -> &Ledger {
@@ -84,6 +113,14 @@ impl Memory {
             fresh,
             claim,
         )))
+    }
+
+    /// Device memory in a file that others may map too.
+    #[cfg(target_os = "linux")]
+    pub(super) fn new_private_over(&self, mapping: SealedMapping) -> Result<Arc<Store>> {
+        let claim = Capacity::claim(&self.private, mapping.bytes())?;
+        let fresh = Fresh::Poison { large: self.poison };
+        Ok(Arc::new(Store::over(mapping, Some(fresh), claim)))
     }
 
     /// Pinned host memory of a node.
@@ -145,6 +182,13 @@ impl queue::Memory for Memory {
     }
 
     fn reach(&self, address: u64, bytes: usize) -> std::result::Result<Vec<Reach>, Violation> {
-        self.space.reach(address, bytes)
+        let peer = match &self.link {
+            Some(link) if !self.space.contains(address) => link.owner_of(address),
+            _ => None,
+        };
+        match peer {
+            Some(peer) => peer.space.reach_from(true, address, bytes),
+            None => self.space.reach(address, bytes),
+        }
     }
 }

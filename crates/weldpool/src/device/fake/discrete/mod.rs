@@ -1,6 +1,8 @@
 //! A discrete GPU as CUDA's driver shows it.
 
 mod builder;
+mod exposed;
+mod link;
 mod memory;
 mod registration;
 mod segment;
@@ -8,6 +10,7 @@ mod virtual_memory;
 
 use std::any::Any;
 
+use self::exposed::ExposedSegment;
 use self::memory::Memory;
 use self::virtual_memory::DiscreteMemory;
 use super::call::Call;
@@ -17,13 +20,16 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
+    Registration, ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError,
+    VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::export::{Export, Exported};
 use crate::sync::Arc;
 
 pub use self::builder::{DiscreteModel, FakeDiscreteBuilder};
+pub use self::link::Link;
 
 /// Sizes of handles and positions of mappings on an H200 (`cuMemGetAllocationGranularity`).
 const GRANULARITY: usize = 2 << 20;
@@ -47,6 +53,10 @@ const SEGMENT_BYTES_MAX: usize = if usize::BITS == 64 { 1 << 46 } else { 1 << 30
 ///   [`VirtualMemory::release`] forbids it.
 /// * Queues copy from and to host memory that the device does not know, as CUDA does. It can be
 ///   [registered](crate::Allocator::register), at any address, for what pinning costs.
+/// * Private storage can be exported: by file descriptor, so that another process with such a device imports
+///   it, and by a legacy handle, which is known within this process alone; unlike CUDA's it can be opened by
+///   the process that made it. Memory made visible to peers is reached by the queues of [linked](Link) devices;
+///   that of others is not, and work that touches it is a broken rule.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -98,6 +108,7 @@ impl FakeDiscrete {
             pinned,
             topology,
             costs,
+            link,
         } = model;
         let ordinal = settings.ordinal;
         let poison = settings.poison;
@@ -113,7 +124,7 @@ impl FakeDiscrete {
             }
         };
         let capacity = |bytes| Arc::new(Capacity::new(bytes));
-        let memory = Arc::new(Memory::new(
+        let memory = Memory::new(
             ordinal,
             Arc::clone(control.ledger()),
             Arc::new(Mapper::new()?),
@@ -121,7 +132,23 @@ impl FakeDiscrete {
             capacity(memory),
             capacities.into_iter().map(capacity).collect(),
             poison,
-        ));
+        );
+        let memory = Arc::new(memory.linked(link.clone()));
+        let peers = match &link {
+            None => Vec::new(),
+            Some(link) if ordinal >= u32::from(link.count()) => {
+                return Err(Error::with_message(
+                    ErrorKind::InvalidConfig,
+                    format!("device {ordinal} joins a link of {} devices", link.count()),
+                ));
+            }
+            Some(link) => {
+                link.join(&memory);
+                (0..u32::from(link.count()))
+                    .filter(|&peer| peer != ordinal)
+                    .collect()
+            }
+        };
         Ok(Self {
             properties: DeviceProperties {
                 kind: DeviceKind::FakeDiscrete,
@@ -137,7 +164,7 @@ impl FakeDiscrete {
                     topology.nodes().iter().map(|node| node.number).collect()
                 }),
                 parallelism: 1,
-                peers: Vec::new(),
+                peers,
             },
             virtual_memory: DiscreteMemory::new(Arc::clone(&memory)),
             memory,
@@ -228,12 +255,53 @@ impl Device for FakeDiscrete {
         }
     }
 
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        let exports = match exposure.export {
+            None => exposure.peers,
+            Some(Export::FileDescriptor) => cfg!(target_os = "linux"),
+            Some(Export::LegacyIpc) => true,
+        };
+        let seen = !exposure.peers || !self.properties.peers.is_empty();
+        storage == StorageMode::Private && exports && seen
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        _node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.control.ledger().enter(Call::CreateExposed)?;
+        self.memory
+            .check_granularity(&[bytes], "an exposed segment")?;
+        if !self.offers(exposure, storage) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "fake:discrete exports private storage, and has peers where it is linked",
+            ));
+        }
+        let segment = ExposedSegment::create(&self.memory, bytes, exposure)?;
+        Ok(Box::new(segment))
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn import(&self, exported: &Exported) -> Result<Imported> {
+        self.control.ledger().enter(Call::Import)?;
+        Ok(Imported {
+            segment: Box::new(ExposedSegment::import(&self.memory, exported)?),
+            storage: StorageMode::Private,
+        })
+    }
+
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
         if let Err(error) = self.control.ledger().enter(Call::ReleaseSegment) {
             return Err(ReleaseError { segment, error });
         }
         let known = segment.device_address().is_some_and(|address| {
-            self.memory.space().mapped_bytes(address) == Some(segment.bytes())
+            // Of an imported object less may have been claimed than it has.
+            let mapped = self.memory.space().mapped_bytes(address);
+            mapped.is_some_and(|mapped| mapped >= segment.bytes())
         });
         if !known {
             let error = self.control.ledger().record(Violation {
