@@ -27,7 +27,7 @@ const SURPLUS: [&str; 4] = [
 
 /// Tests and the suite, from the folder that it lies in. Results go to `$OUT`, or there.
 const RUN: &str = r#"#!/bin/sh
-# usage: run.sh test|check|bench|copy|torch ...
+# usage: run.sh test|check|bench|copy|rmm|torch ...
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
 cd "$here" || exit 1
@@ -40,11 +40,16 @@ for what in "$@"; do
              > "$out/gpu.txt" 2> "$out/gpu.log"; code=$?; cat "$out/gpu.txt" ;;
     copy) ./bench gpu-copy --commit "$(cat commit)" --json "$out/gpu-copy.json" > "$out/gpu-copy.txt"; code=$?
           cat "$out/gpu-copy.txt" ;;
+    rmm) w="$here/wheels"; cccl="$w/nvidia/cu13/include/cccl"
+         nvcc -O2 -std=c++17 -I "$here/include" -I "$cccl" -I "$w/librmm/include" -I "$w/rapids_logger/include" \
+           "$here/rmm_vector.cu" -L "$w/librmm/lib64" -lrmm -L "$w/rapids_logger/lib64" -lrapids_logger \
+           -L "$here" -lweldpool -Xlinker "-rpath=$w/librmm/lib64:$w/rapids_logger/lib64:$here" -o "$here/rmm_vector" &&
+           "$here/rmm_vector" > "$out/rmm.txt" 2>&1; code=$?; cat "$out/rmm.txt" ;;
     torch) : > "$out/torch.jsonl"; code=0
            for allocator in native expandable "$here/libweldpool.so"; do
              python3 torch_train.py "$allocator" >> "$out/torch.jsonl" || code=1
            done ;;
-    *) echo "$what is none of test, check, bench, copy and torch" >&2; code=2 ;;
+    *) echo "$what is none of test, check, bench, copy, rmm and torch" >&2; code=2 ;;
   esac
   [ "$code" = 0 ] || exit "$code"
 done
@@ -57,12 +62,12 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let folder = paths.cache().join("gpu");
     pack(paths, &mut steps, &folder)?;
     eprintln!(
-        "packed in {}; `sh run.sh test check bench copy torch` runs it",
+        "packed in {}; `sh run.sh test check bench copy rmm torch` runs it",
         folder.display()
     );
     if here {
         let what = match steps_to_run.is_empty() {
-            true => ["test", "check", "bench", "copy", "torch"]
+            true => ["test", "check", "bench", "copy", "rmm", "torch"]
                 .map(str::to_owned)
                 .to_vec(),
             false => steps_to_run,
@@ -129,11 +134,12 @@ fn pack(paths: &Paths, steps: &mut Steps, folder: &Path) -> Result<()> {
     }
     let traces = paths.root().join("crates/weldpool/tests/data/traces");
     copy_directory(&traces, &folder.join("traces"))?;
-    let script = "crates/weldpool-capi/examples/torch_train.py";
-    paths::write(
-        &folder.join("torch_train.py"),
-        &paths::read(&paths.root().join(script))?,
-    )?;
+    let capi = paths.root().join("crates/weldpool-capi");
+    for name in ["torch_train.py", "rmm_vector.cu"] {
+        let text = paths::read(&capi.join("examples").join(name))?;
+        paths::write(&folder.join(name), &text)?;
+    }
+    copy_directory(&capi.join("include"), &folder.join("include"))?;
     paths::write(&folder.join("commit"), &crate::bench::commit(paths))?;
     paths::write(&folder.join("run.sh"), RUN)
 }

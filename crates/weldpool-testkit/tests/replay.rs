@@ -10,26 +10,6 @@ const SECONDS: u64 = 10;
 /// The first of the random programs.
 const SEED: u64 = 1;
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-}
-
-/// The random program of a number.
-fn program(number: u64) -> Vec<u8> {
-    let mut random = Random(number);
-    let len = 16 + random.next() as usize % 3000;
-    (0..len).map(|_| (random.next() >> 32) as u8).collect()
-}
-
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(value) => value.parse().expect("a number"),
@@ -59,7 +39,7 @@ fn random_programs_run() {
     while Instant::now() < end {
         // Shown when the test fails.
         println!("WELDPOOL_ALLOC_OPS_SEED={seed}");
-        alloc_ops::run(&program(seed));
+        alloc_ops::run(&alloc_ops::random_program(seed));
         seed += 1;
     }
     println!("{seed} programs");
@@ -72,12 +52,13 @@ fn arbitrary_trace_files_end_in_events_or_an_error() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         trace_readers::run(&bytes);
         // Each cut short, and with a byte changed.
-        let mut random = Random(SEED);
+        let mut random = alloc_ops::random_program(SEED).into_iter().cycle();
+        let mut next = || usize::from_le_bytes(std::array::from_fn(|_| random.next().unwrap()));
         for _ in 0..200 {
-            let at = random.next() as usize % bytes.len();
+            let at = next() % bytes.len();
             trace_readers::run(&bytes[..at]);
             let mut changed = bytes.clone();
-            changed[at] ^= 1 << (random.next() % 8);
+            changed[at] ^= 1 << (next() % 8);
             trace_readers::run(&changed);
         }
     }

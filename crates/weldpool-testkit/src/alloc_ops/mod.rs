@@ -18,6 +18,10 @@ mod slot;
 mod target;
 mod work;
 
+use std::sync::Arc;
+
+use weldpool::Device;
+
 use self::input::Input;
 use self::machine::Machine;
 use self::target::Target;
@@ -33,6 +37,35 @@ const OPERATIONS_MAX: usize = 600;
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let target = Target::choose(&mut input);
+    run_program(target, input, bytes);
+}
+
+/// Runs the program that `bytes` are on a device.
+///
+/// # Panics
+///
+/// When the allocator does not do what it should.
+pub fn run_on(device: Arc<dyn Device>, bytes: &[u8]) {
+    run_program(Target::over(device), Input::new(bytes), bytes);
+}
+
+/// The random program of a number.
+#[must_use]
+pub fn random_program(number: u64) -> Vec<u8> {
+    // SplitMix64.
+    let mut state = number;
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    let len = 16 + next() as usize % 3000;
+    (0..len).map(|_| (next() >> 32) as u8).collect()
+}
+
+fn run_program(target: Target, mut input: Input<'_>, bytes: &[u8]) {
     if let Some(mut machine) = Machine::new(target, &mut input) {
         for _ in 0..OPERATIONS_MAX {
             if input.is_empty() {

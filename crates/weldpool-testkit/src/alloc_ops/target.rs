@@ -95,6 +95,18 @@ impl Target {
         }
     }
 
+    /// A device that was made by others, whose queues go on by themselves.
+    pub(super) fn over(device: Arc<dyn Device>) -> Self {
+        Self {
+            storages: device.properties().storage_modes.clone(),
+            device: Arc::new(FaultyDevice::new(device)),
+            fake: None,
+            // Others may hold its memory.
+            scarce: true,
+            queues: 0,
+        }
+    }
+
     /// The control of a fake, whose queues go on by hand.
     pub(super) fn control(&self) -> Option<&Control> {
         match self.fake.as_ref()? {

@@ -15,6 +15,7 @@ use weldpool::device::cuda::CudaDevice;
 
 mod device;
 mod gpu;
+mod operations;
 mod pinned;
 mod reuse;
 mod sharing;
