@@ -186,7 +186,7 @@ pub trait Device: Debug + Send + Sync {
     unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
         let _ = memory;
         Err(Error::new(
-            crate::ErrorKind::Unsupported,
+            ErrorKind::Unsupported,
             "the device cannot use memory that it did not give",
         ))
     }
