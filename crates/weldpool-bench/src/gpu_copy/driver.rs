@@ -12,6 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Counts the words of a range that differ from a value, so all of the range is read.
 const KERNELS: &str = include_str!("../../../weldpool/tests/cuda/kernels.ptx");
 
+/// `CU_STREAM_NON_BLOCKING`.
+const NON_BLOCKING: u32 = 1;
+
 fn check(call: &str, result: CUresult) -> Result<()> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),
@@ -49,30 +52,31 @@ impl Driver {
         };
         let text = CString::new(KERNELS)
             .map_err(|error| Error::caused(ErrorKind::Environment, "the kernels", error))?;
-        // SAFETY: the places are writable and the texts end with zero; nothing made here is ever destroyed.
-        unsafe {
-            check("cuInit", sys::cuInit(0))?;
-            let context = &raw mut driver.context;
-            check(
-                "cuDevicePrimaryCtxRetain",
-                sys::cuDevicePrimaryCtxRetain(context, ordinal),
-            )?;
-            driver.make_current()?;
-            let stream = &raw mut driver.stream;
-            check("cuStreamCreate", sys::cuStreamCreate(stream, 1))?;
-            let mut module = std::ptr::null_mut();
-            let text = text.as_ptr().cast();
-            check(
-                "cuModuleLoadData",
-                sys::cuModuleLoadData(&raw mut module, text),
-            )?;
-            let (reads, name) = (&raw mut driver.reads, c"count_wrong".as_ptr());
-            check(
-                "cuModuleGetFunction",
-                sys::cuModuleGetFunction(reads, module, name),
-            )?;
-            check("cuMemAlloc", sys::cuMemAlloc_v2(&raw mut driver.wrong, 4))?;
-        }
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the places are writable and the texts end with zero, here and below; nothing made here is ever
+        // destroyed.
+        check("cuInit", unsafe { sys::cuInit(0) })?;
+        // SAFETY: as above.
+        check("cuDevicePrimaryCtxRetain", unsafe {
+            sys::cuDevicePrimaryCtxRetain(&raw mut driver.context, ordinal)
+        })?;
+        driver.make_current()?;
+        // SAFETY: as above.
+        check("cuStreamCreate", unsafe {
+            sys::cuStreamCreate(&raw mut driver.stream, NON_BLOCKING)
+        })?;
+        // SAFETY: as above.
+        check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast())
+        })?;
+        // SAFETY: as above.
+        check("cuModuleGetFunction", unsafe {
+            sys::cuModuleGetFunction(&raw mut driver.reads, module, c"count_wrong".as_ptr())
+        })?;
+        // SAFETY: as above.
+        check("cuMemAlloc", unsafe {
+            sys::cuMemAlloc_v2(&raw mut driver.wrong, 4)
+        })?;
         Ok(driver)
     }
 
@@ -211,14 +215,12 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the memory is this value's, and every copy was waited for.
-        let _freed = unsafe {
-            if self.pinned {
-                let address = usize::try_from(self.address).unwrap_or_default();
-                sys::cuMemFreeHost(std::ptr::with_exposed_provenance_mut(address))
-            } else {
-                sys::cuMemFree_v2(self.address)
-            }
+        let address = usize::try_from(self.address).unwrap_or_default();
+        let _freed = match self.pinned {
+            // SAFETY: the memory is this value's, and every copy was waited for.
+            true => unsafe { sys::cuMemFreeHost(std::ptr::with_exposed_provenance_mut(address)) },
+            // SAFETY: as above.
+            false => unsafe { sys::cuMemFree_v2(self.address) },
         };
     }
 }

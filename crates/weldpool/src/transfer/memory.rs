@@ -128,16 +128,16 @@ mod tests {
     #[test]
     fn both_ways_copy_every_byte_and_no_other() {
         let source: Vec<u8> = (0..100_000_u32)
-            .map(|index| (index * 7 >> 3) as u8)
+            .map(|index| ((index * 7) >> 3) as u8)
             .collect();
         for next in [Next::Used, Next::Fetched] {
             for (bytes, from, to) in [(1, 0, 0), (4096, 3, 1), (5000, 0, 31), (70_001, 1, 64)] {
                 let mut copy = vec![0xAA_u8; 100_100];
                 let rows = Rows::single(bytes);
-                let start = NonNull::from(copy.as_mut_slice()).cast::<u8>();
-                let given = NonNull::from(source.as_slice()).cast::<u8>();
+                let start = NonNull::from(&mut copy[to..]).cast::<u8>();
+                let given = NonNull::from(&source[from..]).cast::<u8>();
                 // SAFETY: both ranges lie in their vectors.
-                unsafe { copy_rows(given.add(from), start.add(to), rows, next) };
+                unsafe { copy_rows(given, start, rows, next) };
                 assert!(copy[to..to + bytes] == source[from..from + bytes]);
                 let rest = copy[..to].iter().chain(&copy[to + bytes..]);
                 assert!(rest.into_iter().all(|&byte| byte == 0xAA));
