@@ -23,6 +23,8 @@ use crate::sync::Arc;
 
 /// Chunks of copies that a device does alone: so many bytes pass before a copy looks whether it was cancelled.
 const DEVICE_CHUNK_BYTES: usize = 32 << 20;
+/// A staged copy has more chunks than this, those at its shorter end included.
+const CHUNKS_MIN: usize = 4;
 /// Threads that allocate for callers who do not wait.
 const ALLOCATING_THREADS: usize = 4;
 
@@ -274,6 +276,8 @@ impl Copier {
             (CopyPath::Staged, Some(chunk)) => (extent.in_chunks_of(chunk), chunk),
             (CopyPath::Staged, None) => {
                 let (least, most) = (staging.chunk_bytes_min, staging.chunk_bytes);
+                // There are to be some for the device to be at while processors are at others.
+                let most = most.min((extent.bytes() / CHUNKS_MIN).next_power_of_two());
                 // Processors begin with a copy to a device, and end one from it.
                 let extent = match destination.reach {
                     Reach::Device => extent.in_growing_chunks(least, most),

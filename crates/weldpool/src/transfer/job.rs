@@ -24,8 +24,8 @@ use crate::sync::{Arc, Mutex, OnceLock};
 
 /// Work that a device is given before the first of it is waited for.
 const AHEAD: usize = 2;
-/// Chunks longer than this leave the caches of the processors that wrote them by themselves.
-const STREAMED_CHUNK_BYTES_MAX: usize = 4 << 20;
+/// In longer copies the chunks leave the caches of the processors that wrote them by themselves.
+const STREAMED_BYTES_MAX: usize = 64 << 20;
 /// How often a copy that waits for other work looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -330,7 +330,7 @@ impl Job {
             None => self.destination.location,
         };
         let next = match lines.up {
-            Some(_) if whole.rows.total() <= STREAMED_CHUNK_BYTES_MAX => Next::Fetched,
+            Some(_) if self.extent.bytes() <= STREAMED_BYTES_MAX => Next::Fetched,
             _ => Next::Used,
         };
         self.by_processor(

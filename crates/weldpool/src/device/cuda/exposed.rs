@@ -143,8 +143,15 @@ impl Sharing {
                 format!("the object lies elsewhere than on this device: {place:?}"),
             ));
         }
-        // The driver refuses to map more than there is.
-        segment.mapped(&[self.place()])
+        // The driver refuses to map more than there is, which it calls not supported.
+        let mapped = segment.mapped(&[self.place()]);
+        mapped.map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!("{error}; the object is shorter than it was said to be"),
+            ),
+            _ => error,
+        })
     }
 
     fn place(&self) -> Place {
