@@ -122,7 +122,11 @@ impl Copier {
         let _writing = destination.borrow()?;
         let _reading = if one_buffer { None } else { source.borrow()? };
         let plan = self.plan(source.side(), destination.side(), (from, to), options)?;
-        if plan.extent.bytes() <= SHORT_BYTES_MAX && options.progress.is_none() {
+        let short = match plan.path {
+            CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => DEVICE_CHUNK_BYTES,
+            CopyPath::Host | CopyPath::Staged => SHORT_BYTES_MAX,
+        };
+        if plan.extent.bytes() <= short && options.progress.is_none() {
             return self.copy_short(&plan, start);
         }
         // SAFETY: the operands are borrowed for this call, views besides at run time, and the call returns only

@@ -14,10 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::sync::Arc;
 
-/// Longer copies are cut and shared out.
+/// Longer copies that processors have a part in are cut and shared out.
 pub(super) const SHORT_BYTES_MAX: usize = 256 << 10;
 
-/// Does all of a copy of at most [`SHORT_BYTES_MAX`] bytes on this thread.
+/// Does all of a copy on this thread, at once.
 ///
 /// # Safety
 ///
