@@ -58,7 +58,12 @@ static POOLS: RwLock<BTreeMap<u64, Arc<Pool>>> = RwLock::new(BTreeMap::new());
 
 /// The pool that a block belongs to.
 pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
-    POOLS.read().get(&block.pool().id).map(Arc::clone)
+    pool_numbered(block.pool().id)
+}
+
+/// The pool of a number, while it is there.
+pub(crate) fn pool_numbered(number: u64) -> Option<Arc<Pool>> {
+    POOLS.read().get(&number).map(Arc::clone)
 }
 
 /// Takes a block back for which this thread's cache has no room.

@@ -30,6 +30,8 @@ pub(crate) struct QueueId {
     pub(crate) number: u32,
 }
 
+/// Stands for the pool of a timeline that is no queue's.
+const NO_POOL: u64 = 0;
 /// Frees in the order of a contended queue after which it is signalled, so that others do not wait
 /// longer than they must.
 const SIGNAL_FREES: u32 = 2;
@@ -231,7 +233,9 @@ impl Queue {
         thread_cache::push(self.core.key, block);
     }
 
-    /// Submits a copy of all of `source` to the start of `destination`.
+    /// Submits a copy of all of `source` to the start of `destination`. It waits here for copies of a
+    /// [`Copier`](crate::transfer::Copier) that use either, as every submission to a queue does; work of other queues
+    /// is waited for by the device.
     ///
     /// # Errors
     ///
@@ -284,7 +288,7 @@ impl Queue {
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
-        let mut staging = QueueStaging::new(self)?;
+        let mut staging = QueueStaging::new(self, source.len())?;
         let mut last = None;
         for (number, chunk) in source.chunks(staging.chunk_bytes).enumerate() {
             let slot = staging.fill(number, chunk)?;
@@ -308,7 +312,7 @@ impl Queue {
         let _reading = source.borrow_shared()?;
         let from = source.part();
         self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
-        let mut staging = QueueStaging::new(self)?;
+        let mut staging = QueueStaging::new(self, from.bytes)?;
         let mut before: Option<(usize, &mut [u8])> = None;
         let chunks = destination[..from.bytes].chunks_mut(staging.chunk_bytes);
         for (number, chunk) in chunks.enumerate() {
@@ -393,13 +397,11 @@ impl Queue {
     fn cover_conflicts(&self, operands: &[(&InFlight, Access)]) -> Result<()> {
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
-                let QueueId { pool, number, .. } = fence.queue;
-                if pool == self.core.pool.id
-                    && number != self.core.number
-                    && let Some(other) = self.pool.orders().get(number)
-                    && other.signalled() < fence.value
-                {
-                    other.signal()?;
+                if fence.queue.pool == NO_POOL {
+                    // A copier's, whose threads may need this queue meanwhile.
+                    fence.wait_or_lost()?;
+                } else if fence.queue != self.core.id() {
+                    fence.cover()?;
                 }
             }
         }
@@ -446,8 +448,9 @@ struct QueueStaging<'a> {
 }
 
 impl<'a> QueueStaging<'a> {
-    fn new(queue: &'a Queue) -> Result<Self> {
-        let chunk_bytes = queue.pool.device().staging().chunk_bytes;
+    fn new(queue: &'a Queue, bytes: usize) -> Result<Self> {
+        let most = queue.pool.device().staging().chunk_bytes.max(1);
+        let chunk_bytes = most.min(bytes.max(1).next_power_of_two());
         Ok(Self {
             room: Some(queue.pool.take_room(chunk_bytes)?),
             queue,
@@ -542,7 +545,7 @@ impl Fence {
         Self {
             queue: QueueId {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
-                pool: 0,
+                pool: NO_POOL,
                 number: u32::MAX,
             },
             value,
@@ -556,6 +559,26 @@ impl Fence {
 
     pub(crate) fn value(&self) -> u64 {
         self.value
+    }
+
+    /// Sees to it that the point will be reached: a driver may have refused its signal.
+    fn cover(&self) -> Result<()> {
+        let QueueId { pool, number, .. } = self.queue;
+        if let Some(pool) = crate::pool::pool_numbered(pool)
+            && let Some(queue) = pool.orders().get(number)
+            && queue.signalled() < self.value
+        {
+            queue.signal()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the point; a lost queue has stopped, and counts as having passed it.
+    fn wait_or_lost(&self) -> Result<()> {
+        match self.wait(None) {
+            Err(error) if error.kind() != ErrorKind::DeviceLost => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the point has passed.
@@ -638,24 +661,9 @@ pub(crate) fn refuse_overlap(source: &Part<'_>, destination: &Part<'_>) -> Resul
 }
 
 /// The fences of work that has to be over before this access, all of which will be reached.
-pub(crate) fn uses_before(
-    part: &Part<'_>,
-    pool: Option<&Arc<Pool>>,
-    access: Access,
-) -> Result<Vec<Fence>> {
+pub(crate) fn uses_before(part: &Part<'_>, access: Access) -> Result<Vec<Fence>> {
     let fences = part.in_flight.conflicts(access);
-    for fence in &fences {
-        let QueueId {
-            pool: of, number, ..
-        } = fence.queue;
-        if let Some(pool) = pool
-            && of == pool.key().id
-            && let Some(queue) = pool.orders().get(number)
-            && queue.signalled() < fence.value
-        {
-            queue.signal()?;
-        }
-    }
+    fences.iter().try_for_each(Fence::cover)?;
     Ok(fences)
 }
 

@@ -14,7 +14,7 @@ use weldpool::transfer::{Copier, CopierConfig, CopyOptions, CopyPath, Rows};
 use weldpool::{Allocator, Buffer, ErrorKind, Request};
 
 use super::{MakeDevice, allocator, block};
-use crate::{FaultyDevice, Pages};
+use crate::{Call, FaultyDevice, Pages};
 
 /// Lengths around the borders of chunks, and of what a driver copies by itself.
 const LENGTHS: [usize; 7] = [
@@ -139,10 +139,13 @@ fn small_chunks() -> Copier {
 pub fn rows_are_copied_and_what_lies_between_is_left(make: MakeDevice) {
     let allocator = allocator(make);
     let (copier, large) = (small_chunks(), Copier::new().unwrap());
-    for (bytes, count, gaps) in [
-        (7, 1000, (3, 0)),
-        (1 << 10, 40, (0, 64)),
-        (9001, 13, (5, 77)),
+    for (bytes, count, gaps, progress) in [
+        (7, 1000, (3, 0), false),
+        (7, 1000, (3, 0), true),
+        (1 << 10, 40, (0, 64), false),
+        (1 << 10, 600, (0, 64), false),
+        (9001, 13, (5, 77), true),
+        (9001, 70, (5, 77), false),
     ] {
         let rows = Rows {
             bytes,
@@ -162,7 +165,11 @@ pub fn rows_are_copied_and_what_lies_between_is_left(make: MakeDevice) {
         }
         for copier in [&copier, &large] {
             let options = CopyOptions::new().source_offset(11).destination_offset(5);
-            let options = options.rows(rows);
+            let mut options = options.rows(rows);
+            if progress {
+                // Which a copy by the caller alone has none of.
+                options = options.progress(|_| ());
+            }
             // To the device, within it, and back.
             let mut there = private(&allocator, room);
             copier.copy(&vec![0xAA; room], &mut there).unwrap();
@@ -367,6 +374,64 @@ pub fn a_cancelled_copy_is_a_prefix(make: MakeDevice) {
     assert_eq!(copier.stats().cancelled, 2);
 }
 
+pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
+    let device = Arc::new(FaultyDevice::new(make()));
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let copier = small_chunks();
+    for (call, to_device) in [
+        (None, true),
+        (None, false),
+        (Some(Call::Copy), true),
+        (Some(Call::Copy), false),
+        (Some(Call::Signal), true),
+        (Some(Call::Signal), false),
+    ] {
+        for at_chunk in [0, 5, 60] {
+            let bytes = 1 << 20;
+            let there = private(&allocator, bytes);
+            let (reached, is_reached) = channel();
+            let failing = device.clone();
+            let options = CopyOptions::new().progress(move |progress| {
+                if progress.done_bytes >= at_chunk * (4 << 10) && reached.send(()).is_ok() {
+                    if let Some(call) = call {
+                        failing.fail(call, ErrorKind::System, 3);
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let until = Duration::from_millis(if at_chunk > 0 { 200 } else { 0 });
+            let host = vec![3; bytes];
+            let kind = if to_device {
+                let copying = copier.copy_async(host, there, options);
+                let _late = is_reached.recv_timeout(until);
+                copying.cancel();
+                copying
+                    .wait()
+                    .unwrap()
+                    .result
+                    .err()
+                    .map(|error| error.kind())
+            } else {
+                let copying = copier.copy_async(there, host, options);
+                let _late = is_reached.recv_timeout(until);
+                copying.cancel();
+                copying
+                    .wait()
+                    .unwrap()
+                    .result
+                    .err()
+                    .map(|error| error.kind())
+            };
+            device.clear_faults();
+            let possible = [None, Some(ErrorKind::Cancelled), Some(ErrorKind::System)];
+            assert!(possible.contains(&kind), "{kind:?}");
+            // The device is at none of it any more, or the fakes would tell.
+            let _bytes = allocator.clear();
+        }
+    }
+    assert_eq!(allocator.stats().live.value, 0);
+}
+
 pub fn a_dropped_copy_gives_everything_back(make: MakeDevice) {
     let allocator = allocator(make);
     let copier = small_chunks();
@@ -467,7 +532,7 @@ pub fn threads_copy_at_once(make: MakeDevice) {
             let (allocator, copier, copied) = (&allocator, &copier, &copied);
             scope.spawn(move || {
                 for round in 0..10 {
-                    let data = pattern(200_000 + round * 1000, number);
+                    let data = pattern(600_000 + round * 1000, number);
                     let mut there = private(allocator, data.len());
                     copier.copy(&data, &mut there).unwrap();
                     let mut back = vec![0; data.len()];
@@ -512,12 +577,16 @@ pub fn every_failing_call_of_a_copy_is_survived(make: MakeDevice) {
             }
             failures
         };
-        let mut failures = try_all(&mut || copier.copy(&data, &mut there).map(drop));
-        failures += try_all(&mut || {
-            back.fill(0);
-            copier.copy(&there, &mut back).map(drop)
-        });
-        assert!(back == data);
+        // By the caller alone, and in chunks by several threads.
+        let mut failures = 0;
+        for options in [CopyOptions::new(), CopyOptions::new().progress(|_| ())] {
+            failures += try_all(&mut || copier.copy_with(&data, &mut there, &options).map(drop));
+            failures += try_all(&mut || {
+                back.fill(0);
+                copier.copy_with(&there, &mut back, &options).map(drop)
+            });
+            assert!(back == data);
+        }
         failures += try_all(&mut || queue.write(&data, &mut there).map(drop));
         failures += try_all(&mut || queue.read(&there, &mut back));
         assert!(back == data);

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::extent::Extent;
 use super::future::{AllocateFuture, CopyFuture};
@@ -25,6 +25,8 @@ use crate::sync::Arc;
 const DEVICE_CHUNK_BYTES: usize = 32 << 20;
 /// A staged copy has more chunks than this, those at its shorter end included.
 const CHUNKS_MIN: usize = 4;
+/// How long a caller waits for other work at a time.
+const WAIT: Duration = Duration::from_secs(1);
 /// Threads that allocate for callers who do not wait.
 const ALLOCATING_THREADS: usize = 4;
 
@@ -133,6 +135,7 @@ impl Copier {
         // after the schedule has ended.
         let job = Arc::new(unsafe { Job::new(plan, &self.counters) });
         let waiting = Waiting(&job);
+        while !job.is_ready(WAIT) {}
         let helpers = self.threads(&job, options) - 1;
         if helpers > 0 {
             let work: Arc<dyn Work> = job.clone();
@@ -152,20 +155,23 @@ impl Copier {
         destination: D,
         options: CopyOptions,
     ) -> CopyFuture<S, D> {
-        let (mut source, mut destination) = (source, destination);
-        match self.begin(&mut source, &mut destination, &options) {
+        // Boxed before their addresses are taken, so that moving the future moves neither.
+        let mut sides = Box::new((source, destination));
+        let (source, destination) = &mut *sides;
+        match self.begin(source, destination, &options) {
             Ok(job) => {
                 let job = Arc::new(job);
                 let threads = self.threads(&job, &options);
-                let future = CopyFuture::new(&job, source, destination);
+                let future = CopyFuture::new(&job, sides);
                 let work: Arc<dyn Work> = job.clone();
-                if let Err(error) = self.copying.give(&work, threads) {
+                job.set_helpers(threads - 1);
+                if let Err(error) = self.copying.give(&work, 1) {
                     job.schedule().stop(error);
                     job.help();
                 }
                 future
             }
-            Err(error) => CopyFuture::failed(error, source, destination),
+            Err(error) => CopyFuture::failed(error, sides),
         }
     }
 
@@ -292,12 +298,9 @@ impl Copier {
             _ => (extent.in_chunks_of(DEVICE_CHUNK_BYTES), DEVICE_CHUNK_BYTES),
         };
         let mut before = Vec::new();
-        for (part, side, access) in [
-            (parts.0, &source, Access::Read),
-            (parts.1, &destination, Access::Write),
-        ] {
+        for (part, access) in [(parts.0, Access::Read), (parts.1, Access::Write)] {
             if let Some(part) = part {
-                before.extend(uses_before(&part, side.pool.as_ref(), access)?);
+                before.extend(uses_before(&part, access)?);
             }
         }
         let (source, destination) = match path {

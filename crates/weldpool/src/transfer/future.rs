@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::job::{Copied, Job};
 use super::options::CopyProgress;
 use super::place::Owned;
-use super::workers::{Work, Workers};
+use super::workers::{Group, Work, Workers};
 use crate::allocator::Allocator;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -37,37 +37,35 @@ pub struct Outcome<S, D> {
 /// It goes on whether the future is polled or not. Dropping the future cancels it: chunks that were begun are
 /// finished by the threads that have them, then both sides are dropped. [`cancel`](Self::cancel) does the same
 /// and lets the future end with both sides in a known state.
-#[derive(Debug)]
 #[must_use = "dropping the future cancels the copy"]
 pub struct CopyFuture<S: Owned, D: Owned> {
     state: State<S, D>,
     start: Instant,
 }
 
-#[derive(Debug)]
 enum State<S: Owned, D: Owned> {
     Working {
         job: Arc<Job>,
         /// The sides, which the threads that work on the copy have to find alive.
-        sides: Option<(S, D)>,
+        sides: Option<Box<(S, D)>>,
     },
-    Failed(Option<(Error, S, D)>),
+    Failed(Option<(Error, Box<(S, D)>)>),
 }
 
 impl<S: Owned, D: Owned> CopyFuture<S, D> {
-    pub(super) fn new(job: &Arc<Job>, source: S, destination: D) -> Self {
+    pub(super) fn new(job: &Arc<Job>, sides: Box<(S, D)>) -> Self {
         Self {
             state: State::Working {
                 job: Arc::clone(job),
-                sides: Some((source, destination)),
+                sides: Some(sides),
             },
             start: Instant::now(),
         }
     }
 
-    pub(super) fn failed(error: Error, source: S, destination: D) -> Self {
+    pub(super) fn failed(error: Error, sides: Box<(S, D)>) -> Self {
         Self {
-            state: State::Failed(Some((error, source, destination))),
+            state: State::Failed(Some((error, sides))),
             start: Instant::now(),
         }
     }
@@ -76,6 +74,8 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
     pub fn cancel(&self) {
         if let State::Working { job, .. } = &self.state {
             job.schedule().cancel();
+            // A copy that nobody has taken up ends here.
+            job.help();
         }
     }
 
@@ -105,7 +105,7 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
     fn take(&mut self) -> Option<Outcome<S, D>> {
         match &mut self.state {
             State::Working { job, sides } => {
-                let (source, destination) = sides.take()?;
+                let (source, destination) = *sides.take()?;
                 Some(Outcome {
                     source,
                     destination,
@@ -114,7 +114,8 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
                 })
             }
             State::Failed(failed) => {
-                let (error, source, destination) = failed.take()?;
+                let (error, sides) = failed.take()?;
+                let (source, destination) = *sides;
                 Some(Outcome {
                     source,
                     destination,
@@ -126,8 +127,17 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
     }
 }
 
+impl<S: Owned, D: Owned> std::fmt::Debug for CopyFuture<S, D> {
+    /// Without the sides, which may be changing.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopyFuture")
+            .field("progress", &self.progress())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Ready when the copy has ended. Polled again after that it stays pending.
-impl<S: Owned + Unpin, D: Owned + Unpin> Future for CopyFuture<S, D> {
+impl<S: Owned, D: Owned> Future for CopyFuture<S, D> {
     type Output = Outcome<S, D>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -152,6 +162,7 @@ impl<S: Owned, D: Owned> Drop for CopyFuture<S, D> {
             job.schedule().cancel();
             // A thread that is at it drops them with the job.
             job.keep(sides);
+            job.help();
         }
     }
 }
@@ -206,7 +217,7 @@ impl Allocation {
 }
 
 impl Work for Allocation {
-    fn work(&self) {
+    fn work(self: Arc<Self>, _group: &Arc<Group>) {
         if !self.state.lock().given_up {
             self.end(self.allocator.allocate_with(&self.request));
         }

@@ -16,11 +16,11 @@ use super::schedule::Schedule;
 use super::short::no_address;
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
-use super::workers::Work;
+use super::workers::{Group, Work};
 use crate::device::{Location, SoftwareTimeline, Staging};
 use crate::error::{Error, ErrorKind, Result};
 use crate::queue::Fence;
-use crate::sync::{Arc, Mutex, OnceLock};
+use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering};
 
 /// Work that a device is given before the first of it is waited for.
 const AHEAD: usize = 2;
@@ -41,6 +41,7 @@ pub(super) struct Job {
     /// Work that uses either side and has to be over first.
     before: Vec<Fence>,
     ready: OnceLock<Result<()>>,
+    helpers: AtomicUsize,
     schedule: Schedule,
     /// Reaches 1 at the end.
     timeline: Arc<SoftwareTimeline>,
@@ -53,7 +54,7 @@ pub(super) struct Job {
     /// Parts that a chunk is cut into at the most, and how long they are.
     parts_max: usize,
     part_bytes: usize,
-    lines: OnceLock<Result<Lines>>,
+    lines: Mutex<Opened>,
     /// Owners of the sides that nobody else holds any more.
     kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -100,7 +101,7 @@ impl Job {
             packed,
             parts_max,
             part_bytes: plan.part_bytes,
-            lines: OnceLock::new(),
+            lines: Mutex::default(),
             source: plan.source,
             destination: plan.destination,
             extent,
@@ -109,6 +110,7 @@ impl Job {
             options: plan.options,
             before: plan.before,
             ready: OnceLock::new(),
+            helpers: AtomicUsize::new(0),
             schedule: Schedule::new(extent.chunks() * parts_max),
             timeline: Arc::default(),
             counters: Arc::clone(counters),
@@ -166,10 +168,35 @@ impl Job {
             return;
         }
         let _leaving = Leaving(self);
-        let ready = self.ready.get_or_init(|| self.await_others());
-        if let Err(error) = ready.clone().and_then(|()| self.copy()) {
+        while !self.is_ready(LOOK) {}
+        let ready = self.ready.get().cloned().unwrap_or(Ok(()));
+        if let Err(error) = ready.and_then(|()| self.copy()) {
             self.schedule.stop(error);
         }
+    }
+
+    /// Whether other work that uses either side is over, or the copy was stopped, waiting so long for one of it.
+    pub(super) fn is_ready(&self, timeout: Duration) -> bool {
+        if self.ready.get().is_some() || self.schedule.is_stopped() {
+            return true;
+        }
+        let mut ready = Ok(());
+        for fence in &self.before {
+            match fence.wait(Some(timeout)) {
+                Ok(()) => {}
+                // It will not run any more.
+                Err(error) if error.kind() == ErrorKind::DeviceLost => {}
+                Err(error) if error.kind() == ErrorKind::Timeout => return false,
+                Err(error) => ready = Err(error),
+            }
+        }
+        self.ready.get_or_init(|| ready);
+        true
+    }
+
+    /// Threads that are to come to help once the copy is ready.
+    pub(super) fn set_helpers(&self, helpers: usize) {
+        self.helpers.store(helpers, Ordering::Relaxed);
     }
 
     /// What became of it, once the schedule has ended.
@@ -184,23 +211,6 @@ impl Job {
                 elapsed,
             }),
         }
-    }
-
-    /// Waits for work that uses either side.
-    fn await_others(&self) -> Result<()> {
-        for fence in &self.before {
-            loop {
-                match fence.wait(Some(LOOK)) {
-                    Ok(()) => break,
-                    // It will not run any more.
-                    Err(error) if error.kind() == ErrorKind::DeviceLost => break,
-                    Err(error) if error.kind() != ErrorKind::Timeout => return Err(error),
-                    Err(_) if self.schedule.is_stopped() => return Ok(()),
-                    Err(_) => {}
-                }
-            }
-        }
-        Ok(())
     }
 
     fn copy(&self) -> Result<()> {
@@ -285,15 +295,16 @@ impl Job {
     /// Chunk by chunk through a slot: from a device that fills it, or from memory by several threads, each a part;
     /// and to a device, or to memory likewise. Either device may be missing.
     fn staged(&self) -> Result<()> {
-        let lines = self.lines.get_or_init(|| self.open_lines());
-        let lines = lines.as_ref().map_err(Error::clone)?;
+        let Some(lines) = self.open_once()? else {
+            return Ok(());
+        };
         while let Some(number) = self.schedule.claim() {
             let chunk = number / self.parts_max;
             let whole = self.extent.chunk(chunk);
             let parts = parts_of(whole, self.packed, self.part_bytes);
             let part = number % self.parts_max;
             if part < parts.chunks()
-                && !self.part(lines, (chunk, &whole), parts.chunk(part), parts.chunks())?
+                && !self.part(&lines, (chunk, &whole), parts.chunk(part), parts.chunks())?
             {
                 break;
             }
@@ -373,6 +384,21 @@ impl Job {
         Ok(())
     }
 
+    /// The lines, which the first thread opens; none once the copy was stopped.
+    fn open_once(&self) -> Result<Option<Arc<Lines>>> {
+        let mut opened = self.lines.lock();
+        if self.schedule.is_stopped() {
+            return Ok(None);
+        }
+        if let Opened::Not = *opened {
+            *opened = Opened::Open(Arc::new(self.open_lines()?));
+        }
+        Ok(match &*opened {
+            Opened::Open(lines) => Some(Arc::clone(lines)),
+            Opened::Not | Opened::Closed => None,
+        })
+    }
+
     fn open_lines(&self) -> Result<Lines> {
         let line = |side: &Side, way| match &side.pool {
             Some(pool) if side.reach == Reach::Device => {
@@ -392,17 +418,34 @@ impl Job {
         Ok(lines)
     }
 
-    /// The last thread's part: what the device still has arrives.
+    /// The last thread's part: what the device still has arrives, and it touches neither side any more.
     fn end(&self) {
-        if let Some(Ok(lines)) = self.lines.get()
-            && let Some(up) = &lines.up
-        {
+        let opened = std::mem::replace(&mut *self.lines.lock(), Opened::Closed);
+        let Opened::Open(lines) = opened else {
+            return;
+        };
+        if let Some(up) = &lines.up {
             let delivered = |chunk| self.complete(self.extent.chunk(chunk).rows);
             if let Err(error) = up.deliver_all(delivered) {
                 self.schedule.stop(error);
             }
         }
+        if !self.schedule.is_stopped() {
+            // Every chunk was waited for. Otherwise dropping the lines does that.
+            for line in [&lines.down, &lines.up].into_iter().flatten() {
+                line.note_idle();
+            }
+        }
     }
+}
+
+/// The lines of a copy, kept as long as a thread may work on it.
+#[derive(Debug, Default)]
+enum Opened {
+    #[default]
+    Not,
+    Open(Arc<Lines>),
+    Closed,
 }
 
 /// The devices that copy: that of the source, and that of the destination.
@@ -427,7 +470,18 @@ fn parts_of(whole: Piece, packed: [bool; 2], part_bytes: usize) -> Extent {
 }
 
 impl Work for Job {
-    fn work(&self) {
+    fn work(self: Arc<Self>, group: &Arc<Group>) {
+        // A thread is not to wait for long here: what is waited for may be a copy that needs it.
+        if !self.is_ready(LOOK) {
+            group.put_back(self);
+            return;
+        }
+        let helpers = self.helpers.swap(0, Ordering::Relaxed);
+        if helpers > 0 {
+            let work: Arc<dyn Work> = self.clone();
+            // Without them this thread does it all.
+            let _none = group.give(&work, helpers);
+        }
         self.help();
     }
 }
@@ -438,6 +492,11 @@ struct Leaving<'a>(&'a Job);
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         let Self(job) = self;
+        if std::thread::panicking() {
+            // What this thread had taken is never finished.
+            job.schedule
+                .stop(Error::new(ErrorKind::System, "a thread of a copy panicked"));
+        }
         if !job.schedule.leave() {
             return;
         }

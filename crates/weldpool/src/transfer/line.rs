@@ -216,7 +216,6 @@ impl Line {
             self.slots.lock()[chunk % SLOTS].until = None;
             delivered(chunk);
         }
-        self.used.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -228,10 +227,10 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            if self.used.load(Ordering::Relaxed) {
-                drain(queue.as_ref());
-            }
+        let usable = |queue: &Arc<dyn DeviceQueue>| {
+            !self.used.load(Ordering::Relaxed) || drain(queue.as_ref())
+        };
+        if let Some(queue) = self.queue.take().filter(usable) {
             self.pool.put_queue(queue);
         }
         if let Some(room) = self.room.take() {
@@ -241,12 +240,12 @@ impl Drop for Line {
 }
 
 /// Blocks until a queue's work is over, whatever the driver answers in between: memory that it uses must not be let
-/// go before. A queue that is lost does no more work.
-pub(super) fn drain(queue: &dyn DeviceQueue) {
+/// go before. A queue that is lost does no more work; false for such a one.
+pub(super) fn drain(queue: &dyn DeviceQueue) -> bool {
     let mut refused = 0_u32;
     while let Err(error) = queue.finish() {
         if error.kind() == ErrorKind::DeviceLost {
-            return;
+            return false;
         }
         if refused.is_multiple_of(COMPLAIN_EVERY) {
             tracing::error!(%error, "the driver does not tell whether a copy is over; it is asked again");
@@ -254,4 +253,5 @@ pub(super) fn drain(queue: &dyn DeviceQueue) {
         refused += 1;
         std::thread::sleep(RETRY);
     }
+    true
 }

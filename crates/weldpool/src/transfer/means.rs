@@ -49,7 +49,27 @@ impl Means {
             let fits = |room: &Room| room.slot_bytes() >= chunk_bytes && !room.is_occupied();
             take_smallest(&mut rooms, fits)
         };
-        idle.map_or_else(|| Room::new(device, chunk_bytes), Ok)
+        if let Some(room) = idle {
+            return Ok(room);
+        }
+        // Not without bound: the one that was given back first is waited for.
+        let busy = {
+            let mut rooms = self.rooms.lock();
+            let long = |room: &Room| room.slot_bytes() >= chunk_bytes;
+            let first = rooms.iter().position(long);
+            let first = first.filter(|_| rooms.len() >= ROOMS_MAX);
+            first.map(|first| rooms.remove(first))
+        };
+        let Some(mut room) = busy else {
+            return Room::new(device, chunk_bytes);
+        };
+        match room.await_all() {
+            Ok(()) => Ok(room),
+            Err(error) => {
+                self.put_room(device, room);
+                Err(error)
+            }
+        }
     }
 
     pub(crate) fn put_room(&self, device: &Metered, room: Room) {

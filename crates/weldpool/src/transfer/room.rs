@@ -69,6 +69,17 @@ impl Room {
         over
     }
 
+    /// Waits until no work uses any slot.
+    pub(super) fn await_all(&mut self) -> Result<()> {
+        for slot in 0..SLOTS {
+            match self.await_slot(slot) {
+                Err(error) if error.kind() != ErrorKind::DeviceLost => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Whether work may use a slot.
     pub(super) fn is_occupied(&self) -> bool {
         self.busy.iter().flatten().any(|(timeline, value)| {

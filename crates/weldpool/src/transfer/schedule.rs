@@ -66,16 +66,21 @@ impl Schedule {
         state.done_bytes
     }
 
-    /// No further chunk is taken; the first reason counts.
+    /// No further chunk is taken; the first reason counts, and any other before a cancellation.
     pub(crate) fn stop(&self, reason: Error) {
-        self.state.lock().stopped.get_or_insert(reason);
+        let mut state = self.state.lock();
+        let failed = |old: &Error| old.kind() != ErrorKind::Cancelled;
+        if !state.stopped.as_ref().is_some_and(failed) {
+            state.stopped = Some(reason);
+        }
     }
 
     pub(crate) fn cancel(&self) {
-        self.stop(Error::new(
+        let reason = Error::new(
             ErrorKind::Cancelled,
             "the copy was cancelled; its chunks up to there are complete",
-        ));
+        );
+        self.state.lock().stopped.get_or_insert(reason);
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

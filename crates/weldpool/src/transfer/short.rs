@@ -112,10 +112,9 @@ unsafe fn by_device(pool: &Pool, from: Location, to: Location, rows: Rows) -> Re
     let queue = pool.take_queue()?;
     // SAFETY: the caller's promise.
     let copied = unsafe { queue.copy_now(from, to, rows) };
-    if copied.is_err() {
-        drain(queue.as_ref());
+    if copied.is_ok() || drain(queue.as_ref()) {
+        pool.put_queue(queue);
     }
-    pool.put_queue(queue);
     copied
 }
 

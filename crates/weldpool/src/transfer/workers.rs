@@ -12,17 +12,18 @@ use crate::sync::{Arc, Condvar, Mutex};
 
 /// What a thread can be given.
 pub(super) trait Work: Send + Sync {
-    fn work(&self);
+    fn work(self: Arc<Self>, group: &Arc<Group>);
 }
 
 /// A group of threads. Dropping it does what is waiting and ends them.
 #[derive(Debug)]
 pub(super) struct Workers {
-    shared: Arc<Shared>,
+    shared: Arc<Group>,
 }
 
+/// What the threads share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Group {
     name: &'static str,
     threads_max: usize,
     idle_max: Duration,
@@ -53,7 +54,7 @@ impl std::fmt::Debug for State {
 impl Workers {
     pub(super) fn new(name: &'static str, threads_max: usize, idle_max: Duration) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Group {
                 name,
                 threads_max,
                 idle_max,
@@ -73,14 +74,21 @@ impl Workers {
     ///
     /// [`System`](ErrorKind::System) when there is no thread and none can be made; nothing will be done then.
     pub(super) fn give(&self, work: &Arc<dyn Work>, count: usize) -> Result<()> {
-        let mut state = self.shared.state.lock();
+        self.shared.give(work, count)
+    }
+}
+
+impl Group {
+    /// As [`Workers::give`].
+    pub(super) fn give(self: &Arc<Self>, work: &Arc<dyn Work>, count: usize) -> Result<()> {
+        let mut state = self.state.lock();
         for _ in 0..count {
             state.waiting.push_back(Arc::clone(work));
         }
-        let free = self.shared.threads_max - state.threads;
+        let free = self.threads_max - state.threads;
         let missing = state.waiting.len().saturating_sub(state.idle).min(free);
         for _ in 0..missing {
-            if let Err(error) = self.shared.start(&mut state) {
+            if let Err(error) = self.start(&mut state) {
                 if state.threads == 0 {
                     state.waiting.clear();
                     return Err(error);
@@ -90,12 +98,16 @@ impl Workers {
             }
         }
         drop(state);
-        self.shared.changed.notify_all();
+        self.changed.notify_all();
         Ok(())
     }
-}
 
-impl Shared {
+    /// Has a thread look at the work again when it comes to it.
+    pub(super) fn put_back(&self, work: Arc<dyn Work>) {
+        self.state.lock().waiting.push_back(work);
+        self.changed.notify_one();
+    }
+
     fn start(self: &Arc<Self>, state: &mut State) -> Result<()> {
         // Of threads that have ended nothing is needed any more.
         state.handles.retain(|handle| !handle.is_finished());
@@ -109,9 +121,9 @@ impl Shared {
         Ok(())
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
         while let Some(work) = self.next() {
-            if catch_unwind(AssertUnwindSafe(|| work.work())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| work.work(self))).is_err() {
                 tracing::error!("work of {} panicked", self.name);
             }
         }
@@ -150,11 +162,12 @@ impl Drop for Workers {
         };
         self.shared.changed.notify_all();
         let this = std::thread::current().id();
+        // A callback that owned the last handle may be what ends the group; others may be waiting for it.
+        if handles.iter().any(|handle| handle.thread().id() == this) {
+            return;
+        }
         for handle in handles {
-            // A callback that owned the last handle may be what ends the group.
-            if handle.thread().id() != this {
-                let _panicked = handle.join();
-            }
+            let _panicked = handle.join();
         }
     }
 }
@@ -170,7 +183,7 @@ mod tests {
     struct Count(AtomicUsize);
 
     impl Work for Count {
-        fn work(&self) {
+        fn work(self: Arc<Self>, _group: &Arc<Group>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -178,7 +191,7 @@ mod tests {
     struct Panics;
 
     impl Work for Panics {
-        fn work(&self) {
+        fn work(self: Arc<Self>, _group: &Arc<Group>) {
             panic!("on purpose");
         }
     }
