@@ -131,19 +131,21 @@ impl ExposedMemory {
         self.cut(held)
     }
 
-    /// A block over an exported buffer.
-    pub(crate) fn import(&self, vouched: Vouched<'_>, node: Node) -> Result<Block> {
+    /// A block over an exported buffer; `node` says where memory of a storage mode is counted.
+    pub(crate) fn import(
+        &self,
+        vouched: Vouched<'_>,
+        node: impl FnOnce(StorageMode) -> Node,
+    ) -> Result<Block> {
         let exported = vouched.exported();
-        let bytes = exported.object_bytes();
-        if bytes > self.device.properties().segment_bytes_max {
+        if exported.object_bytes() > self.device.properties().segment_bytes_max {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the exported object is claimed to be larger than any segment of the device",
             ));
         }
-        self.reserve.commit(bytes)?;
-        let imported = self.device.import(vouched, node.index());
-        let Imported { segment, storage } = imported.inspect_err(|_| self.reserve.cancel(bytes))?;
+        // The device holds the claimed length against the object, and obtains nothing. Only then it counts.
+        let (Imported { segment, storage }, node) = self.device.import(vouched, node)?;
         let held = Held {
             segment,
             storage,
@@ -152,7 +154,13 @@ impl ExposedMemory {
             exportable: false,
             peers: false,
         };
-        if held.offset + exported.len() > held.segment.bytes() {
+        let bytes = held.segment.bytes();
+        if let Err(error) = self.reserve.commit(bytes) {
+            self.reserve.commit_held(bytes);
+            self.put_away(held);
+            return Err(error);
+        }
+        if held.offset + exported.len() > bytes {
             self.put_away(held);
             return Err(Error::new(
                 ErrorKind::System,

@@ -163,13 +163,13 @@ impl Deferred {
         self.count.store(waiting.len(), Ordering::Release);
     }
 
-    /// Takes the blocks whose work is over.
-    pub(crate) fn collect(&self) -> Vec<Block> {
+    /// Takes the blocks whose work is over, of those that are wanted.
+    pub(crate) fn collect(&self, wanted: impl Fn(&Block) -> bool) -> Vec<Block> {
         let mut waiting = self.waiting.lock();
         let mut over = Vec::new();
         let mut index = 0;
         while index < waiting.len() {
-            if waiting[index].is_over() {
+            if wanted(&waiting[index].block) && waiting[index].is_over() {
                 over.push(waiting.swap_remove(index).block);
             } else {
                 index += 1;

@@ -149,6 +149,11 @@ impl Reserve {
             })
     }
 
+    /// Claims memory that is held already, whatever the limit.
+    pub(crate) fn commit_held(&self, bytes: usize) {
+        self.committed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Gives up a claim for memory that the driver did not give.
     pub(crate) fn cancel(&self, bytes: usize) {
         self.committed.fetch_sub(bytes as u64, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use super::{
     Registration, ReleaseError, Segment, StorageMode, Topology, UnregisterError, VirtualMemory,
     VirtualMemoryProperties, Vouched,
 };
+use crate::block::Node;
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::ExportedHandle;
@@ -265,11 +266,17 @@ impl Metered {
     }
 
     /// A segment that somebody else made.
-    pub(crate) fn import(&self, vouched: Vouched<'_>, node: usize) -> Result<Imported> {
+    /// `node` says where memory of a storage mode is counted.
+    pub(crate) fn import(
+        &self,
+        vouched: Vouched<'_>,
+        node: impl FnOnce(StorageMode) -> Node,
+    ) -> Result<(Imported, Node)> {
         // SAFETY: the importer vouches for it.
         let imported = self.timed(|| unsafe { self.device.import(vouched.exported()) })?;
-        self.count_obtained(imported.segment.bytes(), imported.storage, node);
-        Ok(imported)
+        let node = node(imported.storage);
+        self.count_obtained(imported.segment.bytes(), imported.storage, node.index());
+        Ok((imported, node))
     }
 
     pub(crate) fn export(&self, segment: &dyn Segment) -> Result<ExportedHandle> {

@@ -49,7 +49,7 @@ pub(super) struct Task {
     pub(super) insists: bool,
 }
 
-/// The demands of a pool: at most one for each allocation that may be out.
+/// The demands of a pool: at most one for each allocation that may be out and each power of two of its size.
 #[derive(Debug, Default)]
 pub(super) struct Demands {
     list: Vec<Demand>,
@@ -62,8 +62,8 @@ impl Demands {
         let orphans = self
             .list
             .iter_mut()
-            .filter(|one| one.party == Party::Nobody);
-        // The smallest that suffices, or the largest, which then needs more.
+            .filter(|one| one.party == Party::Nobody && one.need <= need.saturating_mul(2));
+        // The smallest that suffices, unless it is much larger, or the largest, which then needs more.
         let orphan = orphans.min_by_key(|one| match one.need.checked_sub(need) {
             Some(more) => (false, more),
             None => (true, need - one.need),
@@ -224,7 +224,10 @@ mod tests {
         assert!(demands.abandon(first));
         assert_ne!(demands.add(100), first, "the first still has its memory");
         demands.orphan(first);
-        let other = demands.add(20);
+        let small = demands.add(20);
+        assert_ne!(small, first, "it need not wait for so much");
+        demands.remove(small);
+        let other = demands.add(50);
         assert_eq!(other, first);
         assert_eq!(needs(&demands), [100, 100]);
         assert!(demands.abandon(other));
@@ -238,8 +241,8 @@ mod tests {
             demands.orphan(one);
         }
         assert_eq!(demands.add(30), forty);
-        assert_eq!(demands.add(30), first);
-        assert_eq!(demands.add(30), ten);
+        assert_eq!(demands.add(30), ten, "the other is much larger");
+        assert_eq!(demands.add(150), first);
     }
 
     #[test]

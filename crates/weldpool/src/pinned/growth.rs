@@ -77,15 +77,17 @@ impl Growth {
         }
     }
 
-    /// Steps until enough is free, while nobody waits for something else.
+    /// Steps until enough is free, or somebody wants something else, which comes first.
     fn get_ahead(&self) {
         loop {
+            // Read before: what is handed out meanwhile is missing twice rather than not at all.
+            let out = self.ledger.live_bytes();
             let free = self.allocator.pool().free_of(PINNED).bytes as u64;
             if let Some(more) = free.checked_sub(self.ahead_bytes) {
-                self.ledger.ahead_for(more);
+                self.ledger.ahead_for(out, more);
                 return;
             }
-            if self.ledger.is_stopped() {
+            if self.ledger.interrupts() {
                 return;
             }
             let start = Instant::now();
@@ -95,12 +97,9 @@ impl Growth {
                     // Whoever waits has a try of its own.
                     self.failed(usize::MAX, &error);
                     // Not again before the program has changed.
-                    self.ledger.ahead_for(self.step_bytes as u64);
+                    self.ledger.ahead_for(out, self.step_bytes as u64);
                     return;
                 }
-            }
-            if let Some(task) = self.ledger.task() {
-                self.serve(task);
             }
         }
     }

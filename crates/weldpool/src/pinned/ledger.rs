@@ -13,11 +13,16 @@ use crate::sync::{Arc, AtomicU64, AtomicUsize, Condvar, Mutex, MutexGuard, Order
 /// No level.
 const NEVER: u64 = u64::MAX;
 
+/// How often more is obtained for a caller whom what is free does not serve.
+const INSISTED_MAX: u32 = 2;
+
 /// Shared by the handles of a pool, its thread and its buffers.
 #[derive(Debug)]
 pub(super) struct Ledger {
     allocations_max: u64,
     allocation_bytes_max: usize,
+    /// Memory is kept ready ahead of requests.
+    ahead: bool,
     live: AtomicCounter,
     live_bytes: AtomicCounter,
     pageable: AtomicCounter,
@@ -73,6 +78,7 @@ impl Ledger {
         Self {
             allocations_max: config.allocations_max as u64,
             allocation_bytes_max: config.allocation_bytes_max,
+            ahead,
             live: AtomicCounter::default(),
             live_bytes: AtomicCounter::default(),
             pageable: AtomicCounter::default(),
@@ -125,6 +131,8 @@ impl Ledger {
     pub(super) fn ask(&self, need: usize) -> Wait<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state.lock();
+        // What was ready did not do.
+        state.behind |= self.ahead;
         let id = state.demands.add(need);
         let changes = state.changes;
         drop(state);
@@ -134,6 +142,7 @@ impl Ledger {
             id,
             changes,
             grown: false,
+            insisted: 0,
         }
     }
 
@@ -155,13 +164,12 @@ impl Ledger {
         }
     }
 
-    /// What somebody wants now, if anybody does.
-    pub(super) fn task(&self) -> Option<Task> {
-        self.state.lock().demands.task()
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.state.lock().stop
+    /// Whether what is under way ahead of requests is to end here. If that is for a demand, it goes on after it.
+    pub(super) fn interrupts(&self) -> bool {
+        let mut state = self.state.lock();
+        let wanted = state.demands.task().is_some();
+        state.behind |= wanted;
+        wanted || state.stop
     }
 
     /// Ends the thread's work.
@@ -194,9 +202,14 @@ impl Ledger {
         self.tell(state);
     }
 
-    /// Has more obtained when this many bytes more are out than now.
-    pub(super) fn ahead_for(&self, more: u64) {
-        let beyond = self.live_bytes.value().saturating_add(more);
+    /// Bytes out.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes.value()
+    }
+
+    /// Has more obtained when this many bytes more are out than `out`.
+    pub(super) fn ahead_for(&self, out: u64, more: u64) {
+        let beyond = out.saturating_add(more);
         self.ahead_beyond.store(beyond, Ordering::Relaxed);
     }
 
@@ -274,6 +287,8 @@ pub(super) struct Wait<'a> {
     changes: u64,
     /// It was told that memory was obtained for it.
     grown: bool,
+    /// How often that did not serve, and more was obtained.
+    insisted: u32,
 }
 
 impl Wait<'_> {
@@ -283,6 +298,7 @@ impl Wait<'_> {
         if std::mem::take(&mut self.grown) {
             // It did not serve.
             state.demands.reopen(self.id);
+            self.insisted += 1;
             self.ledger.wanted.notify_one();
         }
         loop {
@@ -304,6 +320,11 @@ impl Wait<'_> {
             }
             state = wait(&self.ledger.changed, state, deadline);
         }
+    }
+
+    /// Whether memory was obtained for it again and again. If it does not serve and is free, more will not either.
+    pub(super) fn is_in_vain(&self) -> bool {
+        self.grown && self.insisted >= INSISTED_MAX
     }
 
     /// The wait has ended after `time`, and no memory is to come.
@@ -381,5 +402,64 @@ impl Drop for Slot {
         if ledger.waiting.load(Ordering::Relaxed) > 0 {
             ledger.tell(ledger.state.lock());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(reserve_bytes: u64) -> Ledger {
+        Ledger::new(&PinnedConfig {
+            reserve_bytes,
+            ..PinnedConfig::default()
+        })
+    }
+
+    fn serve(ledger: &Ledger) -> Task {
+        match ledger.work() {
+            Work::Serve(task) => task,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn demands_and_the_end_interrupt_what_is_obtained_ahead() {
+        let ledger = ledger(0);
+        assert!(!ledger.interrupts());
+        let wait = ledger.ask(100);
+        assert!(ledger.interrupts());
+        ledger.suffices(serve(&ledger).id);
+        assert!(matches!(ledger.work(), Work::GetAhead), "it goes on");
+        assert!(!ledger.interrupts());
+        ledger.stop();
+        assert!(ledger.interrupts());
+        assert!(matches!(ledger.work(), Work::Stop));
+        drop(wait);
+    }
+
+    #[test]
+    fn a_request_that_was_not_served_has_what_is_ready_looked_at() {
+        let ledger = ledger(1);
+        assert!(matches!(ledger.work(), Work::GetAhead));
+        ledger.ahead_for(0, 1000);
+        drop(ledger.ask(100));
+        assert!(matches!(ledger.work(), Work::GetAhead));
+    }
+
+    #[test]
+    fn what_does_not_serve_is_insisted_on_twice() {
+        let ledger = ledger(0);
+        let mut wait = ledger.ask(100);
+        for insists in [false, true, true] {
+            assert!(!wait.is_in_vain());
+            assert!(matches!(wait.wait(Some(Instant::now())), Awaited::Late));
+            let task = serve(&ledger);
+            assert_eq!(task.insists, insists);
+            ledger.grew(Some(task.id), 100, Duration::ZERO);
+            let end = wait.wait(Some(Instant::now()));
+            assert!(matches!(end, Awaited::Changed));
+        }
+        assert!(wait.is_in_vain());
     }
 }

@@ -159,9 +159,13 @@ impl PinnedPool {
     ///
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond [`PinnedConfig::allocations_max`] or
     /// [`PinnedConfig::allocation_bytes_max`]. Without fallback [`Timeout`](ErrorKind::Timeout) when memory was not
-    /// pinned in time, or what stopped it. Otherwise as for [`Allocator::allocate_with`].
+    /// pinned in time, or what stopped it. [`InvalidRequest`](ErrorKind::InvalidRequest) for memory that other
+    /// processes or peers are to reach, of which nothing is kept. Otherwise as for [`Allocator::allocate_with`].
     pub fn allocate_with(&self, request: &Request<'_>) -> Result<PinnedBuffer> {
         let handle = &*self.handle;
+        if request.needs.exposure().is_some() {
+            return Err(exposed().for_request(request.bytes, request.name));
+        }
         let slot = handle.ledger.enter(request)?;
         let held = request.storage(PINNED).held_only(true);
         match handle.allocator.allocate_with(&held) {
@@ -210,26 +214,35 @@ impl Handle {
             self.ledger.growth_failed(0, &error);
             return self.fall_back(held, slot, error);
         }
-        let mut awaited = self.ledger.ask(self.allocator.pool().room_for(held)?);
+        let need = self.allocator.pool().room_for(held)?;
+        let mut awaited = self.ledger.ask(need);
         loop {
-            let error = match awaited.wait(deadline) {
-                Awaited::Changed => match self.allocator.allocate_with(held) {
-                    Ok(buffer) => {
-                        awaited.over(start.elapsed());
-                        return Ok(PinnedBuffer::pinned(buffer, slot));
-                    }
-                    Err(error) if error.kind() == ErrorKind::Busy => continue,
-                    Err(error) => error,
-                },
-                Awaited::Failed(error) => error,
-                Awaited::Late => {
-                    let demand = awaited.gave_up(start.elapsed());
-                    return self.fall_back(held, slot.owing(demand), late());
+            let end = awaited.wait(deadline);
+            // In any case: of memory that others of the allocator freed nobody tells.
+            let error = match self.allocator.allocate_with(held) {
+                Ok(buffer) => {
+                    awaited.over(start.elapsed());
+                    return Ok(PinnedBuffer::pinned(buffer, slot));
                 }
+                Err(error) if error.kind() == ErrorKind::Busy => match end {
+                    Awaited::Changed if !awaited.is_in_vain() || !self.has_free(need) => continue,
+                    Awaited::Changed => error,
+                    Awaited::Failed(error) => error,
+                    Awaited::Late => {
+                        let demand = awaited.gave_up(start.elapsed());
+                        return self.fall_back(held, slot.owing(demand), late());
+                    }
+                },
+                Err(error) => error,
             };
             awaited.over(start.elapsed());
             return self.fall_back(held, slot, error);
         }
+    }
+
+    /// Whether `need` bytes seem to be free in one piece.
+    fn has_free(&self, need: usize) -> bool {
+        self.allocator.pool().free_of(PINNED).largest >= need
     }
 
     /// Pageable memory, if that is allowed.
@@ -246,6 +259,14 @@ impl Handle {
         let buffer: Buffer = host.allocate_with(&request)?;
         Ok(PinnedBuffer::pageable(buffer, slot))
     }
+}
+
+#[cold]
+fn exposed() -> Error {
+    Error::new(
+        ErrorKind::InvalidRequest,
+        "a pool of pinned memory keeps none that other processes or peers reach; ask the allocator for it",
+    )
 }
 
 #[cold]

@@ -67,10 +67,10 @@ impl Pool {
         let exported = vouched.exported();
         close_late();
         self.collect(true);
-        let node = self.here(StorageMode::Shared);
-        let mut imported = self.exposed.import(vouched, node);
+        let import = || self.exposed.import(vouched, |storage| self.here(storage));
+        let mut imported = import();
         if imported.as_ref().err().is_some_and(is_shortage) && self.clear() > 0 {
-            imported = self.exposed.import(vouched, node);
+            imported = import();
         }
         let block = imported.map_err(|error| self.refusal(error, exported.len(), name))?;
         thread_cache::ensure(self, self.key);

@@ -5,7 +5,7 @@
 use super::Pool;
 use super::place::{Party, Place};
 use crate::arena::FreeBytes;
-use crate::block::{Block, CacheKey};
+use crate::block::{Block, CacheKey, ListId};
 use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{DEFAULT_ALIGNMENT, Request};
@@ -57,7 +57,10 @@ impl Pool {
 
     /// As [`collect`](Self::collect), and nothing goes back to the device.
     fn collect_idle(&self) -> bool {
-        let over = self.deferred.collect();
+        // What others reach goes back as a segment of its own, with the next `collect`.
+        let over = self
+            .deferred
+            .collect(|block| block.list() != ListId::EXPOSED);
         let any = !over.is_empty();
         self.give_back(over);
         any | self.collect_pending(true)

@@ -50,7 +50,7 @@ impl Pool {
     pub(super) fn collect(&self, signal: bool) -> bool {
         let mut any = false;
         if !self.deferred.is_empty() {
-            for block in self.deferred.collect() {
+            for block in self.deferred.collect(|_| true) {
                 any = true;
                 self.release(block);
             }

@@ -6,12 +6,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FsWord, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::failed;
 use crate::device::raw::{self, Address};
 use crate::error::{Error, ErrorKind, Result};
+
+/// The type of the file system of memory files of huge pages (statfs(2)).
+const HUGETLBFS_MAGIC: FsWord = 0x9584_58F6;
 
 /// A memory file, mapped until the value is dropped. Its pages stay as long as anybody has the file.
 #[derive(Debug)]
@@ -50,6 +53,14 @@ impl SealedMapping {
             return Err(wrong(
                 "the memory file is not sealed against shrinking (F_SEAL_SHRINK), so that its owner could \
                  make accesses fail"
+                    .into(),
+            ));
+        }
+        let system = rustix::fs::fstatfs(file).map_err(|error| failed("fstatfs", error))?;
+        if system.f_type == HUGETLBFS_MAGIC {
+            return Err(wrong(
+                "the memory file is of huge pages (MFD_HUGETLB), whose lengths are no multiples of the device's \
+                 granularity"
                     .into(),
             ));
         }
@@ -150,6 +161,13 @@ mod tests {
         assert_eq!(import(&loose, PAGE), refused, "it may be shrunk");
         assert_eq!(import(&tempfile::tempfile().unwrap(), PAGE), refused);
         assert_eq!(import(&std::io::stdin(), PAGE), refused);
+        let flags = flags | MemfdFlags::HUGETLB;
+        // Not every kernel has them.
+        if let Ok(huge) = rustix::fs::memfd_create("huge", flags) {
+            rustix::fs::ftruncate(&huge, 1 << 30).unwrap();
+            rustix::fs::fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
+            assert_eq!(import(&huge, PAGE), refused, "its pages are huge");
+        }
         // A mapping outlives the descriptor.
         let imported = SealedMapping::import(file.as_fd(), PAGE).unwrap();
         imported.descriptor().unwrap_err();

@@ -170,3 +170,30 @@ fn what_a_device_refuses_to_take_back_is_kept_and_tried_again() {
         assert_eq!(device.held().bytes(), 0);
     }
 }
+
+/// It is a segment of its own, and never memory of others.
+#[test]
+fn a_request_for_held_memory_does_not_get_it() {
+    for case in Case::each() {
+        let allocator = &case.allocator;
+        let (first, second) = (
+            allocator.create_queue().unwrap(),
+            allocator.create_queue().unwrap(),
+        );
+        let mut buffer = case.exportable();
+        let fences = [&first, &second].map(|queue| queue.fill(&mut buffer, 1).unwrap());
+        let gates = [&first, &second].map(block);
+        let fence = first.fill(&mut buffer, 2).unwrap();
+        drop(buffer);
+        drop(gates);
+        for fence in fences.iter().chain([&fence]) {
+            fence.wait(None).unwrap();
+        }
+        let held = Request::new(4 * MIB).storage(case.storage).held_only(true);
+        let error = allocator.allocate_with(&held).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        let _returned = allocator.clear();
+        assert_eq!(allocator.stats().reserved.value, 0);
+        assert_eq!(case.device.held().bytes(), 0);
+    }
+}

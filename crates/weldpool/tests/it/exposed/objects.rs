@@ -232,6 +232,18 @@ fn claims_are_held_against_the_object() {
         let error = import(&allocator, &received(file(), object, 0, 1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{object}");
     }
+    // They are not acted on either: nothing idle makes room for them.
+    let limit = Some(MIB as u64);
+    drop(allocator.allocate(64 << 10).unwrap());
+    allocator.set_reserved_bytes_max(limit).unwrap();
+    let before = allocator.stats();
+    let error = import(&allocator, &received(file(), 2 * MIB, 0, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    let after = allocator.stats();
+    assert!(before.cached_bytes > 0);
+    assert_eq!(after.cached_bytes, before.cached_bytes);
+    assert_eq!(after.reserved.value, before.reserved.value);
+    allocator.set_reserved_bytes_max(None).unwrap();
     // Of less than there is, no more is seen.
     let part = import(&allocator, &received(file(), 3 * PAGE, PAGE, 100)).unwrap();
     assert_eq!((part.len(), part.block_bytes()), (100, 3 * PAGE));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use weldpool::device::fake::{FakeApple, FakeDiscrete, Rule};
 use weldpool::device::host::HostDevice;
 use weldpool::pinned::{PinnedConfig, PinnedPool};
-use weldpool::{Allocator, ErrorKind, Request, StorageMode};
+use weldpool::{Allocator, ErrorKind, Export, Request, StorageMode};
 
 use super::{Gate, LONG, MIB, OBTAINING, eventually, faulty};
 
@@ -390,4 +390,38 @@ fn statistics_are_a_line_and_a_structure() {
     assert_eq!(json["growths"], stats.growths);
     assert!(json["growth_longest_seconds"].is_f64());
     drop(buffer);
+}
+
+#[test]
+fn memory_for_others_is_not_of_the_pool() {
+    let allocator = Allocator::host().unwrap();
+    let pool = pool(&allocator, |_| {});
+    for request in [
+        Request::new(MIB).exportable(Export::FileDescriptor),
+        Request::new(MIB).visible_to_peers(true),
+    ] {
+        let error = pool.allocate_with(&request.name("shared")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+        assert_eq!(error.requested_name(), Some("shared"));
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.live.total, stats.waits), (0, 0));
+}
+
+/// Of what others of the allocator free the pool hears nothing, and looks when its time is up.
+#[test]
+fn what_others_freed_serves_whoever_is_late() {
+    let (device, allocator) = faulty(HostDevice::new().unwrap());
+    let pool = pool(&allocator, |config| {
+        config.wait_max = Duration::from_secs(1);
+    });
+    let foreign = allocator.allocate(8 * MIB).unwrap();
+    let gate = Gate::before(&device);
+    let caller = pool.clone();
+    let asking = thread::spawn(move || caller.allocate(4 * MIB).unwrap().is_pinned());
+    gate.await_caller();
+    drop(foreign);
+    eventually("it is served", || asking.is_finished());
+    gate.open();
+    assert!(asking.join().unwrap());
 }
