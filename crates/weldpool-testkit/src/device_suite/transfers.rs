@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use weldpool::device::DeviceKind;
-use weldpool::transfer::{Copier, CopierConfig, CopyOptions, CopyPath, Rows};
+use weldpool::transfer::{Copier, CopierConfig, CopyFuture, CopyOptions, CopyPath, Owned, Rows};
 use weldpool::{Allocator, Buffer, ErrorKind, Request};
 
 use super::{MakeDevice, allocator, block};
@@ -374,6 +374,17 @@ pub fn a_cancelled_copy_is_a_prefix(make: MakeDevice) {
     assert_eq!(copier.stats().cancelled, 2);
 }
 
+/// Cancels a copy after a wait; why it did not come to its end, if it did not.
+fn kind_once_cancelled<S: Owned, D: Owned>(
+    copying: CopyFuture<S, D>,
+    wait: impl FnOnce(),
+) -> Option<ErrorKind> {
+    wait();
+    copying.cancel();
+    let outcome = copying.wait().unwrap();
+    outcome.result.err().map(|error| error.kind())
+}
+
 pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
     let device = Arc::new(FaultyDevice::new(make()));
     let allocator = Allocator::builder(device.clone()).build().unwrap();
@@ -401,26 +412,13 @@ pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
             });
             let until = Duration::from_millis(if at_chunk > 0 { 200 } else { 0 });
             let host = vec![3; bytes];
+            let wait = || {
+                let _late = is_reached.recv_timeout(until);
+            };
             let kind = if to_device {
-                let copying = copier.copy_async(host, there, options);
-                let _late = is_reached.recv_timeout(until);
-                copying.cancel();
-                copying
-                    .wait()
-                    .unwrap()
-                    .result
-                    .err()
-                    .map(|error| error.kind())
+                kind_once_cancelled(copier.copy_async(host, there, options), wait)
             } else {
-                let copying = copier.copy_async(there, host, options);
-                let _late = is_reached.recv_timeout(until);
-                copying.cancel();
-                copying
-                    .wait()
-                    .unwrap()
-                    .result
-                    .err()
-                    .map(|error| error.kind())
+                kind_once_cancelled(copier.copy_async(there, host, options), wait)
             };
             device.clear_faults();
             let possible = [None, Some(ErrorKind::Cancelled), Some(ErrorKind::System)];
