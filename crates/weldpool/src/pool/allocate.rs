@@ -302,7 +302,7 @@ impl Pool {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
             if self.shelves_open() || place.is_small() {
-                let drained = self.drain_caches(false);
+                let drained = self.drain_caches_for(place);
                 // Emptying caches that hold little, as those of a program that only grows, costs nothing.
                 if drained > place.bytes / 8 {
                     self.close_shelves();
@@ -342,7 +342,11 @@ impl Pool {
             return Some(block);
         }
         let mut more = Vec::new();
-        let count = place.refill_blocks();
+        let count = if self.keeps(place.bytes) {
+            place.refill_blocks()
+        } else {
+            1
+        };
         let first = small.allocate(&want, count, &mut more).or_else(|| {
             small.add_span(cut(&place.span(small, party))?);
             small.allocate(&want, count, &mut more)
