@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache;
 use crate::transfer::{Room, SLOTS};
 use crate::view::BufferView;
@@ -373,7 +373,17 @@ impl Queue {
     ///
     /// What the driver says; the function is dropped uncalled then.
     pub fn call(&self, function: impl FnOnce() + Send + 'static) -> Result<Fence> {
-        self.submit(&[], |queue| queue.call(Box::new(function)))
+        // Held here until the queue's lock is free again: what a refused function owns may want it when dropped.
+        let held = Arc::new(Mutex::new(Some(function)));
+        let given = Arc::clone(&held);
+        self.submit(&[], |queue| {
+            queue.call(Box::new(move || {
+                let function = given.lock().take();
+                if let Some(function) = function {
+                    function();
+                }
+            }))
+        })
     }
 
     /// A fence at the present end of the queue.
