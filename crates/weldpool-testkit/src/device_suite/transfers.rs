@@ -519,6 +519,12 @@ pub fn registered_memory_is_copied_where_it_is(make: MakeDevice) {
         _ => CopyPath::Direct,
     };
     assert_eq!([up.path, down.path], [expected; 2]);
+    let outcome = copier
+        .copy_async(registered, there, CopyOptions::new())
+        .wait()
+        .unwrap();
+    assert_eq!(outcome.result.unwrap().path, expected);
+    assert!(outcome.source.read::<u8>().unwrap()[..] == data[..]);
 }
 
 pub fn threads_copy_at_once(make: MakeDevice) {
