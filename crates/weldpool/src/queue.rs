@@ -280,7 +280,8 @@ impl Queue {
     }
 
     /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
-    /// it at a time into pinned memory that the pool keeps, while the device copies what came before.
+    /// it at a time into pinned memory that the pool keeps, while the device copies what came before. While eight
+    /// earlier ones have yet to leave that memory, it waits for the first of them.
     ///
     /// # Errors
     ///

@@ -37,6 +37,8 @@ const ALLOCATING_THREADS: usize = 4;
 /// fill one chunk while the device takes another. Threads are started by the first copy that is worth more than
 /// one, and end when there was nothing to do for a while.
 ///
+/// Dropping a copier waits for the copies and allocations that its threads were given.
+///
 /// A copy waits for submitted work that uses either side, and is done when the call returns, or the future is
 /// ready. To order copies with other work of a queue without waiting, use [`Queue::copy`](crate::Queue::copy).
 ///

@@ -394,6 +394,10 @@ impl Job {
 
     /// The lines, which the first thread opens; none once the copy was stopped.
     fn open_once(&self) -> Result<Option<Arc<Lines>>> {
+        // Looked at before too: whoever cancels does not wait for lines that are being opened.
+        if self.schedule.is_stopped() {
+            return Ok(None);
+        }
         let mut opened = self.lines.lock();
         if self.schedule.is_stopped() {
             return Ok(None);
