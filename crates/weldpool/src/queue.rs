@@ -382,7 +382,9 @@ impl Queue {
         })
     }
 
-    /// Submits a host function, called in the order of the queue. It must not wait for this queue.
+    /// Submits a host function, called in the order of the queue. It must not wait for this queue, nor free or drop what
+    /// this queue uses while others may fill it: a submission to a full queue (1024 items on the host and the fakes)
+    /// waits with the lock that the function then wants.
     ///
     /// # Errors
     ///
