@@ -13,9 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache;
-use crate::transfer::{Room, SLOTS};
+use crate::transfer::{Room, SLOTS, is_addressed_by};
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -240,8 +240,9 @@ impl Queue {
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or overlaps the
-    /// source, [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver
-    /// says; nothing was submitted then.
+    /// source, or either is memory that only another device reaches, [`Busy`](ErrorKind::Busy) while a guard is held
+    /// on a view, otherwise what the driver says. Nothing was submitted then, unless it was the signal behind the work
+    /// that the driver refused; what the work uses is kept from others until the next signal.
     pub fn copy(&self, source: &impl Operand, destination: &mut impl Operand) -> Result<Fence> {
         let bytes = source.part().bytes;
         if destination.part().bytes < bytes {
@@ -254,6 +255,8 @@ impl Queue {
             ));
         }
         refuse_overlap(&source.part(), &destination.part())?;
+        self.check_addressed(source)?;
+        self.check_addressed(destination)?;
         let _writing = destination.borrow_exclusive()?;
         // Two ranges of one buffer share its borrow state, which is held for writing already.
         let one_buffer = source.part().is_of_buffer(&destination.part());
@@ -277,7 +280,8 @@ impl Queue {
     }
 
     /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
-    /// it at a time into pinned memory that the pool keeps, while the device copies what came before.
+    /// it at a time into pinned memory that the pool keeps, while the device copies what came before. While eight
+    /// earlier ones have yet to leave that memory, it waits for the first of them.
     ///
     /// # Errors
     ///
@@ -333,6 +337,17 @@ impl Queue {
         }
     }
 
+    /// Refuses memory whose address is not one to this queue's device.
+    fn check_addressed(&self, operand: &impl Operand) -> Result<()> {
+        if is_addressed_by(&self.pool, operand) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidRequest,
+            "memory that only another device reaches was given to a queue; use Runtime::copy",
+        ))
+    }
+
     fn check_staged(
         &self,
         what: &str,
@@ -355,9 +370,9 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says;
-    /// nothing was submitted then.
+    /// As for [`copy`](Self::copy).
     pub fn fill(&self, destination: &mut impl Operand, value: u8) -> Result<Fence> {
+        self.check_addressed(destination)?;
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.submit(&[(to.in_flight, Access::Write)], |queue| {
@@ -367,13 +382,25 @@ impl Queue {
         })
     }
 
-    /// Submits a host function, called in the order of the queue. It must not wait for this queue.
+    /// Submits a host function, called in the order of the queue. It must not wait for this queue, nor free or drop what
+    /// this queue uses while others may fill it: a submission to a full queue (1024 items on the host and the fakes)
+    /// waits with the lock that the function then wants.
     ///
     /// # Errors
     ///
     /// What the driver says; the function is dropped uncalled then.
     pub fn call(&self, function: impl FnOnce() + Send + 'static) -> Result<Fence> {
-        self.submit(&[], |queue| queue.call(Box::new(function)))
+        // Held here until the queue's lock is free again: what a refused function owns may want it when dropped.
+        let held = Arc::new(Mutex::new(Some(function)));
+        let given = Arc::clone(&held);
+        self.submit(&[], |queue| {
+            queue.call(Box::new(move || {
+                let function = given.lock().take();
+                if let Some(function) = function {
+                    function();
+                }
+            }))
+        })
     }
 
     /// A fence at the present end of the queue.

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use super::job::{Copied, Job};
 use super::options::CopyProgress;
@@ -13,7 +13,7 @@ use super::place::Owned;
 use super::workers::{Group, Work, Workers};
 use crate::allocator::Allocator;
 use crate::buffer::Buffer;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::request::Request;
 use crate::sync::{Arc, Condvar, Mutex};
 
@@ -40,7 +40,6 @@ pub struct Outcome<S, D> {
 #[must_use = "dropping the future cancels the copy"]
 pub struct CopyFuture<S: Owned, D: Owned> {
     state: State<S, D>,
-    start: Instant,
 }
 
 enum State<S: Owned, D: Owned> {
@@ -59,14 +58,12 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
                 job: Arc::clone(job),
                 sides: Some(sides),
             },
-            start: Instant::now(),
         }
     }
 
     pub(super) fn failed(error: Error, sides: Box<(S, D)>) -> Self {
         Self {
             state: State::Failed(Some((error, sides))),
-            start: Instant::now(),
         }
     }
 
@@ -109,7 +106,7 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
                 Some(Outcome {
                     source,
                     destination,
-                    result: job.outcome(self.start.elapsed()),
+                    result: job.outcome(),
                     copied_bytes: job.progress().done_bytes,
                 })
             }
@@ -218,9 +215,18 @@ impl Allocation {
 
 impl Work for Allocation {
     fn work(self: Arc<Self>, _group: &Arc<Group>) {
-        if !self.state.lock().given_up {
-            self.end(self.allocator.allocate_with(&self.request));
+        if self.state.lock().given_up {
+            return;
         }
+        let allocate = || self.allocator.allocate_with(&self.request);
+        // Whoever waits must not wait for a thread that is gone.
+        let outcome = catch_unwind(AssertUnwindSafe(allocate)).unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::System,
+                "a device or a callback panicked while memory was obtained",
+            ))
+        });
+        self.end(outcome);
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Job {
     timeline: Arc<SoftwareTimeline>,
     counters: Arc<Counters>,
     start: Instant,
+    /// From the start to the end.
+    elapsed: OnceLock<Duration>,
     /// One call of the progress function at a time.
     reporting: Mutex<()>,
     /// Whether a slot stands for the source, and for the destination, in which rows lie close together.
@@ -88,7 +90,7 @@ impl Job {
     ///
     /// Both sides are valid for the extent and apart, and until the job's schedule has ended nobody frees either,
     /// writes the source, or touches the destination, but for work before the fences of the plan.
-    pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>) -> Self {
+    pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>, start: Instant) -> Self {
         let extent = plan.extent;
         let packed = [&plan.source, &plan.destination].map(|side| side.reach == Reach::Device);
         let parts_max = match plan.path {
@@ -114,7 +116,8 @@ impl Job {
             schedule: Schedule::new(extent.chunks() * parts_max),
             timeline: Arc::default(),
             counters: Arc::clone(counters),
-            start: Instant::now(),
+            start,
+            elapsed: OnceLock::new(),
             reporting: Mutex::default(),
             kept: Mutex::default(),
         }
@@ -200,7 +203,7 @@ impl Job {
     }
 
     /// What became of it, once the schedule has ended.
-    pub(super) fn outcome(&self, elapsed: Duration) -> Result<Copied> {
+    pub(super) fn outcome(&self) -> Result<Copied> {
         let bytes = self.schedule.done_bytes();
         match self.schedule.failure() {
             // All of it was there before the reason came.
@@ -208,7 +211,7 @@ impl Job {
             _ => Ok(Copied {
                 bytes,
                 path: self.path,
-                elapsed,
+                elapsed: *self.elapsed.get_or_init(|| self.start.elapsed()),
             }),
         }
     }
@@ -265,15 +268,19 @@ impl Job {
 
     /// All by one thread, which keeps the device busy and sees when to stop.
     fn by_device(&self) -> Result<()> {
+        let claim = || {
+            let number = self.schedule.claim()?;
+            Some(self.extent.chunk(number))
+        };
+        let mut next = claim();
+        if next.is_none() {
+            return Ok(());
+        }
         let pool = self.source.copying_pool(&self.destination);
         let line = Line::new(pool.ok_or_else(no_address)?, Way::Up, 0)?;
         let mut under_way = VecDeque::with_capacity(AHEAD);
         loop {
-            let piece = self
-                .schedule
-                .claim()
-                .map(|number| self.extent.chunk(number));
-            if let Some(piece) = &piece {
+            if let Some(piece) = &next {
                 let from = self.source.location.at(piece.source);
                 let to = self.destination.location.at(piece.destination);
                 // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule until the
@@ -281,14 +288,15 @@ impl Job {
                 let value = unsafe { line.copy(from, to, piece.rows) }?;
                 under_way.push_back((value, piece.rows));
             }
-            let full = under_way.len() == AHEAD || piece.is_none();
+            let full = under_way.len() == AHEAD || next.is_none();
             if full && let Some((value, rows)) = under_way.pop_front() {
                 line.wait(value)?;
                 self.complete(rows);
-            } else if piece.is_none() {
+            } else if next.is_none() {
                 line.note_idle();
                 return Ok(());
             }
+            next = next.and_then(|_| claim());
         }
     }
 
@@ -386,6 +394,10 @@ impl Job {
 
     /// The lines, which the first thread opens; none once the copy was stopped.
     fn open_once(&self) -> Result<Option<Arc<Lines>>> {
+        // Looked at before too: whoever cancels does not wait for lines that are being opened.
+        if self.schedule.is_stopped() {
+            return Ok(None);
+        }
         let mut opened = self.lines.lock();
         if self.schedule.is_stopped() {
             return Ok(None);
@@ -508,8 +520,8 @@ impl Drop for Leaving<'_> {
             Some(_) => Ending::Failed,
             None => Ending::Complete,
         };
-        job.counters
-            .count(job.path, bytes, job.start.elapsed(), ending);
+        let elapsed = *job.elapsed.get_or_init(|| job.start.elapsed());
+        job.counters.count(job.path, bytes, elapsed, ending);
         job.timeline.reach(1);
         job.schedule.end();
     }

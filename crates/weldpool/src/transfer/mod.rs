@@ -30,6 +30,7 @@ pub use job::Copied;
 pub(crate) use means::Means;
 pub use options::{CopierConfig, CopyOptions, CopyProgress};
 pub use path::CopyPath;
+pub(crate) use path::is_addressed_by;
 pub use place::{Destination, Owned, Source};
 pub(crate) use room::{Room, SLOTS};
 pub use stats::{CopyStats, PathStats};

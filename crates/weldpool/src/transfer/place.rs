@@ -10,8 +10,10 @@ use super::side::Side;
 use crate::buffer::Buffer;
 use crate::error::Result;
 use crate::guard::BorrowToken;
+use crate::pinned::PinnedBuffer;
 use crate::queue::sealed::Operand as Sealed;
 use crate::queue::{Operand, Part};
+use crate::registered::{Registered, StableBytes};
 use crate::view::BufferView;
 
 /// Where a copy comes from, for as long as it takes: a buffer, a view or a slice.
@@ -151,11 +153,14 @@ impl Destination<'_> {
     }
 }
 
-/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a `Vec<u8>` or a `Box<[u8]>`.
+/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`], memory that is
+/// [`Registered`], a `Vec<u8>` or a `Box<[u8]>`.
 pub trait Owned: sealed::Owned + Any + Send {}
 
 impl Owned for Buffer {}
 impl Owned for BufferView {}
+impl Owned for PinnedBuffer {}
+impl<M: StableBytes> Owned for Registered<M> {}
 impl Owned for Vec<u8> {}
 impl Owned for Box<[u8]> {}
 
@@ -173,8 +178,8 @@ pub(crate) mod sealed {
 }
 
 macro_rules! of_pool {
-    ($($owner:ty),*) => {$(
-        impl sealed::Owned for $owner {
+    ($($owner:ty $(where $memory:ident)?),*) => {$(
+        impl$(<$memory: StableBytes>)? sealed::Owned for $owner {
             fn part(&self) -> Option<Part<'_>> {
                 Some(Sealed::part(self))
             }
@@ -190,7 +195,7 @@ macro_rules! of_pool {
     )*};
 }
 
-of_pool!(Buffer, BufferView);
+of_pool!(Buffer, BufferView, PinnedBuffer, Registered<M> where M);
 
 macro_rules! of_host {
     ($($owner:ty),*) => {$(

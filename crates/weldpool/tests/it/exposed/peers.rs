@@ -80,6 +80,25 @@ fn other_memory_is_not_reached() {
 }
 
 #[test]
+fn an_address_of_a_device_that_is_not_linked_is_refused() {
+    let device = || Arc::new(FakeDiscrete::new().unwrap());
+    let (first, second) = (device(), device());
+    let (ours, theirs) = (open(first.clone()), open(second.clone()));
+    let queue = theirs.create_queue().unwrap();
+    // Both devices number their addresses alike.
+    let (mut foreign, mut own) = (plain(&ours, MIB), plain(&theirs, MIB));
+    let refused = [
+        queue.copy(&foreign, &mut own),
+        queue.copy(&own, &mut foreign),
+        queue.fill(&mut foreign, 1),
+    ];
+    for error in refused.map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+    }
+    assert_eq!((first.violations(), second.violations()), (vec![], vec![]));
+}
+
+#[test]
 fn memory_can_be_visible_and_exported() {
     let [(first, ours), (_, theirs)] = pair();
     let request = private(2 * MIB, Export::LegacyIpc).visible_to_peers(true);
