@@ -76,6 +76,35 @@ fn callers_get_pageable_memory_in_time_and_nobody_asks_in_vain() {
     }
 }
 
+/// A driver that takes longer than anybody waits, and fails then.
+#[test]
+fn a_slow_failure_is_waited_for_no_longer_than_a_slow_success() {
+    let wait_max = Duration::from_millis(5);
+    let (device, allocator) = faulty(HostDevice::new().unwrap());
+    for call in OBTAINING {
+        device.before(call, || thread::sleep(Duration::from_millis(40)));
+        device.fail(call, ErrorKind::OutOfMemory, usize::MAX);
+    }
+    let pool = PinnedPool::builder(&allocator)
+        .config(PinnedConfig {
+            wait_max,
+            ..PinnedConfig::default()
+        })
+        .build()
+        .unwrap();
+    let out: Vec<_> = (0..10).map(|_| pool.allocate(MIB).unwrap()).collect();
+    assert!(out.iter().all(|buffer| !buffer.is_pinned()));
+    let stats = pool.stats();
+    assert_eq!((stats.waits, stats.pageable.value), (10, 10), "{stats}");
+    assert!(stats.wait_longest < wait_max + LATE, "{stats}");
+    eventually("what is owed is given up", || {
+        pool.stats().growing_bytes == 0
+    });
+    let start = Instant::now();
+    drop(pool);
+    assert!(start.elapsed() < LATE, "{:?}", start.elapsed());
+}
+
 /// The same driver, later: what it gives then is pinned again.
 #[test]
 fn when_the_driver_gives_memory_again_it_is_used() {

@@ -13,7 +13,7 @@ use weldpool::transfer::{Copier, CopyOptions};
 use weldpool::{Allocator, Request};
 use weldpool_testkit::FaultyDevice;
 
-use super::{MIB, block, copier, private, receive};
+use super::{MIB, block, copier, in_time, private, receive};
 
 /// Tells when the thread that has it ends.
 struct Ends(Sender<ThreadId>);
@@ -83,6 +83,10 @@ fn poll<F: Future>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
 
 #[test]
 fn by_a_progress_function() {
+    in_time(dropped_by_a_progress_function);
+}
+
+fn dropped_by_a_progress_function() {
     let allocator = allocator();
     let queue = allocator.create_queue().unwrap();
     let data = vec![7; MIB];
@@ -103,6 +107,10 @@ fn by_a_progress_function() {
 
 #[test]
 fn by_whom_a_copy_wakes() {
+    in_time(dropped_by_whom_a_copy_wakes);
+}
+
+fn dropped_by_whom_a_copy_wakes() {
     let allocator = allocator();
     let queue = allocator.create_queue().unwrap();
     let mut copying = goes_on_its_own_thread(|copier, last| {
@@ -122,6 +130,10 @@ fn by_whom_a_copy_wakes() {
 
 #[test]
 fn by_a_copy_that_nobody_waits_for() {
+    in_time(dropped_by_a_copy_that_nobody_waits_for);
+}
+
+fn dropped_by_a_copy_that_nobody_waits_for() {
     /// Drops the copier with the options of the copy.
     struct WithOptions(Arc<Last>);
     impl Drop for WithOptions {
@@ -156,6 +168,10 @@ fn by_a_copy_that_nobody_waits_for() {
 
 #[test]
 fn by_whom_an_allocation_wakes() {
+    in_time(dropped_by_whom_an_allocation_wakes);
+}
+
+fn dropped_by_whom_an_allocation_wakes() {
     let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     let (open, gate) = channel::<()>();

@@ -9,7 +9,8 @@ mod dropped;
 mod lost;
 mod order;
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use weldpool::transfer::{Copier, CopierConfig};
@@ -50,5 +51,19 @@ fn receive<T>(receiver: &Receiver<T>, what: &str) -> T {
     match receiver.recv_timeout(LONG) {
         Ok(value) => value,
         Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+/// Runs a test that fails where it would never end.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (end, has_ended) = channel::<()>();
+    let running = thread::spawn(move || {
+        let _at_the_end = end;
+        test();
+    });
+    let ended = has_ended.recv_timeout(2 * LONG);
+    assert_ne!(ended, Err(RecvTimeoutError::Timeout), "it never ends");
+    if let Err(panic) = running.join() {
+        std::panic::resume_unwind(panic);
     }
 }

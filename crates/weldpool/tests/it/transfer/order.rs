@@ -1,6 +1,5 @@
 //! What a copy waits for: work of other pools' queues, and other copies where there is one thread for all.
 
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use weldpool::device::host::HostDevice;
 use weldpool::transfer::CopyOptions;
 use weldpool::{Allocator, Buffer, Device, Queue};
 
-use super::{KIB, LONG, MIB, block, copier, private};
+use super::{KIB, LONG, MIB, block, copier, in_time, private};
 
 /// Long enough for a copy that waits for nothing.
 const WHILE: Duration = Duration::from_millis(50);
@@ -85,51 +84,45 @@ fn copies_wait_for_queues_of_other_pools() {
     }
 }
 
-/// The first two wait for the third, whose end lets the queue go on that the first waits for.
+/// Three wait for each other, and the first for a queue that the end of the fourth lets go on.
 #[test]
 fn one_thread_is_enough_for_copies_that_wait_for_each_other() {
     for device in devices() {
-        let allocator = Allocator::builder(device).build().unwrap();
-        let queue = allocator.create_queue().unwrap();
-        let copier = copier(1);
-        for round in 0..4 {
-            let mut first = private(&allocator, MIB);
-            let views = [(); 2].map(|()| private(&allocator, MIB).share());
-            let open = block(&queue);
-            queue.fill(&mut first, 3 + round).unwrap();
-            let [second, third] = views;
-            let whole = CopyOptions::new;
-            let (ended, has_ended) = channel();
-            let (to_second, to_third) = (
-                copier.copy_async(first, second.clone(), whole()),
-                copier.copy_async(second.clone(), third.clone(), whole()),
-            );
-            let back = copier.copy_async(third, vec![0; MIB], whole());
-            let open = Mutex::new(Some(open));
-            let opening = whole().progress(move |progress| {
-                if progress.done_bytes == progress.total_bytes {
-                    drop(open.lock().unwrap().take());
-                }
-            });
-            let other = copier.copy_async(vec![1; MIB], private(&allocator, MIB), opening);
-            // To wait for a copy is to help with it, which this does only at the end.
-            let watcher = thread::spawn(move || {
-                while back.progress().done_bytes < MIB {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                let outcomes = (
-                    other.wait().unwrap().result.is_ok(),
-                    to_second.wait().unwrap().result.is_ok(),
-                    to_third.wait().unwrap().result.is_ok(),
-                    back.wait().unwrap().destination,
-                );
-                ended.send(outcomes).unwrap();
-            });
-            let outcome = has_ended.recv_timeout(LONG).expect("a deadlock");
-            watcher.join().unwrap();
-            assert_eq!((outcome.0, outcome.1, outcome.2), (true, true, true));
-            assert!(outcome.3.iter().all(|&byte| byte == 3 + round));
-        }
-        assert_eq!(copier.stats().threads, 1);
+        in_time(move || {
+            let allocator = Allocator::builder(device).build().unwrap();
+            for round in 1..5 {
+                copy_through(&allocator, round);
+            }
+        });
     }
+}
+
+fn copy_through(allocator: &Allocator, value: u8) {
+    let queue = allocator.create_queue().unwrap();
+    let copier = copier(1);
+    let mut first = private(allocator, MIB);
+    let [second, third] = [(); 2].map(|()| private(allocator, MIB).share());
+    let open = block(&queue);
+    queue.fill(&mut first, value).unwrap();
+    let whole = CopyOptions::new;
+    let to_second = copier.copy_async(first, second.clone(), whole());
+    let to_third = copier.copy_async(second, third.clone(), whole());
+    let back = copier.copy_async(third, vec![0; MIB], whole());
+    let open = Mutex::new(Some(open));
+    let opening = whole().progress(move |progress| {
+        if progress.done_bytes == progress.total_bytes {
+            drop(open.lock().unwrap().take());
+        }
+    });
+    let last = copier.copy_async(vec![1; MIB], private(allocator, MIB), opening);
+    // To wait for a copy is to help with it, which this does only at the end.
+    while back.progress().done_bytes < MIB {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(copier.stats().threads, 1);
+    assert!(last.wait().unwrap().result.is_ok());
+    assert!(to_second.wait().unwrap().result.is_ok());
+    assert!(to_third.wait().unwrap().result.is_ok());
+    let seen = back.wait().unwrap().destination;
+    assert!(seen.iter().all(|&byte| byte == value));
 }
