@@ -34,7 +34,7 @@ impl Machine {
             return;
         }
         let how = input.byte();
-        let held_only = how % 8 == 0;
+        let held_only = how.is_multiple_of(8);
         let exposure = exposed::choose(how / 8);
         let offered = exposed::is_none(exposure) || self.target.device.offers(exposure, storage);
         let mut request = Request::new(bytes)

@@ -405,7 +405,7 @@ fn pinned_pools_and_copiers_go_into_the_same_text() {
 
 #[test]
 fn nothing_makes_families_without_samples() {
-    let all = [text(&[]), super::pinned(&[]), super::copies(&[])].concat();
+    let all = [text(&[]), pinned(&[]), copies(&[])].concat();
     let families = parse(&all).unwrap();
     assert!(families.values().all(|family| family.samples.is_empty()));
 }

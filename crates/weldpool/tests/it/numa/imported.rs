@@ -13,7 +13,7 @@ fn node_of(allocator: &Allocator, buffer: &Buffer) -> Option<u32> {
     let binding = buffer.binding();
     let address = match binding.host {
         Some(host) => host.as_ptr().addr(),
-        None => usize::try_from(binding.device_address.unwrap()).unwrap(),
+        None => binding.device_address.expect("an address") as usize,
     };
     let found = allocator.find(std::ptr::without_provenance(address));
     found.expect("a live buffer").node
