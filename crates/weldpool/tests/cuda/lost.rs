@@ -91,7 +91,10 @@ fn lose_the_context() {
     let heap = live_allocations();
     (0..ROUNDS).for_each(|_| refused());
     let more = live_allocations() - heap;
-    assert!(more < ROUNDS, "{ROUNDS} refused rounds left {more} on the heap");
+    assert!(
+        more < ROUNDS,
+        "{ROUNDS} refused rounds left {more} on the heap"
+    );
     live.free_on(&stream.queue);
     assert_eq!(registered.into_inner().unwrap().len(), 5000);
     drop((pinned, stream));
