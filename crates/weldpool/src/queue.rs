@@ -10,6 +10,7 @@ use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
 use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
@@ -284,7 +285,12 @@ impl Queue {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or not of this queue's pool,
     /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says; the first part of the
     /// destination may have been submitted then.
-    pub fn write(&self, source: &[u8], destination: &mut impl Operand) -> Result<Fence> {
+    pub fn write<T: Element>(
+        &self,
+        source: &[T],
+        destination: &mut impl Operand,
+    ) -> Result<Fence> {
+        let source: &[u8] = bytemuck::cast_slice(source);
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
@@ -308,7 +314,8 @@ impl Queue {
     /// # Errors
     ///
     /// As for [`write`](Self::write); the destination's contents are undefined after an error of the driver.
-    pub fn read(&self, source: &impl Operand, destination: &mut [u8]) -> Result<()> {
+    pub fn read<T: Element>(&self, source: &impl Operand, destination: &mut [T]) -> Result<()> {
+        let destination: &mut [u8] = bytemuck::cast_slice_mut(destination);
         let _reading = source.borrow_shared()?;
         let from = source.part();
         self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
@@ -451,10 +458,11 @@ impl<'a> QueueStaging<'a> {
     fn new(queue: &'a Queue, bytes: usize) -> Result<Self> {
         let most = queue.pool.device().staging().chunk_bytes.max(1);
         let chunk_bytes = most.min(bytes.max(1).next_power_of_two());
+        let room = queue.pool.take_room_within(chunk_bytes)?;
         Ok(Self {
-            room: Some(queue.pool.take_room(chunk_bytes)?),
+            chunk_bytes: chunk_bytes.min(room.slot_bytes()),
+            room: Some(room),
             queue,
-            chunk_bytes,
         })
     }
 
@@ -616,7 +624,13 @@ impl fmt::Debug for Fence {
     }
 }
 
-/// What queue work can use: a [`Buffer`] or a [`BufferView`].
+/// What queue work can use: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`](crate::pinned::PinnedBuffer) or
+/// [`Registered`](crate::registered::Registered) memory.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not memory that queue work can use",
+    note = "that is a `Buffer`, a `BufferView`, a `PinnedBuffer` or `Registered` memory; `Queue::write` and `Queue::read` \
+            take slices, and `Runtime::copy` copies between any of these"
+)]
 pub trait Operand: sealed::Operand {}
 
 impl Operand for Buffer {}

@@ -2,12 +2,12 @@
 
 #![allow(unsafe_code)]
 
-use super::extent::Rows;
+use super::extent::{Extent, Piece, Rows};
 use super::job::Plan;
 use super::line::drain;
 use super::memory::{Next, copy_rows};
 use super::path::CopyPath;
-use super::room::Room;
+use super::room::{Room, is_of_memory};
 use super::side::{Reach, Side};
 use crate::device::Location;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,41 +34,114 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
         source.location.at(whole.source),
         destination.location.at(whole.destination),
     );
-    let (rows, path) = (whole.rows, plan.path);
-    let (down, up) = (device_of(source), device_of(destination));
-    match (path, down, up) {
-        (CopyPath::Host, ..) => {
+    match plan.path {
+        CopyPath::Host => {
             // SAFETY: the caller's promise.
-            unsafe { by_processor(from, to, rows) }
+            unsafe { by_processor(from, to, whole.rows) }
         }
-        (CopyPath::Staged, down, up) => {
-            let down = down.map(|pool| Slot::new(pool, rows)).transpose()?;
-            let up = up.map(|pool| Slot::new(pool, rows)).transpose()?;
-            let mut part = rows;
-            let mut ends = (from, to);
-            if let Some(slot) = &down {
-                let packed = rows.with_packed_destination();
-                // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
-                unsafe { by_device(slot.pool, from, slot.location, packed) }?;
-                (ends.0, part) = (slot.location, part.with_packed_source());
+        CopyPath::Staged => {
+            let passage = Passage::new(source, destination, whole.rows.total())?;
+            for piece in passage.pieces(whole) {
+                // SAFETY: the caller's promise.
+                unsafe { passage.copy(piece) }?;
             }
-            if let Some(slot) = &up {
-                (ends.1, part) = (slot.location, part.with_packed_destination());
-            }
-            // SAFETY: as above, and the device has left the slot.
-            unsafe { by_processor(ends.0, ends.1, part) }?;
-            match &up {
-                None => Ok(()),
-                // SAFETY: as above.
-                Some(slot) => unsafe {
-                    by_device(slot.pool, slot.location, to, rows.with_packed_source())
-                },
-            }
+            Ok(())
         }
-        _ => {
+        CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => {
             let pool = source.copying_pool(destination).ok_or_else(no_address)?;
             // SAFETY: the caller's promise.
-            unsafe { by_device(pool, from, to, rows) }
+            unsafe { by_device(pool, from, to, whole.rows) }
+        }
+    }
+}
+
+/// The way through pinned memory of one thread, which is as narrow as memory is short: a slot on each side that only
+/// its device reaches. Without memory for any, it is the driver's own way, where it has one.
+pub(super) struct Passage<'a> {
+    source: &'a Side,
+    destination: &'a Side,
+    way: Way<'a>,
+}
+
+enum Way<'a> {
+    Slots(Option<Slot<'a>>, Option<Slot<'a>>),
+    Pageable(&'a Pool),
+}
+
+impl<'a> Passage<'a> {
+    /// A passage for up to so many bytes at once.
+    pub(super) fn new(source: &'a Side, destination: &'a Side, bytes: usize) -> Result<Self> {
+        let (down, up) = (device_of(source), device_of(destination));
+        let slot = |pool: Option<&'a Arc<Pool>>| pool.map(|pool| Slot::new(pool, bytes)).transpose();
+        let way = match slot(down).and_then(|down| Ok(Way::Slots(down, slot(up)?))) {
+            Err(error) if is_of_memory(&error) => match (down, up) {
+                (Some(pool), None) | (None, Some(pool)) if takes_pageable(pool) => {
+                    tracing::debug!(%error, "a copy goes the driver's own way");
+                    Way::Pageable(pool)
+                }
+                _ => return Err(error),
+            },
+            way => way?,
+        };
+        Ok(Self {
+            source,
+            destination,
+            way,
+        })
+    }
+
+    /// The parts of a piece that are copied at once.
+    pub(super) fn pieces(&self, whole: Piece) -> impl Iterator<Item = Piece> + use<> {
+        let bytes = match &self.way {
+            Way::Slots(down, up) => [down, up]
+                .into_iter()
+                .flatten()
+                .map(|slot| slot.bytes)
+                .fold(usize::MAX, usize::min),
+            Way::Pageable(_) => usize::MAX,
+        };
+        let extent = Extent::of(whole).in_chunks_of(bytes);
+        (0..extent.chunks()).map(move |number| extent.chunk(number))
+    }
+
+    /// Copies one of them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`copy`], for the piece.
+    pub(super) unsafe fn copy(&self, piece: Piece) -> Result<()> {
+        let (from, to) = (
+            self.source.location.at(piece.source),
+            self.destination.location.at(piece.destination),
+        );
+        let rows = piece.rows;
+        let (down, up) = match &self.way {
+            Way::Slots(down, up) => (down, up),
+            Way::Pageable(pool) => {
+                let (from, to) = (self.source.seen(from), self.destination.seen(to));
+                // SAFETY: the caller's promise.
+                return unsafe { by_device(pool, from, to, rows) };
+            }
+        };
+        let mut part = rows;
+        let mut ends = (from, to);
+        if let Some(slot) = down {
+            let packed = rows.with_packed_destination();
+            // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
+            unsafe { by_device(slot.pool, from, slot.location, packed) }?;
+            (ends.0, part) = (slot.location, part.with_packed_source());
+        }
+        if let Some(slot) = up {
+            (ends.1, part) = (slot.location, part.with_packed_destination());
+        }
+        // SAFETY: as above, and the device has left the slot.
+        unsafe { by_processor(ends.0, ends.1, part) }?;
+        match up {
+            None => Ok(()),
+            // SAFETY: as above.
+            Some(slot) => unsafe {
+                by_device(slot.pool, slot.location, to, rows.with_packed_source())
+            },
         }
     }
 }
@@ -77,16 +150,19 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
 struct Slot<'a> {
     pool: &'a Pool,
     location: Location,
+    bytes: usize,
     /// None only while it is given back.
     room: Option<Room>,
 }
 
 impl<'a> Slot<'a> {
-    fn new(pool: &'a Pool, rows: Rows) -> Result<Self> {
-        let room = pool.take_room(rows.total())?;
+    /// A slot of so many bytes, or of fewer where memory is short.
+    fn new(pool: &'a Pool, bytes: usize) -> Result<Self> {
+        let room = pool.take_room_within(bytes)?;
         Ok(Self {
             pool,
             location: room.slot(0),
+            bytes: room.slot_bytes(),
             room: Some(room),
         })
     }
@@ -103,6 +179,10 @@ impl Drop for Slot<'_> {
 /// The pool of a side that only its device reaches.
 fn device_of(side: &Side) -> Option<&Arc<Pool>> {
     side.pool.as_ref().filter(|_| side.reach == Reach::Device)
+}
+
+fn takes_pageable(pool: &Pool) -> bool {
+    pool.device().staging().pageable_bytes_max.is_some()
 }
 
 /// # Safety

@@ -21,6 +21,7 @@ mod policy;
 mod registered;
 mod thread_caches;
 mod trace;
+mod transfers;
 
 use self::fake::Checked;
 
