@@ -2,13 +2,15 @@
 
 #![allow(unsafe_code)]
 
+mod staging;
+
 use std::fmt;
-use std::ptr::NonNull;
 use std::time::Duration;
 
+use self::staging::QueueStaging;
 use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
-use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
+use crate::device::{DeviceKind, DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
@@ -16,7 +18,7 @@ use crate::pool::Pool;
 use crate::signals::Signals;
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::thread_cache;
-use crate::transfer::{Room, SLOTS};
+use crate::transfer::{Reach, reach_of};
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -264,7 +266,7 @@ impl Queue {
             source.borrow_shared()?
         };
         let (from, to) = (source.part(), destination.part());
-        self.submit(
+        let submitted = self.submit(
             &[
                 (from.in_flight, Access::Read),
                 (to.in_flight, Access::Write),
@@ -274,7 +276,8 @@ impl Queue {
                 // `submit` keep guards away and the blocks from being reused until the fence.
                 unsafe { queue.copy(from.location, to.location, bytes) }
             },
-        )
+        );
+        submitted.map_err(|error| self.explain(error, &[source, destination]))
     }
 
     /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
@@ -367,11 +370,52 @@ impl Queue {
     pub fn fill(&self, destination: &mut impl Operand, value: u8) -> Result<Fence> {
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
-        self.submit(&[(to.in_flight, Access::Write)], |queue| {
+        let filled = self.submit(&[(to.in_flight, Access::Write)], |queue| {
             // SAFETY: the range lies inside a live block; the use recorded by `submit` keeps guards
             // away and the block from being reused until the fence.
             unsafe { queue.fill(to.location, to.bytes, value) }
-        })
+        });
+        filled.map_err(|error| self.explain(error, &[destination]))
+    }
+
+    /// An error of the driver about memory that the queue's device does not reach, with what to do.
+    #[cold]
+    fn explain(&self, error: Error, operands: &[&dyn sealed::Operand]) -> Error {
+        if !matches!(
+            error.kind(),
+            ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::System
+        ) {
+            return error;
+        }
+        let ours = self.pool.device();
+        for operand in operands {
+            let (part, pool) = (operand.part(), operand.pool());
+            let Some(pool) = pool.filter(|pool| !Arc::ptr_eq(pool.device(), ours)) else {
+                continue;
+            };
+            let theirs = pool.device().properties();
+            if reach_of(theirs.kind, part.storage) != Reach::Device {
+                continue;
+            }
+            let whose = format!(
+                "{} memory of {}:{}",
+                part.storage,
+                theirs.kind.name(),
+                theirs.ordinal
+            );
+            if ours.properties().kind == DeviceKind::Host {
+                return error.within(format_args!(
+                    "a queue of the host does not reach {whose}; use a queue of its own allocator, or Runtime::copy"
+                ));
+            }
+            if !operand.is_visible_to_peers() {
+                return error.within(format_args!(
+                    "{whose} that a queue of another device is to reach has to be requested so \
+                     (Request::visible_to_peers), or is copied by Runtime::copy"
+                ));
+            }
+        }
+        error
     }
 
     /// Submits a host function, called in the order of the queue. It must not wait for this queue.
@@ -444,88 +488,6 @@ impl Queue {
         signal?;
         Ok(fence)
     }
-}
-
-/// Pinned memory that a queue's copies from and to other host memory go through.
-struct QueueStaging<'a> {
-    queue: &'a Queue,
-    /// None only while it is given back.
-    room: Option<Room>,
-    chunk_bytes: usize,
-}
-
-impl<'a> QueueStaging<'a> {
-    fn new(queue: &'a Queue, bytes: usize) -> Result<Self> {
-        let most = queue.pool.device().staging().chunk_bytes.max(1);
-        let chunk_bytes = most.min(bytes.max(1).next_power_of_two());
-        let room = queue.pool.take_room_within(chunk_bytes)?;
-        Ok(Self {
-            chunk_bytes: chunk_bytes.min(room.slot_bytes()),
-            room: Some(room),
-            queue,
-        })
-    }
-
-    fn room(&mut self) -> Result<&mut Room> {
-        let none = || Error::new(ErrorKind::System, "memory for copies is gone");
-        self.room.as_mut().ok_or_else(none)
-    }
-
-    /// The slot for a chunk of a number, once nothing uses it.
-    fn empty(&mut self, number: usize) -> Result<Location> {
-        let room = self.room()?;
-        room.await_slot(number % SLOTS)?;
-        Ok(room.slot(number % SLOTS))
-    }
-
-    /// The slot for a chunk, with the chunk in it.
-    fn fill(&mut self, number: usize, chunk: &[u8]) -> Result<Location> {
-        let slot = self.empty(number)?;
-        let host = slot.host.ok_or_else(not_pinned)?;
-        // SAFETY: a slot is as long as a chunk, this room's alone, and used by no work.
-        unsafe { host.copy_from_nonoverlapping(NonNull::from(chunk).cast(), chunk.len()) };
-        Ok(slot)
-    }
-
-    /// Notes what work was given a chunk's slot, also where the driver took it and refused the signal behind it.
-    fn occupy(&mut self, number: usize, submitted: Result<Fence>) -> Result<Fence> {
-        let fence = match &submitted {
-            Ok(fence) => fence.clone(),
-            Err(_) => self.queue.fence_or_next(),
-        };
-        self.room()?
-            .occupy(number % SLOTS, &fence.timeline, fence.value);
-        submitted
-    }
-
-    /// Takes a chunk out of its slot once it is there.
-    fn drain(&mut self, number: usize, chunk: &mut [u8]) -> Result<()> {
-        let slot = self.empty(number)?;
-        let host = slot.host.ok_or_else(not_pinned)?;
-        let bytes = chunk.len();
-        // SAFETY: as in `fill`, and the bytes are initialised, as those of every segment are.
-        unsafe {
-            NonNull::from(chunk)
-                .cast()
-                .copy_from_nonoverlapping(host, bytes)
-        };
-        Ok(())
-    }
-}
-
-impl Drop for QueueStaging<'_> {
-    fn drop(&mut self) {
-        if let Some(room) = self.room.take() {
-            self.queue.pool.put_room(room);
-        }
-    }
-}
-
-fn not_pinned() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "the device's shared memory has no address for the host",
-    )
 }
 
 impl Drop for Queue {

@@ -152,7 +152,7 @@ impl Runtime {
                             format!("a number, or one of {}", Self::DEVICE_NAMES.join(", "));
                         env::wrong(env::DEVICE_ID, id, &known)
                     }
-                    _ => error,
+                    _ => error.within(format_args!("{} is {id:?}", env::DEVICE_ID)),
                 })
             }
         }
@@ -251,6 +251,11 @@ mod tests {
             let properties = device.properties();
             let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
             assert_eq!(opened, expected);
+        }
+        // What is known and not here names the variable too.
+        if let Err(error) = Runtime::device_of(Some("cuda:65535")) {
+            let text = error.to_string();
+            assert!(text.starts_with("METAL_DEVICE_ID is \"cuda:65535\": "), "{text}");
         }
         for id in ["999", "99999999999999999999", "-1", "gpu", "host:7"] {
             let error = Runtime::device_of(Some(id)).unwrap_err();

@@ -30,6 +30,8 @@ pub use job::Copied;
 pub(crate) use means::Means;
 pub use options::{CopierConfig, CopyOptions, CopyProgress};
 pub use path::CopyPath;
+pub(crate) use path::reach_of;
 pub use place::{Destination, Owned, Source};
 pub(crate) use room::{Room, SLOTS};
+pub(crate) use side::Reach;
 pub use stats::{CopyStats, PathStats};

@@ -118,7 +118,7 @@ impl Side {
 }
 
 /// Who can touch memory of this storage mode on a device of that kind.
-pub(super) const fn reach_of(kind: DeviceKind, storage: StorageMode) -> Reach {
+pub(crate) const fn reach_of(kind: DeviceKind, storage: StorageMode) -> Reach {
     match (kind, storage) {
         (DeviceKind::Host, _) => Reach::Pageable,
         (_, StorageMode::Shared) => Reach::Pinned,
