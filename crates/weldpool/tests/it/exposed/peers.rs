@@ -78,7 +78,7 @@ fn other_memory_is_not_reached() {
         assert!(text.contains("Request::visible_to_peers"), "{text}");
     }
     // A queue of the host says what does reach it.
-    let host = weldpool::Allocator::host().unwrap();
+    let host = Allocator::host().unwrap();
     let (queue, mut local) = (host.create_queue().unwrap(), host.allocate(MIB).unwrap());
     let copied = queue.copy(&hidden, &mut local).map(drop);
     for result in [copied, queue.fill(&mut hidden, 1).map(drop)] {
