@@ -282,14 +282,12 @@ impl ExposedMemory {
                 "imported memory is not exported again; send on the descriptor or handle that was received",
             ));
         }
-        let held = held
-            .filter(|held| held.exportable)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    "the buffer was not requested to be exportable; see Request::exportable",
-                )
-            })?;
+        let held = held.filter(|held| held.exportable).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the buffer was not requested to be exportable; see Request::exportable",
+            )
+        })?;
         let handle = self.device.export(held.segment.as_ref())?;
         Exported::from_parts(handle, held.segment.bytes(), held.offset, bytes)
     }

@@ -288,11 +288,7 @@ impl Queue {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or not of this queue's pool,
     /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says; the first part of the
     /// destination may have been submitted then.
-    pub fn write<T: Element>(
-        &self,
-        source: &[T],
-        destination: &mut impl Operand,
-    ) -> Result<Fence> {
+    pub fn write<T: Element>(&self, source: &[T], destination: &mut impl Operand) -> Result<Fence> {
         let source: &[u8] = bytemuck::cast_slice(source);
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();

@@ -255,7 +255,10 @@ mod tests {
         // What is known and not here names the variable too.
         if let Err(error) = Runtime::device_of(Some("cuda:65535")) {
             let text = error.to_string();
-            assert!(text.starts_with("METAL_DEVICE_ID is \"cuda:65535\": "), "{text}");
+            assert!(
+                text.starts_with("METAL_DEVICE_ID is \"cuda:65535\": "),
+                "{text}"
+            );
         }
         for id in ["999", "99999999999999999999", "-1", "gpu", "host:7"] {
             let error = Runtime::device_of(Some(id)).unwrap_err();

@@ -502,7 +502,11 @@ pub fn queues_write_and_read_host_memory_in_order(make: MakeDevice) {
         queue.write(&[0_u8; 9], &mut foreign).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
-    queue.write::<u8>(&[], &mut small).unwrap().wait(None).unwrap();
+    queue
+        .write::<u8>(&[], &mut small)
+        .unwrap()
+        .wait(None)
+        .unwrap();
 }
 
 pub fn registered_memory_is_copied_where_it_is(make: MakeDevice) {

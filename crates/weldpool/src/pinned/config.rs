@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::allocator::Allocator;
-use crate::device::host::HostDevice;
 use crate::device::Device;
+use crate::device::host::HostDevice;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Configuration of a [`PinnedPool`](super::PinnedPool), checked when the pool is built.

@@ -143,7 +143,9 @@ impl CopyOptions {
             return wrong("threads_max of a copy is 0; it must be at least 1");
         }
         if self.rows.is_some() && self.bytes.is_some() {
-            return wrong("a copy of rows has no bytes of its own; Rows::bytes and Rows::count say how many");
+            return wrong(
+                "a copy of rows has no bytes of its own; Rows::bytes and Rows::count say how many",
+            );
         }
         Ok(())
     }

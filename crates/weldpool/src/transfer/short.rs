@@ -60,46 +60,51 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
 pub(super) struct Passage<'a> {
     source: &'a Side,
     destination: &'a Side,
-    way: Way<'a>,
-}
-
-enum Way<'a> {
-    Slots(Option<Slot<'a>>, Option<Slot<'a>>),
-    Pageable(&'a Pool),
+    down: Option<Slot<'a>>,
+    up: Option<Slot<'a>>,
+    /// The pool of the device whose driver copies without slots.
+    pageable: Option<&'a Pool>,
 }
 
 impl<'a> Passage<'a> {
     /// A passage for up to so many bytes at once.
     pub(super) fn new(source: &'a Side, destination: &'a Side, bytes: usize) -> Result<Self> {
+        let mut passage = Self {
+            source,
+            destination,
+            down: None,
+            up: None,
+            pageable: None,
+        };
         let (down, up) = (device_of(source), device_of(destination));
-        let slot = |pool: Option<&'a Arc<Pool>>| pool.map(|pool| Slot::new(pool, bytes)).transpose();
-        let way = match slot(down).and_then(|down| Ok(Way::Slots(down, slot(up)?))) {
+        match passage.take_slots(down, up, bytes) {
             Err(error) if is_of_memory(&error) => match (down, up) {
                 (Some(pool), None) | (None, Some(pool)) if takes_pageable(pool) => {
                     tracing::debug!(%error, "a copy goes the driver's own way");
-                    Way::Pageable(pool)
+                    passage.pageable = Some(pool);
+                    Ok(passage)
                 }
-                _ => return Err(error),
+                _ => Err(error),
             },
-            way => way?,
-        };
-        Ok(Self {
-            source,
-            destination,
-            way,
-        })
+            taken => taken.map(|()| passage),
+        }
+    }
+
+    fn take_slots(
+        &mut self,
+        down: Option<&'a Arc<Pool>>,
+        up: Option<&'a Arc<Pool>>,
+        bytes: usize,
+    ) -> Result<()> {
+        self.down = down.map(|pool| Slot::new(pool, bytes)).transpose()?;
+        self.up = up.map(|pool| Slot::new(pool, bytes)).transpose()?;
+        Ok(())
     }
 
     /// The parts of a piece that are copied at once.
     pub(super) fn pieces(&self, whole: Piece) -> impl Iterator<Item = Piece> + use<> {
-        let bytes = match &self.way {
-            Way::Slots(down, up) => [down, up]
-                .into_iter()
-                .flatten()
-                .map(|slot| slot.bytes)
-                .fold(usize::MAX, usize::min),
-            Way::Pageable(_) => usize::MAX,
-        };
+        let slots = [&self.down, &self.up].into_iter().flatten();
+        let bytes = slots.map(|slot| slot.bytes).fold(usize::MAX, usize::min);
         let extent = Extent::of(whole).in_chunks_of(bytes);
         (0..extent.chunks()).map(move |number| extent.chunk(number))
     }
@@ -115,28 +120,25 @@ impl<'a> Passage<'a> {
             self.destination.location.at(piece.destination),
         );
         let rows = piece.rows;
-        let (down, up) = match &self.way {
-            Way::Slots(down, up) => (down, up),
-            Way::Pageable(pool) => {
-                let (from, to) = (self.source.seen(from), self.destination.seen(to));
-                // SAFETY: the caller's promise.
-                return unsafe { by_device(pool, from, to, rows) };
-            }
-        };
+        if let Some(pool) = self.pageable {
+            let (from, to) = (self.source.seen(from), self.destination.seen(to));
+            // SAFETY: the caller's promise.
+            return unsafe { by_device(pool, from, to, rows) };
+        }
         let mut part = rows;
         let mut ends = (from, to);
-        if let Some(slot) = down {
+        if let Some(slot) = &self.down {
             let packed = rows.with_packed_destination();
             // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
             unsafe { by_device(slot.pool, from, slot.location, packed) }?;
             (ends.0, part) = (slot.location, part.with_packed_source());
         }
-        if let Some(slot) = up {
+        if let Some(slot) = &self.up {
             (ends.1, part) = (slot.location, part.with_packed_destination());
         }
         // SAFETY: as above, and the device has left the slot.
         unsafe { by_processor(ends.0, ends.1, part) }?;
-        match up {
+        match &self.up {
             None => Ok(()),
             // SAFETY: as above.
             Some(slot) => unsafe {

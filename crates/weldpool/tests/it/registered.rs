@@ -127,7 +127,10 @@ fn what_another_allocator_of_the_device_registered_is_refused_and_breaks_no_rule
     let registered = first.register(raw()).unwrap();
     let error = second.register(raw()).unwrap_err().error;
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
-    assert!(error.to_string().contains("another of its allocators"), "{error}");
+    assert!(
+        error.to_string().contains("another of its allocators"),
+        "{error}"
+    );
     assert_eq!(device.violations(), []);
     drop(registered);
     drop(second.register(raw()).unwrap());

@@ -139,10 +139,9 @@ impl Drop for Context {
 /// The driver, or the error that says why there is none.
 pub(super) fn driver() -> Result<&'static Driver> {
     Driver::get().map_err(|missing| match missing {
-        Missing::Library(said) => Error::with_message(
-            ErrorKind::Unsupported,
-            format!("no CUDA driver: {said}"),
-        ),
+        Missing::Library(said) => {
+            Error::with_message(ErrorKind::Unsupported, format!("no CUDA driver: {said}"))
+        }
         Missing::Function(name) => Error::with_message(
             ErrorKind::Unsupported,
             format!("the CUDA driver has no {name}; version 12.0 or later is needed"),

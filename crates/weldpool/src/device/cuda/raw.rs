@@ -180,8 +180,7 @@ impl Driver {
         let driver = Self { functions };
         // SAFETY: any thread may initialise the driver at any time.
         let number = unsafe { (functions.cuInit)(0) };
-        Status::check(number)
-            .map_err(|status| Missing::Init(status, driver.error_name(number)))?;
+        Status::check(number).map_err(|status| Missing::Init(status, driver.error_name(number)))?;
         Ok(driver)
     }
 

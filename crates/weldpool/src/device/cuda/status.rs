@@ -59,13 +59,19 @@ impl Status {
     pub(super) fn hint(self) -> &'static str {
         match self.0.get() {
             // NO_DEVICE
-            100 => "; it shows no GPU to this process (CUDA_VISIBLE_DEVICES, or a container without one)",
+            100 => {
+                "; it shows no GPU to this process (CUDA_VISIBLE_DEVICES, or a container without one)"
+            }
             // SYSTEM_DRIVER_MISMATCH
-            803 => "; the library is of another version than the kernel's driver: load that one's, or restart after an \
-                    update",
+            803 => {
+                "; the library is of another version than the kernel's driver: load that one's, or restart after an \
+                    update"
+            }
             // COMPAT_NOT_SUPPORTED_ON_DEVICE
-            804 => "; the library is one for forward compatibility, which this GPU does not have: take the folder \
-                    compat out of LD_LIBRARY_PATH",
+            804 => {
+                "; the library is one for forward compatibility, which this GPU does not have: take the folder \
+                    compat out of LD_LIBRARY_PATH"
+            }
             _ => "",
         }
     }

@@ -463,7 +463,10 @@ fn no_more_is_kept_ready_than_there_can_be() {
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         let text = error.to_string();
-        assert!(text.contains("reserve_bytes") && text.contains(whose), "{text}");
+        assert!(
+            text.contains("reserve_bytes") && text.contains(whose),
+            "{text}"
+        );
     }
 }
 
