@@ -28,7 +28,7 @@ fn private(allocator: &Allocator, bytes: usize) -> Buffer {
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|at| (at * 7 ^ (at >> 9)) as u8).collect()
+    (0..bytes).map(|at| ((at * 7) ^ (at >> 9)) as u8).collect()
 }
 
 fn text(result: Result<Copied>) -> String {
