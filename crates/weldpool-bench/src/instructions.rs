@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Result<Report> {
         machine: Machine::this(),
         versions,
         config: json!({
-            "weldpool": alloc::default_config(),
+            "weldpool": format!("{:?}", weldpool::Config::default()),
             "pairs": options.pairs,
             "figure": "instructions of 2 N pairs less those of N, over N; the kernel's are not counted",
         }),

@@ -10,6 +10,8 @@
 #include <cuda/memory_resource>
 #include <cuda/stream_ref>
 
+#include <cuda_runtime_api.h>
+
 #include <cstddef>
 #include <new>
 
@@ -34,9 +36,15 @@ class memory_resource {
       weldpool_torch_free(address, static_cast<ssize_t>(bytes), device_, stream.get());
   }
 
-  // On the default stream. What is freed so must not be in use by any stream.
+  // On the default stream, which is waited for: others may use the memory at once, and it may be what was freed there
+  // with work still to come. What is freed so must not be in use by any stream.
   void* allocate_sync(std::size_t bytes, std::size_t alignment = 256) {
-    return allocate(cuda::stream_ref{cudaStream_t{}}, bytes, alignment);
+    void* address = allocate(cuda::stream_ref{cudaStream_t{}}, bytes, alignment);
+    if (address != nullptr && cudaStreamSynchronize(cudaStream_t{}) != cudaSuccess) {
+      deallocate_sync(address, bytes, alignment);
+      throw std::bad_alloc{};
+    }
+    return address;
   }
 
   void deallocate_sync(void* address, std::size_t bytes, std::size_t alignment = 256) noexcept {

@@ -19,7 +19,8 @@ pub struct BlockInfo {
     /// Its storage mode.
     pub storage: StorageMode,
     /// The system's number of the node (NUMA) that its memory was obtained on, where the device keeps
-    /// memory apart by nodes.
+    /// memory apart by nodes. Imported memory counts as obtained where the thread was that imported it; on which
+    /// node its pages are was decided by who made it.
     pub node: Option<u32>,
 }
 

@@ -167,7 +167,8 @@ impl Allocator {
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what is no exported object, is gone, is of another
-    /// device, is smaller than claimed or can be shrunk; [`Busy`](ErrorKind::Busy) for what is open in this
+    /// device, is smaller than claimed (on GPUs also larger) or can be shrunk;
+    /// [`Busy`](ErrorKind::Busy) for what is open in this
     /// allocator already, where the driver gives it the same addresses again, as CUDA does with legacy handles;
     /// [`Unsupported`](ErrorKind::Unsupported) for a form that the device does not know;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond [`Config::reserved_bytes_max`]; else what the

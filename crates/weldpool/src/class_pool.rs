@@ -25,7 +25,6 @@ pub(crate) struct ClassPools {
     warm: ClassIndex,
     /// By node and list. What is counted of a list is counted at the first node.
     lists: Grouped<ClassPool>,
-    nodes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +76,6 @@ impl ClassPools {
             small,
             warm,
             lists: Grouped::new(lists * nodes),
-            nodes,
         }
     }
 
@@ -181,18 +179,11 @@ impl ClassPools {
         left
     }
 
-    /// Takes every idle block out.
-    pub(crate) fn drain(&self, drained: &mut Vec<Block>) {
-        for (_, pool) in self.lists.iter() {
-            drained.append(&mut pool.idle.lock());
-        }
-    }
-
-    /// Takes every idle block of one list out.
-    pub(crate) fn drain_list(&self, list: usize, drained: &mut Vec<Block>) {
-        for node in Node::first(self.nodes) {
-            let position = self.position(ListId::new(list), node);
-            if let Some(pool) = position.and_then(|position| self.lists.get(position)) {
+    /// Takes the idle blocks of the lists that are `wanted` out.
+    pub(crate) fn drain(&self, wanted: impl Fn(usize) -> bool, drained: &mut Vec<Block>) {
+        let lists = self.list_count();
+        for (position, pool) in self.lists.iter() {
+            if wanted(position % lists) {
                 drained.append(&mut pool.idle.lock());
             }
         }

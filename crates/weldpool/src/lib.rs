@@ -85,6 +85,7 @@ mod sampler;
 mod serial;
 mod signals;
 mod size_class;
+mod sorted;
 mod space;
 mod stats;
 pub mod strategy;

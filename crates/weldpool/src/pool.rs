@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use self::arenas::Arenas;
 use self::cache_limit::CacheLimit;
+use self::shelves::ShelfRules;
 use self::tuned::Tuned;
 use crate::arena::Reserve;
 use crate::block::{Block, CacheKey};
@@ -47,10 +48,6 @@ use crate::supervisor::Supervisor;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, RwLock};
 use crate::thread_cache::{Bins, Shard};
 use crate::transfer::Means;
-
-/// Requests past the caches, for each time they had to be emptied, during which large blocks are not
-/// cached: where holes are remapped page by page, and where that is dear or impossible.
-const SHELVES_CLOSED_FOR: (u64, u64) = (64, 1 << 16);
 
 /// Pools by their number, for buffers that are freed by a thread that has no cache yet. A pool is here
 /// as long as a handle or a buffer of it exists.
@@ -115,7 +112,7 @@ pub struct Pool {
     obtained: AtomicU64,
     /// Times that caches had to be emptied for want of memory.
     shortages: AtomicU64,
-    shelves_closed_for: u64,
+    shelf_rules: ShelfRules,
     /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
     reopen_at: AtomicU64,
     failures: AtomicU64,
@@ -208,11 +205,7 @@ impl Pool {
             misses: AtomicU64::new(0),
             obtained: AtomicU64::new(0),
             shortages: AtomicU64::new(0),
-            shelves_closed_for: if divisible {
-                SHELVES_CLOSED_FOR.0
-            } else {
-                SHELVES_CLOSED_FOR.1
-            },
+            shelf_rules: ShelfRules::new(divisible),
             reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),
@@ -292,7 +285,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         let mut drained = Vec::new();
-        self.classes.drain(&mut drained);
+        self.classes.drain(|_| true, &mut drained);
         for block in drained {
             block.retire();
         }

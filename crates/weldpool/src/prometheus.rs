@@ -3,14 +3,17 @@
 //! Names are `weldpool_pool_*`, those that the server's `/metrics` has, with the label `pool`; what
 //! belongs to a size class has `class` besides, its size in bytes, and what belongs to a node of memory
 //! `node`, its number. Classes that were never used are left out, and the server leaves out all of
-//! them; so are nodes where memory is all alike.
+//! them; so are nodes where memory is all alike. Pools of pinned memory are `weldpool_pinned_*`
+//! ([`pinned`]), copiers `weldpool_copier_*` ([`copies`]).
 
 #![forbid(unsafe_code)]
 
 mod family;
 #[macro_use]
 mod table;
+mod copies;
 mod nodes;
+mod pinned;
 
 use std::fmt::{self, Write};
 
@@ -21,7 +24,9 @@ use crate::pressure::Level;
 use crate::sampler::Samples;
 use crate::stats::{ClassStats, Stats};
 
+pub use self::copies::{copies, write_copies_to};
 pub use self::family::{Family, Kind, Value};
+pub use self::pinned::{pinned, write_pinned_to};
 use self::table::Metric;
 
 /// The media type to serve the text with.
@@ -71,7 +76,7 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     histograms(out, pools)
 }
 
-const POOLS: &[Metric<Stats>] = metrics! {
+const POOLS: &[Metric<Stats>] = metrics! { "weldpool_pool_":
     "live_bytes", Gauge, "Bytes requested and not yet freed", |all| all.live.value;
     "live_peak_bytes", Gauge, "Highest live bytes", |all| all.live.peak;
     "allocated_bytes_total", Counter, "Bytes of all blocks ever handed out", |all| all.live.total;
@@ -119,7 +124,7 @@ const POOLS: &[Metric<Stats>] = metrics! {
         |all| all.gc.given_back_bytes;
 };
 
-const CLASSES: &[Metric<ClassStats>] = metrics! {
+const CLASSES: &[Metric<ClassStats>] = metrics! { "weldpool_pool_":
     "class_allocations_total", Counter, "Allocations of the size class", |class| class.allocations;
     "class_misses_total", Counter, "Allocations of the size class that needed the driver",
         |class| class.misses;

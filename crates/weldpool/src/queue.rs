@@ -10,15 +10,15 @@ use std::time::Duration;
 use self::staging::QueueStaging;
 use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
-use crate::device::{DeviceKind, DeviceQueue, Location, StorageMode, Timeline};
+use crate::device::{DeviceProperties, DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::thread_cache;
-use crate::transfer::{Reach, reach_of};
+use crate::transfer::is_addressed_by;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -243,8 +243,9 @@ impl Queue {
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or overlaps the
-    /// source, [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver
-    /// says; nothing was submitted then.
+    /// source, or either is memory that only another device reaches, [`Busy`](ErrorKind::Busy) while a guard is held
+    /// on a view, otherwise what the driver says. Nothing was submitted then, unless it was the signal behind the work
+    /// that the driver refused; what the work uses is kept from others until the next signal.
     pub fn copy(&self, source: &impl Operand, destination: &mut impl Operand) -> Result<Fence> {
         let bytes = source.part().bytes;
         if destination.part().bytes < bytes {
@@ -257,6 +258,8 @@ impl Queue {
             ));
         }
         refuse_overlap(&source.part(), &destination.part())?;
+        self.check_addressed(source)?;
+        self.check_addressed(destination)?;
         let _writing = destination.borrow_exclusive()?;
         // Two ranges of one buffer share its borrow state, which is held for writing already.
         let one_buffer = source.part().is_of_buffer(&destination.part());
@@ -281,7 +284,8 @@ impl Queue {
     }
 
     /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
-    /// it at a time into pinned memory that the pool keeps, while the device copies what came before.
+    /// it at a time into pinned memory that the pool keeps, while the device copies what came before. While eight
+    /// earlier ones have yet to leave that memory, it waits for the first of them.
     ///
     /// # Errors
     ///
@@ -339,6 +343,28 @@ impl Queue {
         }
     }
 
+    /// Refuses memory whose address is not one to this queue's device.
+    fn check_addressed(&self, operand: &impl Operand) -> Result<()> {
+        if is_addressed_by(&self.pool, operand) {
+            return Ok(());
+        }
+        let pool = operand.pool();
+        let whose = pool.map_or_else(
+            || "memory of another device".to_owned(),
+            |pool| name_of(operand.part().storage, pool.device().properties()),
+        );
+        let ours = self.pool.device().properties();
+        Err(Error::with_message(
+            ErrorKind::InvalidRequest,
+            format!(
+                "{whose}, which only that device reaches, was given to a queue of {}:{}; use a queue of its own \
+                 allocator, or Runtime::copy",
+                ours.kind.name(),
+                ours.ordinal
+            ),
+        ))
+    }
+
     fn check_staged(
         &self,
         what: &str,
@@ -361,9 +387,9 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says;
-    /// nothing was submitted then.
+    /// As for [`copy`](Self::copy).
     pub fn fill(&self, destination: &mut impl Operand, value: u8) -> Result<Fence> {
+        self.check_addressed(destination)?;
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         let filled = self.submit(&[(to.in_flight, Access::Write)], |queue| {
@@ -374,53 +400,52 @@ impl Queue {
         filled.map_err(|error| self.explain(error, &[destination]))
     }
 
-    /// An error of the driver about memory that the queue's device does not reach, with what to do.
+    /// An error of the driver about memory of a peer that its queues do not reach, with what to do.
     #[cold]
     fn explain(&self, error: Error, operands: &[&dyn sealed::Operand]) -> Error {
-        if !matches!(
-            error.kind(),
-            ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::System
-        ) {
-            return error;
-        }
+        let refused = [
+            ErrorKind::InvalidRequest,
+            ErrorKind::Unsupported,
+            ErrorKind::System,
+        ];
         let ours = self.pool.device();
-        for operand in operands {
-            let (part, pool) = (operand.part(), operand.pool());
-            let Some(pool) = pool.filter(|pool| !Arc::ptr_eq(pool.device(), ours)) else {
-                continue;
-            };
-            let theirs = pool.device().properties();
-            if reach_of(theirs.kind, part.storage) != Reach::Device {
-                continue;
-            }
-            let whose = format!(
-                "{} memory of {}:{}",
-                part.storage,
-                theirs.kind.name(),
-                theirs.ordinal
-            );
-            if ours.properties().kind == DeviceKind::Host {
-                return error.within(format_args!(
-                    "a queue of the host does not reach {whose}; use a queue of its own allocator, or Runtime::copy"
-                ));
-            }
-            if !operand.is_visible_to_peers() {
-                return error.within(format_args!(
-                    "{whose} that a queue of another device is to reach has to be requested so \
-                     (Request::visible_to_peers), or is copied by Runtime::copy"
-                ));
-            }
+        let hidden = operands.iter().find_map(|operand| {
+            let pool = operand.pool()?;
+            let device = pool.device();
+            let is_hidden = device.properties().kind == ours.properties().kind
+                && !Arc::ptr_eq(device, ours)
+                && operand.part().location.host.is_none()
+                && !operand.is_visible_to_peers();
+            is_hidden.then(|| name_of(operand.part().storage, device.properties()))
+        });
+        match hidden.filter(|_| refused.contains(&error.kind())) {
+            Some(whose) => error.within(format_args!(
+                "{whose} that a queue of another device is to reach has to be requested so \
+                 (Request::visible_to_peers), or is copied by Runtime::copy"
+            )),
+            None => error,
         }
-        error
     }
 
-    /// Submits a host function, called in the order of the queue. It must not wait for this queue.
+    /// Submits a host function, called in the order of the queue. It must not wait for this queue, nor free or drop what
+    /// this queue uses while others may fill it: a submission to a full queue (1024 items on the host and the fakes)
+    /// waits with the lock that the function then wants.
     ///
     /// # Errors
     ///
     /// What the driver says; the function is dropped uncalled then.
     pub fn call(&self, function: impl FnOnce() + Send + 'static) -> Result<Fence> {
-        self.submit(&[], |queue| queue.call(Box::new(function)))
+        // Held here until the queue's lock is free again: what a refused function owns may want it when dropped.
+        let held = Arc::new(Mutex::new(Some(function)));
+        let given = Arc::clone(&held);
+        self.submit(&[], |queue| {
+            queue.call(Box::new(move || {
+                let function = given.lock().take();
+                if let Some(function) = function {
+                    function();
+                }
+            }))
+        })
     }
 
     /// A fence at the present end of the queue.
@@ -620,6 +645,15 @@ impl Part<'_> {
             && self.offset < other.offset + other.bytes
             && other.offset < self.offset + self.bytes
     }
+}
+
+/// Memory of a device, for errors.
+fn name_of(storage: StorageMode, device: &DeviceProperties) -> String {
+    format!(
+        "{storage} memory of {}:{}",
+        device.kind.name(),
+        device.ordinal
+    )
 }
 
 pub(crate) fn refuse_overlap(source: &Part<'_>, destination: &Part<'_>) -> Result<()> {

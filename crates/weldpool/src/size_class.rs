@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::DEFAULT_ALIGNMENT;
 
@@ -31,10 +33,22 @@ pub struct SizeClass {
 
 /// An ascending table of size classes. Requests above the largest class are exact ranges of an
 /// arena, split and coalesced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SizeClasses {
     classes: Box<[SizeClass]>,
     index: ClassIndex,
+}
+
+impl fmt::Debug for SizeClasses {
+    /// How many there are, and their ends: a configuration is shown in logs and records, and there can be thousands.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = |class: Option<&SizeClass>| class.map_or(0, |class| class.bytes);
+        f.debug_struct("SizeClasses")
+            .field("count", &self.classes.len())
+            .field("smallest", &bytes(self.classes.first()))
+            .field("largest", &bytes(self.classes.last()))
+            .finish()
+    }
 }
 
 /// Finds the class of a size.
@@ -255,6 +269,17 @@ impl Default for SizeClasses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_is_shown_without_the_hundreds_of_its_classes() {
+        let shown = format!("{:?}", SizeClasses::fine());
+        assert_eq!(
+            shown,
+            "SizeClasses { count: 1792, smallest: 256, largest: 268435456 }"
+        );
+        let config = format!("{:?}", crate::Config::default());
+        assert!(config.contains(&shown) && config.len() < 2048, "{config}");
+    }
 
     #[test]
     fn seed_has_the_documented_sizes_and_counts() {

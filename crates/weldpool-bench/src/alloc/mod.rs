@@ -122,7 +122,7 @@ fn config(options: &Options, machine: &Machine) -> Value {
         names.map(ToString::to_string).collect::<Vec<_>>()
     };
     json!({
-        "weldpool": default_config(),
+        "weldpool": format!("{:?}", weldpool::Config::default()),
         "alignment": "weldpool 256 B; malloc 16 B; allocators of ranges 256 B unless the case says otherwise",
         "process": "one per measurement, contenders in turn, order rotated from round to round",
         "warm_up_s": options.effort.warm_up.as_secs_f64(),
@@ -135,23 +135,6 @@ fn config(options: &Options, machine: &Machine) -> Value {
         "mappings_max_of_a_process": mappings::limit(),
         "rows_of_bars": {"P1": of("P1"), "P3": of("P3")},
     })
-}
-
-/// Our default configuration in words.
-pub(crate) fn default_config() -> String {
-    in_words(&weldpool::Config::default())
-}
-
-/// A configuration in words, without the hundreds of its size classes.
-pub(crate) fn in_words(config: &weldpool::Config) -> String {
-    let classes = config.classes.as_slice();
-    let summary = match (classes.first(), classes.last()) {
-        (Some(first), Some(last)) => {
-            format!("{} of {} to {} B", classes.len(), first.bytes, last.bytes)
-        }
-        _ => "none".to_owned(),
-    };
-    format!("{config:?}").replace(&format!("{:?}", config.classes), &summary)
 }
 
 /// The value in brackets of a kernel setting.

@@ -22,7 +22,6 @@ use weldpool::{Allocator, Stats};
 
 use self::features::Called;
 use self::recording::{Recording, Totals};
-use crate::alloc::in_words;
 use crate::cpu;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::Report;
@@ -111,7 +110,7 @@ pub fn run(options: &Options) -> Result<Report> {
         ..Shared::default()
     };
     let config = features::config(&shared.called);
-    let shown = (in_words(&config), features::on(&config));
+    let shown = (format!("{config:?}"), features::on(&config));
     let logged = features::logged_errors();
     let allocator = features::allocator(config, &shared.called)?;
     // Looking up the first backtrace loads debug information, which stays.

@@ -1,7 +1,9 @@
 //! Allocating and freeing.
 
-use weldpool::{Buffer, ErrorKind, Request, StorageMode};
+use weldpool::device::Exposure;
+use weldpool::{Buffer, Device, ErrorKind, Request, StorageMode};
 
+use super::exposed;
 use super::input::Input;
 use super::machine::{Machine, WORK_BYTES_MAX};
 use super::model::Model;
@@ -31,12 +33,19 @@ impl Machine {
         if self.counts.live as usize + bytes > LIVE_BYTES_MAX {
             return;
         }
-        let held_only = input.below(8) == 0;
+        let how = input.byte();
+        let held_only = how.is_multiple_of(8);
+        let exposure = exposed::choose(how / 8);
+        let offered = exposed::is_none(exposure) || self.target.device.offers(exposure, storage);
         let mut request = Request::new(bytes)
             .alignment(alignment)
             .storage(storage)
             .zeroed(zeroed)
-            .held_only(held_only);
+            .held_only(held_only)
+            .visible_to_peers(exposure.peers);
+        if let Some(form) = exposure.export {
+            request = request.exportable(form);
+        }
         if let Some(stream) = stream {
             request = request.queue(&self.streams[stream].queue);
         }
@@ -61,18 +70,20 @@ impl Machine {
                         "{after} bytes held with a limit of {limit}"
                     );
                 }
+                assert_eq!(buffer.len(), bytes);
                 let mut model = Model::new(bytes);
                 if zeroed {
                     model.fill(0..bytes, 0);
                 }
                 let number = stream.map(|stream| self.streams[stream].number);
                 let least = alignment.max(256);
-                self.add(buffer, bytes, least, model, number);
+                self.add(buffer, exposure, least, model, number);
             }
             Err(error) => {
                 let wrong = bytes == 0
                     || alignment == 3
                     || !self.target.storages.contains(&storage)
+                    || !offered
                     || (zeroed && stream.is_none() && storage == StorageMode::Private);
                 let permitted = match error.kind() {
                     ErrorKind::InvalidRequest | ErrorKind::Unsupported => wrong,
@@ -95,22 +106,26 @@ impl Machine {
     fn add(
         &mut self,
         buffer: Buffer,
-        bytes: usize,
+        exposure: Exposure,
         alignment: usize,
         model: Model,
         queue: Option<u64>,
     ) {
-        assert_eq!(buffer.len(), bytes);
-        let block_bytes = buffer.block_bytes();
+        let (bytes, block_bytes) = (buffer.len(), buffer.block_bytes());
         assert!(block_bytes >= bytes);
         let start = Start::of(&buffer.binding());
         if let Some(start) = start {
-            self.places.add(start, block_bytes);
+            // All of a segment that others reach is its block's, also what lies before the start.
+            let there = match exposed::is_none(exposure) {
+                true => block_bytes,
+                false => bytes,
+            };
+            self.places.add(start, there);
             assert!(start.is_aligned(alignment), "{start:x?} for {alignment}");
             if let Some(address) = start.address() {
                 assert!(
-                    self.target.device.held().contains(address, block_bytes),
-                    "{block_bytes} bytes at {address:#x} are not all there"
+                    self.target.device.held().contains(address, there),
+                    "{there} bytes at {address:#x} are not all there"
                 );
             }
         }
@@ -125,6 +140,7 @@ impl Machine {
             storage: buffer.storage_mode(),
             memory: Memory::Own(buffer),
             model,
+            export: exposure.export,
             queues: queue.into_iter().collect(),
             foreign: None,
         };
@@ -190,6 +206,7 @@ impl Machine {
             return;
         };
         let mut slot = self.slots.swap_remove(index);
+        self.exchange(&slot);
         slot.memory = match slot.memory {
             Memory::Own(buffer) => match buffer.into_raw() {
                 Ok(address) => {

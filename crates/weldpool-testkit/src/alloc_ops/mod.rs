@@ -8,6 +8,7 @@
 mod buffers;
 mod check;
 mod control;
+mod exposed;
 mod host;
 mod input;
 mod machine;

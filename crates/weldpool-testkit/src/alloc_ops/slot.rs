@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use weldpool::{Binding, Buffer, BufferView, Fence, Queue, ReadGuard, Result, StorageMode};
+use weldpool::{Binding, Buffer, BufferView, Export, Fence, Queue, ReadGuard, Result, StorageMode};
 
 use super::model::Model;
 use super::places::Start;
@@ -24,6 +24,8 @@ pub(super) struct Slot {
     pub(super) block_bytes: usize,
     pub(super) storage: StorageMode,
     pub(super) model: Model,
+    /// The form in which it can be exported, if it can.
+    pub(super) export: Option<Export>,
     /// Numbers of the queues whose work may use it.
     pub(super) queues: Vec<u64>,
     /// The queue that foreign work used it on.

@@ -86,6 +86,7 @@ macro_rules! device_suite {
                 copies_and_allocations_are_futures,
                 a_cancelled_copy_is_a_prefix,
                 a_cancelled_copy_is_over_whatever_the_driver_says,
+                a_copy_cancelled_before_it_begins_asks_the_driver_for_nothing,
                 a_dropped_copy_gives_everything_back,
                 queues_write_and_read_host_memory_in_order,
                 registered_memory_is_copied_where_it_is,

@@ -435,6 +435,30 @@ pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
     assert_eq!(allocator.stats().live.value, 0);
 }
 
+pub fn a_copy_cancelled_before_it_begins_asks_the_driver_for_nothing(make: MakeDevice) {
+    let device = Arc::new(FaultyDevice::new(make()));
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let copier = small_chunks();
+    let queue = allocator.create_queue().unwrap();
+    let (open, gate) = channel::<()>();
+    queue
+        .call(move || {
+            let _opened = gate.recv();
+        })
+        .unwrap();
+    let [mut from, to] = [0, 1].map(|_| private(&allocator, 1 << 20));
+    queue.fill(&mut from, 1).unwrap();
+    device.fail(Call::CreateQueue, ErrorKind::System, 100);
+    let copying = copier.copy_async(from, to, CopyOptions::new());
+    copying.cancel();
+    let outcome = copying.wait().unwrap();
+    drop(open);
+    let kind = outcome.result.map_err(|error| error.kind());
+    assert_eq!(kind, Err(ErrorKind::Cancelled));
+    assert_eq!(outcome.copied_bytes, 0);
+    device.clear_faults();
+}
+
 pub fn a_dropped_copy_gives_everything_back(make: MakeDevice) {
     let allocator = allocator(make);
     let copier = small_chunks();
@@ -528,6 +552,12 @@ pub fn registered_memory_is_copied_where_it_is(make: MakeDevice) {
         _ => CopyPath::Direct,
     };
     assert_eq!([up.path, down.path], [expected; 2]);
+    let outcome = copier
+        .copy_async(registered, there, CopyOptions::new())
+        .wait()
+        .unwrap();
+    assert_eq!(outcome.result.unwrap().path, expected);
+    assert!(outcome.source.read::<u8>().unwrap()[..] == data[..]);
 }
 
 pub fn threads_copy_at_once(make: MakeDevice) {

@@ -285,7 +285,10 @@ fn late() -> Error {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.ledger.stop();
+        let this = std::thread::current().id();
         if let Some(thread) = self.thread.get_mut().take()
+            // A callback that owned the last handle may run on it.
+            && thread.thread().id() != this
             && thread.join().is_err()
         {
             tracing::error!("the thread that pins memory panicked");

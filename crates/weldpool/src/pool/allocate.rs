@@ -22,6 +22,8 @@ use crate::thread_cache;
 /// Requests past the caches after which queues with freed memory are signalled, so that it becomes
 /// everybody's, and returnable, without anybody having to ask first.
 const SIGNAL_EVERY: u64 = 16;
+/// Requests past the caches between two looks at what work is over, where queues compete for memory.
+const COLLECT_EVERY: u64 = 4;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -255,9 +257,10 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
+        let number = self.note_operations();
+        let signal = number.is_multiple_of(SIGNAL_EVERY);
         let contended = self.is_contended();
-        if contended || signal {
+        if contended && number.is_multiple_of(COLLECT_EVERY) || signal {
             self.collect(signal);
         }
         let mut party = Party {
@@ -302,7 +305,7 @@ impl Pool {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
             if self.shelves_open() || place.is_small() {
-                let drained = self.drain_caches(false);
+                let drained = self.drain_caches_for(place);
                 // Emptying caches that hold little, as those of a program that only grows, costs nothing.
                 if drained > place.bytes / 8 {
                     self.close_shelves();
@@ -342,7 +345,11 @@ impl Pool {
             return Some(block);
         }
         let mut more = Vec::new();
-        let count = place.refill_blocks();
+        let count = if self.keeps(place.bytes) {
+            place.refill_blocks()
+        } else {
+            1
+        };
         let first = small.allocate(&want, count, &mut more).or_else(|| {
             small.add_span(cut(&place.span(small, party))?);
             small.allocate(&want, count, &mut more)

@@ -43,7 +43,7 @@ impl Pool {
         let moving = block.point().map(|_| self.moving());
         self.observe_free(&block, None);
         thread_cache::count_free(self, key, &block);
-        let pooled = block.list().is_some() && self.is_keeping();
+        let pooled = block.list().is_some() && self.is_keeping() && self.keeps(block.bytes());
         // A full bin gets room if it may; else it has to make some.
         let left = if pooled && self.is_foreign(&block) {
             self.send_home(block);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use super::arenas::Pair;
-use crate::arena::{Arena, Want};
+use super::place::Place;
+use crate::arena::{Arena, SMALL_BYTES_MAX, Want};
 use crate::block::{Block, Point};
 use crate::thread_cache;
 use crate::wait::{Wait, left_out};
@@ -24,7 +25,7 @@ impl Pool {
         for shard in shards {
             shard.drain_lent(|_| true, &mut drained);
         }
-        self.classes.drain(&mut drained);
+        self.classes.drain(|_| true, &mut drained);
         if !all {
             drained = self
                 .classes
@@ -34,6 +35,34 @@ impl Pool {
         self.give_back(drained);
         self.release_empty_spans();
         bytes
+    }
+
+    /// Empties, for a request past free memory, what threads lend and the class pools into the arenas; for a
+    /// large one only large blocks, since small ones leave no more than their spans. Returns the bytes.
+    pub(super) fn drain_caches_for(&self, place: Place) -> usize {
+        if place.is_small() || !self.keeps_small() {
+            return self.drain_caches(false);
+        }
+        let drained = self.drain_lists(|list| self.classes.block_bytes(list) > SMALL_BYTES_MAX);
+        let drained = self
+            .classes
+            .keep_least(drained, |class| self.tuned.kept(class));
+        let bytes = drained.iter().map(Block::bytes).sum();
+        self.give_back(drained);
+        self.release_empty_spans();
+        bytes
+    }
+
+    /// Takes the idle blocks of the lists that are `wanted` out of the class pools, and out of threads' caches
+    /// where others may take them.
+    pub(super) fn drain_lists(&self, wanted: impl Fn(usize) -> bool) -> Vec<Block> {
+        let mut drained = Vec::new();
+        let shards = self.shards.lock().clone();
+        for shard in shards {
+            shard.drain_lent(&wanted, &mut drained);
+        }
+        self.classes.drain(&wanted, &mut drained);
+        drained
     }
 
     /// Gives spans without a small block back to their arenas.

@@ -3,14 +3,45 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
-use crate::arena::Arena;
+use crate::arena::{Arena, SMALL_BYTES_MAX};
 use crate::sync::Ordering;
-use crate::thread_cache::TallySum;
+use crate::thread_cache::{OWN_BLOCK_BYTES_MAX, TallySum};
 
 /// Requests past the caches between two counts of all that was served.
 const OPERATIONS_EVERY: u64 = 1024;
 /// Times that caches may have to be emptied before that is taken for a habit of the workload.
 const SHORTAGES_FREE: u64 = 8;
+
+/// What a shortage, for which caches had to be emptied, does to them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShelfRules {
+    /// Requests past the caches, for each shortage there was, during which large blocks are not cached.
+    closed_for: u64,
+    /// Most shortages that are counted for this.
+    shortages_max: u64,
+    /// Bytes of small blocks that a thread may keep meanwhile, beyond those that are its own.
+    pub(super) small_bytes: usize,
+}
+
+impl ShelfRules {
+    /// Where holes are remapped page by page, idle blocks are soon free memory of any shape; elsewhere each of
+    /// them, and the span of a small one, breaks up what could be exchanged.
+    pub(super) const fn new(divisible: bool) -> Self {
+        if divisible {
+            Self {
+                closed_for: 64,
+                shortages_max: 4,
+                small_bytes: 2 << 20,
+            }
+        } else {
+            Self {
+                closed_for: 1 << 16,
+                shortages_max: u64::MAX,
+                small_bytes: 0,
+            }
+        }
+    }
+}
 
 impl Pool {
     /// From time to time, tells the arenas how much was served, for which they may spend driver time.
@@ -33,7 +64,7 @@ impl Pool {
         if shortages < SHORTAGES_FREE {
             return;
         }
-        self.close_shelves_for(self.shelves_closed_for * shortages);
+        self.close_shelves_after(shortages);
     }
 
     /// As [`close_shelves`](Self::close_shelves), where segments are exchanged, if there is free memory
@@ -44,10 +75,16 @@ impl Pool {
             return;
         }
         let shortages = self.shortages.fetch_add(1, Ordering::Relaxed) + 1;
-        self.close_shelves_for(self.shelves_closed_for * shortages);
+        self.close_shelves_after(shortages);
     }
 
-    fn close_shelves_for(&self, requests: u64) {
+    fn close_shelves_after(&self, shortages: u64) {
+        let ShelfRules {
+            closed_for,
+            shortages_max,
+            ..
+        } = self.shelf_rules;
+        let requests = closed_for.saturating_mul(shortages.min(shortages_max));
         let reopen_at = self.obtained.load(Ordering::Relaxed) + requests;
         if self.reopen_at.swap(reopen_at, Ordering::Relaxed) == 0 {
             self.reserve.set_sparing(true);
@@ -58,6 +95,18 @@ impl Pool {
     /// Whether large blocks may lie in threads' caches.
     pub(super) fn shelves_open(&self) -> bool {
         self.reopen_at.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether blocks of so many bytes may lie in threads' caches.
+    pub(super) fn keeps(&self, bytes: usize) -> bool {
+        self.shelves_open()
+            || bytes <= OWN_BLOCK_BYTES_MAX
+            || bytes <= SMALL_BYTES_MAX && self.keeps_small()
+    }
+
+    /// Whether small blocks lie in caches whatever large ones do.
+    pub(super) fn keeps_small(&self) -> bool {
+        self.shelf_rules.small_bytes > 0
     }
 
     pub(super) fn reopen_shelves(&self, obtained: u64) {

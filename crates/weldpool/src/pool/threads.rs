@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Pool;
+use crate::arena::SMALL_BYTES_MAX;
 use crate::block::{CacheKey, ListId};
 use crate::high_water::Headroom;
 use crate::sync::{Arc, Ordering};
@@ -103,11 +104,16 @@ impl Pool {
 
     /// Divides what may lie idle among the threads' caches.
     pub(super) fn share_out(&self, shards: &[Arc<Shard>]) {
-        let open = self.reopen_at.load(Ordering::Relaxed) == 0;
-        let all = if open { self.cache_limit.bytes() } else { 0 };
+        let all = self.cache_limit.bytes();
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        let (share, block) = if self.shelves_open() {
+            (share, usize::MAX)
+        } else {
+            // Small blocks keep no more than their spans apart.
+            (share.min(self.shelf_rules.small_bytes), SMALL_BYTES_MAX)
+        };
         for shard in shards {
-            shard.set_lent_bytes_max(share);
+            shard.set_lent_max(share, block);
         }
     }
 

@@ -166,18 +166,6 @@ impl Pool {
         self.put_in_arenas(drained);
     }
 
-    fn drain_lists(&self, wanted: impl Fn(usize) -> bool) -> Vec<Block> {
-        let mut drained = Vec::new();
-        let shards = self.shards.lock().clone();
-        for shard in shards {
-            shard.drain_lent(&wanted, &mut drained);
-        }
-        for list in (0..self.classes.list_count()).filter(|&list| wanted(list)) {
-            self.classes.drain_list(list, &mut drained);
-        }
-        drained
-    }
-
     fn put_in_arenas(&self, drained: Vec<Block>) {
         self.give_back(drained);
         self.release_empty_spans();

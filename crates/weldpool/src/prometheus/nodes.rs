@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use super::{Family, Kind, Metric, Pool, Value};
 use crate::stats::NodeStats;
 
-const NODES: &[Metric<NodeStats>] = metrics! {
+const NODES: &[Metric<NodeStats>] = metrics! { "weldpool_pool_":
     "node_reserved_bytes", Gauge, "Bytes held of the node's memory", |node| node.reserved.value;
     "node_reserved_peak_bytes", Gauge, "Highest reserved bytes of the node",
         |node| node.reserved.peak;

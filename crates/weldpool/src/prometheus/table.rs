@@ -12,11 +12,11 @@ pub(super) struct Metric<T> {
     pub(super) read: fn(&T) -> Value,
 }
 
-/// A table: a metric's name behind `weldpool_pool_`, its kind, help and value.
+/// A table: what all names begin with, then of each metric the rest of its name, its kind, help and value.
 macro_rules! metrics {
-    ($($name:literal, $kind:ident, $help:literal, |$all:ident| $value:expr;)*) => {
+    ($prefix:literal: $($name:literal, $kind:ident, $help:literal, |$all:ident| $value:expr;)*) => {
         &[$(Metric {
-            name: concat!("weldpool_pool_", $name),
+            name: concat!($prefix, $name),
             kind: Kind::$kind,
             help: $help,
             read: |$all| Value::from($value),

@@ -1,9 +1,12 @@
 //! A strict reader of the text format, and what the writer makes of hard values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::*;
+use crate::pinned::PinnedStats;
 use crate::stats::Counter;
+use crate::transfer::{CopyStats, PathStats};
 
 /// A sample: its labels and its value.
 type Sample = (BTreeMap<String, String>, f64);
@@ -290,9 +293,120 @@ fn the_text_follows_the_format() {
     );
 }
 
+/// The value of a sample with exactly these labels.
+fn value_of(families: &BTreeMap<String, Family>, family: &str, wanted: &[(&str, &str)]) -> f64 {
+    let wanted: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
+        .collect();
+    let mut samples = families[family].samples.iter();
+    let found = samples.find(|(_, (labels, _))| *labels == wanted);
+    found.map(|(_, (_, value))| *value).unwrap()
+}
+
+#[test]
+fn pinned_pools_and_copiers_go_into_the_same_text() {
+    let counter = |value, peak, total| Counter { value, peak, total };
+    let pinned = PinnedStats {
+        live: counter(3, 9, 40),
+        live_bytes: counter(300, 900, 4000),
+        pageable: counter(1, 2, 10),
+        pageable_bytes: counter(100, 200, 1000),
+        refused: 5,
+        waits: 7,
+        wait_time: Duration::from_millis(1500),
+        wait_longest: Duration::from_millis(250),
+        growths: 11,
+        growth_bytes: 12 << 20,
+        growth_time: Duration::from_millis(750),
+        growth_longest: Duration::from_millis(125),
+        growth_failures: 13,
+        growing_bytes: 14,
+    };
+    let path = |copies| PathStats {
+        copies,
+        bytes: copies << 20,
+        ns: copies * 500_000_000,
+    };
+    let copies = CopyStats {
+        host: path(1),
+        direct: path(2),
+        peer: path(3),
+        pageable: path(4),
+        staged: path(5),
+        cancelled: 6,
+        failed: 7,
+        threads: 8,
+    };
+    let (stats, none) = (stats(), CopyStats::default());
+    let pools = [Pool {
+        name: "gpu",
+        stats: &stats,
+        samples: None,
+        classes: true,
+    }];
+    let mut all = text(&pools);
+    all.push_str(&super::pinned(&[("gpu", &pinned), ("other", &pinned)]));
+    all.push_str(&super::copies(&[("runtime", &copies), ("own", &none)]));
+    let families = parse(&all).unwrap();
+    for (name, value) in [
+        ("allocations", 3.0),
+        ("allocations_peak", 9.0),
+        ("allocations_total", 40.0),
+        ("bytes", 300.0),
+        ("peak_bytes", 900.0),
+        ("allocated_bytes_total", 4000.0),
+        ("pageable_allocations", 1.0),
+        ("pageable_allocations_total", 10.0),
+        ("pageable_bytes", 100.0),
+        ("pageable_bytes_total", 1000.0),
+        ("pinned_ratio", 0.75),
+        ("refused_total", 5.0),
+        ("waits_total", 7.0),
+        ("wait_seconds_total", 1.5),
+        ("wait_longest_seconds", 0.25),
+        ("growths_total", 11.0),
+        ("growth_bytes_total", f64::from(12 << 20)),
+        ("growth_seconds_total", 0.75),
+        ("growth_longest_seconds", 0.125),
+        ("growth_failures_total", 13.0),
+        ("growing_bytes", 14.0),
+    ] {
+        let family = format!("weldpool_pinned_{name}");
+        for pool in ["gpu", "other"] {
+            let found = value_of(&families, &family, &[("pool", pool)]);
+            assert!((found - value).abs() < 1e-9, "{family}: {found}");
+        }
+    }
+    let of_path = |name: &str, path: &str| {
+        let labels = [("copier", "runtime"), ("path", path)];
+        value_of(&families, &format!("weldpool_copier_{name}_total"), &labels)
+    };
+    for (number, path) in ["host", "direct", "peer", "pageable", "staged"]
+        .iter()
+        .enumerate()
+    {
+        let copies = number as f64 + 1.0;
+        let values = [copies, copies * f64::from(1 << 20), copies * 0.5];
+        let found = ["copies", "bytes", "seconds"].map(|name| of_path(name, path));
+        assert_eq!(found, values, "{path}");
+    }
+    for (name, value) in [
+        ("cancelled_total", 6.0),
+        ("failed_total", 7.0),
+        ("threads", 8.0),
+    ] {
+        let family = format!("weldpool_copier_{name}");
+        let found =
+            ["runtime", "own"].map(|name| value_of(&families, &family, &[("copier", name)]));
+        assert_eq!(found, [value, 0.0], "{family}");
+    }
+}
+
 #[test]
 fn nothing_makes_families_without_samples() {
-    let families = parse(&text(&[])).unwrap();
+    let all = [text(&[]), pinned(&[]), copies(&[])].concat();
+    let families = parse(&all).unwrap();
     assert!(families.values().all(|family| family.samples.is_empty()));
 }
 

@@ -29,7 +29,7 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
 const OWN_BYTES_MAX: usize = 1 << 20;
 /// Largest block that it does.
-const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
+pub(crate) const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
 
 thread_local! {
     static CACHES: RefCell<Vec<Option<Box<ThreadCache>>>> = const { RefCell::new(Vec::new()) };

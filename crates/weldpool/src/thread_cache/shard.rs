@@ -27,8 +27,9 @@ pub(crate) struct Shard {
     pub(crate) gate: Gate,
     /// What the peak of requested bytes is above what is live, this shard's part.
     pub(super) headroom: Headroom,
-    /// Most bytes of blocks that may lie where others may take them: the pool's say.
+    /// Most bytes of blocks that may lie where others may take them, and the largest such block: the pool's say.
     lent_bytes_max: AtomicUsize,
+    lent_block_bytes_max: AtomicUsize,
     /// Bytes of room that the thread's own bins were given.
     pub(super) own_room_bytes: AtomicUsize,
     /// Bytes of blocks in bins that others may come to. Who has the right to those changes it.
@@ -88,6 +89,7 @@ impl Shard {
             },
             headroom: Headroom::default(),
             lent_bytes_max: AtomicUsize::new(0),
+            lent_block_bytes_max: AtomicUsize::new(usize::MAX),
             own_room_bytes: AtomicUsize::new(0),
             lent_bytes: AtomicUsize::new(0),
             lending: Lending::new(),
@@ -102,13 +104,20 @@ impl Shard {
         self.key
     }
 
+    /// What may lie where others may take it, if a block of `bytes` is among that; nothing if that may not.
     #[inline]
-    pub(super) fn lent_bytes_max(&self) -> usize {
-        self.lent_bytes_max.load(Ordering::Relaxed)
+    pub(super) fn lent_with(&self, bytes: usize) -> Option<usize> {
+        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
+        let may = lent <= self.lent_bytes_max.load(Ordering::Relaxed)
+            && bytes <= self.lent_block_bytes_max.load(Ordering::Relaxed);
+        may.then_some(lent)
     }
 
-    pub(crate) fn set_lent_bytes_max(&self, bytes: usize) {
+    /// Sets how many bytes may lie where others may take them, and of how large blocks.
+    pub(crate) fn set_lent_max(&self, bytes: usize, block_bytes: usize) {
         self.lent_bytes_max.store(bytes, Ordering::Relaxed);
+        self.lent_block_bytes_max
+            .store(block_bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn headroom(&self) -> u64 {

@@ -113,10 +113,9 @@ impl Shard {
         let Some(_inside) = self.lending.enter() else {
             return Err(block);
         };
-        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.lent_bytes_max() || !block.is_kept() {
+        let Some(lent) = self.lent_with(bytes).filter(|_| block.is_kept()) else {
             return Err(block);
-        }
+        };
         // SAFETY: this thread is the owner, and inside.
         unsafe { bin.push_lent(block) }?;
         self.count_pushed(bin, requested);
@@ -147,10 +146,9 @@ impl Shard {
             // SAFETY: the owner is inside of its own bin.
             return unsafe { bin.push(block) };
         }
-        let lent = self.lent_bytes.load(Ordering::Relaxed) + bytes;
-        if lent > self.lent_bytes_max() {
+        let Some(lent) = self.lent_with(bytes) else {
             return Err(block);
-        }
+        };
         // SAFETY: the owner has the right to what is lent.
         unsafe { bin.push(block) }?;
         self.lent_bytes.store(lent, Ordering::Relaxed);

@@ -37,6 +37,8 @@ const ALLOCATING_THREADS: usize = 4;
 /// fill one chunk while the device takes another. Threads are started by the first copy that is worth more than
 /// one, and end when there was nothing to do for a while.
 ///
+/// Dropping a copier waits for the copies and allocations that its threads were given.
+///
 /// A copy waits for submitted work that uses either side, and is done when the call returns, or the future is
 /// ready. To order copies with other work of a queue without waiting, use [`Queue::copy`](crate::Queue::copy).
 ///
@@ -134,7 +136,7 @@ impl Copier {
         }
         // SAFETY: the operands are borrowed for this call, views besides at run time, and the call returns only
         // after the schedule has ended.
-        let job = Arc::new(unsafe { Job::new(plan, &self.counters) });
+        let job = Arc::new(unsafe { Job::new(plan, &self.counters, start) });
         let waiting = Waiting(&job);
         while !job.is_ready(WAIT) {}
         let helpers = self.threads(&job, options) - 1;
@@ -145,7 +147,7 @@ impl Copier {
         }
         job.help();
         drop(waiting);
-        job.outcome(start.elapsed())
+        job.outcome()
     }
 
     /// Begins a copy whose end is a future, which any executor can wait for; see [`CopyFuture`] for how it is
@@ -156,10 +158,11 @@ impl Copier {
         destination: D,
         options: CopyOptions,
     ) -> CopyFuture<S, D> {
+        let start = Instant::now();
         // Boxed before their addresses are taken, so that moving the future moves neither.
         let mut sides = Box::new((source, destination));
         let (source, destination) = &mut *sides;
-        match self.begin(source, destination, &options) {
+        match self.begin(source, destination, &options, start) {
             Ok(job) => {
                 let job = Arc::new(job);
                 let threads = self.threads(&job, &options);
@@ -233,6 +236,7 @@ impl Copier {
         source: &mut S,
         destination: &mut D,
         options: &CopyOptions,
+        start: Instant,
     ) -> Result<Job> {
         let sides = (source.side(), destination.side());
         let (from, to) = (source.part(), destination.part());
@@ -247,7 +251,7 @@ impl Copier {
         let plan = self.plan(sides.0, sides.1, (from, to), options)?;
         // SAFETY: the future, and after it the job's keeper, owns both sides until the schedule has ended; the uses
         // noted below keep away whoever shares them.
-        let job = unsafe { Job::new(plan, &self.counters) };
+        let job = unsafe { Job::new(plan, &self.counters, start) };
         let fence = Fence::of(Arc::clone(job.timeline()) as _, 1);
         for (part, access) in [(from, Access::Read), (to, Access::Write)] {
             if let Some(part) = part {

@@ -4,9 +4,9 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use super::job::{Copied, Job};
 use super::options::CopyProgress;
@@ -14,7 +14,7 @@ use super::place::Owned;
 use super::workers::{Group, Work, Workers};
 use crate::allocator::Allocator;
 use crate::buffer::Buffer;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::request::Request;
 use crate::sync::{Arc, Condvar, Mutex};
 
@@ -54,7 +54,6 @@ impl<S: Owned, D: Owned> fmt::Debug for Outcome<S, D> {
 #[must_use = "dropping the future cancels the copy"]
 pub struct CopyFuture<S: Owned, D: Owned> {
     state: State<S, D>,
-    start: Instant,
 }
 
 enum State<S: Owned, D: Owned> {
@@ -73,14 +72,12 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
                 job: Arc::clone(job),
                 sides: Some(sides),
             },
-            start: Instant::now(),
         }
     }
 
     pub(super) fn failed(error: Error, sides: Box<(S, D)>) -> Self {
         Self {
             state: State::Failed(Some((error, sides))),
-            start: Instant::now(),
         }
     }
 
@@ -123,7 +120,7 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
                 Some(Outcome {
                     source,
                     destination,
-                    result: job.outcome(self.start.elapsed()),
+                    result: job.outcome(),
                     copied_bytes: job.progress().done_bytes,
                 })
             }
@@ -232,9 +229,18 @@ impl Allocation {
 
 impl Work for Allocation {
     fn work(self: Arc<Self>, _group: &Arc<Group>) {
-        if !self.state.lock().given_up {
-            self.end(self.allocator.allocate_with(&self.request));
+        if self.state.lock().given_up {
+            return;
         }
+        let allocate = || self.allocator.allocate_with(&self.request);
+        // Whoever waits must not wait for a thread that is gone.
+        let outcome = catch_unwind(AssertUnwindSafe(allocate)).unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::System,
+                "a device or a callback panicked while memory was obtained",
+            ))
+        });
+        self.end(outcome);
     }
 }
 

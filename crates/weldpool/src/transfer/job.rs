@@ -46,8 +46,11 @@ pub(super) struct Job {
     /// Reaches 1 at the end.
     timeline: Arc<SoftwareTimeline>,
     counters: Arc<Counters>,
+    start: Instant,
     /// When nothing had to be waited for any more.
     began: OnceLock<Instant>,
+    /// From the start to the end.
+    elapsed: OnceLock<Duration>,
     /// Whether the progress function is still called; one call at a time.
     reporting: Mutex<bool>,
     /// Whether a slot stands for the source, and for the destination, in which rows lie close together.
@@ -89,7 +92,7 @@ impl Job {
     ///
     /// Both sides are valid for the extent and apart, and until the job's schedule has ended nobody frees either,
     /// writes the source, or touches the destination, but for work before the fences of the plan.
-    pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>) -> Self {
+    pub(super) unsafe fn new(plan: Plan, counters: &Arc<Counters>, start: Instant) -> Self {
         let extent = plan.extent;
         let packed = [&plan.source, &plan.destination].map(|side| side.reach == Reach::Device);
         let parts_max = match plan.path {
@@ -115,7 +118,9 @@ impl Job {
             schedule: Schedule::new(extent.chunks() * parts_max),
             timeline: Arc::default(),
             counters: Arc::clone(counters),
+            start,
             began: OnceLock::new(),
+            elapsed: OnceLock::new(),
             reporting: Mutex::new(true),
             kept: Mutex::default(),
         }
@@ -202,7 +207,7 @@ impl Job {
     }
 
     /// What became of it, once the schedule has ended.
-    pub(super) fn outcome(&self, elapsed: Duration) -> Result<Copied> {
+    pub(super) fn outcome(&self) -> Result<Copied> {
         let bytes = self.schedule.done_bytes();
         match self.schedule.failure() {
             // All of it was there before the reason came.
@@ -210,7 +215,7 @@ impl Job {
             _ => Ok(Copied {
                 bytes,
                 path: self.path,
-                elapsed,
+                elapsed: *self.elapsed.get_or_init(|| self.start.elapsed()),
             }),
         }
     }
@@ -263,15 +268,19 @@ impl Job {
 
     /// All by one thread, which keeps the device busy and sees when to stop.
     fn by_device(&self) -> Result<()> {
+        let claim = || {
+            let number = self.schedule.claim()?;
+            Some(self.extent.chunk(number))
+        };
+        let mut next = claim();
+        if next.is_none() {
+            return Ok(());
+        }
         let pool = self.source.copying_pool(&self.destination);
         let line = Line::new(pool.ok_or_else(no_address)?, Way::Up, 0)?;
         let mut under_way = VecDeque::with_capacity(AHEAD);
         loop {
-            let piece = self
-                .schedule
-                .claim()
-                .map(|number| self.extent.chunk(number));
-            if let Some(piece) = &piece {
+            if let Some(piece) = &next {
                 let from = self.source.location.at(piece.source);
                 let to = self.destination.location.at(piece.destination);
                 // SAFETY: both are parts of what `new` was promised, and this thread stays in the schedule until the
@@ -279,14 +288,15 @@ impl Job {
                 let value = unsafe { line.copy(from, to, piece.rows) }?;
                 under_way.push_back((value, piece.rows));
             }
-            let full = under_way.len() == AHEAD || piece.is_none();
+            let full = under_way.len() == AHEAD || next.is_none();
             if full && let Some((value, rows)) = under_way.pop_front() {
                 line.wait(value)?;
                 self.complete(rows);
-            } else if piece.is_none() {
+            } else if next.is_none() {
                 line.note_idle();
                 return Ok(());
             }
+            next = next.and_then(|_| claim());
         }
     }
 
@@ -385,6 +395,10 @@ impl Job {
     /// The lines, which the first thread opens; none once the copy was stopped, or where there is no room for them and
     /// that thread does it all.
     fn open_once(&self) -> Result<Option<Arc<Lines>>> {
+        // Looked at before too: whoever cancels does not wait for lines that are being opened.
+        if self.schedule.is_stopped() {
+            return Ok(None);
+        }
         let mut opened = self.lines.lock();
         if self.schedule.is_stopped() {
             return Ok(None);
@@ -533,9 +547,10 @@ impl Drop for Leaving<'_> {
             Some(_) => Ending::Failed,
             None => Ending::Complete,
         };
-        let elapsed = job.began.get().map(Instant::elapsed);
+        job.elapsed.get_or_init(|| job.start.elapsed());
+        let copied = job.began.get().map(Instant::elapsed);
         job.counters
-            .count(job.path, bytes, elapsed.unwrap_or_default(), ending);
+            .count(job.path, bytes, copied.unwrap_or_default(), ending);
         job.timeline.reach(1);
         job.schedule.end();
     }

@@ -5,6 +5,7 @@
 use super::side::{Reach, Side};
 use crate::device::{DeviceKind, StorageMode};
 use crate::pool::Pool;
+use crate::queue::sealed::Operand;
 use crate::sync::Arc;
 
 /// The way the bytes of a copy took.
@@ -87,13 +88,7 @@ impl Side {
         let (Some(one), Some(two)) = (&self.pool, &other.pool) else {
             return false;
         };
-        let (one, two) = (one.device(), two.device());
-        // A GPU can be opened more than once; what is made of software is a device for itself each time.
-        let real = one.properties().kind == DeviceKind::Cuda;
-        Arc::ptr_eq(one, two)
-            || real
-                && two.properties().kind == DeviceKind::Cuda
-                && one.properties().ordinal == two.properties().ordinal
+        are_of_same_device(one, two)
     }
 
     /// Whether the device of this side can copy to and from the other's memory.
@@ -117,8 +112,32 @@ impl Side {
     }
 }
 
+/// Whether both pools are of one device.
+fn are_of_same_device(one: &Pool, two: &Pool) -> bool {
+    let (one, two) = (one.device(), two.device());
+    // A GPU can be opened more than once; what is made of software is a device for itself each time.
+    let real = one.properties().kind == DeviceKind::Cuda;
+    Arc::ptr_eq(one, two)
+        || real
+            && two.properties().kind == DeviceKind::Cuda
+            && one.properties().ordinal == two.properties().ordinal
+}
+
+/// Whether the address of an operand is one to the queues of a pool, be it reached or not: NVIDIA GPUs have one space
+/// of addresses, and so have devices of software that are linked. Elsewhere the same number is something else.
+pub(crate) fn is_addressed_by(pool: &Pool, operand: &(impl Operand + ?Sized)) -> bool {
+    let Some(owner) = operand.pool() else {
+        return true;
+    };
+    let (one, two) = (owner.device().properties(), pool.device().properties());
+    reach_of(one.kind, operand.part().storage) != Reach::Device
+        || are_of_same_device(&owner, pool)
+        || one.kind == two.kind
+            && (one.kind == DeviceKind::Cuda || one.peers.contains(&two.ordinal))
+}
+
 /// Who can touch memory of this storage mode on a device of that kind.
-pub(crate) const fn reach_of(kind: DeviceKind, storage: StorageMode) -> Reach {
+pub(super) const fn reach_of(kind: DeviceKind, storage: StorageMode) -> Reach {
     match (kind, storage) {
         (DeviceKind::Host, _) => Reach::Pageable,
         (_, StorageMode::Shared) => Reach::Pinned,

@@ -12,7 +12,7 @@ use crate::sync::Arc;
 
 /// Who can touch memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(super) enum Reach {
     /// Processors.
     Pageable,
     /// Processors, and the device of its pool.

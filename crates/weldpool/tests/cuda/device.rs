@@ -45,6 +45,23 @@ fn its_memory_is_seen_in_the_budget() {
 }
 
 #[test]
+fn managed_memory_is_never_more_than_is_free() {
+    let device = cuda();
+    let some = 64 << 20;
+    let held = device.create_segment(some, StorageMode::Managed).unwrap();
+    // Untouched by the device it takes nothing there, and counts all the same.
+    let free = device.budget().unwrap().available.unwrap() as usize;
+    let more = (free - some / 2).next_multiple_of(2 << 20);
+    let refused = device.create_segment(more, StorageMode::Managed);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::OutOfMemory);
+    device.release_segment(held).unwrap();
+    let allocator = Allocator::builder(device).build().unwrap();
+    let request = Request::new(2 * free).storage(StorageMode::Managed);
+    let refused = allocator.allocate_with(&request);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
 fn contents_go_there_and_back() {
     let allocator = Allocator::builder(cuda()).build().unwrap();
     let queue = allocator.create_queue().unwrap();

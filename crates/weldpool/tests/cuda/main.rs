@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock};
 
 use weldpool::Device;
 use weldpool::device::cuda::CudaDevice;
+use weldpool_testkit::FaultyDevice;
 
 mod device;
 mod gpu;
@@ -30,3 +31,7 @@ fn cuda() -> Arc<dyn Device> {
 }
 
 weldpool_testkit::device_suite!(cuda_device, cuda);
+// What a device without handles and mappings has: `cuMemAlloc`, and pages locked in place.
+weldpool_testkit::device_suite!(cuda_segments, || Arc::new(
+    FaultyDevice::new(cuda()).without_virtual_memory()
+));

@@ -2,9 +2,11 @@
 //! reuse inside a mapped pool, so kernels check patterns.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weldpool::device::cuda::CudaDevice;
+use weldpool::pinned::{PinnedConfig, PinnedPool};
+use weldpool::transfer::{Copier, CopyOptions};
 use weldpool::{Allocator, Buffer, Config, Device, ErrorKind, Request, StorageMode};
 
 use crate::gpu::Stream;
@@ -187,6 +189,48 @@ fn patterns_survive_wandering_and_remapped_memory() {
     assert!(wandered > 100, "{wandered}");
     assert!(stats.remaps > 20, "{}", stats.remaps);
     assert!(stats.reserved.peak <= LIMIT);
+}
+
+#[test]
+fn threads_in_the_background_break_no_capture() {
+    let (device, allocator) = open(|config| {
+        config.gc.enabled = true;
+        config.gc.interval = Duration::from_millis(10);
+        config.gc.policy.idle_max = Some(Duration::from_millis(1));
+    });
+    let captured = Stream::new(&device, &allocator);
+    let other = Stream::new(&device, &allocator);
+    let buffer = private(&allocator, 1 << 20, &captured);
+    let copier = Copier::new().unwrap();
+    captured.begin_capture();
+    captured.write_late(&buffer, 1, 0);
+    // One thread pins memory, others copy and allocate, and one takes idle memory back.
+    let pool = PinnedPool::builder(&allocator)
+        .config(PinnedConfig {
+            reserve_bytes: 64 << 20,
+            ..PinnedConfig::default()
+        })
+        .build()
+        .unwrap();
+    let target = private(&allocator, 32 << 20, &other);
+    let copy = copier.copy_async(vec![7_u8; 32 << 20], target, CopyOptions::new());
+    let request = Request::new(48 << 20).storage(StorageMode::Private);
+    let allocated = copier.allocate_async(&allocator, request).wait().unwrap();
+    let outcome = copy.wait().unwrap();
+    assert_eq!(outcome.result.unwrap().bytes, 32 << 20);
+    drop((allocated.unwrap(), outcome.destination));
+    let start = Instant::now();
+    let done = || pool.stats().growths > 0 && allocator.stats().gc.given_back_bytes > 0;
+    while !done() {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{}",
+            pool.stats()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(captured.end_capture());
+    buffer.free_on(&captured.queue);
 }
 
 #[test]

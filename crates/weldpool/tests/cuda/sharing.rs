@@ -189,12 +189,12 @@ fn what_is_no_exported_object_is_refused() {
             "64 bytes",
         );
     }
-    let buffer = exportable(&allocator, Export::FileDescriptor, 2 * MIB);
-    for object in [4 * MIB, 2 * MIB + 4096, 1 << 32] {
+    let buffer = exportable(&allocator, Export::FileDescriptor, 4 * MIB);
+    for object in [2 * MIB, 4 * MIB + 4096, 6 * MIB, 1 << 32] {
         let ExportedHandle::FileDescriptor(file) = export(&buffer).unwrap().into_handle() else {
             panic!("a descriptor was asked for");
         };
-        refused(&of_file(file, object, MIB), "longer than it is");
+        refused(&of_file(file, object, MIB), "of another length");
     }
     drop(buffer);
     // Of CUDA's rules: a process does not open its own legacy handles.

@@ -180,7 +180,11 @@ fn lose_the_context() {
         stream.queue.call(|| {}).map(drop).unwrap_err().kind(),
     ];
     assert_eq!(kinds, [ErrorKind::DeviceLost; 4]);
-    assert_eq!(Arc::strong_count(&kept), 1);
+    // A thread of its own drops what is never called.
+    while Arc::strong_count(&kept) > 1 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(1));
+    }
     live.free_on(&stream.queue);
     assert_eq!(registered.into_inner().unwrap().len(), 5000);
     drop((pinned, stream));

@@ -21,7 +21,7 @@ mod policy;
 mod registered;
 mod thread_caches;
 mod trace;
-mod transfers;
+mod transfer;
 
 use self::fake::Checked;
 

@@ -105,6 +105,8 @@ impl AdoptedStreams {
         // Covers everything submitted and freed so far.
         let _fence = adopted.queue.fence()?;
         adopted.stream.retire();
+        // Calls of the stream are made under the queue's lock: after this, nobody is at one that began before.
+        let _past = adopted.queue.fence();
         let forgotten = queues.remove(&id);
         drop(queues);
         Ok(forgotten.is_some())

@@ -143,12 +143,12 @@ impl Sharing {
                 format!("the object lies elsewhere than on this device: {place:?}"),
             ));
         }
-        // The driver refuses to map more than there is, which it calls not supported.
+        // The driver maps a handle as a whole: another length it calls not supported.
         let mapped = segment.mapped(&[self.place()]);
         mapped.map_err(|error| match error.kind() {
             ErrorKind::Unsupported => Error::with_message(
                 ErrorKind::InvalidRequest,
-                format!("{error}; the object is shorter than it was said to be"),
+                format!("{error}; the object is longer or shorter than it was said to be"),
             ),
             _ => error,
         })

@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
@@ -52,7 +53,8 @@ pub(super) fn take(number: usize) -> Option<Function> {
     taken.map(|(_, function)| function)
 }
 
-/// Drops the functions of a context that is lost.
+/// Drops the functions of a context that is lost, on a thread of its own: whoever finds it lost may hold locks that
+/// what the functions own wants when it is dropped.
 pub(super) fn forget(context: u64) {
     let mut pending = PENDING.lock();
     let forgotten: Vec<_> = pending
@@ -60,7 +62,17 @@ pub(super) fn forget(context: u64) {
         .flat_map(|pending| pending.extract_if(|_, (of, _)| *of == context))
         .collect();
     drop(pending);
-    drop(forgotten);
+    if forgotten.is_empty() {
+        return;
+    }
+    // Without a thread they stay.
+    let forgotten = ManuallyDrop::new(forgotten);
+    let dropping = std::thread::Builder::new()
+        .name("weldpool-lost".into())
+        .spawn(move || drop(ManuallyDrop::into_inner(forgotten)));
+    if let Err(error) = dropping {
+        tracing::error!(%error, "what functions of a lost context own is kept for the life of the process");
+    }
 }
 
 /// What the driver calls, with the number of a function.
@@ -77,5 +89,40 @@ pub(super) unsafe extern "C" fn call_back(argument: *mut c_void) {
     RUNNING.fetch_sub(1, Ordering::AcqRel);
     if called.is_err() {
         tracing::error!("a host function on a queue panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    /// Takes a lock when it is dropped.
+    struct Locks(Arc<Mutex<()>>);
+
+    impl Drop for Locks {
+        fn drop(&mut self) {
+            drop(self.0.lock());
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_dropped_while_the_caller_holds_locks() {
+        let lock = Arc::new(Mutex::new(()));
+        let (dropped, seen) = channel::<()>();
+        let locks = Locks(Arc::clone(&lock));
+        let (context, other) = (u64::MAX, u64::MAX - 1);
+        let kept = put(other, Box::new(|| ()));
+        put(context, Box::new(move || drop((locks, dropped))));
+        let held = lock.lock();
+        forget(context);
+        drop(held);
+        // The sender goes, and says nothing, when the function is dropped uncalled.
+        let end = seen.recv_timeout(Duration::from_secs(20));
+        assert_eq!(end, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+        assert!(take(kept).is_some(), "of another context");
     }
 }

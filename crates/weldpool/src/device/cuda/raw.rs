@@ -404,7 +404,8 @@ impl Driver {
 
     /// # Safety
     ///
-    /// The addresses are the caller's, nothing is mapped there, and the handle has that size.
+    /// The addresses are the caller's, and nothing is mapped there. A handle of another size, longer or shorter, the
+    /// driver refuses as not supported.
     pub(super) unsafe fn map(&self, address: u64, bytes: usize, handle: u64) -> Result<()> {
         // SAFETY: the caller's promise.
         Status::check(unsafe { (self.functions.cuMemMap)(address, bytes, 0, handle, 0) })

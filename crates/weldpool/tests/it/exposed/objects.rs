@@ -275,3 +275,20 @@ fn claims_are_held_against_the_object() {
     assert_eq!((part.len(), part.block_bytes()), (100, 3 * PAGE));
     assert_eq!(part.read::<u8>().unwrap()[0], 9);
 }
+
+/// As CUDA, which maps a handle as a whole.
+#[test]
+fn a_discrete_device_imports_an_object_as_a_whole() {
+    let allocator = open(Arc::new(FakeDiscrete::new().unwrap()));
+    let request = exportable(4 * MIB).storage(StorageMode::Private);
+    let buffer = allocator.allocate_with(&request).unwrap();
+    let file = || file_of(export(&buffer).unwrap());
+    for object in [2 * MIB, 4 * MIB + 4096, 6 * MIB, 1 << 32] {
+        let error = import(&allocator, &received(file(), object, 0, MIB)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{object}: {error}");
+    }
+    let stats = allocator.stats();
+    assert_eq!((stats.segments, stats.reserved.value), (1, 4 * MIB as u64));
+    let part = import(&allocator, &received(file(), 4 * MIB, 2 * MIB, MIB)).unwrap();
+    assert_eq!((part.len(), part.block_bytes()), (MIB, 4 * MIB));
+}

@@ -83,11 +83,30 @@ fn other_memory_is_not_reached() {
     let copied = queue.copy(&hidden, &mut local).map(drop);
     for result in [copied, queue.fill(&mut hidden, 1).map(drop)] {
         let text = result.unwrap_err().to_string();
-        assert!(text.contains("fake:discrete:0"), "{text}");
+        assert!(text.contains("private memory of fake:discrete:0"), "{text}");
         assert!(text.contains("Runtime::copy"), "{text}");
     }
     let rules: Vec<_> = second.violations().iter().map(|one| one.rule).collect();
     assert_eq!(rules, [Rule::PeerAccess; 2]);
+}
+
+#[test]
+fn an_address_of_a_device_that_is_not_linked_is_refused() {
+    let device = || Arc::new(FakeDiscrete::new().unwrap());
+    let (first, second) = (device(), device());
+    let (ours, theirs) = (open(first.clone()), open(second.clone()));
+    let queue = theirs.create_queue().unwrap();
+    // Both devices number their addresses alike.
+    let (mut foreign, mut own) = (plain(&ours, MIB), plain(&theirs, MIB));
+    let refused = [
+        queue.copy(&foreign, &mut own),
+        queue.copy(&own, &mut foreign),
+        queue.fill(&mut foreign, 1),
+    ];
+    for error in refused.map(Result::unwrap_err) {
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+    }
+    assert_eq!((first.violations(), second.violations()), (vec![], vec![]));
 }
 
 #[test]

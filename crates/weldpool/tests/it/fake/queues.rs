@@ -248,6 +248,41 @@ fn a_host_function_that_panics_leaves_the_queue_alive() {
 }
 
 #[test]
+fn a_function_that_is_refused_is_dropped_with_no_lock_held() {
+    let (done, over) = channel();
+    std::thread::spawn(move || {
+        for lose in [false, true] {
+            let device = Arc::new(FakeDiscrete::new().unwrap());
+            let allocator = Allocator::builder(device.clone()).build().unwrap();
+            let queue = allocator.create_queue().unwrap();
+            let request = Request::new(1 << 20).storage(StorageMode::Private);
+            let first = allocator.allocate_with(&request).unwrap();
+            first.free_on(&queue);
+            // Its own once the queue has gone on from here, which takes a signal when it is dropped.
+            let again = allocator.allocate_with(&request.queue(&queue)).unwrap();
+            if lose {
+                device.control().lose();
+            } else {
+                device.control().inject(Fault {
+                    call: Call::HostCall,
+                    when: When::Nth(1),
+                    error: ErrorKind::System,
+                });
+            }
+            let refused = queue.call(move || drop(again)).unwrap_err();
+            let kind = match lose {
+                true => ErrorKind::DeviceLost,
+                false => ErrorKind::System,
+            };
+            assert_eq!(refused.kind(), kind);
+            assert_eq!(allocator.stats().live.value, 0);
+        }
+        done.send(()).unwrap();
+    });
+    over.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
 fn each_kind_of_call_fails_when_told_and_is_counted() {
     for call in [
         Call::Copy,

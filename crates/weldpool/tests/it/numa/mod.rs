@@ -1,5 +1,6 @@
 //! Memory that is kept apart by nodes, on topologies that are made up: the thread says where it runs.
 
+mod imported;
 mod machine;
 mod placement;
 mod seeing;

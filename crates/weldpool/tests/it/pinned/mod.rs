@@ -5,6 +5,7 @@
     reason = "the helpers of these tests report by panicking, as the tests do"
 )]
 
+mod failing;
 mod held;
 mod pool;
 mod reserve;

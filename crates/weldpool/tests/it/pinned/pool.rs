@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use weldpool::device::fake::{FakeApple, FakeDiscrete, Rule};
 use weldpool::device::host::HostDevice;
 use weldpool::pinned::{PinnedConfig, PinnedPool};
+use weldpool::transfer::{Copier, CopyOptions, CopyPath};
 use weldpool::{Allocator, ErrorKind, Export, Request, StorageMode};
 
 use super::{Gate, LONG, MIB, OBTAINING, eventually, faulty};
@@ -353,6 +354,30 @@ fn queues_copy_from_and_to_pinned_and_pageable_buffers() {
     target.free_on(&queue);
     let stats = pool.stats();
     assert_eq!((stats.live.value, stats.live_bytes.value), (0, 0));
+}
+
+#[test]
+fn a_pinned_buffer_is_copied_without_waiting_and_comes_back() {
+    let allocator = Allocator::builder(Arc::new(FakeDiscrete::new().unwrap()))
+        .build()
+        .unwrap();
+    let pool = pool(&allocator, |config| config.wait_max = LONG);
+    let mut source = pool.allocate(MIB).unwrap();
+    source.write::<u32>().unwrap().fill(7);
+    let private = Request::new(MIB).storage(StorageMode::Private);
+    let middle = allocator.allocate_with(&private).unwrap();
+    let copier = Copier::new().unwrap();
+    let up = copier.copy_async(source, middle, CopyOptions::new());
+    let up = up.wait().unwrap();
+    assert_eq!(up.result.unwrap().path, CopyPath::Direct);
+    assert!(up.source.is_pinned());
+    let target = pool.allocate(MIB).unwrap();
+    let down = copier.copy_async(up.destination, target, CopyOptions::new());
+    let down = down.wait().unwrap();
+    assert_eq!(
+        down.destination.read::<u32>().unwrap()[..],
+        vec![7; MIB / 4]
+    );
 }
 
 /// Metal has no use for memory that is not an object of its own.

@@ -149,6 +149,15 @@ impl ExposedSegment {
                 "an object of {bytes} bytes is none of this kind of device; granularity is {GRANULARITY}"
             )));
         }
+        // Handles are mapped as a whole.
+        let length = rustix::fs::fstat(file)
+            .map_err(|error| failed("fstat", error))?
+            .st_size;
+        if u64::try_from(length) != Ok(bytes as u64) {
+            return Err(wrong(format!(
+                "an object of {length} bytes, of which {bytes} were claimed"
+            )));
+        }
         // Counted where it was made.
         let claim = Capacity::claim_none();
         let store = Arc::new(Store::over(mapping, None, claim));

@@ -1,10 +1,5 @@
 //! What copies take and refuse, what they say, and how they do with little pinned memory.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "the helpers of these tests report by panicking, as the tests do"
-)]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,18 +8,13 @@ use std::time::Duration;
 use weldpool::device::fake::FakeDiscrete;
 use weldpool::pinned::PinnedPool;
 use weldpool::transfer::{Copied, Copier, CopierConfig, CopyOptions, CopyPath, Rows};
-use weldpool::{Allocator, Buffer, ErrorKind, HealthStatus, Request, Result, StorageMode};
+use weldpool::{Allocator, ErrorKind, HealthStatus, Result};
 
-const MIB: usize = 1 << 20;
+use super::{MIB, private};
 
 fn discrete() -> Allocator {
     let device = Arc::new(FakeDiscrete::new().unwrap());
     Allocator::builder(device).build().unwrap()
-}
-
-fn private(allocator: &Allocator, bytes: usize) -> Buffer {
-    let request = Request::new(bytes).storage(StorageMode::Private);
-    allocator.allocate_with(&request).unwrap()
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
