@@ -267,6 +267,19 @@ mod tests {
         }
     }
 
+    #[cfg(all(target_os = "linux", feature = "cuda"))]
+    #[test]
+    fn a_driver_that_cannot_be_loaded_comes_with_the_loaders_words() {
+        let runtime = Runtime::open().unwrap();
+        for absent in runtime.absent() {
+            let text = absent.error.to_string();
+            if let Some(said) = text.strip_prefix("no CUDA driver: ") {
+                let names = ["libcuda.so.1: ", "libcuda.so: "];
+                assert!(names.iter().all(|name| said.contains(name)), "{said}");
+            }
+        }
+    }
+
     #[test]
     fn wrong_names_are_errors_that_say_what_there_is() {
         let long = "x".repeat(100_000);

@@ -190,7 +190,11 @@ impl Driver {
             // SAFETY: opening NVIDIA's library runs its initialisers, which have no requirement.
             match unsafe { Library::new(name) } {
                 Ok(library) => return Ok(library),
-                Err(error) => said.push(error.to_string()),
+                // What the system's loader said, name and all, is behind the crate's own words.
+                Err(error) => said.push(match std::error::Error::source(&error) {
+                    Some(source) => source.to_string(),
+                    None => format!("{name}: {error}"),
+                }),
             }
         }
         Err(Missing::Library(said.join("; ")))
