@@ -113,6 +113,8 @@ pub struct Pool {
     /// Times that caches had to be emptied for want of memory.
     shortages: AtomicU64,
     shelf_rules: ShelfRules,
+    /// Small blocks may lie in caches whatever large ones do.
+    small_kept: AtomicBool,
     /// The value of `obtained` at which large blocks may lie on shelves again; 0 while they may.
     reopen_at: AtomicU64,
     failures: AtomicU64,
@@ -206,6 +208,7 @@ impl Pool {
             obtained: AtomicU64::new(0),
             shortages: AtomicU64::new(0),
             shelf_rules: ShelfRules::new(divisible),
+            small_kept: AtomicBool::new(false),
             reopen_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             last_domain: AtomicU64::new(0),

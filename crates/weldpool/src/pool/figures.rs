@@ -9,8 +9,8 @@ use crate::report::LeakReport;
 use crate::request::Request;
 use crate::size_class::SizeClasses;
 use crate::stats::{Counter, Stats};
-use crate::sync::Ordering;
-use crate::thread_cache::{self, ListSums, TallySum, UnlistedSum};
+use crate::sync::{Arc, Ordering};
+use crate::thread_cache::{self, ListSums, Shard, TallySum, UnlistedSum};
 
 /// What all threads of a pool counted.
 #[derive(Debug)]
@@ -84,7 +84,11 @@ impl Pool {
 
     /// Bytes requested by users and not yet freed; O(threads).
     pub(crate) fn live_bytes(&self) -> u64 {
-        let shards = self.shards.lock();
+        self.live_bytes_in(&self.shards.lock())
+    }
+
+    /// The same, for whoever has the lock of the list of shards.
+    pub(super) fn live_bytes_in(&self, shards: &[Arc<Shard>]) -> u64 {
         let headrooms = shards.iter().map(|shard| shard.headroom());
         let all = headrooms.fold(0, u64::wrapping_add);
         self.live_water.sum(all)

@@ -43,22 +43,14 @@ impl Pool {
         let moving = block.point().map(|_| self.moving());
         self.observe_free(&block, None);
         thread_cache::count_free(self, key, &block);
-        let pooled = block.list().is_some() && self.is_keeping() && self.keeps(block.bytes());
-        // A full bin gets room if it may; else it has to make some.
-        let left = if pooled && self.is_foreign(&block) {
+        let pooled = block.list().is_some() && self.is_keeping();
+        if pooled && self.is_foreign(&block) {
             self.send_home(block);
-            None
-        } else if pooled {
-            thread_cache::put(key, block)
-        } else {
-            Some(block)
-        };
-        if let Some(block) = left {
-            if pooled {
-                self.make_room(key, block);
-            } else {
-                self.release(block);
-            }
+        } else if !pooled || !self.keeps(block.bytes()) {
+            self.release(block);
+        } else if let Some(block) = thread_cache::put(key, block) {
+            // A full bin got room if it may; else it has to make some.
+            self.make_room(key, block);
         }
         drop(moving);
         self.close_if_idle();

@@ -4,13 +4,16 @@
 
 use super::Pool;
 use crate::arena::{Arena, SMALL_BYTES_MAX};
-use crate::sync::Ordering;
-use crate::thread_cache::{OWN_BLOCK_BYTES_MAX, TallySum};
+use crate::sync::{Arc, Ordering};
+use crate::thread_cache::{OWN_BLOCK_BYTES_MAX, OWN_BYTES_MAX, Shard, TallySum};
 
 /// Requests past the caches between two counts of all that was served.
 const OPERATIONS_EVERY: u64 = 1024;
 /// Times that caches may have to be emptied before that is taken for a habit of the workload.
 const SHORTAGES_FREE: u64 = 8;
+
+/// What is live is this many times what is little beside it.
+const LITTLE: u64 = 256;
 
 /// What a shortage, for which caches had to be emptied, does to them.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +22,8 @@ pub(super) struct ShelfRules {
     closed_for: u64,
     /// Most shortages that are counted for this.
     shortages_max: u64,
-    /// Bytes of small blocks that a thread may keep meanwhile, beyond those that are its own.
+    /// Bytes of small blocks that a thread may keep meanwhile, beyond those that are its own, where that is
+    /// [little](Pool::small_is_little).
     pub(super) small_bytes: usize,
 }
 
@@ -106,7 +110,14 @@ impl Pool {
 
     /// Whether small blocks lie in caches whatever large ones do.
     pub(super) fn keeps_small(&self) -> bool {
-        self.shelf_rules.small_bytes > 0
+        self.small_kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether what threads may keep of small blocks is little beside what is live.
+    pub(super) fn small_is_little(&self, shards: &[Arc<Shard>]) -> bool {
+        let each = (OWN_BYTES_MAX + self.shelf_rules.small_bytes) as u64;
+        let all = each.saturating_mul(shards.len() as u64);
+        self.shelf_rules.small_bytes > 0 && all.saturating_mul(LITTLE) <= self.live_bytes_in(shards)
     }
 
     pub(super) fn reopen_shelves(&self, obtained: u64) {

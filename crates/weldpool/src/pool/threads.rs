@@ -106,11 +106,18 @@ impl Pool {
     pub(super) fn share_out(&self, shards: &[Arc<Shard>]) {
         let all = self.cache_limit.bytes();
         let share = usize::try_from(all / shards.len().max(1) as u64).unwrap_or(usize::MAX);
+        let little = self.small_is_little(shards);
+        self.small_kept.store(little, Ordering::Relaxed);
         let (share, block) = if self.shelves_open() {
             (share, usize::MAX)
         } else {
             // Small blocks keep no more than their spans apart.
-            (share.min(self.shelf_rules.small_bytes), SMALL_BYTES_MAX)
+            let kept = if little {
+                self.shelf_rules.small_bytes
+            } else {
+                0
+            };
+            (share.min(kept), SMALL_BYTES_MAX)
         };
         for shard in shards {
             shard.set_lent_max(share, block);

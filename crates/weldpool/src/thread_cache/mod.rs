@@ -27,7 +27,7 @@ use crate::pool::{Pool, free_past_cache};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Bytes of idle blocks that a thread keeps for itself alone, per pool or queue.
-const OWN_BYTES_MAX: usize = 1 << 20;
+pub(crate) const OWN_BYTES_MAX: usize = 1 << 20;
 /// Largest block that it does.
 pub(crate) const OWN_BLOCK_BYTES_MAX: usize = 8 << 10;
 
