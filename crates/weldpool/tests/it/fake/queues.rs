@@ -159,7 +159,10 @@ fn a_wait_by_the_host_keeps_nobody_from_the_queue() {
     let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
     let [busy, queue] = [0; 2].map(|_| allocator.create_queue().unwrap());
     let (open, gate) = channel::<()>();
-    busy.call(move || drop(gate.recv())).unwrap();
+    busy.call(move || {
+        let _opened = gate.recv();
+    })
+    .unwrap();
     let mut middle = allocator.allocate(4096).unwrap();
     busy.fill(&mut middle, 5).unwrap();
     let [mut target, freed] = [0; 2].map(|_| allocator.allocate(4096).unwrap());

@@ -69,7 +69,7 @@ impl Silent {
 }
 
 fn start(buffer: &Buffer) -> u64 {
-    buffer.binding().device.unwrap()
+    buffer.binding().device_address.unwrap()
 }
 
 #[test]
@@ -192,6 +192,38 @@ fn registered_memory_comes_back_with_the_error() {
         drop(memory.map_err(|failed| failed.error).unwrap());
         assert_eq!(silent.allocator.stats().registered.value, 0);
         assert_eq!(silent.device.violations(), []);
+    });
+}
+
+/// Where a queue waits for one of another device by asking its timeline.
+#[test]
+fn a_queue_that_waits_for_another_asks_again() {
+    within_a_minute(|| {
+        let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
+        let (allocator, host) = (
+            Allocator::builder(device.clone()).build().unwrap(),
+            Allocator::host().unwrap(),
+        );
+        let (first, second) = (
+            allocator.create_queue().unwrap(),
+            host.create_queue().unwrap(),
+        );
+        let (open, gate) = channel::<()>();
+        let opened = first.call(move || {
+            let _opened = gate.recv();
+        });
+        let mut middle = allocator.allocate(4096).unwrap();
+        let mut target = host.allocate(4096).unwrap();
+        first.fill(&mut middle, 5).unwrap();
+        device.fail(Call::Wait, ErrorKind::System, 50);
+        let copied = second.copy(&middle, &mut target).unwrap();
+        let early = copied.wait(Some(Duration::from_millis(20))).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::Timeout);
+        open.send(()).unwrap();
+        copied.wait(None).unwrap();
+        assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 5));
+        device.fail(Call::Wait, ErrorKind::System, 0);
+        opened.unwrap().wait(None).unwrap();
     });
 }
 
