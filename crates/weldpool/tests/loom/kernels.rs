@@ -183,7 +183,7 @@ fn what_one_thread_frees_another_takes_from_the_class() {
         }
         let mut all = consuming.join().unwrap();
         all.extend(producer.drain());
-        pools.drain(&mut all);
+        pools.drain(|_| true, &mut all);
         all.sort();
         assert_eq!(all, [Block(1), Block(2)]);
     });
@@ -206,7 +206,7 @@ fn class_pools_exchange_batches_without_loss() {
         all.extend(pools.take(LIST, Node::FIRST, 2));
         all.extend(putter.join().unwrap());
         let mut kept = Vec::new();
-        pools.drain(&mut kept);
+        pools.drain(|_| true, &mut kept);
         assert!(kept.len() <= 2, "the limit of the class");
         all.extend(kept);
         all.sort();
