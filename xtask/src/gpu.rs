@@ -25,35 +25,12 @@ const SURPLUS: [&str; 4] = [
     "nvidia/cu13/lib/cmake",
 ];
 
-/// Tests and the suite, from the folder that it lies in. Results go to `$OUT`, or there.
-const RUN: &str = r#"#!/bin/sh
-# usage: run.sh test|check|bench|copy|rmm|torch ...
-here=$(cd "$(dirname "$0")" && pwd)
-out=${OUT:-$here}
-cd "$here" || exit 1
-for what in "$@"; do
-  case $what in
-    test) ./cuda-tests --test-threads 1 > "$out/tests.txt" 2>&1; code=$?; tail -4 "$out/tests.txt" ;;
-    check) compute-sanitizer --tool memcheck ./cuda-tests --test-threads 1 reuse:: device:: \
-             > "$out/memcheck.txt" 2>&1; code=$?; tail -4 "$out/memcheck.txt" ;;
-    bench) ./bench gpu --commit "$(cat commit)" --wheels "$here/wheels" --json "$out/gpu.json" \
-             > "$out/gpu.txt" 2> "$out/gpu.log"; code=$?; cat "$out/gpu.txt" ;;
-    copy) ./bench gpu-copy --commit "$(cat commit)" --json "$out/gpu-copy.json" > "$out/gpu-copy.txt"; code=$?
-          cat "$out/gpu-copy.txt" ;;
-    rmm) w="$here/wheels"; cccl="$w/nvidia/cu13/include/cccl"
-         nvcc -O2 -std=c++17 -I "$here/include" -I "$cccl" -I "$w/librmm/include" -I "$w/rapids_logger/include" \
-           "$here/rmm_vector.cu" -L "$w/librmm/lib64" -lrmm -L "$w/rapids_logger/lib64" -lrapids_logger \
-           -L "$here" -lweldpool -Xlinker "-rpath=$w/librmm/lib64:$w/rapids_logger/lib64:$here" -o "$here/rmm_vector" &&
-           "$here/rmm_vector" > "$out/rmm.txt" 2>&1; code=$?; cat "$out/rmm.txt" ;;
-    torch) : > "$out/torch.jsonl"; code=0
-           for allocator in native expandable "$here/libweldpool.so"; do
-             python3 torch_train.py "$allocator" >> "$out/torch.jsonl" || code=1
-           done ;;
-    *) echo "$what is none of test, check, bench, copy, rmm and torch" >&2; code=2 ;;
-  esac
-  [ "$code" = 0 ] || exit "$code"
-done
-"#;
+/// Runs the parts, from the folder that it lies in.
+const RUN: &str = include_str!("gpu/run.sh");
+/// Writes what the tests found into one file.
+const RECORD: &str = include_str!("gpu/record.py");
+/// What `run.sh` is told when nothing is named.
+const PARTS: [&str; 7] = ["test", "check", "bench", "copy", "rmm", "torch", "record"];
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let here = arguments.flag("--run");
@@ -62,14 +39,13 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let folder = paths.cache().join("gpu");
     pack(paths, &mut steps, &folder)?;
     eprintln!(
-        "packed in {}; `sh run.sh test check bench copy rmm torch` runs it",
-        folder.display()
+        "packed in {}; `sh run.sh {}` runs it",
+        folder.display(),
+        PARTS.join(" ")
     );
     if here {
         let what = match steps_to_run.is_empty() {
-            true => ["test", "check", "bench", "copy", "rmm", "torch"]
-                .map(str::to_owned)
-                .to_vec(),
+            true => PARTS.map(str::to_owned).to_vec(),
             false => steps_to_run,
         };
         steps.show(
@@ -141,6 +117,7 @@ fn pack(paths: &Paths, steps: &mut Steps, folder: &Path) -> Result<()> {
     }
     copy_directory(&capi.join("include"), &folder.join("include"))?;
     paths::write(&folder.join("commit"), &crate::bench::commit(paths))?;
+    paths::write(&folder.join("record.py"), RECORD)?;
     paths::write(&folder.join("run.sh"), RUN)
 }
 

@@ -62,6 +62,16 @@ pub(super) const DRIVER: Figure = Figure {
     unit: "ns/operation",
     better: Better::Lower,
 };
+pub(super) const DRIVER_SHARE: Figure = Figure {
+    what: "share of time in the driver",
+    unit: "",
+    better: Better::Lower,
+};
+pub(super) const DRIVER_CALLS: Figure = Figure {
+    what: "driver calls per 1000 operations",
+    unit: "",
+    better: Better::Lower,
+};
 const PAIR: Figure = Figure {
     what: "",
     unit: "ns/pair",
@@ -97,7 +107,7 @@ impl Case {
         match self {
             Self::Pair(_) | Self::Batch(_) => &[PAIR],
             Self::Mixed(_) => &[RATE],
-            Self::Trace(_) => &[RESERVED, OPERATION, DRIVER],
+            Self::Trace(_) => &[RESERVED, OPERATION, DRIVER, DRIVER_SHARE, DRIVER_CALLS],
         }
     }
 

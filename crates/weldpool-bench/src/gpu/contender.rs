@@ -76,6 +76,11 @@ impl Contender {
         }
     }
 
+    /// Whether each operation of it is one call of CUDA's for memory, and nothing else.
+    pub(super) fn calls_each_time(self) -> bool {
+        matches!(self, C::CudaMalloc | C::CudaMallocAsync | C::RmmAsync)
+    }
+
     /// What `peer_open` is given.
     pub(super) fn setting(self) -> &'static str {
         match self {

@@ -9,7 +9,8 @@ use weldpool::device::cuda::CudaDevice;
 use weldpool::trace::{self, Event, Op, Reader, Replay, ReplayOptions, Target};
 use weldpool::{Allocator, Config};
 
-use super::cases::{DRIVER, OPERATION, RESERVED};
+use super::cases::{DRIVER, DRIVER_CALLS, DRIVER_SHARE, OPERATION, RESERVED};
+use super::contender::Contender;
 use super::peer::{Peer, STREAMS};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -46,6 +47,8 @@ pub(super) type Figures = Vec<(String, f64)>;
 
 /// Driver time that the frugal setting may spend on each operation.
 const FRUGAL_NS: u32 = 100;
+/// Operations to which calls of the driver are related.
+const PER_OPERATIONS: f64 = 1000.0;
 
 /// Our figures on a trace, with the default configuration.
 pub(super) fn ours(name: &str, case: &str) -> Result<Figures> {
@@ -76,18 +79,23 @@ fn replay(name: &str, case: &str, config: &Config) -> Result<Figures> {
         let message = format!("{} allocations failed", report.failures);
         return Err(Error::new(ErrorKind::Environment, message));
     }
+    let events = report.events as f64;
+    let driver = report.driver_ns as f64 / events;
     Ok(vec![
         (RESERVED.key(case), report.reserved_over_live),
         (OPERATION.key(case), report.mean_ns),
+        (DRIVER.key(case), driver),
+        (DRIVER_SHARE.key(case), driver / report.mean_ns),
         (
-            DRIVER.key(case),
-            report.driver_ns as f64 / report.events as f64,
+            DRIVER_CALLS.key(case),
+            PER_OPERATIONS * report.driver_calls as f64 / events,
         ),
     ])
 }
 
-/// A peer's figures on a trace: its streams are idle, so it never has to wait for one.
-pub(super) fn peer(peer: &Peer, name: &str, case: &str) -> Result<Figures> {
+/// A peer's figures on a trace: its streams are idle, so it never has to wait for one. What the driver takes of its
+/// time is not known, and how often it calls it only where every operation is such a call.
+pub(super) fn peer(peer: &Peer, contender: Contender, name: &str, case: &str) -> Result<Figures> {
     let events = read(name)?;
     let mut streams = HashMap::new();
     let mut live = HashMap::new();
@@ -128,6 +136,9 @@ pub(super) fn peer(peer: &Peer, name: &str, case: &str) -> Result<Figures> {
         OPERATION.key(case),
         elapsed.as_nanos() as f64 / events.len() as f64,
     )];
+    if contender.calls_each_time() {
+        figures.push((DRIVER_CALLS.key(case), PER_OPERATIONS));
+    }
     if let Some(reserved) = peer.peak_reserved() {
         figures.push((RESERVED.key(case), reserved as f64 / most as f64));
     }

@@ -158,7 +158,7 @@ pub fn work(work: &Work<'_>) -> Result<()> {
             let peer = Peer::open(library, contender.setting())?;
             say(&Line::Version(peer.version()));
             measure(work, peer.clone(), |name, case| {
-                traces::peer(&peer, name, case)
+                traces::peer(&peer, contender, name, case)
             });
         }
         (_, None) => {

@@ -14,6 +14,8 @@ const KERNELS: &str = include_str!("../../../weldpool/tests/cuda/kernels.ptx");
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
+/// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP`, as Weldpool registers.
+const PORTABLE_MAPPED: u32 = 3;
 
 fn check(call: &str, result: CUresult) -> Result<()> {
     match result {
@@ -117,6 +119,31 @@ impl Driver {
             address,
             bytes,
             pinned: false,
+        })
+    }
+
+    /// Has the driver lock the pages of memory.
+    ///
+    /// # Safety
+    ///
+    /// It stays mapped until it is given to [`unregister`](Self::unregister).
+    pub(super) unsafe fn register(&self, memory: &mut [u8]) -> Result<()> {
+        let address = memory.as_mut_ptr().cast();
+        // SAFETY: the caller's promise.
+        check("cuMemHostRegister", unsafe {
+            sys::cuMemHostRegister_v2(address, memory.len(), PORTABLE_MAPPED)
+        })
+    }
+
+    /// Ends [`register`](Self::register).
+    ///
+    /// # Safety
+    ///
+    /// No device uses the memory any more.
+    pub(super) unsafe fn unregister(&self, memory: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        check("cuMemHostUnregister", unsafe {
+            sys::cuMemHostUnregister(memory.as_mut_ptr().cast())
         })
     }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod driver;
+mod registration;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut suite = Suite::open(options)?;
     suite.copies()?;
     suite.views()?;
+    suite.registrations()?;
     suite.peers()?;
     if options.sweep {
         suite.sweep()?;
@@ -136,19 +138,34 @@ impl<'a> Suite<'a> {
 
     /// Median nanoseconds of a call.
     fn time(&self, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+        let [median] = self.time_parts(|| {
+            let start = Instant::now();
+            call()?;
+            Ok([start.elapsed()])
+        })?;
+        Ok(median)
+    }
+
+    /// Median nanoseconds of each part of a call, which it tells itself.
+    fn time_parts<const N: usize>(
+        &self,
+        mut call: impl FnMut() -> Result<[Duration; N]>,
+    ) -> Result<[f64; N]> {
         let (least, most) = match self.options.quick {
             true => (2, Duration::from_millis(20)),
             false => (7, Duration::from_millis(120)),
         };
         call()?;
         let begin = Instant::now();
-        let mut times = Vec::new();
-        while times.len() < least || (begin.elapsed() < most && times.len() < 100_000) {
-            let start = Instant::now();
-            call()?;
-            times.push(start.elapsed().as_nanos() as f64);
+        let mut times = [const { Vec::new() }; N];
+        while times.iter().all(|times| times.len() < least)
+            || (begin.elapsed() < most && times.iter().all(|times| times.len() < 100_000))
+        {
+            for (times, time) in times.iter_mut().zip(call()?) {
+                times.push(time.as_nanos() as f64);
+            }
         }
-        Ok(median(&times).unwrap_or(f64::NAN))
+        Ok(times.map(|times| median(&times).unwrap_or(f64::NAN)))
     }
 
     fn wants(&self, case: &str) -> bool {

@@ -22,6 +22,8 @@ use crate::thread_cache;
 /// Requests past the caches after which queues with freed memory are signalled, so that it becomes
 /// everybody's, and returnable, without anybody having to ask first.
 const SIGNAL_EVERY: u64 = 16;
+/// Requests past the caches between two looks at what work is over, where queues compete for memory.
+const COLLECT_EVERY: u64 = 4;
 /// Stands for the host among the domains whose requests compete.
 const HOST_DOMAIN: u64 = 1 << 32;
 
@@ -255,9 +257,10 @@ impl Pool {
                 return Ok((block, Source::Held));
             }
         }
-        let signal = self.note_operations().is_multiple_of(SIGNAL_EVERY);
+        let number = self.note_operations();
+        let signal = number.is_multiple_of(SIGNAL_EVERY);
         let contended = self.is_contended();
-        if contended || signal {
+        if contended && number.is_multiple_of(COLLECT_EVERY) || signal {
             self.collect(signal);
         }
         let mut party = Party {

@@ -24,8 +24,10 @@ use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering};
 
 /// Work that a device is given before the first of it is waited for.
 const AHEAD: usize = 2;
-/// In longer copies the chunks leave the caches of the processors that wrote them by themselves.
-const STREAMED_BYTES_MAX: usize = 64 << 20;
+/// Up to this length chunks for a device are written past the caches, of which they leave by themselves in longer
+/// copies; beyond it, what comes from a device is, since it is too much for the caches and reading what it replaces
+/// takes bandwidth that the device needs.
+const STREAMED_BYTES: usize = 64 << 20;
 /// How often a copy that waits for other work looks whether it was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -348,9 +350,11 @@ impl Job {
             }
             None => self.destination.location,
         };
-        let next = match lines.up {
-            Some(_) if self.extent.bytes() <= STREAMED_BYTES_MAX => Next::Fetched,
-            _ => Next::Used,
+        let short = self.extent.bytes() <= STREAMED_BYTES;
+        let next = if lines.up.is_some() == short {
+            Next::Elsewhere
+        } else {
+            Next::Used
         };
         self.by_processor(
             from.at(part.source),

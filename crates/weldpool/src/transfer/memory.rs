@@ -11,8 +11,9 @@ use super::extent::Rows;
 pub(super) enum Next {
     /// Processors may read it soon, so it may stay in their caches.
     Used,
-    /// A device reads it, which is slowed down by what lies modified in a processor's cache.
-    Fetched,
+    /// No processor reads it soon: a device does, which is slowed down by what lies modified in a processor's cache,
+    /// or it is more than the caches hold.
+    Elsewhere,
 }
 
 /// Rows shorter than this are copied in the usual way.
@@ -34,7 +35,7 @@ pub(super) unsafe fn copy_rows(
         let from = unsafe { source.add(row * rows.source_pitch) };
         // SAFETY: as above.
         let to = unsafe { destination.add(row * rows.destination_pitch) };
-        if next == Next::Fetched && rows.bytes >= STREAMED_BYTES_MIN {
+        if next == Next::Elsewhere && rows.bytes >= STREAMED_BYTES_MIN {
             // SAFETY: as above.
             unsafe { stream(from, to, rows.bytes) };
         } else {
@@ -130,7 +131,7 @@ mod tests {
         let source: Vec<u8> = (0..100_000_u32)
             .map(|index| ((index * 7) >> 3) as u8)
             .collect();
-        for next in [Next::Used, Next::Fetched] {
+        for next in [Next::Used, Next::Elsewhere] {
             for (bytes, from, to) in [(1, 0, 0), (4096, 3, 1), (5000, 0, 31), (70_001, 1, 64)] {
                 let mut copy = vec![0xAA_u8; 100_100];
                 let rows = Rows::single(bytes);

@@ -9,13 +9,16 @@ use super::memory::{Next, copy_rows};
 use super::path::CopyPath;
 use super::room::Room;
 use super::side::{Reach, Side};
-use crate::device::Location;
+use crate::device::{DeviceQueue, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
 use crate::sync::Arc;
 
 /// Longer copies that processors have a part in are cut and shared out.
 pub(super) const SHORT_BYTES_MAX: usize = 256 << 10;
+
+/// Those to a device from this length on are done in two halves.
+const HALVED_BYTES_MIN: usize = 128 << 10;
 
 /// Does all of a copy on this thread, at once.
 ///
@@ -40,6 +43,10 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
         (CopyPath::Host, ..) => {
             // SAFETY: the caller's promise.
             unsafe { by_processor(from, to, rows) }
+        }
+        (CopyPath::Staged, None, Some(up)) if rows.count == 1 && rows.bytes >= HALVED_BYTES_MIN => {
+            // SAFETY: the caller's promise.
+            unsafe { in_halves(up, from, to, rows.bytes) }
         }
         (CopyPath::Staged, down, up) => {
             let down = down.map(|pool| Slot::new(pool, rows)).transpose()?;
@@ -71,6 +78,32 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
             unsafe { by_device(pool, from, to, rows) }
         }
     }
+}
+
+/// Copies to a device so that it is at the first half while this thread is at the second.
+///
+/// # Safety
+///
+/// As for [`copy`].
+unsafe fn in_halves(pool: &Pool, from: Location, to: Location, bytes: usize) -> Result<()> {
+    let slot = Slot::new(pool, Rows::single(bytes))?;
+    let half = Rows::single(bytes / 2);
+    let rest = Rows::single(bytes - half.bytes);
+    with_queue(pool, |queue| {
+        // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
+        unsafe { by_processor(from, slot.location, half) }?;
+        // SAFETY: as above, and the queue is waited for before the slot is let go.
+        unsafe { queue.copy_rows(slot.location, to, half) }?;
+        let (from, through, to) = (
+            from.at(half.bytes),
+            slot.location.at(half.bytes),
+            to.at(half.bytes),
+        );
+        // SAFETY: as above; the device is at the other half.
+        unsafe { by_processor(from, through, rest) }?;
+        // SAFETY: as above.
+        unsafe { queue.copy_now(through, to, rest) }
+    })
 }
 
 /// Room for a copy, which the pool gets back.
@@ -109,13 +142,18 @@ fn device_of(side: &Side) -> Option<&Arc<Pool>> {
 ///
 /// As for [`DeviceQueue::copy_now`](crate::device::DeviceQueue::copy_now); when the call returns, the device uses neither.
 unsafe fn by_device(pool: &Pool, from: Location, to: Location, rows: Rows) -> Result<()> {
-    let queue = pool.take_queue()?;
     // SAFETY: the caller's promise.
-    let copied = unsafe { queue.copy_now(from, to, rows) };
-    if copied.is_ok() || drain(queue.as_ref()) {
+    with_queue(pool, |queue| unsafe { queue.copy_now(from, to, rows) })
+}
+
+/// Runs `work` on a queue, which does nothing more when the call returns.
+fn with_queue(pool: &Pool, work: impl FnOnce(&dyn DeviceQueue) -> Result<()>) -> Result<()> {
+    let queue = pool.take_queue()?;
+    let done = work(queue.as_ref());
+    if done.is_ok() || drain(queue.as_ref()) {
         pool.put_queue(queue);
     }
-    copied
+    done
 }
 
 /// # Safety

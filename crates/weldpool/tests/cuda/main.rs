@@ -14,8 +14,13 @@ use weldpool::Device;
 use weldpool::device::cuda::CudaDevice;
 use weldpool_testkit::FaultyDevice;
 
+mod capture;
+mod counted;
 mod device;
 mod gpu;
+mod growth;
+mod heap;
+mod lost;
 mod operations;
 mod pinned;
 mod reuse;
