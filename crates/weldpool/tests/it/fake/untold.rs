@@ -227,6 +227,37 @@ fn a_queue_that_waits_for_another_asks_again() {
     });
 }
 
+/// Memory that a read gave up on, since the driver did not tell when it would be there, serves no other copy before.
+#[test]
+fn memory_for_copies_in_doubt_serves_no_other() {
+    within_a_minute(|| {
+        let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        let queues = [0; 2].map(|_| allocator.create_queue().unwrap());
+        let [mut seven, mut five] = [0; 2].map(|_| allocator.allocate(4096).unwrap());
+        queues[0].fill(&mut seven, 7).unwrap().wait(None).unwrap();
+        let opens = queues.each_ref().map(|queue| {
+            let (open, gate) = channel::<()>();
+            let opened = queue.call(move || {
+                let _opened = gate.recv();
+            });
+            opened.unwrap();
+            open
+        });
+        device.fail(Call::Wait, ErrorKind::System, 1);
+        let error = queues[0].read(&seven, &mut [0; 4096]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::System);
+        let written = queues[1].write(&[5; 4096], &mut five).unwrap();
+        // The read that was given up comes first.
+        for (open, queue) in opens.into_iter().zip(&queues) {
+            open.send(()).unwrap();
+            queue.fence().unwrap().wait(None).unwrap();
+        }
+        written.wait(None).unwrap();
+        assert!(five.read::<u8>().unwrap().iter().all(|&byte| byte == 5));
+    });
+}
+
 /// A copy that cannot learn how far it is tells the error, and returns only once nothing touches either side.
 #[test]
 fn copies_tell_the_error_and_are_over() {
