@@ -302,3 +302,41 @@ fn copies_tell_the_error_and_are_over() {
         }
     });
 }
+
+/// However often the driver does not tell, a copy that failed returns only when the device is at none of it.
+#[test]
+fn a_failed_copy_is_over_when_it_returns() {
+    within_a_minute(|| {
+        let fake = Arc::new(FakeDiscrete::new().unwrap());
+        let device = Arc::new(FaultyDevice::new(fake.clone()));
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        for options in [CopyOptions::new(), CopyOptions::new().progress(|_| ())] {
+            let request = Request::new(4 * MIB).storage(StorageMode::Private);
+            let mut there = allocator.allocate_with(&request).unwrap();
+            let (asked, data) = (fake.clone(), vec![9; 4 * MIB]);
+            device.before(Call::Copy, move || {
+                for queue in asked.control().queues() {
+                    asked.control().hang(queue);
+                }
+            });
+            device.fail(Call::Wait, ErrorKind::System, 5);
+            let (done, over) = channel();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let copied = Copier::new()
+                        .unwrap()
+                        .copy_with(&data, &mut there, &options);
+                    done.send(copied.unwrap_err().kind()).unwrap();
+                });
+                let early = over.recv_timeout(Duration::from_millis(200));
+                device.clear_faults();
+                for queue in fake.control().queues() {
+                    fake.control().resume(queue);
+                }
+                assert!(early.is_err(), "the device is still at it");
+                let told = over.recv_timeout(Duration::from_secs(20));
+                assert_eq!(told, Ok(ErrorKind::System));
+            });
+        }
+    });
+}
