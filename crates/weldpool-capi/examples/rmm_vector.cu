@@ -1,8 +1,12 @@
 // RMM's containers on Weldpool's memory: two streams fill and sum vectors of many lengths, and the sums are checked.
 //
-// Build (the CCCL headers and RMM are in the wheels nvidia-cuda-cccl, librmm and rapids-logger):
-//   nvcc -std=c++17 -I include -I $CCCL/include -I $RMM/include -I $LOGGER/include rmm_vector.cu \
-//     -L $RMM/lib64 -lrmm -L $LOGGER/lib64 -lrapids_logger -L . -lweldpool -o rmm_vector
+// Build, from the root of the repository (docs/c.md): the wheels of requirements/gpu.txt have RMM, its logger and CCCL.
+//   cargo build --release -p weldpool-capi
+//   python3 -m pip install --no-deps --target target/gpu-wheels -r requirements/gpu.txt; w=$PWD/target/gpu-wheels
+//   nvcc -O2 -std=c++17 -I crates/weldpool-capi/include -I $w/nvidia/cu13/include/cccl -I $w/librmm/include \
+//     -I $w/rapids_logger/include crates/weldpool-capi/examples/rmm_vector.cu -L $w/librmm/lib64 -lrmm \
+//     -L $w/rapids_logger/lib64 -lrapids_logger -L target/release -lweldpool \
+//     -Xlinker "-rpath=$w/librmm/lib64:$w/rapids_logger/lib64:$PWD/target/release" -o target/rmm_vector
 #include <weldpool_resource.hpp>
 
 #include <rmm/device_uvector.hpp>

@@ -1,7 +1,8 @@
 /* The memory manager of Weldpool for C and C++: libweldpool.
  *
  * No function unwinds into its caller. After a null pointer or a number other than zero, weldpool_last_error()
- * says what went wrong. Functions may be called from any thread. */
+ * says what went wrong, and the same is printed to standard error, but for a request of no bytes. Functions may be
+ * called from any thread. How to build and link: docs/c.md. */
 #ifndef WELDPOOL_H
 #define WELDPOOL_H
 
@@ -23,6 +24,8 @@ const char* weldpool_last_error(void);
  * (METAL_ALLOCATOR_DEBUG, METAL_ALLOCATOR_STATS). */
 /* Null for no bytes, when there is no memory, and on a stream that records a CUDA graph. */
 void* weldpool_torch_malloc(ssize_t bytes, int device, void* stream);
+/* At a multiple of `alignment`, a power of two up to 2^30. Addresses of either function are multiples of 256. */
+void* weldpool_torch_malloc_aligned(ssize_t bytes, size_t alignment, int device, void* stream);
 void weldpool_torch_free(void* address, ssize_t bytes, int device, void* stream);
 void weldpool_torch_record_stream(void* address, void* stream);
 /* A stream must not be destroyed before it is forgotten here; 0 on success. PyTorch never destroys its own. */

@@ -32,8 +32,47 @@ pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory
     };
     // Callers such as PyTorch do not pass the reason on, and have no place for a log.
     let _closed = writeln!(std::io::stderr(), "weldpool: {name}: {text}");
+    note(name, &text);
+    otherwise
+}
+
+/// Makes a text the thread's last error.
+#[cfg(target_os = "linux")]
+pub(crate) fn note(name: &str, text: &str) {
     let _ending = LAST.try_with(|last| {
         *last.borrow_mut() = CString::new(format!("{name}: {text}")).unwrap_or_default();
     });
-    otherwise
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+    use crate::torch::{weldpool_torch_malloc, weldpool_torch_malloc_aligned};
+
+    fn last() -> String {
+        // SAFETY: the text ends with zero and stays until the next call.
+        let text = unsafe { CStr::from_ptr(weldpool_last_error()) };
+        text.to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn a_null_pointer_always_has_its_own_reason() {
+        let null = std::ptr::null_mut();
+        assert_eq!(last(), "");
+        // SAFETY: there is no such device, so no stream is looked at, here and below.
+        assert!(unsafe { weldpool_torch_malloc(100, -1, null) }.is_null());
+        assert!(last().contains("no device of this number"), "{}", last());
+        // SAFETY: as above.
+        assert!(unsafe { weldpool_torch_malloc(0, 0, null) }.is_null());
+        assert!(last().contains("no bytes"), "{}", last());
+        // SAFETY: as above.
+        assert!(unsafe { weldpool_torch_malloc_aligned(100, 3, -1, null) }.is_null());
+        assert!(
+            last().starts_with("weldpool_torch_malloc_aligned: "),
+            "{}",
+            last()
+        );
+    }
 }

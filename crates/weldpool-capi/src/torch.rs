@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use memory::device::cuda::{AdoptedStreams, CudaDevice};
 use memory::{Allocator, Config, Device, Error, ErrorKind, Request, Result, StorageMode};
 
-use crate::error::guarded;
+use crate::error::{guarded, note};
 
 /// Devices that a process can have pools for.
 const DEVICES_MAX: usize = 64;
@@ -89,10 +89,45 @@ pub unsafe extern "C" fn weldpool_torch_malloc(
     device: c_int,
     stream: *mut c_void,
 ) -> *mut c_void {
-    guarded("weldpool_torch_malloc", std::ptr::null_mut(), || {
+    // SAFETY: the caller's promise.
+    unsafe { allocate("weldpool_torch_malloc", bytes, 0, device, stream) }
+}
+
+/// As [`weldpool_torch_malloc`], at a multiple of `alignment`, a power of two up to 1 GiB. Every address is one of 256.
+///
+/// # Safety
+///
+/// As for [`weldpool_torch_malloc`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weldpool_torch_malloc_aligned(
+    bytes: isize,
+    alignment: usize,
+    device: c_int,
+    stream: *mut c_void,
+) -> *mut c_void {
+    let name = "weldpool_torch_malloc_aligned";
+    // SAFETY: the caller's promise.
+    unsafe { allocate(name, bytes, alignment, device, stream) }
+}
+
+/// What both do; `alignment` is 0 for whichever.
+///
+/// # Safety
+///
+/// As for [`weldpool_torch_malloc`].
+unsafe fn allocate(
+    name: &str,
+    bytes: isize,
+    alignment: usize,
+    device: c_int,
+    stream: *mut c_void,
+) -> *mut c_void {
+    guarded(name, std::ptr::null_mut(), || {
         let bytes = usize::try_from(bytes)
             .map_err(|_| Error::new(ErrorKind::InvalidRequest, "a negative size"))?;
         if bytes == 0 {
+            // Callers do that with empty tensors, so nobody's standard error hears of it.
+            note(name, "no bytes were asked for");
             return Ok(std::ptr::null_mut());
         }
         let pool = Pool::of(device)?;
@@ -105,9 +140,12 @@ pub unsafe extern "C" fn weldpool_torch_malloc(
         }
         // SAFETY: the caller's promise.
         let queue = unsafe { pool.streams.queue(stream) }?;
-        let request = Request::new(bytes)
+        let mut request = Request::new(bytes)
             .storage(StorageMode::Private)
             .queue(&queue);
+        if alignment != 0 {
+            request = request.alignment(alignment);
+        }
         let buffer = pool.allocator.allocate_with(&request)?;
         let address = buffer
             .into_raw()

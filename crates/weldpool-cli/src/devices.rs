@@ -22,7 +22,7 @@ pub(crate) struct Options {
 enum Format {
     /// A table for people.
     Table,
-    /// One JSON object per device and line.
+    /// One JSON object per device and line, and one per kind of device that is not here, which says why ("absent").
     Json,
 }
 
@@ -51,8 +51,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let (name, error) = (&absent.name, &absent.error);
         match options.format {
             Format::Table => output::line(format_args!("{name:<16} is not here: {error}"))?,
-            // Standard output has an object per device.
-            Format::Json => output::note(format_args!("{name} is not here: {error}")),
+            Format::Json => {
+                output::line(json!({ "device": name, "absent": error.to_string() }))?;
+            }
         }
     }
     Ok(())

@@ -50,7 +50,9 @@ pub struct Config {
     pub pooling: bool,
     /// Alignment of every buffer in bytes, a power of two from 256 to 1 GiB. Default: 256.
     pub alignment: usize,
-    /// Hard limit on the bytes held from the driver. Default: none but the device's own.
+    /// Hard limit on the bytes held from the driver. Default: none but the device's own. What
+    /// [copies](crate::transfer::Copier) go through ([`Stats::staging`](crate::Stats::staging)) and memory that was
+    /// [registered](crate::Allocator::register) is held besides and not limited by it.
     pub reserved_bytes_max: Option<u64>,
     /// Idle bytes kept; beyond them empty segments go back to the system when a buffer is freed past
     /// the threads' caches, which together may hold as much besides.

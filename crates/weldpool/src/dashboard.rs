@@ -136,6 +136,9 @@ impl Dashboard {
         ] {
             screen.bar(name, share(bytes, whole), &text::bytes(bytes));
         }
+        for (name, bytes) in stats.besides() {
+            screen.line(&format!("besides, {name}: {bytes}"));
+        }
         screen.heading("Use");
         screen.bar(
             "utilisation",

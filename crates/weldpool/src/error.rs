@@ -124,8 +124,10 @@ impl Error {
         self.requested.map(|(_, name)| name.as_str())
     }
 
-    /// How the pool stood. There for every request that failed with [`OutOfMemory`](ErrorKind::OutOfMemory) or
-    /// [`LimitExceeded`](ErrorKind::LimitExceeded), and for no other error.
+    /// How the pool stood. There for every request to an allocator that failed with
+    /// [`OutOfMemory`](ErrorKind::OutOfMemory) or [`LimitExceeded`](ErrorKind::LimitExceeded), also by way of a
+    /// [`PinnedPool`](crate::pinned::PinnedPool), and for no other error. The limits of a `PinnedPool` itself are on what
+    /// is out, not on memory; their errors have none, and say which field of its configuration it is.
     #[must_use]
     pub fn pool_state(&self) -> Option<&PoolState> {
         self.pool.as_deref()
@@ -148,6 +150,16 @@ impl Error {
     #[must_use]
     pub fn os_error(&self) -> Option<i32> {
         self.os_error
+    }
+
+    /// The same, its text behind what was wanted.
+    pub(crate) fn within(mut self, what: impl fmt::Display) -> Self {
+        let message = match &self.message {
+            Message::Static(text) => format!("{what}: {text}"),
+            Message::Owned(text) => format!("{what}: {text}"),
+        };
+        self.message = Message::Owned(message.into_boxed_str());
+        self
     }
 
     pub(crate) fn for_request(mut self, bytes: usize, name: Name) -> Self {

@@ -48,6 +48,8 @@ struct Held {
     offset: usize,
     /// The request was for memory that can be exported.
     exportable: bool,
+    /// Somebody else made it.
+    imported: bool,
     /// It was for memory that the device's peers reach.
     peers: bool,
 }
@@ -119,6 +121,7 @@ impl ExposedMemory {
             storage,
             node,
             exportable: exposure.export.is_some(),
+            imported: false,
             peers: exposure.peers,
         };
         if held.offset + wanted.bytes > bytes {
@@ -152,6 +155,7 @@ impl ExposedMemory {
             node,
             offset: exported.offset(),
             exportable: false,
+            imported: true,
             peers: false,
         };
         let bytes = held.segment.bytes();
@@ -271,14 +275,19 @@ impl ExposedMemory {
         let state = self.state.lock();
         let held = (block.list() == ListId::EXPOSED)
             .then(|| state.segments.get(&block.position()))
-            .flatten()
-            .filter(|held| held.exportable)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    "the buffer was not requested to be exportable; see Request::exportable",
-                )
-            })?;
+            .flatten();
+        if held.is_some_and(|held| held.imported) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "imported memory is not exported again; send on the descriptor or handle that was received",
+            ));
+        }
+        let held = held.filter(|held| held.exportable).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the buffer was not requested to be exportable; see Request::exportable",
+            )
+        })?;
         let handle = self.device.export(held.segment.as_ref())?;
         Exported::from_parts(handle, held.segment.bytes(), held.offset, bytes)
     }

@@ -146,6 +146,11 @@ struct Observability;
 #[doc = include_str!("../../../docs/transfers.md")]
 struct Transfers;
 
+/// Compiles and runs the example of the page on memory shared between processes.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/sharing.md")]
+struct Sharing;
+
 /// Compiles and runs the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

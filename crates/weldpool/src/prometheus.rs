@@ -83,6 +83,8 @@ const POOLS: &[Metric<Stats>] = metrics! { "weldpool_pool_":
     "block_bytes", Gauge, "Bytes of the blocks behind live buffers", |all| all.block_bytes;
     "reserved_bytes", Gauge, "Bytes held from the driver", |all| all.reserved.value;
     "reserved_peak_bytes", Gauge, "Highest reserved bytes", |all| all.reserved.peak;
+    "staging_bytes", Gauge, "Bytes held besides for copies to go through", |all| all.staging.value;
+    "staging_peak_bytes", Gauge, "Highest staging bytes", |all| all.staging.peak;
     "registered_bytes", Gauge, "Bytes of others' memory that the device knows", |all| all.registered.value;
     "cached_bytes", Gauge, "Bytes held from the driver and idle", |all| all.cached_bytes;
     "deferred_bytes", Gauge, "Bytes of freed blocks that wait for a fence",

@@ -2,14 +2,17 @@
 
 #![allow(unsafe_code)]
 
+mod staging;
+
 use std::fmt;
-use std::ptr::NonNull;
 use std::time::Duration;
 
+use self::staging::QueueStaging;
 use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;
-use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
+use crate::device::{DeviceProperties, DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
@@ -17,7 +20,7 @@ use crate::sync::{
     Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering,
 };
 use crate::thread_cache;
-use crate::transfer::{Room, SLOTS, is_addressed_by};
+use crate::transfer::is_addressed_by;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
 
@@ -296,7 +299,7 @@ impl Queue {
             source.borrow_shared()?
         };
         let (from, to) = (source.part(), destination.part());
-        self.submit(
+        let submitted = self.submit(
             &[
                 (from.in_flight, Access::Read),
                 (to.in_flight, Access::Write),
@@ -306,7 +309,8 @@ impl Queue {
                 // `submit` keep guards away and the blocks from being reused until the fence.
                 unsafe { queue.copy(from.location, to.location, bytes) }
             },
-        )
+        );
+        submitted.map_err(|error| self.explain(error, &[source, destination]))
     }
 
     /// Submits a copy of host memory to the start of `destination`. The call returns when `source` was read, some of
@@ -318,7 +322,8 @@ impl Queue {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the destination is shorter or not of this queue's pool,
     /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, otherwise what the driver says; the first part of the
     /// destination may have been submitted then.
-    pub fn write(&self, source: &[u8], destination: &mut impl Operand) -> Result<Fence> {
+    pub fn write<T: Element>(&self, source: &[T], destination: &mut impl Operand) -> Result<Fence> {
+        let source: &[u8] = bytemuck::cast_slice(source);
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
@@ -342,7 +347,8 @@ impl Queue {
     /// # Errors
     ///
     /// As for [`write`](Self::write); the destination's contents are undefined after an error of the driver.
-    pub fn read(&self, source: &impl Operand, destination: &mut [u8]) -> Result<()> {
+    pub fn read<T: Element>(&self, source: &impl Operand, destination: &mut [T]) -> Result<()> {
+        let destination: &mut [u8] = bytemuck::cast_slice_mut(destination);
         let _reading = source.borrow_shared()?;
         let from = source.part();
         self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
@@ -372,9 +378,20 @@ impl Queue {
         if is_addressed_by(&self.pool, operand) {
             return Ok(());
         }
-        Err(Error::new(
+        let pool = operand.pool();
+        let whose = pool.map_or_else(
+            || "memory of another device".to_owned(),
+            |pool| name_of(operand.part().storage, pool.device().properties()),
+        );
+        let ours = self.pool.device().properties();
+        Err(Error::with_message(
             ErrorKind::InvalidRequest,
-            "memory that only another device reaches was given to a queue; use Runtime::copy",
+            format!(
+                "{whose}, which only that device reaches, was given to a queue of {}:{}; use a queue of its own \
+                 allocator, or Runtime::copy",
+                ours.kind.name(),
+                ours.ordinal
+            ),
         ))
     }
 
@@ -405,11 +422,39 @@ impl Queue {
         self.check_addressed(destination)?;
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
-        self.submit(&[(to.in_flight, Access::Write)], |queue| {
+        let filled = self.submit(&[(to.in_flight, Access::Write)], |queue| {
             // SAFETY: the range lies inside a live block; the use recorded by `submit` keeps guards
             // away and the block from being reused until the fence.
             unsafe { queue.fill(to.location, to.bytes, value) }
-        })
+        });
+        filled.map_err(|error| self.explain(error, &[destination]))
+    }
+
+    /// An error of the driver about memory of a peer that its queues do not reach, with what to do.
+    #[cold]
+    fn explain(&self, error: Error, operands: &[&dyn sealed::Operand]) -> Error {
+        let refused = [
+            ErrorKind::InvalidRequest,
+            ErrorKind::Unsupported,
+            ErrorKind::System,
+        ];
+        let ours = self.pool.device();
+        let hidden = operands.iter().find_map(|operand| {
+            let pool = operand.pool()?;
+            let device = pool.device();
+            let is_hidden = device.properties().kind == ours.properties().kind
+                && !Arc::ptr_eq(device, ours)
+                && operand.part().location.host.is_none()
+                && !operand.is_visible_to_peers();
+            is_hidden.then(|| name_of(operand.part().storage, device.properties()))
+        });
+        match hidden.filter(|_| refused.contains(&error.kind())) {
+            Some(whose) => error.within(format_args!(
+                "{whose} that a queue of another device is to reach has to be requested so \
+                 (Request::visible_to_peers), or is copied by Runtime::copy"
+            )),
+            None => error,
+        }
     }
 
     /// Submits a host function, called in the order of the queue. It must not wait for this queue, as a submission to a
@@ -498,87 +543,6 @@ impl Queue {
         signal?;
         Ok(fence)
     }
-}
-
-/// Pinned memory that a queue's copies from and to other host memory go through.
-struct QueueStaging<'a> {
-    queue: &'a Queue,
-    /// None only while it is given back.
-    room: Option<Room>,
-    chunk_bytes: usize,
-}
-
-impl<'a> QueueStaging<'a> {
-    fn new(queue: &'a Queue, bytes: usize) -> Result<Self> {
-        let most = queue.pool.device().staging().chunk_bytes.max(1);
-        let chunk_bytes = most.min(bytes.max(1).next_power_of_two());
-        Ok(Self {
-            room: Some(queue.pool.take_room(chunk_bytes)?),
-            queue,
-            chunk_bytes,
-        })
-    }
-
-    fn room(&mut self) -> Result<&mut Room> {
-        let none = || Error::new(ErrorKind::System, "memory for copies is gone");
-        self.room.as_mut().ok_or_else(none)
-    }
-
-    /// The slot for a chunk of a number, once nothing uses it.
-    fn empty(&mut self, number: usize) -> Result<Location> {
-        let room = self.room()?;
-        room.await_slot(number % SLOTS)?;
-        Ok(room.slot(number % SLOTS))
-    }
-
-    /// The slot for a chunk, with the chunk in it.
-    fn fill(&mut self, number: usize, chunk: &[u8]) -> Result<Location> {
-        let slot = self.empty(number)?;
-        let host = slot.host.ok_or_else(not_pinned)?;
-        // SAFETY: a slot is as long as a chunk, this room's alone, and used by no work.
-        unsafe { host.copy_from_nonoverlapping(NonNull::from(chunk).cast(), chunk.len()) };
-        Ok(slot)
-    }
-
-    /// Notes what work was given a chunk's slot, also where the driver took it and refused the signal behind it.
-    fn occupy(&mut self, number: usize, submitted: Result<Fence>) -> Result<Fence> {
-        let fence = match &submitted {
-            Ok(fence) => fence.clone(),
-            Err(_) => self.queue.fence_or_next(),
-        };
-        self.room()?
-            .occupy(number % SLOTS, &fence.timeline, fence.value);
-        submitted
-    }
-
-    /// Takes a chunk out of its slot once it is there.
-    fn drain(&mut self, number: usize, chunk: &mut [u8]) -> Result<()> {
-        let slot = self.empty(number)?;
-        let host = slot.host.ok_or_else(not_pinned)?;
-        let bytes = chunk.len();
-        // SAFETY: as in `fill`, and the bytes are initialised, as those of every segment are.
-        unsafe {
-            NonNull::from(chunk)
-                .cast()
-                .copy_from_nonoverlapping(host, bytes)
-        };
-        Ok(())
-    }
-}
-
-impl Drop for QueueStaging<'_> {
-    fn drop(&mut self) {
-        if let Some(room) = self.room.take() {
-            self.queue.pool.put_room(room);
-        }
-    }
-}
-
-fn not_pinned() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "the device's shared memory has no address for the host",
-    )
 }
 
 impl Drop for Queue {
@@ -676,7 +640,13 @@ impl fmt::Debug for Fence {
     }
 }
 
-/// What queue work can use: a [`Buffer`] or a [`BufferView`].
+/// What queue work can use: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`](crate::pinned::PinnedBuffer) or
+/// [`Registered`](crate::registered::Registered) memory.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not memory that queue work can use",
+    note = "that is a `Buffer`, a `BufferView`, a `PinnedBuffer` or `Registered` memory; `Queue::write` and `Queue::read` \
+            take slices, and `Runtime::copy` copies between any of these"
+)]
 pub trait Operand: sealed::Operand {}
 
 impl Operand for Buffer {}
@@ -708,6 +678,15 @@ impl Part<'_> {
             && self.offset < other.offset + other.bytes
             && other.offset < self.offset + self.bytes
     }
+}
+
+/// Memory of a device, for errors.
+fn name_of(storage: StorageMode, device: &DeviceProperties) -> String {
+    format!(
+        "{storage} memory of {}:{}",
+        device.kind.name(),
+        device.ordinal
+    )
 }
 
 pub(crate) fn refuse_overlap(source: &Part<'_>, destination: &Part<'_>) -> Result<()> {

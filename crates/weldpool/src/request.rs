@@ -113,7 +113,9 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Whether the contents must be zero. Otherwise they are whatever the block held before.
+    /// Whether the contents must be zero. Otherwise they are whatever the block held before. Memory that only a
+    /// device reaches (`Private`) is zeroed on the request's [`queue`](Self::queue), and without one refused as
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest).
     #[must_use]
     pub fn zeroed(mut self, zeroed: bool) -> Self {
         self.needs.set(Needs::ZEROED, zeroed);

@@ -152,7 +152,7 @@ impl Runtime {
                             format!("a number, or one of {}", Self::DEVICE_NAMES.join(", "));
                         env::wrong(env::DEVICE_ID, id, &known)
                     }
-                    _ => error,
+                    _ => error.within(format_args!("{} is {id:?}", env::DEVICE_ID)),
                 })
             }
         }
@@ -252,10 +252,31 @@ mod tests {
             let opened = format!("{}:{}", properties.kind.name(), properties.ordinal);
             assert_eq!(opened, expected);
         }
+        // What is known and not here names the variable too.
+        if let Err(error) = Runtime::device_of(Some("cuda:65535")) {
+            let text = error.to_string();
+            assert!(
+                text.starts_with("METAL_DEVICE_ID is \"cuda:65535\": "),
+                "{text}"
+            );
+        }
         for id in ["999", "99999999999999999999", "-1", "gpu", "host:7"] {
             let error = Runtime::device_of(Some(id)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{id}");
             assert!(error.to_string().starts_with("METAL_DEVICE_ID"), "{error}");
+        }
+    }
+
+    #[cfg(all(target_os = "linux", feature = "cuda"))]
+    #[test]
+    fn a_driver_that_cannot_be_loaded_comes_with_the_loaders_words() {
+        let runtime = Runtime::open().unwrap();
+        for absent in runtime.absent() {
+            let text = absent.error.to_string();
+            if let Some(said) = text.strip_prefix("no CUDA driver: ") {
+                let names = ["libcuda.so.1: ", "libcuda.so: "];
+                assert!(names.iter().all(|name| said.contains(name)), "{said}");
+            }
         }
     }
 

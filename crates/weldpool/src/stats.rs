@@ -7,6 +7,7 @@ pub use crate::counter::Counter;
 use crate::gc::GcStats;
 use crate::out_of_memory::OutOfMemoryStats;
 use crate::pressure::Level;
+use crate::text;
 
 /// Statistics of one size class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,7 +149,7 @@ pub struct Stats {
     pub memory_failure_age: Option<Duration>,
     /// Driver calls that obtain, return, register or unregister memory.
     pub driver_calls: u64,
-    /// Driver calls that failed.
+    /// Driver calls that failed. That there are not as many addresses as were asked for first is none.
     pub driver_failures: u64,
     /// Nanoseconds spent in driver calls, those included that a simulated device charged.
     pub driver_ns: u64,
@@ -231,6 +232,20 @@ impl Stats {
     }
 }
 
+impl Stats {
+    /// What is held or known besides what is reserved, as far as there ever was any: what it is, and how much.
+    pub(crate) fn besides(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let kinds = [("staging", self.staging), ("registered", self.registered)];
+        kinds
+            .into_iter()
+            .filter(|(_, bytes)| bytes.peak > 0)
+            .map(|(name, bytes)| {
+                let (now, most) = (text::bytes(bytes.value), text::bytes(bytes.peak));
+                (name, format!("{now} (peak {most})"))
+            })
+    }
+}
+
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         1.0
@@ -263,7 +278,13 @@ impl fmt::Display for Stats {
             self.pressure_returned_bytes,
             self.gc.collections,
             self.gc.given_back_bytes,
-        )
+        )?;
+        for (name, bytes) in [("staging", &self.staging), ("registered", &self.registered)] {
+            if bytes.peak > 0 {
+                write!(f, ", {name} {} (peak {})", bytes.value, bytes.peak)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -371,9 +371,11 @@ impl<'a> Suite<'a> {
             let mut host = vec![1_u8; bytes];
             for threads in SWEEP_THREADS {
                 for chunk in SWEEP_CHUNKS {
-                    let mut config = CopierConfig::default();
-                    config.threads_max = threads;
-                    config.chunk_bytes = Some(chunk);
+                    let config = CopierConfig {
+                        threads_max: threads,
+                        chunk_bytes: Some(chunk),
+                        ..CopierConfig::default()
+                    };
                     let copier = Copier::with_config(config).map_err(failed)?;
                     let mut there = private(&self.allocator, bytes)?;
                     let up =
@@ -394,8 +396,10 @@ impl<'a> Suite<'a> {
         for bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB] {
             for (name, most) in [("pageable", usize::MAX), ("staged", 0)] {
                 let mut host = vec![1_u8; bytes];
-                let mut config = CopierConfig::default();
-                config.pageable_bytes_max = Some(most);
+                let config = CopierConfig {
+                    pageable_bytes_max: Some(most),
+                    ..CopierConfig::default()
+                };
                 let copier = Copier::with_config(config).map_err(failed)?;
                 let mut there = private(&self.allocator, bytes)?;
                 let up = self.time(|| copier.copy(&host, &mut there).map(drop).map_err(failed))?;

@@ -46,6 +46,15 @@ fn a_gpu_is_listed_or_said_not_to_be_here_and_why() {
         gpu.starts_with("cuda:0 ") || gpu.contains("is not here: "),
         "{gpu}"
     );
+    let text = devices("json", &[]);
+    let objects = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let gpu = objects.into_iter().find(|object: &serde_json::Value| {
+        object["device"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("cuda"))
+    });
+    let gpu = gpu.unwrap_or_else(|| panic!("{text}"));
+    assert!(gpu["absent"].is_string() || gpu["kind"] == "cuda", "{gpu}");
 }
 
 #[test]

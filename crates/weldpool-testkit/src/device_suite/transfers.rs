@@ -93,7 +93,7 @@ pub fn every_place_copies_to_every_other(make: MakeDevice) {
             let data = pattern(bytes, number);
             source.copy_from(&data, &copier);
             for destination in &mut to {
-                destination.copy_from(&vec![0xEE; bytes], &copier);
+                destination.copy_from(&vec![0xEE_u8; bytes], &copier);
                 let path = source.copy_to(destination, &copier);
                 assert!(
                     destination.contents(&copier) == data,
@@ -129,11 +129,13 @@ fn private(allocator: &Allocator, bytes: usize) -> Buffer {
 
 /// Several threads and small chunks, so that little memory has many.
 fn small_chunks() -> Copier {
-    let mut config = CopierConfig::default();
-    config.threads_max = 4;
-    config.chunk_bytes = Some(4 << 10);
-    config.pageable_bytes_max = Some(0);
-    Copier::with_config(config).unwrap()
+    Copier::with_config(CopierConfig {
+        threads_max: 4,
+        chunk_bytes: Some(4 << 10),
+        pageable_bytes_max: Some(0),
+        ..CopierConfig::default()
+    })
+    .unwrap()
 }
 
 pub fn rows_are_copied_and_what_lies_between_is_left(make: MakeDevice) {
@@ -172,7 +174,7 @@ pub fn rows_are_copied_and_what_lies_between_is_left(make: MakeDevice) {
             }
             // To the device, within it, and back.
             let mut there = private(&allocator, room);
-            copier.copy(&vec![0xAA; room], &mut there).unwrap();
+            copier.copy(&vec![0xAA_u8; room], &mut there).unwrap();
             let copied = copier.copy_with(&source, &mut there, &options).unwrap();
             assert_eq!(copied.bytes, bytes * count);
             let back = |buffer: &Buffer| {
@@ -184,7 +186,7 @@ pub fn rows_are_copied_and_what_lies_between_is_left(make: MakeDevice) {
             let mut whole = private(&allocator, source.len());
             copier.copy(&source, &mut whole).unwrap();
             let mut second = private(&allocator, room);
-            copier.copy(&vec![0xAA; room], &mut second).unwrap();
+            copier.copy(&vec![0xAA_u8; room], &mut second).unwrap();
             copier.copy_with(&whole, &mut second, &options).unwrap();
             assert!(back(&second) == expected, "{rows:?} within the device");
             let mut host = vec![0xAA; room];
@@ -205,15 +207,15 @@ pub fn copies_that_do_not_fit_are_errors(make: MakeDevice) {
             .kind()
     };
     assert_eq!(
-        kind(copier.copy(&vec![0; 1001], &mut buffer)),
+        kind(copier.copy(&[0_u8; 1001], &mut buffer)),
         ErrorKind::InvalidRequest
     );
     let beyond = CopyOptions::new().destination_offset(usize::MAX);
     assert_eq!(
-        kind(copier.copy_with(&vec![0; 1], &mut buffer, &beyond)),
+        kind(copier.copy_with(&[0_u8; 1], &mut buffer, &beyond)),
         ErrorKind::InvalidRequest
     );
-    assert_eq!(copier.copy(&Vec::new(), &mut buffer).unwrap().bytes, 0);
+    assert_eq!(copier.copy(&[0_u8; 0], &mut buffer).unwrap().bytes, 0);
     let view = buffer.share();
     let (head, tail) = (view.slice(0..600).unwrap(), view.slice(400..1000).unwrap());
     assert_eq!(kind(copier.copy(&head, &tail)), ErrorKind::InvalidRequest);
@@ -223,11 +225,14 @@ pub fn copies_that_do_not_fit_are_errors(make: MakeDevice) {
     copier.copy(&first, &last).unwrap();
     assert!(last.read::<u8>().unwrap().iter().all(|&byte| byte == 9));
     let guard = view.read::<u8>().unwrap();
-    assert_eq!(kind(copier.copy(&vec![0; 1], &view)), ErrorKind::Busy);
+    assert_eq!(kind(copier.copy(&[0_u8; 1], &view)), ErrorKind::Busy);
     drop(guard);
-    for (threads, chunk) in [(0, None), (1, Some(1)), (usize::MAX, None)] {
-        let mut config = CopierConfig::default();
-        (config.threads_max, config.chunk_bytes) = (threads, chunk);
+    for (threads_max, chunk_bytes) in [(0, None), (1, Some(1)), (usize::MAX, None)] {
+        let config = CopierConfig {
+            threads_max,
+            chunk_bytes,
+            ..CopierConfig::default()
+        };
         let error = Copier::with_config(config).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     }
@@ -413,7 +418,7 @@ pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
                 }
             });
             let until = Duration::from_millis(if at_chunk > 0 { 200 } else { 0 });
-            let host = vec![3; bytes];
+            let host = vec![3_u8; bytes];
             let wait = || {
                 let _late = is_reached.recv_timeout(until);
             };
@@ -511,19 +516,23 @@ pub fn queues_write_and_read_host_memory_in_order(make: MakeDevice) {
     }
     let mut small = allocator.allocate(10).unwrap();
     assert_eq!(
-        queue.write(&[0; 11], &mut small).unwrap_err().kind(),
+        queue.write(&[0_u8; 11], &mut small).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
     assert_eq!(
-        queue.read(&small, &mut [0; 9]).unwrap_err().kind(),
+        queue.read(&small, &mut [0_u8; 9]).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
     let mut foreign = Allocator::host().unwrap().allocate(10).unwrap();
     assert_eq!(
-        queue.write(&[0; 9], &mut foreign).unwrap_err().kind(),
+        queue.write(&[0_u8; 9], &mut foreign).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
-    queue.write(&[], &mut small).unwrap().wait(None).unwrap();
+    queue
+        .write::<u8>(&[], &mut small)
+        .unwrap()
+        .wait(None)
+        .unwrap();
 }
 
 pub fn registered_memory_is_copied_where_it_is(make: MakeDevice) {

@@ -297,7 +297,12 @@ impl Metered {
         storage: StorageMode,
     ) -> Result<Box<dyn AddressRange>> {
         let memory = self.memory(storage)?;
-        self.timed(|| memory.reserve(bytes))
+        let range = self.timed(|| memory.reserve(bytes));
+        // That takes no memory, and fewer addresses do as well, which whoever was refused asks for next.
+        if matches!(&range, Err(error) if error.kind() == ErrorKind::OutOfMemory) {
+            self.failures.fetch_sub(1, Ordering::Relaxed);
+        }
+        range
     }
 
     /// Physical memory, of a node where memory is kept apart by nodes.

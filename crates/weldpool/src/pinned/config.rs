@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::allocator::Allocator;
+use crate::device::Device;
+use crate::device::host::HostDevice;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Configuration of a [`PinnedPool`](super::PinnedPool), checked when the pool is built.
@@ -20,7 +23,8 @@ pub struct PinnedConfig {
     /// Idle bytes that are kept ready ahead of requests: whenever fewer are free, more are obtained in the
     /// background. What lies in caches of threads does not count, and what is beyond
     /// [`Config::cached_bytes_max`](crate::Config::cached_bytes_max) goes back with the next free. Default: 0, because
-    /// a program that has reached its steady state holds what it needs.
+    /// a program that has reached its steady state holds what it needs. At most the allocator's
+    /// [`reserved_bytes_max`](crate::Config::reserved_bytes_max), and what memory there is in all.
     pub reserve_bytes: u64,
     /// Whether pageable memory is given out when none was pinned in time. Queues of a device reach such memory
     /// where [copies from foreign memory](crate::Queue::copy) are possible (host, CUDA), and not where every
@@ -65,6 +69,36 @@ impl PinnedConfig {
                     self.wait_max
                 ),
             ));
+        }
+        Ok(())
+    }
+
+    /// Refuses to keep more ready than can be held.
+    pub(super) fn validate_reserve(&self, allocator: &Allocator) -> Result<()> {
+        if self.reserve_bytes == 0 {
+            return Ok(());
+        }
+        let device = allocator.device();
+        let budget = match device.properties().unified {
+            true => device.budget()?,
+            // Pinned memory is the host's.
+            false => HostDevice::new()?.budget()?,
+        };
+        let limit = allocator.pool().reserved_bytes_max();
+        for (most, whose) in [
+            (limit, "the allocator's reserved_bytes_max"),
+            (budget.limit, "the limit of the process's memory"),
+            (Some(budget.total), "the memory there is"),
+        ] {
+            if let Some(most) = most.filter(|&most| self.reserve_bytes > most) {
+                return Err(Error::with_message(
+                    ErrorKind::InvalidConfig,
+                    format!(
+                        "PinnedConfig::reserve_bytes is {}; it must be at most {most}, {whose}",
+                        self.reserve_bytes
+                    ),
+                ));
+            }
         }
         Ok(())
     }

@@ -111,6 +111,7 @@ impl PinnedPoolBuilder {
         } = self;
         config.validate()?;
         allocator.pool().check_storage(PINNED)?;
+        config.validate_reserve(&allocator)?;
         let host = match host.filter(|_| config.pageable_fallback) {
             None if config.pageable_fallback => Some(Allocator::host()?),
             host => host,
@@ -153,14 +154,16 @@ impl PinnedPool {
     /// A buffer as requested, of shared storage whatever the request says. If its memory is held and idle, it costs
     /// what [`Allocator::allocate_with`] does and five atomic operations more, no lock among them; its free costs three
     /// more. Else this waits up to [`PinnedConfig::wait_max`], and what it falls back to is not ordered after the
-    /// request's queue.
+    /// request's queue. A request for [held memory only](Request::held_only) is served so or refused: it waits for
+    /// nothing, has nothing pinned and never gets pageable memory.
     ///
     /// # Errors
     ///
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond [`PinnedConfig::allocations_max`] or
     /// [`PinnedConfig::allocation_bytes_max`]. Without fallback [`Timeout`](ErrorKind::Timeout) when memory was not
     /// pinned in time, or what stopped it. [`InvalidRequest`](ErrorKind::InvalidRequest) for memory that other
-    /// processes or peers are to reach, of which nothing is kept. Otherwise as for [`Allocator::allocate_with`].
+    /// processes or peers are to reach, of which nothing is kept. [`Busy`](ErrorKind::Busy) at once for a request for
+    /// held memory only that none suffices for. Otherwise as for [`Allocator::allocate_with`].
     pub fn allocate_with(&self, request: &Request<'_>) -> Result<PinnedBuffer> {
         let handle = &*self.handle;
         if request.needs.exposure().is_some() {
@@ -170,7 +173,9 @@ impl PinnedPool {
         let held = request.storage(PINNED).held_only(true);
         match handle.allocator.allocate_with(&held) {
             Ok(buffer) => Ok(PinnedBuffer::pinned(buffer, slot)),
-            Err(error) if error.kind() == ErrorKind::Busy => handle.wait(&held, slot),
+            Err(error) if error.kind() == ErrorKind::Busy && !request.held_only => {
+                handle.wait(&held, slot)
+            }
             Err(error) => Err(error),
         }
     }
@@ -248,7 +253,7 @@ impl Handle {
     /// Pageable memory, if that is allowed.
     fn fall_back(&self, held: &Request<'_>, slot: Slot, error: Error) -> Result<PinnedBuffer> {
         let Some(host) = &self.host else {
-            return Err(error);
+            return Err(self.allocator.pool().explain(error, held));
         };
         tracing::debug!(%error, bytes = held.bytes, "pageable memory instead of pinned");
         let request = Request {

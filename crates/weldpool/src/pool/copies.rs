@@ -24,6 +24,11 @@ impl Pool {
         self.means.take_room(&self.device, chunk_bytes)
     }
 
+    /// Room for chunks of so many bytes, or of fewer where memory is short.
+    pub(crate) fn take_room_within(&self, chunk_bytes: usize) -> Result<Room> {
+        self.means.take_room_within(&self.device, chunk_bytes)
+    }
+
     pub(crate) fn put_room(&self, room: Room) {
         self.means.put_room(&self.device, room);
     }

@@ -4,8 +4,9 @@
 
 use super::Pool;
 use crate::block;
-use crate::error::PoolState;
+use crate::error::{Error, ErrorKind, PoolState};
 use crate::report::LeakReport;
+use crate::request::Request;
 use crate::size_class::SizeClasses;
 use crate::stats::{Counter, Stats};
 use crate::sync::Ordering;
@@ -96,6 +97,20 @@ impl Pool {
             reserved_bytes: self.device.reserved().value,
             limit_bytes: self.reserve.limit(),
             largest_free_bytes: self.largest_free() as u64,
+        }
+    }
+
+    /// The limit on what is reserved, if one is set.
+    pub(crate) fn reserved_bytes_max(&self) -> Option<u64> {
+        self.reserve.limit()
+    }
+
+    /// An error with the request that it belongs to, and how the pool stands where that explains it.
+    pub(crate) fn explain(&self, error: Error, request: &Request<'_>) -> Error {
+        let error = error.for_request(request.bytes, request.name);
+        match error.kind() {
+            ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
+            _ => error,
         }
     }
 

@@ -113,6 +113,9 @@ impl Report {
                 stats.limit.map_or("none".to_owned(), bytes)
             ),
         );
+        for (name, bytes) in stats.besides() {
+            row(name, format!("{bytes}, besides"));
+        }
         row("utilisation", text::percent(stats.utilisation()));
         row(
             "internal waste",

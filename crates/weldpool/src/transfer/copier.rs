@@ -51,9 +51,9 @@ const ALLOCATING_THREADS: usize = 4;
 /// let allocator = Allocator::builder(Runtime::open_device("fake:discrete")?).build()?;
 /// let private = Request::new(1 << 20).storage(StorageMode::Private);
 /// let mut weights = allocator.allocate_with(&private)?;
-/// let data = vec![7; 1 << 20];
+/// let data = vec![0.5_f32; 1 << 18];
 /// copier.copy(&data, &mut weights)?;
-/// let mut back = vec![0; 1 << 20];
+/// let mut back = vec![0.0_f32; 1 << 18];
 /// let copied = copier.copy(&weights, &mut back)?;
 /// assert_eq!(copied.bytes, 1 << 20);
 /// assert_eq!(back, data);
@@ -110,7 +110,8 @@ impl Copier {
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](ErrorKind::InvalidRequest) when what is to be copied does not fit or overlaps;
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) when what is to be copied does not fit or overlaps, or the
+    /// options contradict each other;
     /// [`Busy`](ErrorKind::Busy) while a guard is held on a view; otherwise what the driver says. After an
     /// error of a driver the source is as it was and the destination's part undefined.
     pub fn copy_with<'a>(
@@ -209,6 +210,7 @@ impl Copier {
                 _ => {}
             }
         }
+        let began = Instant::now();
         let bytes = plan.extent.bytes();
         let result = match bytes {
             0 => Ok(()),
@@ -216,16 +218,16 @@ impl Copier {
             // what used them before is over.
             _ => unsafe { short::copy(plan) },
         };
-        let elapsed = start.elapsed();
         let (arrived, ending) = match &result {
             Ok(()) => (bytes, Ending::Complete),
             Err(_) => (0, Ending::Failed),
         };
-        self.counters.count(plan.path, arrived, elapsed, ending);
+        self.counters
+            .count(plan.path, arrived, began.elapsed(), ending);
         result.map(|()| Copied {
             bytes,
             path: plan.path,
-            elapsed,
+            elapsed: start.elapsed(),
         })
     }
 
@@ -267,6 +269,7 @@ impl Copier {
         parts: (Option<Part<'_>>, Option<Part<'_>>),
         options: &CopyOptions,
     ) -> Result<Plan> {
+        options.validate()?;
         let extent = Extent::new(
             (options.source_offset, source.bytes),
             (options.destination_offset, destination.bytes),
@@ -351,7 +354,8 @@ fn refuse_overlap_of(
     if apart {
         return Err(Error::new(
             ErrorKind::InvalidRequest,
-            "parts of one buffer are copied between views of it, without offsets",
+            "a copy between parts of one buffer takes the parts as views (BufferView::slice), and no offsets, bytes or \
+             rows; rows that interleave go through a second buffer",
         ));
     }
     refuse_overlap(from, to)?;

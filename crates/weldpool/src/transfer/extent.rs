@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows of a strided (2-D) copy: `count` rows of `bytes` bytes, which begin `source_pitch` bytes apart in the
@@ -16,6 +18,15 @@ pub struct Rows {
     pub source_pitch: usize,
     /// The same in the destination.
     pub destination_pitch: usize,
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => write!(f, "{} bytes", self.bytes),
+            count => write!(f, "{count} rows of {} bytes", self.bytes),
+        }
+    }
 }
 
 impl Rows {
@@ -168,8 +179,7 @@ impl Extent {
                 return Err(Error::with_message(
                     ErrorKind::InvalidRequest,
                     format!(
-                        "a copy of {} x {} bytes from byte {offset} on does not fit the {what} of {length} bytes",
-                        rows.count, rows.bytes
+                        "a copy of {rows} from byte {offset} on does not fit the {what} of {length} bytes"
                     ),
                 ));
             }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -17,8 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::request::Request;
 use crate::sync::{Arc, Condvar, Mutex};
 
-/// What became of a copy, and both of its sides.
-#[derive(Debug)]
+/// What became of a copy, and both of its sides. Its `Debug` has their lengths, not their contents.
 #[non_exhaustive]
 pub struct Outcome<S, D> {
     /// Where it came from, as it was.
@@ -30,6 +30,20 @@ pub struct Outcome<S, D> {
     /// Bytes that arrived: all of them; after a cancellation the first so many, in the order of the source, and the
     /// rest of the destination as it was; after another error any.
     pub copied_bytes: usize,
+}
+
+impl<S: Owned, D: Owned> fmt::Debug for Outcome<S, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("source", &format_args!("{} bytes", self.source.bytes()))
+            .field(
+                "destination",
+                &format_args!("{} bytes", self.destination.bytes()),
+            )
+            .field("result", &self.result)
+            .field("copied_bytes", &self.copied_bytes)
+            .finish()
+    }
 }
 
 /// A copy under way.
@@ -124,9 +138,9 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
     }
 }
 
-impl<S: Owned, D: Owned> std::fmt::Debug for CopyFuture<S, D> {
+impl<S: Owned, D: Owned> fmt::Debug for CopyFuture<S, D> {
     /// Without the sides, which may be changing.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CopyFuture")
             .field("progress", &self.progress())
             .finish_non_exhaustive()
@@ -178,8 +192,8 @@ struct Allocation {
     changed: Condvar,
 }
 
-impl std::fmt::Debug for Allocation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Allocation")
             .field("request", &self.request)
             .finish_non_exhaustive()

@@ -11,9 +11,9 @@ use super::line::{Line, Way};
 use super::memory::{Next, copy_rows};
 use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
-use super::room::SLOTS;
+use super::room::{SLOTS, is_of_memory};
 use super::schedule::Schedule;
-use super::short::no_address;
+use super::short::{Passage, no_address};
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::{Group, Work};
@@ -49,10 +49,12 @@ pub(super) struct Job {
     timeline: Arc<SoftwareTimeline>,
     counters: Arc<Counters>,
     start: Instant,
+    /// When nothing had to be waited for any more.
+    began: OnceLock<Instant>,
     /// From the start to the end.
     elapsed: OnceLock<Duration>,
-    /// One call of the progress function at a time.
-    reporting: Mutex<()>,
+    /// Whether the progress function is still called; one call at a time.
+    reporting: Mutex<bool>,
     /// Whether a slot stands for the source, and for the destination, in which rows lie close together.
     packed: [bool; 2],
     /// Parts that a chunk is cut into at the most, and how long they are.
@@ -119,8 +121,9 @@ impl Job {
             timeline: Arc::default(),
             counters: Arc::clone(counters),
             start,
+            began: OnceLock::new(),
             elapsed: OnceLock::new(),
-            reporting: Mutex::default(),
+            reporting: Mutex::new(true),
             kept: Mutex::default(),
         }
     }
@@ -195,6 +198,7 @@ impl Job {
                 Err(error) => ready = Err(error),
             }
         }
+        self.began.get_or_init(Instant::now);
         self.ready.get_or_init(|| ready);
         true
     }
@@ -240,16 +244,12 @@ impl Job {
             self.schedule.complete(rows.total());
             return;
         };
-        let _one = self.reporting.lock();
-        let done_bytes = self.schedule.complete(rows.total());
-        let total_bytes = self.extent.bytes();
-        report(
-            callback,
-            CopyProgress {
-                done_bytes,
-                total_bytes,
-            },
-        );
+        let mut listens = self.reporting.lock();
+        let progress = CopyProgress {
+            done_bytes: self.schedule.complete(rows.total()),
+            total_bytes: self.extent.bytes(),
+        };
+        *listens = *listens && report(callback, progress);
     }
 
     fn by_processor(
@@ -396,7 +396,8 @@ impl Job {
         Ok(())
     }
 
-    /// The lines, which the first thread opens; none once the copy was stopped.
+    /// The lines, which the first thread opens; none once the copy was stopped, or where there is no room for them and
+    /// that thread does it all.
     fn open_once(&self) -> Result<Option<Arc<Lines>>> {
         // Looked at before too: whoever cancels does not wait for lines that are being opened.
         if self.schedule.is_stopped() {
@@ -407,12 +408,38 @@ impl Job {
             return Ok(None);
         }
         if let Opened::Not = *opened {
-            *opened = Opened::Open(Arc::new(self.open_lines()?));
+            *opened = match self.open_lines() {
+                Ok(lines) => Opened::Open(Arc::new(lines)),
+                Err(error) if is_of_memory(&error) => {
+                    tracing::debug!(%error, "one thread does a copy that there is no room for");
+                    *opened = Opened::Closed;
+                    drop(opened);
+                    return self.narrow().map(|()| None);
+                }
+                Err(error) => return Err(error),
+            };
         }
         Ok(match &*opened {
             Opened::Open(lines) => Some(Arc::clone(lines)),
             Opened::Not | Opened::Closed => None,
         })
+    }
+
+    /// All by this thread, through as much memory as there is.
+    fn narrow(&self) -> Result<()> {
+        let passage = Passage::new(&self.source, &self.destination, self.chunk_bytes)?;
+        while let Some(number) = self.schedule.claim() {
+            // The first part stands for the chunk.
+            if !number.is_multiple_of(self.parts_max) {
+                continue;
+            }
+            for piece in passage.pieces(self.extent.chunk(number / self.parts_max)) {
+                // SAFETY: the piece is a part of what `new` was promised, and the call returns when it is there.
+                unsafe { passage.copy(piece) }?;
+                self.complete(piece.rows);
+            }
+        }
+        Ok(())
     }
 
     fn open_lines(&self) -> Result<Lines> {
@@ -524,8 +551,10 @@ impl Drop for Leaving<'_> {
             Some(_) => Ending::Failed,
             None => Ending::Complete,
         };
-        let elapsed = *job.elapsed.get_or_init(|| job.start.elapsed());
-        job.counters.count(job.path, bytes, elapsed, ending);
+        job.elapsed.get_or_init(|| job.start.elapsed());
+        let copied = job.began.get().map(Instant::elapsed);
+        job.counters
+            .count(job.path, bytes, copied.unwrap_or_default(), ending);
         job.timeline.reach(1);
         job.schedule.end();
     }

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::room::Room;
+use super::room::{Room, is_of_memory};
 use crate::device::{DeviceQueue, Metered};
 use crate::error::Result;
 use crate::kept;
@@ -11,6 +11,8 @@ use crate::sync::{Arc, Mutex};
 /// Idle queues and rooms that a pool keeps.
 const QUEUES_MAX: usize = 8;
 const ROOMS_MAX: usize = 8;
+/// Chunks are not made shorter than this for lack of memory.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
 
 /// What is idle. All work of the queues is over; that of others' queues may still use rooms.
 #[derive(Debug, Default)]
@@ -60,15 +62,53 @@ impl Means {
             let first = first.filter(|_| rooms.len() >= ROOMS_MAX);
             first.map(|first| rooms.remove(first))
         };
-        let Some(mut room) = busy else {
-            return Room::new(device, chunk_bytes);
-        };
+        match busy {
+            Some(room) => self.await_all(device, room),
+            None => Room::new(device, chunk_bytes),
+        }
+    }
+
+    /// A room once no work uses it.
+    fn await_all(&self, device: &Metered, mut room: Room) -> Result<Room> {
         match room.await_all() {
             Ok(()) => Ok(room),
             Err(error) => {
                 self.put_room(device, room);
                 Err(error)
             }
+        }
+    }
+
+    /// A room for chunks of so many bytes, or of fewer where there is no memory for those.
+    ///
+    /// # Errors
+    ///
+    /// What the device says of the smallest.
+    pub(crate) fn take_room_within(&self, device: &Metered, chunk_bytes: usize) -> Result<Room> {
+        let mut bytes = chunk_bytes.max(1);
+        loop {
+            let error = match self.take_room(device, bytes) {
+                Err(error) if is_of_memory(&error) => error,
+                other => return other,
+            };
+            let room = Room::bytes_for(device, bytes);
+            // Half of it, and where rooms have a least size again, until less is asked for.
+            while bytes > CHUNK_BYTES_MIN && Room::bytes_for(device, bytes) == room {
+                bytes = (bytes / 2).max(CHUNK_BYTES_MIN);
+            }
+            if Room::bytes_for(device, bytes) == room {
+                // One that work still uses is better than none.
+                let kept = self.rooms.lock().pop();
+                if let Some(room) = kept {
+                    return self.await_all(device, room);
+                }
+                return Err(error.within(format_args!(
+                    "no memory for chunks of a staged copy to go through (CopierConfig::chunk_bytes), \
+                     not even {} bytes",
+                    room.unwrap_or(usize::MAX)
+                )));
+            }
+            tracing::debug!(%error, bytes, "a copy has shorter chunks");
         }
     }
 

@@ -20,7 +20,6 @@ const CHUNK_BYTES_BOUND: usize = 1 << 30;
 
 /// Settings of a [`Copier`](super::Copier).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct CopierConfig {
     /// Threads that work on one copy at the most, the caller's among them where it waits. Default: as many as
     /// there are processors, 8 at the most.
@@ -108,7 +107,7 @@ impl CopyOptions {
         self
     }
 
-    /// How many bytes to copy. Default: the rest of the source.
+    /// How many bytes to copy. Default: the rest of the source. Not together with [`rows`](Self::rows).
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = Some(bytes);
         self
@@ -120,17 +119,35 @@ impl CopyOptions {
         self
     }
 
-    /// Threads that work on this copy at the most, if that is fewer than the copier allows. At least 1.
+    /// Threads that work on this copy at the most, if that is fewer than the copier allows. At least 1, as in
+    /// [`CopierConfig::threads_max`].
     pub fn threads_max(mut self, threads: usize) -> Self {
-        self.threads_max = Some(threads.max(1));
+        self.threads_max = Some(threads);
         self
     }
 
     /// Has a function called whenever a chunk has arrived, on whichever thread copied it, one call at a time and
-    /// with ascending figures. It holds up the copy for as long as it runs. If it panics the copy goes on.
+    /// with ascending figures. It holds up the copy for as long as it runs. If it panics it is not called again,
+    /// and the copy goes on.
     pub fn progress(mut self, callback: impl Fn(CopyProgress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(callback));
         self
+    }
+}
+
+impl CopyOptions {
+    /// Refuses what no copy can do, whatever it copies.
+    pub(super) fn validate(&self) -> Result<()> {
+        let wrong = |text| Err(Error::new(ErrorKind::InvalidRequest, text));
+        if self.threads_max == Some(0) {
+            return wrong("threads_max of a copy is 0; it must be at least 1");
+        }
+        if self.rows.is_some() && self.bytes.is_some() {
+            return wrong(
+                "a copy of rows has no bytes of its own; Rows::bytes and Rows::count say how many",
+            );
+        }
+        Ok(())
     }
 }
 
@@ -147,9 +164,11 @@ impl fmt::Debug for CopyOptions {
     }
 }
 
-/// Calls a progress function, which may panic.
-pub(super) fn report(callback: &Callback, progress: CopyProgress) {
-    if catch_unwind(AssertUnwindSafe(|| callback(progress))).is_err() {
-        tracing::error!("the progress function of a copy panicked");
+/// Calls a progress function, which may panic; false if it did.
+pub(super) fn report(callback: &Callback, progress: CopyProgress) -> bool {
+    let returned = catch_unwind(AssertUnwindSafe(|| callback(progress))).is_ok();
+    if !returned {
+        tracing::error!("the progress function of a copy panicked; it is not called again");
     }
+    returned
 }

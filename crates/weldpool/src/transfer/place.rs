@@ -9,14 +9,15 @@ use std::ptr::NonNull;
 use super::side::Side;
 use crate::buffer::Buffer;
 use crate::error::Result;
-use crate::guard::BorrowToken;
+use crate::guard::{BorrowToken, Element};
 use crate::pinned::PinnedBuffer;
 use crate::queue::sealed::Operand as Sealed;
 use crate::queue::{Operand, Part};
 use crate::registered::{Registered, StableBytes};
 use crate::view::BufferView;
 
-/// Where a copy comes from, for as long as it takes: a buffer, a view or a slice.
+/// Where a copy comes from, for as long as it takes: an [`Operand`], or a slice, an array or a vector of any
+/// [`Element`].
 #[derive(Clone, Copy)]
 pub struct Source<'a>(SourceKind<'a>);
 
@@ -26,7 +27,7 @@ enum SourceKind<'a> {
     Slice(&'a [u8]),
 }
 
-/// Where a copy goes to, for as long as it takes: a buffer, a view or a slice.
+/// Where a copy goes to, for as long as it takes; see [`Source`].
 pub struct Destination<'a>(DestinationKind<'a>);
 
 enum DestinationKind<'a> {
@@ -46,15 +47,21 @@ impl<'a, O: Operand> From<&'a mut O> for Source<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Source<'a> {
-    fn from(slice: &'a [u8]) -> Self {
-        Self(SourceKind::Slice(slice))
+impl<'a, T: Element> From<&'a [T]> for Source<'a> {
+    fn from(slice: &'a [T]) -> Self {
+        Self(SourceKind::Slice(bytemuck::cast_slice(slice)))
     }
 }
 
-impl<'a> From<&'a Vec<u8>> for Source<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        Self(SourceKind::Slice(bytes))
+impl<'a, T: Element, const N: usize> From<&'a [T; N]> for Source<'a> {
+    fn from(array: &'a [T; N]) -> Self {
+        array.as_slice().into()
+    }
+}
+
+impl<'a, T: Element> From<&'a Vec<T>> for Source<'a> {
+    fn from(vector: &'a Vec<T>) -> Self {
+        vector.as_slice().into()
     }
 }
 
@@ -70,9 +77,9 @@ impl<'a> From<&'a BufferView> for Destination<'a> {
     }
 }
 
-impl<'a> From<&'a mut [u8]> for Destination<'a> {
-    fn from(slice: &'a mut [u8]) -> Self {
-        let bytes = slice.len();
+impl<'a, T: Element> From<&'a mut [T]> for Destination<'a> {
+    fn from(slice: &'a mut [T]) -> Self {
+        let bytes = size_of_val(slice);
         Self(DestinationKind::Slice(
             NonNull::from(slice).cast(),
             bytes,
@@ -81,9 +88,15 @@ impl<'a> From<&'a mut [u8]> for Destination<'a> {
     }
 }
 
-impl<'a> From<&'a mut Vec<u8>> for Destination<'a> {
-    fn from(bytes: &'a mut Vec<u8>) -> Self {
-        bytes.as_mut_slice().into()
+impl<'a, T: Element, const N: usize> From<&'a mut [T; N]> for Destination<'a> {
+    fn from(array: &'a mut [T; N]) -> Self {
+        array.as_mut_slice().into()
+    }
+}
+
+impl<'a, T: Element> From<&'a mut Vec<T>> for Destination<'a> {
+    fn from(vector: &'a mut Vec<T>) -> Self {
+        vector.as_mut_slice().into()
     }
 }
 
@@ -153,16 +166,16 @@ impl Destination<'_> {
     }
 }
 
-/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`], memory that is
-/// [`Registered`], a `Vec<u8>` or a `Box<[u8]>`.
+/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`], [`Registered`] memory,
+/// or a vector or boxed slice of any [`Element`].
 pub trait Owned: sealed::Owned + Any + Send {}
 
 impl Owned for Buffer {}
 impl Owned for BufferView {}
 impl Owned for PinnedBuffer {}
 impl<M: StableBytes> Owned for Registered<M> {}
-impl Owned for Vec<u8> {}
-impl Owned for Box<[u8]> {}
+impl<T: Element + Send> Owned for Vec<T> {}
+impl<T: Element + Send> Owned for Box<[T]> {}
 
 pub(crate) mod sealed {
     use super::{BorrowToken, Part, Result, Side};
@@ -174,12 +187,14 @@ pub(crate) mod sealed {
         fn borrow(&self, all: bool) -> Result<Option<BorrowToken<'_>>>;
         /// Its memory, which stays where it is when the owner moves.
         fn side(&mut self) -> Side;
+        /// Length in bytes.
+        fn bytes(&self) -> usize;
     }
 }
 
 macro_rules! of_pool {
-    ($($owner:ty $(where $memory:ident)?),*) => {$(
-        impl$(<$memory: StableBytes>)? sealed::Owned for $owner {
+    ($([$($parameter:tt)*] $owner:ty),*) => {$(
+        impl<$($parameter)*> sealed::Owned for $owner {
             fn part(&self) -> Option<Part<'_>> {
                 Some(Sealed::part(self))
             }
@@ -191,15 +206,19 @@ macro_rules! of_pool {
             fn side(&mut self) -> Side {
                 Side::of(self)
             }
+
+            fn bytes(&self) -> usize {
+                Sealed::part(self).bytes
+            }
         }
     )*};
 }
 
-of_pool!(Buffer, BufferView, PinnedBuffer, Registered<M> where M);
+of_pool!([] Buffer, [] BufferView, [] PinnedBuffer, [M: StableBytes] Registered<M>);
 
 macro_rules! of_host {
     ($($owner:ty),*) => {$(
-        impl sealed::Owned for $owner {
+        impl<T: Element> sealed::Owned for $owner {
             fn part(&self) -> Option<Part<'_>> {
                 None
             }
@@ -209,12 +228,16 @@ macro_rules! of_host {
             }
 
             fn side(&mut self) -> Side {
-                let slice: &mut [u8] = self;
-                let bytes = slice.len();
+                let slice: &mut [T] = self;
+                let bytes = size_of_val(slice);
                 Side::of_slice(NonNull::from(slice).cast(), bytes)
+            }
+
+            fn bytes(&self) -> usize {
+                size_of_val::<[T]>(self)
             }
         }
     )*};
 }
 
-of_host!(Vec<u8>, Box<[u8]>);
+of_host!(Vec<T>, Box<[T]>);

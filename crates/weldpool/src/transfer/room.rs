@@ -13,6 +13,14 @@ pub(crate) const SLOTS: usize = 3;
 /// Slots begin at multiples of this many bytes, a page.
 const SLOT_ALIGNMENT: usize = 4 << 10;
 
+/// Whether an error says that there is no memory, so that less might be had.
+pub(super) fn is_of_memory(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::OutOfMemory | ErrorKind::LimitExceeded
+    )
+}
+
 /// Room for [`SLOTS`] chunks.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -24,11 +32,7 @@ pub(crate) struct Room {
 
 impl Room {
     pub(super) fn new(device: &Metered, chunk_bytes: usize) -> Result<Self> {
-        let granularity = device.properties().granularity.max(1);
-        let bytes = chunk_bytes
-            .checked_next_multiple_of(SLOT_ALIGNMENT)
-            .and_then(|bytes| bytes.checked_mul(SLOTS))
-            .and_then(|bytes| bytes.checked_next_multiple_of(granularity))
+        let bytes = Self::bytes_for(device, chunk_bytes)
             .ok_or_else(|| Error::new(ErrorKind::InvalidRequest, "a chunk is too long"))?;
         Ok(Self {
             segment: device.create_staging(bytes)?,
@@ -37,7 +41,16 @@ impl Room {
         })
     }
 
-    pub(super) fn slot_bytes(&self) -> usize {
+    /// Bytes of a room for such chunks, if they can be counted.
+    pub(super) fn bytes_for(device: &Metered, chunk_bytes: usize) -> Option<usize> {
+        let granularity = device.properties().granularity.max(1);
+        chunk_bytes
+            .checked_next_multiple_of(SLOT_ALIGNMENT)?
+            .checked_mul(SLOTS)?
+            .checked_next_multiple_of(granularity)
+    }
+
+    pub(crate) fn slot_bytes(&self) -> usize {
         self.slot_bytes
     }
 

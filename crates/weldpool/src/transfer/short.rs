@@ -2,12 +2,12 @@
 
 #![allow(unsafe_code)]
 
-use super::extent::Rows;
+use super::extent::{Extent, Piece, Rows};
 use super::job::Plan;
 use super::line::drain;
 use super::memory::{Next, copy_rows};
 use super::path::CopyPath;
-use super::room::Room;
+use super::room::{Room, is_of_memory};
 use super::side::{Reach, Side};
 use crate::device::{DeviceQueue, Location};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,72 +37,146 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
         source.location.at(whole.source),
         destination.location.at(whole.destination),
     );
-    let (rows, path) = (whole.rows, plan.path);
-    let (down, up) = (device_of(source), device_of(destination));
-    match (path, down, up) {
-        (CopyPath::Host, ..) => {
+    match plan.path {
+        CopyPath::Host => {
             // SAFETY: the caller's promise.
-            unsafe { by_processor(from, to, rows) }
+            unsafe { by_processor(from, to, whole.rows) }
         }
-        (CopyPath::Staged, None, Some(up)) if rows.count == 1 && rows.bytes >= HALVED_BYTES_MIN => {
-            // SAFETY: the caller's promise.
-            unsafe { in_halves(up, from, to, rows.bytes) }
+        CopyPath::Staged => {
+            let passage = Passage::new(source, destination, whole.rows.total())?;
+            for piece in passage.pieces(whole) {
+                // SAFETY: the caller's promise.
+                unsafe { passage.copy(piece) }?;
+            }
+            Ok(())
         }
-        (CopyPath::Staged, down, up) => {
-            let down = down.map(|pool| Slot::new(pool, rows)).transpose()?;
-            let up = up.map(|pool| Slot::new(pool, rows)).transpose()?;
-            let mut part = rows;
-            let mut ends = (from, to);
-            if let Some(slot) = &down {
-                let packed = rows.with_packed_destination();
-                // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
-                unsafe { by_device(slot.pool, from, slot.location, packed) }?;
-                (ends.0, part) = (slot.location, part.with_packed_source());
-            }
-            if let Some(slot) = &up {
-                (ends.1, part) = (slot.location, part.with_packed_destination());
-            }
-            // SAFETY: as above, and the device has left the slot.
-            unsafe { by_processor(ends.0, ends.1, part) }?;
-            match &up {
-                None => Ok(()),
-                // SAFETY: as above.
-                Some(slot) => unsafe {
-                    by_device(slot.pool, slot.location, to, rows.with_packed_source())
-                },
-            }
-        }
-        _ => {
+        CopyPath::Direct | CopyPath::Peer | CopyPath::Pageable => {
             let pool = source.copying_pool(destination).ok_or_else(no_address)?;
             // SAFETY: the caller's promise.
-            unsafe { by_device(pool, from, to, rows) }
+            unsafe { by_device(pool, from, to, whole.rows) }
         }
     }
 }
 
-/// Copies to a device so that it is at the first half while this thread is at the second.
+/// The way through pinned memory of one thread, which is as narrow as memory is short: a slot on each side that only
+/// its device reaches. Without memory for any, it is the driver's own way, where it has one.
+pub(super) struct Passage<'a> {
+    source: &'a Side,
+    destination: &'a Side,
+    down: Option<Slot<'a>>,
+    up: Option<Slot<'a>>,
+    /// The pool of the device whose driver copies without slots.
+    pageable: Option<&'a Pool>,
+}
+
+impl<'a> Passage<'a> {
+    /// A passage for up to so many bytes at once.
+    pub(super) fn new(source: &'a Side, destination: &'a Side, bytes: usize) -> Result<Self> {
+        let mut passage = Self {
+            source,
+            destination,
+            down: None,
+            up: None,
+            pageable: None,
+        };
+        let (down, up) = (device_of(source), device_of(destination));
+        match passage.take_slots(down, up, bytes) {
+            Err(error) if is_of_memory(&error) => match (down, up) {
+                (Some(pool), None) | (None, Some(pool)) if takes_pageable(pool) => {
+                    tracing::debug!(%error, "a copy goes the driver's own way");
+                    passage.pageable = Some(pool);
+                    Ok(passage)
+                }
+                _ => Err(error),
+            },
+            taken => taken.map(|()| passage),
+        }
+    }
+
+    fn take_slots(
+        &mut self,
+        down: Option<&'a Arc<Pool>>,
+        up: Option<&'a Arc<Pool>>,
+        bytes: usize,
+    ) -> Result<()> {
+        self.down = down.map(|pool| Slot::new(pool, bytes)).transpose()?;
+        self.up = up.map(|pool| Slot::new(pool, bytes)).transpose()?;
+        Ok(())
+    }
+
+    /// The parts of a piece that are copied at once.
+    pub(super) fn pieces(&self, whole: Piece) -> impl Iterator<Item = Piece> + use<> {
+        let slots = [&self.down, &self.up].into_iter().flatten();
+        let bytes = slots.map(|slot| slot.bytes).fold(usize::MAX, usize::min);
+        let extent = Extent::of(whole).in_chunks_of(bytes);
+        (0..extent.chunks()).map(move |number| extent.chunk(number))
+    }
+
+    /// Copies one of them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`copy`], for the piece.
+    pub(super) unsafe fn copy(&self, piece: Piece) -> Result<()> {
+        let (from, to) = (
+            self.source.location.at(piece.source),
+            self.destination.location.at(piece.destination),
+        );
+        let rows = piece.rows;
+        if let Some(pool) = self.pageable {
+            let (from, to) = (self.source.seen(from), self.destination.seen(to));
+            // SAFETY: the caller's promise.
+            return unsafe { by_device(pool, from, to, rows) };
+        }
+        if let (None, Some(slot)) = (&self.down, &self.up)
+            && rows.count == 1
+            && rows.bytes >= HALVED_BYTES_MIN
+        {
+            // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
+            return unsafe { in_halves(slot, from, to, rows.bytes) };
+        }
+        let mut part = rows;
+        let mut ends = (from, to);
+        if let Some(slot) = &self.down {
+            let packed = rows.with_packed_destination();
+            // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
+            unsafe { by_device(slot.pool, from, slot.location, packed) }?;
+            (ends.0, part) = (slot.location, part.with_packed_source());
+        }
+        if let Some(slot) = &self.up {
+            (ends.1, part) = (slot.location, part.with_packed_destination());
+        }
+        // SAFETY: as above, and the device has left the slot.
+        unsafe { by_processor(ends.0, ends.1, part) }?;
+        match &self.up {
+            None => Ok(()),
+            // SAFETY: as above.
+            Some(slot) => unsafe {
+                by_device(slot.pool, slot.location, to, rows.with_packed_source())
+            },
+        }
+    }
+}
+
+/// Copies through a slot to a device, which is at the first half while this thread is at the second.
 ///
 /// # Safety
 ///
-/// As for [`copy`].
-unsafe fn in_halves(pool: &Pool, from: Location, to: Location, bytes: usize) -> Result<()> {
-    let slot = Slot::new(pool, Rows::single(bytes))?;
-    let half = Rows::single(bytes / 2);
-    let rest = Rows::single(bytes - half.bytes);
-    with_queue(pool, |queue| {
-        // SAFETY: the caller's promise; the slot is this thread's alone and long enough.
-        unsafe { by_processor(from, slot.location, half) }?;
-        // SAFETY: as above, and the queue is waited for before the slot is let go.
-        unsafe { queue.copy_rows(slot.location, to, half) }?;
-        let (from, through, to) = (
-            from.at(half.bytes),
-            slot.location.at(half.bytes),
-            to.at(half.bytes),
-        );
+/// As for [`copy`]; the slot is this thread's alone and long enough.
+unsafe fn in_halves(slot: &Slot<'_>, from: Location, to: Location, bytes: usize) -> Result<()> {
+    let through = slot.location;
+    let first = Rows::single(bytes / 2);
+    let second = Rows::single(bytes - first.bytes);
+    with_queue(slot.pool, |queue| {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { by_processor(from, through, first) }?;
+        // SAFETY: as above, and nobody leaves here before the queue is done.
+        unsafe { queue.copy_rows(through, to, first) }?;
+        let [from, through, to] = [from, through, to].map(|place| place.at(first.bytes));
         // SAFETY: as above; the device is at the other half.
-        unsafe { by_processor(from, through, rest) }?;
+        unsafe { by_processor(from, through, second) }?;
         // SAFETY: as above.
-        unsafe { queue.copy_now(through, to, rest) }
+        unsafe { queue.copy_now(through, to, second) }
     })
 }
 
@@ -110,16 +184,19 @@ unsafe fn in_halves(pool: &Pool, from: Location, to: Location, bytes: usize) -> 
 struct Slot<'a> {
     pool: &'a Pool,
     location: Location,
+    bytes: usize,
     /// None only while it is given back.
     room: Option<Room>,
 }
 
 impl<'a> Slot<'a> {
-    fn new(pool: &'a Pool, rows: Rows) -> Result<Self> {
-        let room = pool.take_room(rows.total())?;
+    /// A slot of so many bytes, or of fewer where memory is short.
+    fn new(pool: &'a Pool, bytes: usize) -> Result<Self> {
+        let room = pool.take_room_within(bytes)?;
         Ok(Self {
             pool,
             location: room.slot(0),
+            bytes: room.slot_bytes(),
             room: Some(room),
         })
     }
@@ -136,6 +213,10 @@ impl Drop for Slot<'_> {
 /// The pool of a side that only its device reaches.
 fn device_of(side: &Side) -> Option<&Arc<Pool>> {
     side.pool.as_ref().filter(|_| side.reach == Reach::Device)
+}
+
+fn takes_pageable(pool: &Pool) -> bool {
+    pool.device().staging().pageable_bytes_max.is_some()
 }
 
 /// # Safety

@@ -72,14 +72,20 @@ impl Side {
 
     /// The same as memory that no device knows, where processors reach it.
     pub(super) fn unknown(mut self) -> Self {
-        if self.reach != Reach::Device {
-            self.location = Location {
-                host: self.location.host,
+        self.location = self.seen(self.location);
+        self
+    }
+
+    /// A place in it as it looks to a device that does not know it.
+    pub(super) fn seen(&self, place: Location) -> Location {
+        match self.reach {
+            Reach::Device => place,
+            Reach::Pageable | Reach::Pinned => Location {
+                host: place.host,
                 device: None,
                 resource: None,
-            };
+            },
         }
-        self
     }
 
     /// How the device of its pool copies from and to memory that it does not know.

@@ -14,11 +14,12 @@ use crate::text::bytes as written;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PathStats {
-    /// Copies that came to an end, those that failed or were cancelled included.
+    /// Copies that came to an end, those that failed or were cancelled included. What was refused before anything
+    /// was done, because it did not fit or was in use, is none.
     pub copies: u64,
     /// Bytes that arrived.
     pub bytes: u64,
-    /// Nanoseconds from the start of each to its end, in sum.
+    /// Nanoseconds in which they were under way, in sum; waits for other work that used either side are not counted.
     pub ns: u64,
 }
 
@@ -39,7 +40,7 @@ pub struct CopyStats {
     pub staged: PathStats,
     /// Copies that were cancelled before their end.
     pub cancelled: u64,
-    /// Copies that failed.
+    /// Copies that failed; those that were refused are not counted.
     pub failed: u64,
     /// Threads that help with copies now.
     pub threads: u64,

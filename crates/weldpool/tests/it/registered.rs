@@ -118,6 +118,26 @@ fn metal_wants_whole_pages_and_says_so() {
 }
 
 #[test]
+fn what_another_allocator_of_the_device_registered_is_refused_and_breaks_no_rule() {
+    let (device, first) = discrete(false);
+    let second = Allocator::builder(device.clone()).build().unwrap();
+    let memory = Pages::new(1);
+    // SAFETY: the pages outlive what is registered of them, and are not touched.
+    let raw = || unsafe { RawBytes::new(memory.start(), PAGE) };
+    let registered = first.register(raw()).unwrap();
+    let error = second.register(raw()).unwrap_err().error;
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(
+        error.to_string().contains("another of its allocators"),
+        "{error}"
+    );
+    assert_eq!(device.violations(), []);
+    drop(registered);
+    drop(second.register(raw()).unwrap());
+    drop(memory);
+}
+
+#[test]
 fn what_overlaps_is_refused() {
     let (_, allocator) = discrete(false);
     let memory = Pages::new(4);

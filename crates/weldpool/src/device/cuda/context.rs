@@ -139,17 +139,20 @@ impl Drop for Context {
 /// The driver, or the error that says why there is none.
 pub(super) fn driver() -> Result<&'static Driver> {
     Driver::get().map_err(|missing| match missing {
-        Missing::Library => Error::new(
-            ErrorKind::Unsupported,
-            "no CUDA driver: the library libcuda.so was not found",
-        ),
+        Missing::Library(said) => {
+            Error::with_message(ErrorKind::Unsupported, format!("no CUDA driver: {said}"))
+        }
         Missing::Function(name) => Error::with_message(
             ErrorKind::Unsupported,
             format!("the CUDA driver has no {name}; version 12.0 or later is needed"),
         ),
-        Missing::Init(status) => Error::with_message(
+        Missing::Init(status, name) => Error::with_message(
             ErrorKind::Unsupported,
-            format!("the CUDA driver does not start here: cuInit said {status}"),
+            format!(
+                "the CUDA driver does not start here: cuInit said {} ({status}){}",
+                name.unwrap_or("a result unknown to it"),
+                status.hint()
+            ),
         ),
     })
 }

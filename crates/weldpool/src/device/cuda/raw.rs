@@ -1,6 +1,6 @@
 //! The functions of NVIDIA's driver library, found at run time, one safe or thin wrapper each.
 //!
-//! Types and the loader are `cudarc`'s. The table of functions is ours for two reasons: a library that
+//! Types are `cudarc`'s. The table of functions is ours for two reasons: a library that
 //! lacks a function must be an error and not a panic, and what a newer driver answers may be a number that
 //! an `enum` does not have.
 
@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use cudarc::driver::sys::{
-    self, CUDA_MEMCPY2D, CUipcMemHandle_st, CUmemAccess_flags_enum, CUmemAccessDesc,
+    CUDA_MEMCPY2D, CUipcMemHandle_st, CUmemAccess_flags_enum, CUmemAccessDesc,
     CUmemAllocationHandleType, CUmemAllocationProp, CUmemAllocationType_enum, CUmemLocation,
     CUmemLocationType_enum, CUmemorytype,
 };
@@ -135,15 +135,18 @@ impl std::fmt::Debug for Driver {
 }
 
 /// Why there is no driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// No library was found.
-    Library,
+    /// No library could be loaded; what the loader said of each name.
+    Library(String),
     /// The library is older than what this crate needs: it lacks this function.
     Function(&'static str),
-    /// The library does not work here (`cuInit`).
-    Init(Status),
+    /// The library does not work here (`cuInit`); the driver's name of the result, if it has one.
+    Init(Status, Option<&'static str>),
 }
+
+/// The names of the driver's library: what a driver installs, and what comes with tools for building.
+const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// Everything is readable and writable from the device.
 const READ_WRITE: CUmemAccess_flags_enum =
@@ -165,25 +168,36 @@ const NAME_BYTES: usize = 256;
 
 impl Driver {
     /// The driver, opened and initialised by the first call.
-    pub(super) fn get() -> std::result::Result<&'static Self, Missing> {
+    pub(super) fn get() -> std::result::Result<&'static Self, &'static Missing> {
         static DRIVER: OnceLock<std::result::Result<Driver, Missing>> = OnceLock::new();
-        DRIVER
-            .get_or_init(Self::open)
-            .as_ref()
-            .map_err(|&missing| missing)
+        DRIVER.get_or_init(Self::open).as_ref()
     }
 
     fn open() -> std::result::Result<Self, Missing> {
-        // SAFETY: opening NVIDIA's library runs its initialisers, which have no requirement.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(Missing::Library);
-        }
-        // SAFETY: as above; the library was just found, so this does not panic.
-        let library = unsafe { sys::culib() };
+        // It stays for the life of the process, as contexts of others in it may.
+        let library = Box::leak(Box::new(Self::load()?));
         let functions = Functions::load(library).map_err(Missing::Function)?;
+        let driver = Self { functions };
         // SAFETY: any thread may initialise the driver at any time.
-        Status::check(unsafe { (functions.cuInit)(0) }).map_err(Missing::Init)?;
-        Ok(Self { functions })
+        let number = unsafe { (functions.cuInit)(0) };
+        Status::check(number).map_err(|status| Missing::Init(status, driver.error_name(number)))?;
+        Ok(driver)
+    }
+
+    fn load() -> std::result::Result<Library, Missing> {
+        let mut said = Vec::new();
+        for name in LIBRARIES {
+            // SAFETY: opening NVIDIA's library runs its initialisers, which have no requirement.
+            match unsafe { Library::new(name) } {
+                Ok(library) => return Ok(library),
+                // What the system's loader said, name and all, is behind the crate's own words.
+                Err(error) => said.push(match std::error::Error::source(&error) {
+                    Some(source) => source.to_string(),
+                    None => format!("{name}: {error}"),
+                }),
+            }
+        }
+        Err(Missing::Library(said.join("; ")))
     }
 
     /// What a function wrote to the place it was given, if it succeeded.

@@ -55,6 +55,27 @@ impl Status {
         STICKY.contains(&self.0.get())
     }
 
+    /// What to do about it when the driver does not start, where that is known.
+    pub(super) fn hint(self) -> &'static str {
+        match self.0.get() {
+            // NO_DEVICE
+            100 => {
+                "; it shows no GPU to this process (CUDA_VISIBLE_DEVICES, or a container without one)"
+            }
+            // SYSTEM_DRIVER_MISMATCH
+            803 => {
+                "; the library is of another version than the kernel's driver: load that one's, or restart after an \
+                    update"
+            }
+            // COMPAT_NOT_SUPPORTED_ON_DEVICE
+            804 => {
+                "; the library is one for forward compatibility, which this GPU does not have: take the folder \
+                    compat out of LD_LIBRARY_PATH"
+            }
+            _ => "",
+        }
+    }
+
     pub(super) fn kind(self) -> ErrorKind {
         match self.0.get() {
             _ if self.is_sticky() => ErrorKind::DeviceLost,
@@ -115,5 +136,9 @@ mod tests {
             );
         }
         assert_eq!(Status::check(0), Ok(()));
+        for (number, word) in [(803, "kernel"), (804, "compat"), (999, "")] {
+            let hint = Status::check(number).unwrap_err().hint();
+            assert!(hint.contains(word) && hint.is_empty() == word.is_empty());
+        }
     }
 }

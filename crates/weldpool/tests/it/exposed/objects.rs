@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use weldpool::device::fake::FakeDiscrete;
 use weldpool::device::host::HostDevice;
 use weldpool::{
-    Allocator, Config, ErrorKind, Export, Exported, ExportedHandle, Request, StorageMode,
+    Allocator, Config, Device, ErrorKind, Export, Exported, ExportedHandle, Request, StorageMode,
 };
 use weldpool_testkit::{FaultyDevice, export, import};
 
@@ -204,6 +204,16 @@ fn what_is_no_exported_object_is_refused() {
         ),
         ("one open for reading", readable.into()),
     ];
+    let text = |allocator, file: OwnedFd, bytes| {
+        let error = import(allocator, &received(file, bytes, 0, bytes)).unwrap_err();
+        error.to_string()
+    };
+    // Whatever length was claimed.
+    for allocator in [&host, &fake] {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let said = text(allocator, null.into(), PAGE);
+        assert!(said.contains("no memory file"), "{said}");
+    }
     for (name, file) in files {
         let exported = received(file, 4 * MIB, 0, 4 * MIB);
         for allocator in [&host, &fake] {
@@ -219,6 +229,22 @@ fn what_is_no_exported_object_is_refused() {
         let stats = allocator.stats();
         assert_eq!((stats.live.value, stats.reserved.value), (0, 0));
         assert!(stats.failures >= 9);
+    }
+}
+
+#[test]
+fn what_was_imported_is_sent_on_and_not_exported_again() {
+    for device in [
+        Arc::new(HostDevice::new().unwrap()) as Arc<dyn Device>,
+        Arc::new(FakeDiscrete::new().unwrap()),
+    ] {
+        let allocator = open(device);
+        let request = exportable(PAGE).storage(StorageMode::Private);
+        let buffer = allocator.allocate_with(&request).unwrap();
+        let imported = import(&allocator, &export(&buffer).unwrap()).unwrap();
+        let error = export(&imported).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("send on"), "{error}");
     }
 }
 

@@ -74,6 +74,17 @@ fn other_memory_is_not_reached() {
     for buffer in [&mut hidden, &mut exported] {
         let error = queue.fill(buffer, 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        let text = error.to_string();
+        assert!(text.contains("Request::visible_to_peers"), "{text}");
+    }
+    // A queue of the host says what does reach it.
+    let host = Allocator::host().unwrap();
+    let (queue, mut local) = (host.create_queue().unwrap(), host.allocate(MIB).unwrap());
+    let copied = queue.copy(&hidden, &mut local).map(drop);
+    for result in [copied, queue.fill(&mut hidden, 1).map(drop)] {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("private memory of fake:discrete:0"), "{text}");
+        assert!(text.contains("Runtime::copy"), "{text}");
     }
     let rules: Vec<_> = second.violations().iter().map(|one| one.rule).collect();
     assert_eq!(rules, [Rule::PeerAccess; 2]);

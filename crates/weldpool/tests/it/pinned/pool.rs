@@ -450,3 +450,64 @@ fn what_others_freed_serves_whoever_is_late() {
     gate.open();
     assert!(asking.join().unwrap());
 }
+
+#[test]
+fn a_request_for_held_memory_is_served_at_once_or_busy() {
+    let (device, allocator) = faulty(FakeDiscrete::new().unwrap());
+    let pool = pool(&allocator, |config| config.wait_max = LONG);
+    let held = Request::new(MIB).name("held").held_only(true);
+    let calls = device.calls();
+    let error = pool.allocate_with(&held).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(error.requested_bytes(), Some(MIB));
+    assert_eq!((device.calls(), pool.stats().waits), (calls, 0));
+    assert_eq!(pool.stats().live.value, 0);
+    drop(pool.allocate(MIB).unwrap());
+    assert!(pool.allocate_with(&held).unwrap().is_pinned());
+}
+
+#[test]
+fn no_more_is_kept_ready_than_there_can_be() {
+    let allocator = |limit| {
+        let config = weldpool::Config {
+            reserved_bytes_max: limit,
+            ..weldpool::Config::default()
+        };
+        let device = Arc::new(FakeDiscrete::new().unwrap());
+        Allocator::builder(device).config(config).build().unwrap()
+    };
+    for (limit, reserve_bytes, whose) in [
+        (Some(32 * MIB_U64), 64 * MIB_U64, "reserved_bytes_max"),
+        (None, u64::MAX, "memory"),
+    ] {
+        let config = PinnedConfig {
+            reserve_bytes,
+            ..PinnedConfig::default()
+        };
+        let builder = PinnedPool::builder(&allocator(limit)).config(config);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        let text = error.to_string();
+        assert!(
+            text.contains("reserve_bytes") && text.contains(whose),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_the_driver_says_without_fallback_says_what_was_asked_and_how_the_pool_stood() {
+    let device = FakeDiscrete::builder().pinned_memory(2 * MIB_U64);
+    let allocator = Allocator::builder(Arc::new(device.build().unwrap()));
+    let allocator = allocator.build().unwrap();
+    let pool = pool(&allocator, |config| {
+        config.pageable_fallback = false;
+        config.wait_max = LONG;
+    });
+    let request = Request::new(10 * MIB).name("batch");
+    let error = pool.allocate_with(&request).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert_eq!(error.requested_bytes(), Some(10 * MIB));
+    assert!(error.pool_state().is_some() && error.advice().is_some());
+    assert!(error.to_string().contains("\"batch\""), "{error}");
+}

@@ -89,7 +89,7 @@ fn by_a_progress_function() {
 fn dropped_by_a_progress_function() {
     let allocator = allocator();
     let queue = allocator.create_queue().unwrap();
-    let data = vec![7; MIB];
+    let data = vec![7_u8; MIB];
     let copying = goes_on_its_own_thread(|copier, last| {
         let mut there = private(&allocator, MIB);
         let open = block(&queue);
@@ -100,7 +100,7 @@ fn dropped_by_a_progress_function() {
     // The copy under way goes on.
     let outcome = copying.wait().unwrap();
     assert_eq!(outcome.result.unwrap().bytes, MIB);
-    let mut back = vec![0; MIB];
+    let mut back = vec![0_u8; MIB];
     queue.read(&outcome.destination, &mut back).unwrap();
     assert!(back == data);
 }
@@ -117,7 +117,7 @@ fn dropped_by_whom_a_copy_wakes() {
         let mut there = private(&allocator, MIB);
         let open = block(&queue);
         queue.fill(&mut there, 1).unwrap();
-        let mut copying = copier.copy_async(vec![7; MIB], there, CopyOptions::new());
+        let mut copying = copier.copy_async(vec![7_u8; MIB], there, CopyOptions::new());
         let polled = poll(Pin::new(&mut copying), &last.into());
         assert!(polled.is_pending());
         (open, copying)
@@ -155,7 +155,7 @@ fn dropped_by_a_copy_that_nobody_waits_for() {
                 let _opened = gate.lock().unwrap().recv();
             }
         });
-        let copying = copier.copy_async(vec![7; MIB], there, options.threads_max(1));
+        let copying = copier.copy_async(vec![7_u8; MIB], there, options.threads_max(1));
         receive(&is_reached, "the copy begins");
         drop(is_reached);
         // Dropped, it is the thread's alone.

@@ -70,7 +70,7 @@ fn it_serves_no_later_copy() {
             let what = format!("way {number} of {bytes} bytes");
             let losing = Losing::new();
             let mut there = [(); 2].map(|()| private(&losing.allocator, bytes));
-            let mut host = vec![5; bytes];
+            let mut host = vec![5_u8; bytes];
             let mut again = || copy(&copier, &mut there, &mut host, &options);
             assert_eq!(again().unwrap().path, path, "{what}");
             let made = losing.queues_made();

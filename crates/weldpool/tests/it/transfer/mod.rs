@@ -1,4 +1,5 @@
-//! Copies where something ends, is lost or waits: the copier itself, a queue, work of other pools.
+//! Copies: what they take and say, and where something ends, is lost or waits: the copier itself, a queue, work of
+//! other pools.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +9,7 @@
 mod dropped;
 mod lost;
 mod order;
+mod places;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -22,12 +24,13 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// A copier of so many threads, which never end of themselves, and of small chunks.
 fn copier(threads_max: usize) -> Copier {
-    let mut config = CopierConfig::default();
-    config.threads_max = threads_max;
-    config.chunk_bytes = Some(4 * KIB);
-    config.pageable_bytes_max = Some(0);
-    config.idle_max = Duration::from_secs(3600);
-    Copier::with_config(config).unwrap()
+    Copier::with_config(CopierConfig {
+        threads_max,
+        chunk_bytes: Some(4 * KIB),
+        pageable_bytes_max: Some(0),
+        idle_max: Duration::from_secs(3600),
+    })
+    .unwrap()
 }
 
 fn private(allocator: &Allocator, bytes: usize) -> Buffer {

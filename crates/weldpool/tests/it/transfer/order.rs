@@ -23,7 +23,7 @@ fn devices() -> [Arc<dyn Device>; 2] {
 
 /// What a buffer holds, by a queue of its pool, which waits for its uses.
 fn holds(queue: &Queue, buffer: &Buffer, value: u8) -> bool {
-    let mut bytes = vec![0; buffer.len()];
+    let mut bytes = vec![0_u8; buffer.len()];
     queue.read(buffer, &mut bytes).unwrap();
     bytes.iter().all(|&byte| byte == value)
 }
@@ -40,7 +40,7 @@ fn copies_wait_for_queues_of_other_pools() {
             let mut used = private(&ours, bytes);
             let open = block(&foreign);
             foreign.fill(&mut used, 6).unwrap();
-            let mut host = vec![0; bytes];
+            let mut host = vec![0_u8; bytes];
             thread::scope(|scope| {
                 let copying = scope.spawn(|| copier.copy(&used, &mut host).unwrap());
                 thread::sleep(WHILE);
@@ -53,7 +53,7 @@ fn copies_wait_for_queues_of_other_pools() {
             let open = block(&foreign);
             let mut taken = private(&theirs, bytes);
             foreign.copy(&used, &mut taken).unwrap();
-            let copying = copier.copy_async(vec![7; bytes], used, CopyOptions::new());
+            let copying = copier.copy_async(vec![7_u8; bytes], used, CopyOptions::new());
             thread::sleep(WHILE);
             assert_eq!(copying.progress().done_bytes, 0);
             open.send(()).unwrap();
@@ -67,7 +67,7 @@ fn copies_wait_for_queues_of_other_pools() {
             let view = used.share();
             let open = block(&own);
             own.fill(&mut view.clone(), 8).unwrap();
-            let copying = copier.copy_async(view.clone(), vec![0; bytes], CopyOptions::new());
+            let copying = copier.copy_async(view.clone(), vec![0_u8; bytes], CopyOptions::new());
             let opener = thread::spawn(move || {
                 thread::sleep(WHILE);
                 open.send(()).unwrap();
@@ -77,7 +77,7 @@ fn copies_wait_for_queues_of_other_pools() {
             assert!(outcome.destination.iter().all(|&byte| byte == 8));
             opener.join().unwrap();
             foreign.fence().unwrap().wait(Some(LONG)).unwrap();
-            let mut back = vec![0; bytes];
+            let mut back = vec![0_u8; bytes];
             own.read(&view, &mut back).unwrap();
             assert!(back.iter().all(|&byte| byte == 9));
         }
@@ -107,14 +107,14 @@ fn copy_through(allocator: &Allocator, value: u8) {
     let whole = CopyOptions::new;
     let to_second = copier.copy_async(first, second.clone(), whole());
     let to_third = copier.copy_async(second, third.clone(), whole());
-    let back = copier.copy_async(third, vec![0; MIB], whole());
+    let back = copier.copy_async(third, vec![0_u8; MIB], whole());
     let open = Mutex::new(Some(open));
     let opening = whole().progress(move |progress| {
         if progress.done_bytes == progress.total_bytes {
             drop(open.lock().unwrap().take());
         }
     });
-    let last = copier.copy_async(vec![1; MIB], private(allocator, MIB), opening);
+    let last = copier.copy_async(vec![1_u8; MIB], private(allocator, MIB), opening);
     // To wait for a copy is to help with it, which this does only at the end.
     while back.progress().done_bytes < MIB {
         thread::sleep(Duration::from_millis(1));

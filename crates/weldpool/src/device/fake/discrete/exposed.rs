@@ -142,12 +142,13 @@ impl ExposedSegment {
 
     #[cfg(target_os = "linux")]
     fn open_file(memory: &Arc<Memory>, file: &OwnedFd, bytes: usize) -> Result<Self> {
+        // What the descriptor is comes first.
+        let mapping = SealedMapping::import(file.as_fd(), bytes)?;
         if !bytes.is_multiple_of(GRANULARITY) {
             return Err(wrong(format!(
                 "an object of {bytes} bytes is none of this kind of device; granularity is {GRANULARITY}"
             )));
         }
-        let mapping = SealedMapping::import(file.as_fd(), bytes)?;
         // Handles are mapped as a whole.
         let length = rustix::fs::fstat(file)
             .map_err(|error| failed("fstat", error))?

@@ -5,7 +5,7 @@
 use super::memory::Memory;
 use crate::device::fake::store::State;
 use crate::device::{HostRange, Registration};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 /// Registered memory. Its device address is the host's, as with CUDA's unified addressing, and ranges need not be
@@ -21,8 +21,18 @@ impl Registered {
     pub(super) fn new(memory: &Arc<Memory>, range: HostRange) -> Result<Self> {
         let store = memory.registered(range)?;
         let address = range.address.as_ptr().expose_provenance() as u64;
+        // The driver knows what is registered, whoever did it, and answers. It is no rule that somebody broke.
         let mapped = memory.space().map(address, &store, true);
-        mapped.map_err(|violation| memory.ledger().record(violation))?;
+        mapped.map_err(|violation| {
+            Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "memory that is registered with this device already, maybe by another of its allocators, cannot \
+                     be registered again: {}",
+                    violation.text
+                ),
+            )
+        })?;
         memory.charge_pinning(range.bytes);
         Ok(Self {
             memory: Arc::clone(memory),
