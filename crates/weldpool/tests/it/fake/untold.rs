@@ -245,9 +245,9 @@ fn memory_for_copies_in_doubt_serves_no_other() {
             open
         });
         device.fail(Call::Wait, ErrorKind::System, 1);
-        let error = queues[0].read(&seven, &mut [0; 4096]).unwrap_err();
+        let error = queues[0].read(&seven, &mut [0_u8; 4096]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System);
-        let written = queues[1].write(&[5; 4096], &mut five).unwrap();
+        let written = queues[1].write(&[5_u8; 4096], &mut five).unwrap();
         // The read that was given up comes first.
         for (open, queue) in opens.into_iter().zip(&queues) {
             open.send(()).unwrap();
@@ -270,8 +270,8 @@ fn copies_tell_the_error_and_are_over() {
                 let queue = allocator.create_queue().unwrap();
                 let request = Request::new(4 * MIB).storage(StorageMode::Private);
                 let mut there = allocator.allocate_with(&request).unwrap();
-                let data = vec![9; 4 * MIB];
-                let mut back = vec![0; 4 * MIB];
+                let data = vec![9_u8; 4 * MIB];
+                let mut back = vec![0_u8; 4 * MIB];
                 for options in [CopyOptions::new(), CopyOptions::new().progress(|_| ())] {
                     for way in 0..4 {
                         device.fail(call, ErrorKind::System, times);
@@ -313,7 +313,7 @@ fn a_failed_copy_is_over_when_it_returns() {
         for options in [CopyOptions::new(), CopyOptions::new().progress(|_| ())] {
             let request = Request::new(4 * MIB).storage(StorageMode::Private);
             let mut there = allocator.allocate_with(&request).unwrap();
-            let (asked, data) = (fake.clone(), vec![9; 4 * MIB]);
+            let (asked, data) = (fake.clone(), vec![9_u8; 4 * MIB]);
             device.before(Call::Copy, move || {
                 for queue in asked.control().queues() {
                     asked.control().hang(queue);
