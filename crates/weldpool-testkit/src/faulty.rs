@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
-    Physical, Registration, ReleaseError, Segment, Staging, Timeline, Topology, UnregisterError,
-    VirtualMemory, VirtualMemoryProperties,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Physical,
+    Registration, ReleaseError, Segment, Staging, Topology, UnregisterError, VirtualMemory,
+    VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Exported, Resource, Result, StorageMode};
 
+use crate::faulty_queue::FaultyQueue;
 use crate::faulty_segment::FaultySegment;
 use crate::held::Held;
 
@@ -91,6 +92,7 @@ pub struct FaultyDevice {
     faults: Arc<Faults>,
     held: Arc<Held>,
     virtual_memory: bool,
+    waits_by_itself: bool,
     memories: [FaultyMemory; StorageMode::ALL.len()],
 }
 
@@ -112,6 +114,7 @@ impl FaultyDevice {
             faults,
             held,
             virtual_memory: true,
+            waits_by_itself: true,
             memories,
         }
     }
@@ -120,6 +123,13 @@ impl FaultyDevice {
     #[must_use]
     pub fn without_virtual_memory(mut self) -> Self {
         self.virtual_memory = false;
+        self
+    }
+
+    /// Has the host wait where a queue is to wait for another, as for one of another kind of device.
+    #[must_use]
+    pub fn without_waits(mut self) -> Self {
+        self.waits_by_itself = false;
         self
     }
 
@@ -252,10 +262,11 @@ impl Device for FaultyDevice {
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         self.faults.check(Call::CreateQueue)?;
         let inner = self.inner.create_queue()?;
-        Ok(Arc::new(FaultyQueue {
+        Ok(Arc::new(FaultyQueue::wrap(
             inner,
-            faults: Arc::clone(&self.faults),
-        }))
+            &self.faults,
+            self.waits_by_itself,
+        )))
     }
 
     unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
@@ -459,45 +470,5 @@ unsafe impl AddressRange for FaultyRange {
         unsafe { self.inner.unmap(at, bytes) }?;
         self.held.unmapped(self.start() + at as u64, bytes);
         Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct FaultyQueue {
-    inner: Arc<dyn DeviceQueue>,
-    faults: Arc<Faults>,
-}
-
-// SAFETY: every call is either refused before anything happened or passed on unchanged.
-unsafe impl DeviceQueue for FaultyQueue {
-    unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
-        self.faults.check(Call::Copy)?;
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.copy(source, destination, bytes) }
-    }
-
-    unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
-        self.faults.check(Call::Fill)?;
-        // SAFETY: the caller's promise is the same.
-        unsafe { self.inner.fill(destination, bytes, value) }
-    }
-
-    fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
-        self.faults.check(Call::HostCall)?;
-        self.inner.call(function)
-    }
-
-    fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()> {
-        self.faults.check(Call::WaitFor)?;
-        self.inner.wait_for(timeline, value)
-    }
-
-    fn signal(&self) -> Result<u64> {
-        self.faults.check(Call::Signal)?;
-        self.inner.signal()
-    }
-
-    fn timeline(&self) -> &Arc<dyn Timeline> {
-        self.inner.timeline()
     }
 }

@@ -4,6 +4,7 @@
 pub mod alloc_ops;
 pub mod device_suite;
 mod faulty;
+mod faulty_queue;
 mod faulty_segment;
 mod foreign;
 mod held;

@@ -291,7 +291,8 @@ impl Allocator {
     }
 
     /// A queue over a stream that somebody else made and submits to. Memory
-    /// [freed on it](Buffer::free_on) is ordered after everything submitted so far.
+    /// [freed on it](Buffer::free_on) is ordered after everything submitted so far. Only this queue signals the stream:
+    /// it is adopted once.
     #[must_use]
     pub fn adopt_queue(&self, stream: Arc<dyn DeviceQueue>) -> Queue {
         Queue::new(&self.handle.pool, stream)

@@ -87,8 +87,7 @@ impl Orders {
     /// Sees to it that a signal covers the point. If the driver refuses, the next one will.
     pub(crate) fn cover(&self, point: Point) {
         if let Some(queue) = self.get(point.queue)
-            && queue.signalled() < point.value
-            && let Err(error) = queue.signal()
+            && let Err(error) = queue.cover(point.value)
         {
             tracing::warn!(%error, "a queue could not be signalled");
         }

@@ -16,7 +16,9 @@ use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
 use crate::signals::Signals;
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering,
+};
 use crate::thread_cache;
 use crate::transfer::is_addressed_by;
 use crate::view::BufferView;
@@ -112,7 +114,7 @@ impl QueueCore {
         (self.key == key).then(|| self.here())
     }
 
-    /// The greatest value signalled.
+    /// The greatest value known to be signalled.
     #[inline]
     pub(crate) fn signalled(&self) -> u64 {
         self.signals.last()
@@ -131,7 +133,35 @@ impl QueueCore {
 
     /// Marks the present end of the queue.
     pub(crate) fn signal(&self) -> Result<u64> {
+        self.check()?;
         self.signal_under(&mut self.signals.lock())
+    }
+
+    /// Sees to it that a signal covers a value.
+    pub(crate) fn cover(&self, value: u64) -> Result<()> {
+        if self.signalled() >= value {
+            return Ok(());
+        }
+        self.check()?;
+        let mut last = self.signals.lock();
+        if *last < value {
+            self.signal_under(&mut last)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the driver may be called from here, which it may not from all functions that queues call: whoever holds
+    /// the lock may be in the driver, which may wait for that function.
+    fn check(&self) -> Result<()> {
+        self.device.wait_for_room(Some(Duration::ZERO)).map(drop)
+    }
+
+    /// The lock, while the device has room for a submission.
+    fn lock_with_room(&self) -> Result<MutexGuard<'_, u64>> {
+        self.signals.lock_with(|wait| {
+            let timeout = (!wait).then_some(Duration::ZERO);
+            self.device.wait_for_room(timeout)
+        })
     }
 
     fn signal_under(&self, last: &mut u64) -> Result<u64> {
@@ -427,9 +457,8 @@ impl Queue {
         }
     }
 
-    /// Submits a host function, called in the order of the queue. It must not wait for this queue, nor free or drop what
-    /// this queue uses while others may fill it: a submission to a full queue (1024 items on the host and the fakes)
-    /// waits with the lock that the function then wants.
+    /// Submits a host function, called in the order of the queue. It must not wait for this queue, as a submission to a
+    /// full one does (1024 items on the host and the fakes, 256 fences on CUDA). It may free and drop what queues use.
     ///
     /// # Errors
     ///
@@ -454,7 +483,7 @@ impl Queue {
     ///
     /// What the driver says.
     pub fn fence(&self) -> Result<Fence> {
-        self.submit(&[], |_| Ok(()))
+        Ok(self.core.fence_at(self.core.signal()?))
     }
 
     /// A fence at the present end, or, if the driver refuses, at the next that it makes.
@@ -465,7 +494,7 @@ impl Queue {
         })
     }
 
-    /// Sees to it that other queues will reach the fences that work waits for.
+    /// Sees to it that other queues will reach the fences that work waits for, and waits for those that the device cannot.
     fn cover_conflicts(&self, operands: &[(&InFlight, Access)]) -> Result<()> {
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
@@ -474,6 +503,11 @@ impl Queue {
                     fence.wait_or_lost()?;
                 } else if fence.queue != self.core.id() {
                     fence.cover()?;
+                    if !self.core.device.waits_by_itself(&fence.timeline)
+                        && !left_out(Wait::OtherQueue)
+                    {
+                        fence.wait_or_lost()?;
+                    }
                 }
             }
         }
@@ -485,10 +519,10 @@ impl Queue {
         operands: &[(&InFlight, Access)],
         work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
     ) -> Result<Fence> {
-        // Before the lock, since it may take another queue's.
+        // Before the lock, since it may take another queue's, and wait.
         self.cover_conflicts(operands)?;
         let core = &self.core;
-        let mut signalled = core.signals.lock();
+        let mut signalled = core.lock_with_room()?;
         for (in_flight, access) in operands {
             for fence in in_flight.conflicts(*access) {
                 if fence.queue != core.id() && !left_out(Wait::OtherQueue) {
@@ -557,9 +591,8 @@ impl Fence {
         let QueueId { pool, number, .. } = self.queue;
         if let Some(pool) = crate::pool::pool_numbered(pool)
             && let Some(queue) = pool.orders().get(number)
-            && queue.signalled() < self.value
         {
-            queue.signal()?;
+            queue.cover(self.value)?;
         }
         Ok(())
     }

@@ -4,38 +4,49 @@
 
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
-/// Stands for the last value while the device makes the next signal.
-const SIGNALLING: u64 = u64::MAX;
-
-/// The greatest value signalled on a queue.
+/// The greatest value signalled on a queue. A signal's value is at most one more than the last.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     /// Held from the submission of work until its signal, so that a fence covers exactly what was
-    /// submitted before it.
+    /// submitted before it. Nobody waits under it for the queue to go on: the queue's own work may want it.
     last: Mutex<u64>,
-    /// The same for those who only look, or [`SIGNALLING`]: work that somebody else submits after the
-    /// device made a signal, and before its value is known here, must not be taken for covered by it.
+    /// The same for those who only look.
     now: AtomicU64,
+    /// What it becomes if a signal is being made: work that somebody else submits after the device made
+    /// it, and before its value is known here, must not be taken for covered by it.
+    begun: AtomicU64,
 }
 
 impl Signals {
-    /// The least value that covers everything submitted so far.
+    /// The least value that is known to cover everything submitted so far. Never waits.
     #[inline]
     pub(crate) fn next(&self) -> u64 {
-        self.last() + 1
+        self.begun.load(Ordering::Acquire) + 1
     }
 
-    /// The greatest value signalled; waits while a signal is being made.
+    /// The greatest value known to be signalled. Never waits.
     #[inline]
     pub(crate) fn last(&self) -> u64 {
-        match self.now.load(Ordering::Acquire) {
-            SIGNALLING => *self.lock(),
-            value => value,
-        }
+        self.now.load(Ordering::Acquire)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, u64> {
         self.last.lock()
+    }
+
+    /// The lock while there is room. `room` says whether there is, and waits for it when told to, which it is with the
+    /// lock free.
+    pub(crate) fn lock_with<E>(
+        &self,
+        mut room: impl FnMut(bool) -> Result<bool, E>,
+    ) -> Result<MutexGuard<'_, u64>, E> {
+        loop {
+            room(true)?;
+            let last = self.lock();
+            if room(false)? {
+                return Ok(last);
+            }
+        }
     }
 
     /// Signals under the lock. Returns what `signal` says.
@@ -44,11 +55,13 @@ impl Signals {
         last: &mut u64,
         signal: impl FnOnce() -> Result<u64, E>,
     ) -> Result<u64, E> {
-        self.now.store(SIGNALLING, Ordering::Relaxed);
+        // Whoever submits after the signal sees this, by the device's own order of the two.
+        self.begun.store(*last + 1, Ordering::Relaxed);
         let signalled = signal();
         if let Ok(value) = signalled {
             *last = value;
         }
+        self.begun.store(*last, Ordering::Release);
         self.now.store(*last, Ordering::Release);
         signalled
     }

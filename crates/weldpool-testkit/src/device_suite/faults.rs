@@ -17,7 +17,9 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     ] {
         for call in Call::ALL {
             let device = Arc::new(FaultyDevice::new(make()));
-            if !is_made(device.as_ref(), call) {
+            // No driver says that a queue is lost which goes on.
+            let false_alarm = kind == ErrorKind::DeviceLost && Call::TIMELINE.contains(&call);
+            if false_alarm || !is_made(device.as_ref(), call) {
                 continue;
             }
             let allocator = Allocator::builder(device.clone()).build().unwrap();
@@ -62,6 +64,8 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                     open.send(()).unwrap();
                     result
                 }
+                Call::Query => queue.fill(&mut target, 2).unwrap().is_complete().map(drop),
+                Call::Wait => queue.fill(&mut target, 2).unwrap().wait(None),
                 Call::Register => {
                     let failed = allocator.register(Pages::new(1)).unwrap_err();
                     Err(failed.error)

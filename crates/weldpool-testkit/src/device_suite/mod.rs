@@ -73,6 +73,7 @@ macro_rules! device_suite {
                 queues_wait_for_each_other,
                 a_queue_may_be_dropped_before_its_work,
                 a_fence_that_never_passes_costs_only_its_memory,
+                a_function_frees_on_its_own_queue_while_others_fill_it,
                 copies_check_length_and_overlap
             ],
             threads: [

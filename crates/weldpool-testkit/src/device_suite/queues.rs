@@ -1,5 +1,9 @@
 //! Queued work, and when the memory that it uses is free again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use weldpool::{ErrorKind, Request};
@@ -105,6 +109,49 @@ pub fn a_fence_that_never_passes_costs_only_its_memory(make: MakeDevice) {
     queue.fence().unwrap().wait(None).unwrap();
     drop(allocator.allocate(3 << 20).unwrap());
     assert_eq!(allocator.stats().deferred_bytes, 0);
+}
+
+pub fn a_function_frees_on_its_own_queue_while_others_fill_it(make: MakeDevice) {
+    const SUBMISSIONS: usize = 3000;
+    let (done, over) = channel();
+    thread::spawn(move || {
+        let allocator = allocator(make);
+        let queue = Arc::new(allocator.create_queue().unwrap());
+        let [unused, mut used, mut dropped, mut target] =
+            [1 << 20, 300_000, 4096, 64].map(|bytes| allocator.allocate(bytes).unwrap());
+        for buffer in [&mut used, &mut dropped] {
+            queue.fill(buffer, 1).unwrap();
+        }
+        let submitted = Arc::new(AtomicUsize::new(0));
+        let (seen, inside) = (Arc::clone(&submitted), Arc::clone(&queue));
+        let called = queue.call(move || {
+            // Until nothing more fits in.
+            let mut before = usize::MAX;
+            loop {
+                let now = seen.load(Ordering::Relaxed);
+                if now == before {
+                    break;
+                }
+                before = now;
+                thread::sleep(Duration::from_millis(200));
+            }
+            unused.free_on(&inside);
+            used.free_on(&inside);
+            drop(dropped);
+        });
+        for _ in 0..SUBMISSIONS {
+            queue.fill(&mut target, 2).unwrap();
+            submitted.fetch_add(1, Ordering::Relaxed);
+        }
+        called.unwrap().wait(None).unwrap();
+        queue.fence().unwrap().wait(None).unwrap();
+        assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 2));
+        drop(target);
+        assert_eq!(allocator.stats().live.value, 0);
+        done.send(()).unwrap();
+    });
+    let ended = over.recv_timeout(Duration::from_secs(60));
+    ended.expect("the function and the submissions end");
 }
 
 pub fn copies_check_length_and_overlap(make: MakeDevice) {

@@ -401,6 +401,8 @@ pub fn a_cancelled_copy_is_over_whatever_the_driver_says(make: MakeDevice) {
         (Some(Call::Copy), false),
         (Some(Call::Signal), true),
         (Some(Call::Signal), false),
+        (Some(Call::Wait), true),
+        (Some(Call::Wait), false),
     ] {
         for at_chunk in [0, 5, 60] {
             let bytes = 1 << 20;

@@ -5,7 +5,10 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+
+/// Between attempts at a wait that the driver refused.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// An ascending count of the signals a queue has passed (Metal: a shared event's value; CUDA: the
 /// number of the last event that completed).
@@ -65,28 +68,55 @@ impl Timeline for SoftwareTimeline {
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = deadline_in(timeout);
         let mut gate = self.gate.lock();
         while self.reached() < value {
             if self.lost.load(Ordering::Acquire) {
                 return Err(lost());
             }
-            gate = match deadline {
-                None => self
-                    .passed
-                    .wait(gate)
-                    .unwrap_or_else(|poison| poison.into_inner()),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(false);
-                    }
-                    let woken = self.passed.wait_timeout(gate, left);
-                    woken.unwrap_or_else(|poison| poison.into_inner()).0
-                }
-            };
+            match sleep(&self.passed, gate, deadline) {
+                Some(woken) => gate = woken,
+                None => return Ok(false),
+            }
         }
         Ok(true)
+    }
+}
+
+/// When a timeout that begins now is over; never for none.
+pub(super) fn deadline_in(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// Sleeps until woken; none once the deadline is over.
+pub(super) fn sleep<'a, T>(
+    changed: &Condvar,
+    guard: MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+) -> Option<MutexGuard<'a, T>> {
+    let Some(deadline) = deadline else {
+        let woken = changed.wait(guard);
+        return Some(woken.unwrap_or_else(|poison| poison.into_inner()));
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return None;
+    }
+    let woken = changed.wait_timeout(guard, left);
+    Some(woken.unwrap_or_else(|poison| poison.into_inner()).0)
+}
+
+/// Waits, as a queue does for another, until a value has passed or never will. Where the driver does not tell, it is
+/// asked again: work must not go on before what it waits for.
+pub(super) fn wait_for_other(other: &Arc<dyn Timeline>, value: u64) {
+    while let Err(error) = other.wait(value, None) {
+        if error.kind() == ErrorKind::DeviceLost {
+            // A lost queue has stopped, so its work cannot race with ours any more.
+            tracing::warn!(%error, "a queue went on without the queue it waited for");
+            return;
+        }
+        tracing::debug!(%error, "a queue asks again for the queue it waits for");
+        std::thread::sleep(RETRY);
     }
 }
 

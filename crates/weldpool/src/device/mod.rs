@@ -4,6 +4,7 @@
 //! driver, and [`DeviceQueue`]s, ordered streams of device work. The allocator above validates;
 //! a device reports only what the caller could not have foreseen.
 
+mod backlog;
 #[cfg(all(target_os = "linux", feature = "cuda"))]
 pub mod cuda;
 mod exposure;
@@ -24,6 +25,7 @@ mod virtual_memory;
 use std::any::Any;
 use std::fmt::Debug;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use crate::binding::Resource;
 use crate::error::{Error, ErrorKind, Result};
@@ -290,11 +292,15 @@ impl Location {
 
 /// An ordered stream of device work. Work runs in the order of submission, after the call returned.
 ///
+/// A [`Queue`](crate::Queue) submits and signals under a lock that a function which the queue [calls](Self::call) may
+/// want, so submissions and signals do not wait until the queue has gone on. [`wait_for_room`](Self::wait_for_room)
+/// does, before them; a submission may be refused when the queue is full nevertheless.
+///
 /// # Safety
 ///
 /// [`Timeline::completed`] of [`timeline`](Self::timeline) reaches a value that
 /// [`signal`](Self::signal) returned only after all work submitted before that call is done and its
-/// writes are visible to a thread that saw the value.
+/// writes are visible to a thread that saw the value. A signal's value is never more than one above the last.
 #[allow(unsafe_code)]
 pub unsafe trait DeviceQueue: Debug + Send + Sync {
     /// Copies `bytes` bytes.
@@ -309,7 +315,7 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     /// As the driver says; nothing was submitted then.
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()>;
 
-    /// Copies rows that lie some way apart. Default: one [`copy`](Self::copy) after the other.
+    /// Copies rows that lie some way apart. Default: one [`copy`](Self::copy) after the other, each when there is room.
     ///
     /// # Safety
     ///
@@ -322,6 +328,7 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
         for row in 0..rows.count {
             let from = source.at(row * rows.source_pitch);
             let to = destination.at(row * rows.destination_pitch);
+            self.wait_for_room(None)?;
             // SAFETY: the caller's promise.
             unsafe { self.copy(from, to, rows.bytes) }?;
         }
@@ -340,22 +347,41 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     /// As the driver says; nothing was submitted then.
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()>;
 
-    /// Calls a host function in the order of the queue. It must not block on this queue.
+    /// Calls a host function in the order of the queue. It must not wait for this queue.
     ///
     /// # Errors
     ///
     /// As the driver says; the function is dropped uncalled then.
     fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()>;
 
-    /// Makes later work of this queue wait until another queue's `timeline` has reached `value`.
+    /// Makes later work of this queue wait until another queue's `timeline` has reached `value`. Blocks until then
+    /// where the device does not [wait by itself](Self::waits_by_itself).
     ///
     /// # Errors
     ///
     /// As the driver says; later work does not wait then.
     fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()>;
 
+    /// Whether [`wait_for`](Self::wait_for) leaves it to the device to wait for this timeline. Default: yes.
+    fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
+        let _ = timeline;
+        true
+    }
+
+    /// Blocks until the queue has room for a submission, or `timeout` is over; says whether it has. Default: it always
+    /// has.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says, [`Busy`](ErrorKind::Busy) from where the driver must not be called,
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) when there would never be room.
+    fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        let _ = timeout;
+        Ok(true)
+    }
+
     /// Marks the present end of the queue and returns the value that [`timeline`](Self::timeline)
-    /// reaches there. Values ascend.
+    /// reaches there. Values count up from 1.
     ///
     /// # Errors
     ///

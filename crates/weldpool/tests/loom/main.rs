@@ -53,3 +53,4 @@ mod thread_cache;
 mod wait;
 
 mod kernels;
+mod signalling;

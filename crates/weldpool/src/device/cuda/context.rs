@@ -94,7 +94,7 @@ impl Context {
     }
 
     /// Whether the driver may be called.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.is_lost() {
             return Err(lost());
         }

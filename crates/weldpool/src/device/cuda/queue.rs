@@ -4,6 +4,7 @@
 
 use std::any::Any;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use super::context::Context;
 use super::host_functions;
@@ -208,6 +209,17 @@ unsafe impl DeviceQueue for CudaQueue {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
+        let other: &dyn Any = timeline.as_ref();
+        let points = other.downcast_ref::<EventTimeline>();
+        points.is_some_and(|points| !points.is_lost())
+    }
+
+    fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.context.check()?;
+        self.points.wait_for_room(timeout)
     }
 
     fn signal(&self) -> Result<u64> {

@@ -14,6 +14,9 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 
 /// Points that may be waiting in one timeline; a signal beyond it is refused.
 const WAITING_MAX: usize = 4096;
+/// Points from which on whoever waits for room waits: with the work before them fewer than the driver takes before it
+/// blocks itself, some 1,000 calls.
+const ROOM: usize = 256;
 /// Events kept for further signals.
 const SPARE_MAX: usize = 64;
 
@@ -128,6 +131,17 @@ impl EventTimeline {
         let value = points.signalled;
         points.waiting.push_back((value, event));
         Ok(value)
+    }
+
+    /// Blocks until few enough points wait, or `timeout` is over; says whether they do.
+    pub(super) fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        poll(timeout, || {
+            let mut points = self.points.lock();
+            if points.waiting.len() >= ROOM {
+                self.advance(&mut points)?;
+            }
+            Ok(points.waiting.len() < ROOM)
+        })
     }
 
     /// Takes note of the events that are complete.

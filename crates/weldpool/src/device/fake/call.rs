@@ -22,6 +22,11 @@ pub enum Call {
     Signal,
     /// [`DeviceQueue::wait_for`](crate::device::DeviceQueue::wait_for).
     WaitFor,
+    /// [`Timeline::completed`](crate::device::Timeline::completed). That a queue is lost means that it does nothing any
+    /// more, so it is made to fail so only when that is true.
+    Query,
+    /// [`Timeline::wait`](crate::device::Timeline::wait) by the host, likewise.
+    Wait,
     /// [`VirtualMemory::reserve`](crate::device::VirtualMemory::reserve).
     Reserve,
     /// [`VirtualMemory::create`](crate::device::VirtualMemory::create).
@@ -48,7 +53,7 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Budget,
         Self::CreateSegment,
         Self::ReleaseSegment,
@@ -58,6 +63,8 @@ impl Call {
         Self::HostCall,
         Self::Signal,
         Self::WaitFor,
+        Self::Query,
+        Self::Wait,
         Self::Reserve,
         Self::CreatePhysical,
         Self::ReleasePhysical,
@@ -70,6 +77,9 @@ impl Call {
         Self::Export,
         Self::Import,
     ];
+
+    /// Those of [`Timeline`](crate::device::Timeline).
+    pub const TIMELINE: [Self; 2] = [Self::Query, Self::Wait];
 
     /// Those for memory that others reach too.
     pub const EXPOSED: [Self; 3] = [Self::CreateExposed, Self::Export, Self::Import];

@@ -27,7 +27,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Begins a call: counts it, and fails it if it is to fail or the device is lost.
     pub(super) fn enter(&self, call: Call) -> Result<()> {
-        self.faults.check(call)?;
+        self.count(call)?;
         if self.lost.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::DeviceLost,
@@ -35,6 +35,11 @@ impl Ledger {
             ));
         }
         Ok(())
+    }
+
+    /// Counts a call that a lost device answers too, and fails it if it is to fail.
+    pub(super) fn count(&self, call: Call) -> Result<()> {
+        self.faults.check(call)
     }
 
     pub(super) fn charge(&self, nanoseconds: u64) {

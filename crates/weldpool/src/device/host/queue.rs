@@ -3,93 +3,125 @@
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
-use crate::device::fence::SoftwareTimeline;
+use crate::device::backlog::{Backlog, Item, ROOM};
+use crate::device::fence::{SoftwareTimeline, deadline_in, sleep, wait_for_other};
 use crate::device::raw::Transfer;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex};
-
-/// Work that may wait in one queue; a submission beyond it blocks until there is room.
-const WAITING_MAX: usize = 1024;
+use crate::sync::{Arc, Condvar, Mutex};
 
 enum Work {
     Transfer(Transfer),
     Call(Box<dyn FnOnce() + Send>),
     Wait(Arc<dyn Timeline>, u64),
-    Signal(u64),
 }
 
 /// A queue of the host.
 #[derive(Debug)]
 pub(super) struct HostQueue {
-    sender: Mutex<Sender>,
+    shared: Arc<Shared>,
     timeline: Arc<dyn Timeline>,
 }
 
-struct Sender {
-    channel: SyncSender<Work>,
-    signalled: u64,
+/// What the queue and its thread share.
+struct Shared {
+    state: Mutex<State>,
+    /// The thread waits for the first item.
+    submitted: Condvar,
+    /// Whoever submits waits for room.
+    room: Condvar,
 }
 
-impl std::fmt::Debug for Sender {
+struct State {
+    backlog: Backlog<Work>,
+    /// Nobody will submit any more.
+    closed: bool,
+}
+
+impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sender")
-            .field("signalled", &self.signalled)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
 impl HostQueue {
     /// Starts the queue's thread. It ends by itself once the queue is dropped and its work is done.
     pub(super) fn start() -> Result<Self> {
-        let (channel, receiver) = sync_channel(WAITING_MAX);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                backlog: Backlog::default(),
+                closed: false,
+            }),
+            submitted: Condvar::new(),
+            room: Condvar::new(),
+        });
         let timeline = Arc::new(SoftwareTimeline::default());
-        let reached = Arc::clone(&timeline);
+        let (work, reached) = (Arc::clone(&shared), Arc::clone(&timeline));
         std::thread::Builder::new()
             .name("weldpool-queue".into())
-            .spawn(move || run(&receiver, &reached))
+            .spawn(move || run(&work, &reached))
             .map_err(|error| Error::system(ErrorKind::System, "spawn of a queue thread", &error))?;
-        Ok(Self {
-            sender: Mutex::new(Sender {
-                channel,
-                signalled: 0,
-            }),
-            timeline,
-        })
+        Ok(Self { shared, timeline })
     }
 
     fn submit(&self, work: Work) -> Result<()> {
-        self.sender.lock().channel.send(work).map_err(|_| lost())
+        self.shared.change(|state| state.backlog.push(work))
     }
 }
 
-fn run(receiver: &Receiver<Work>, timeline: &SoftwareTimeline) {
-    while let Ok(work) = receiver.recv() {
-        match work {
-            Work::Transfer(transfer) => transfer.run(),
-            Work::Call(function) => {
-                if catch_unwind(AssertUnwindSafe(function)).is_err() {
-                    tracing::error!("a host function on a queue panicked");
+impl Drop for HostQueue {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.closed = true);
+    }
+}
+
+impl Shared {
+    /// Changes the state, and wakes the thread.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        // With anything to do it is awake, or has been woken.
+        let asleep = state.backlog.is_empty();
+        let changed = change(&mut state);
+        drop(state);
+        if asleep {
+            self.submitted.notify_one();
+        }
+        changed
+    }
+
+    /// The next item; none at the end.
+    fn next(&self) -> Option<Item<Work>> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(item) = state.backlog.pop() {
+                if state.backlog.len() == ROOM - 1 {
+                    self.room.notify_all();
                 }
+                return Some(item);
             }
-            Work::Wait(other, value) => {
-                // A lost queue has stopped, so its work cannot race with ours any more.
-                if let Err(error) = other.wait(value, None) {
-                    tracing::warn!(%error, "a queue went on without the queue it waited for");
-                }
+            if state.closed {
+                return None;
             }
-            Work::Signal(value) => timeline.reach(value),
+            state = sleep(&self.submitted, state, None)?;
         }
     }
 }
 
-fn lost() -> Error {
-    Error::new(
-        ErrorKind::DeviceLost,
-        "the thread of a host queue has ended",
-    )
+fn run(shared: &Shared, timeline: &SoftwareTimeline) {
+    while let Some(item) = shared.next() {
+        match item {
+            Item::Work(Work::Transfer(transfer)) => transfer.run(),
+            Item::Work(Work::Call(function)) => {
+                if catch_unwind(AssertUnwindSafe(function)).is_err() {
+                    tracing::error!("a host function on a queue panicked");
+                }
+            }
+            Item::Work(Work::Wait(other, value)) => wait_for_other(&other, value),
+            Item::Signal(value) => timeline.reach(value),
+        }
+    }
 }
 
 fn no_address() -> Error {
@@ -99,7 +131,7 @@ fn no_address() -> Error {
     )
 }
 
-// SAFETY: one thread runs the work in the order of the channel, and a signal's value is stored with
+// SAFETY: one thread runs the work in the order of its submission, and a signal's value is stored with
 // release ordering after everything before it has run.
 unsafe impl DeviceQueue for HostQueue {
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
@@ -122,15 +154,20 @@ unsafe impl DeviceQueue for HostQueue {
         self.submit(Work::Wait(Arc::clone(timeline), value))
     }
 
+    fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        let deadline = deadline_in(timeout);
+        let mut state = self.shared.state.lock();
+        while !state.backlog.has_room() {
+            match sleep(&self.shared.room, state, deadline) {
+                Some(woken) => state = woken,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     fn signal(&self) -> Result<u64> {
-        let mut sender = self.sender.lock();
-        let value = sender.signalled + 1;
-        sender
-            .channel
-            .send(Work::Signal(value))
-            .map_err(|_| lost())?;
-        sender.signalled = value;
-        Ok(value)
+        Ok(self.shared.change(|state| state.backlog.signal()))
     }
 
     fn timeline(&self) -> &Arc<dyn Timeline> {
@@ -140,8 +177,6 @@ unsafe impl DeviceQueue for HostQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

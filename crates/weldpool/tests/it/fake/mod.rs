@@ -9,6 +9,7 @@ mod apple;
 mod discrete;
 mod pool;
 mod queues;
+mod untold;
 
 use std::sync::Arc;
 

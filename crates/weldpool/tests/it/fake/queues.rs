@@ -118,16 +118,70 @@ fn run_until_steps_what_is_waited_for() {
 
 #[test]
 fn a_full_queue_by_hand_is_an_error_and_not_a_deadlock() {
-    let device = FakeDiscrete::builder().manual(true).build().unwrap();
-    let queue = device.create_queue().unwrap();
-    let error = (0..10_000).find_map(|_| queue.signal().err()).unwrap();
+    let device = Arc::new(FakeDiscrete::builder().manual(true).build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let error = (0..10_000).find_map(|_| queue.call(|| ()).err()).unwrap();
     assert_eq!(error.kind(), ErrorKind::LimitExceeded);
-    assert!(device.control().run_all() > 1000);
+    // Functions and signals; the refused one left none.
+    assert_eq!(device.control().waiting(0), 1024);
+    let end = queue.fence().unwrap();
+    assert_eq!(device.control().run_all(), 1024);
+    assert!(end.is_complete().unwrap());
+    queue.call(|| ()).unwrap();
+}
+
+#[test]
+fn a_full_queue_refuses_who_did_not_wait_for_room() {
+    let device = FakeDiscrete::new().unwrap();
+    let queue = device.create_queue().unwrap();
+    assert!(device.control().hang(0));
+    let call = |_| queue.call(Box::new(|| ())).err();
+    let error = (0..10_000).find_map(call).unwrap();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    assert!(!queue.wait_for_room(Some(Duration::ZERO)).unwrap());
+    let first = queue.signal().unwrap();
     assert_eq!(
         queue.signal().unwrap(),
-        1025,
-        "the refused signal took no value"
+        first + 1,
+        "signals are not refused"
     );
+    assert!(device.control().resume(0));
+    assert!(queue.wait_for_room(None).unwrap());
+    assert!(queue.timeline().wait(first + 1, LONG).unwrap());
+    queue.call(Box::new(|| ())).unwrap();
+}
+
+/// The host waits where the device cannot. Meanwhile others submit to the queue, and free in its order.
+#[test]
+fn a_wait_by_the_host_keeps_nobody_from_the_queue() {
+    let device = FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())).without_waits();
+    let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
+    let [busy, queue] = [0; 2].map(|_| allocator.create_queue().unwrap());
+    let (open, gate) = channel::<()>();
+    busy.call(move || {
+        let _opened = gate.recv();
+    })
+    .unwrap();
+    let mut middle = allocator.allocate(4096).unwrap();
+    busy.fill(&mut middle, 5).unwrap();
+    let [mut target, freed] = [0; 2].map(|_| allocator.allocate(4096).unwrap());
+    let (done, over) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| queue.copy(&middle, &mut target).unwrap());
+        scope.spawn(|| {
+            // Until the other thread waits.
+            std::thread::sleep(Duration::from_millis(100));
+            freed.free_on(&queue);
+            queue.fence().unwrap().wait(LONG).unwrap();
+            done.send(()).unwrap();
+        });
+        let ended = over.recv_timeout(Duration::from_secs(20));
+        open.send(()).unwrap();
+        ended.expect("the queue is free");
+    });
+    target.wait(LONG).unwrap();
+    assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 5));
 }
 
 #[test]
@@ -284,51 +338,58 @@ fn a_function_that_is_refused_is_dropped_with_no_lock_held() {
 
 #[test]
 fn each_kind_of_call_fails_when_told_and_is_counted() {
-    for call in [
+    const CALLS: u64 = 4;
+    let calls = [
         Call::Copy,
         Call::Fill,
         Call::HostCall,
         Call::Signal,
         Call::WaitFor,
-    ] {
-        let device = Arc::new(
-            FakeDiscrete::builder()
-                .faults([Fault {
-                    call,
-                    when: When::Nth(2),
-                    error: ErrorKind::System,
-                }])
-                .build()
-                .unwrap(),
-        );
+        Call::Query,
+        Call::Wait,
+    ];
+    for (call, nth) in calls
+        .into_iter()
+        .flat_map(|call| (1..=CALLS).map(move |nth| (call, nth)))
+    {
+        let device = Arc::new(FakeDiscrete::new().unwrap());
         let allocator = Allocator::builder(device.clone()).build().unwrap();
         let queue = allocator.create_queue().unwrap();
         let other = allocator.create_queue().unwrap();
         let source = allocator.allocate(64).unwrap();
         let mut target = allocator.allocate(64).unwrap();
-        let mut results = Vec::new();
-        for _ in 0..3 {
+        let fence = queue.fence().unwrap();
+        let before = device.control().calls(call);
+        device.control().inject(Fault {
+            call,
+            when: When::Nth(before + nth),
+            error: ErrorKind::System,
+        });
+        for number in 1..=CALLS {
             assert!(device.control().hang(1));
-            results.push(match call {
+            let result = match call {
                 Call::Copy => queue.copy(&source, &mut target).map(drop),
                 Call::Fill => queue.fill(&mut target, 1).map(drop),
                 Call::HostCall => queue.call(|| ()).map(drop),
                 Call::Signal => queue.fence().map(drop),
+                Call::Query => fence.is_complete().map(drop),
+                Call::Wait => fence.wait(LONG),
                 _ => {
                     other.fill(&mut target, 1).unwrap();
                     queue.copy(&source, &mut target).map(drop)
                 }
-            });
+            };
+            assert_eq!(device.control().calls(call), before + number, "{call:?}");
+            let kind = result.err().map(|error| error.kind());
+            let expected = (number == nth).then_some(ErrorKind::System);
+            assert_eq!(kind, expected, "{call:?} {number} of {nth}");
             assert!(device.control().resume(1));
-            target.wait(LONG).unwrap();
+            if !Call::TIMELINE.contains(&call) {
+                target.wait(LONG).unwrap();
+            }
         }
-        let kinds: Vec<_> = results
-            .iter()
-            .map(|result| result.as_ref().err().map(weldpool::Error::kind))
-            .collect();
-        assert_eq!(kinds, [None, Some(ErrorKind::System), None], "{call:?}");
-        assert_eq!(device.control().calls(call), 3, "{call:?}");
         assert_eq!(device.control().clear_faults().len(), 1);
+        assert_eq!(device.violations(), []);
     }
 }
 

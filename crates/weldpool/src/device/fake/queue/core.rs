@@ -2,21 +2,18 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::work::{Failure, Item, Memory};
+use super::work::{Failure, Memory, Work};
 use crate::device::Timeline;
+use crate::device::backlog::{Backlog, Item, ROOM};
+use crate::device::fake::call::Call;
 use crate::device::fake::control::{Ledger, Step};
 use crate::device::fake::random;
-use crate::device::fence::SoftwareTimeline;
+use crate::device::fence::{SoftwareTimeline, deadline_in, sleep, wait_for_other};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Condvar, Mutex};
-
-/// Work that may wait in one queue. A submission beyond it blocks until there is room, or is an error
-/// where the queue goes on by hand.
-const WAITING_MAX: usize = 1024;
 
 /// Delays up to this long are waited out awake, since the system's sleep is no finer.
 const AWAKE_MAX: Duration = Duration::from_micros(100);
@@ -50,10 +47,9 @@ pub(in crate::device::fake) struct Core {
 
 #[derive(Debug, Default)]
 struct State {
-    items: VecDeque<Item>,
+    backlog: Backlog<Work>,
     /// Items taken so far.
     taken: u64,
-    signalled: u64,
     busy: bool,
     closed: bool,
     hung: bool,
@@ -67,7 +63,7 @@ impl Core {
         ledger: &Arc<Ledger>,
     ) -> Self {
         let timeline = ChargedTimeline {
-            progress: SoftwareTimeline::default(),
+            progress: Arc::default(),
             ledger: Arc::clone(ledger),
         };
         Self {
@@ -99,48 +95,51 @@ impl Core {
 
     /// Items submitted and not begun.
     pub(in crate::device::fake) fn waiting(&self) -> usize {
-        self.state.lock().items.len()
+        self.state.lock().backlog.len()
     }
 
     /// Whether nothing will happen in it any more.
     pub(in crate::device::fake) fn is_finished(&self) -> bool {
         let state = self.state.lock();
-        state.closed && (state.lost || (state.items.is_empty() && !state.busy))
+        state.closed && (state.lost || (state.backlog.is_empty() && !state.busy))
     }
 
-    pub(super) fn submit(&self, item: Item) -> Result<()> {
-        self.submit_with(|_| item).map(drop)
+    pub(super) fn submit(&self, work: Work) -> Result<()> {
+        self.change(|backlog| backlog.push(work))
     }
 
     pub(super) fn signal(&self) -> Result<u64> {
-        self.submit_with(|state| {
-            state.signalled += 1;
-            Item::Signal(state.signalled)
-        })
+        self.change(|backlog| Ok(backlog.signal()))
     }
 
-    /// Puts an item at the end; returns the last value signalled.
-    fn submit_with(&self, item: impl FnOnce(&mut State) -> Item) -> Result<u64> {
+    fn change<T>(&self, change: impl FnOnce(&mut Backlog<Work>) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
-        while state.items.len() >= WAITING_MAX && !state.lost {
-            if self.behaviour.manual {
-                return Err(Error::with_message(
-                    ErrorKind::LimitExceeded,
-                    format!("{WAITING_MAX} items wait in a queue that goes on by hand; step it"),
-                ));
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(|poison| poison.into_inner());
-        }
         if state.lost {
             return Err(Error::new(ErrorKind::DeviceLost, "the queue was lost"));
         }
-        let item = item(&mut state);
-        state.items.push_back(item);
+        let changed = change(&mut state.backlog);
         self.changed.notify_all();
-        Ok(state.signalled)
+        changed
+    }
+
+    /// Waits for room, which a queue that goes on by hand comes by only when it is stepped. A lost one has it: it refuses
+    /// all the same.
+    pub(super) fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        let deadline = deadline_in(timeout);
+        let mut state = self.state.lock();
+        while !state.backlog.has_room() && !state.lost {
+            if self.behaviour.manual && deadline.is_none() {
+                return Err(Error::with_message(
+                    ErrorKind::LimitExceeded,
+                    format!("{ROOM} items wait in a queue that goes on by hand; step it"),
+                ));
+            }
+            match sleep(&self.changed, state, deadline) {
+                Some(woken) => state = woken,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// No more will be submitted; what was is still done.
@@ -160,7 +159,7 @@ impl Core {
     pub(in crate::device::fake) fn lose(&self) {
         let mut state = self.state.lock();
         state.lost = true;
-        let never_run = std::mem::take(&mut state.items);
+        let never_run = state.backlog.take();
         drop(state);
         self.changed.notify_all();
         drop(self.touching.lock());
@@ -177,14 +176,14 @@ impl Core {
         }
     }
 
-    fn next(&self) -> Option<(u64, Item)> {
+    fn next(&self) -> Option<(u64, Item<Work>)> {
         let mut state = self.state.lock();
         loop {
-            if state.lost || (state.closed && state.items.is_empty()) {
+            if state.lost || (state.closed && state.backlog.is_empty()) {
                 return None;
             }
             if !state.hung
-                && let Some(item) = state.items.pop_front()
+                && let Some(item) = state.backlog.pop()
             {
                 state.busy = true;
                 state.taken += 1;
@@ -232,17 +231,17 @@ impl Core {
         if state.busy {
             return Step::Waiting;
         }
-        match state.items.front() {
+        match state.backlog.front() {
             None => return Step::Idle,
             // A wait for a queue that died is over.
-            Some(Item::Wait(other, value))
+            Some(Item::Work(Work::Wait(other, value)))
                 if !other.wait(*value, Some(Duration::ZERO)).unwrap_or(true) =>
             {
                 return Step::Waiting;
             }
             Some(_) => {}
         }
-        let Some(item) = state.items.pop_front() else {
+        let Some(item) = state.backlog.pop() else {
             return Step::Idle;
         };
         state.busy = true;
@@ -252,9 +251,9 @@ impl Core {
         Step::Ran
     }
 
-    fn run(&self, item: Item) {
+    fn run(&self, item: Item<Work>) {
         match item {
-            Item::Move(work) => {
+            Item::Work(Work::Move(work)) => {
                 let touching = self.touching.lock();
                 if self.state.lock().lost {
                     return;
@@ -271,13 +270,8 @@ impl Core {
                     }
                 }
             }
-            Item::Call(function) => self.call(function),
-            Item::Wait(other, value) => {
-                // A lost queue has stopped, so its work cannot race with ours any more.
-                if let Err(error) = other.wait(value, None) {
-                    tracing::warn!(%error, "a queue went on without the queue it waited for");
-                }
-            }
+            Item::Work(Work::Call(function)) => self.call(function),
+            Item::Work(Work::Wait(other, value)) => wait_for_other(&other, value),
             Item::Signal(value) => {
                 let _touching = self.touching.lock();
                 if !self.state.lock().lost {
@@ -311,19 +305,28 @@ impl Core {
 
 /// A timeline that charges for being asked.
 #[derive(Debug)]
-struct ChargedTimeline {
-    progress: SoftwareTimeline,
+pub(super) struct ChargedTimeline {
+    progress: Arc<SoftwareTimeline>,
     ledger: Arc<Ledger>,
+}
+
+impl ChargedTimeline {
+    /// What the device knows, by itself.
+    pub(super) fn progress(&self) -> Arc<dyn Timeline> {
+        Arc::clone(&self.progress) as Arc<dyn Timeline>
+    }
 }
 
 impl Timeline for ChargedTimeline {
     fn completed(&self) -> Result<u64> {
         self.ledger.charge(self.ledger.event_query_ns);
+        self.ledger.count(Call::Query)?;
         self.progress.completed()
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
         self.ledger.charge(self.ledger.event_query_ns);
+        self.ledger.count(Call::Wait)?;
         self.progress.wait(value, timeout)
     }
 }

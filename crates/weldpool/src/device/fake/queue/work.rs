@@ -46,21 +46,19 @@ pub(super) enum Source {
     Value(u8),
 }
 
-/// One item of a queue.
-pub(super) enum Item {
+/// What is submitted to a queue.
+pub(super) enum Work {
     Move(Move),
     Call(Box<dyn FnOnce() + Send>),
     Wait(Arc<dyn Timeline>, u64),
-    Signal(u64),
 }
 
-impl fmt::Debug for Item {
+impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Move(work) => work.fmt(f),
             Self::Call(_) => f.write_str("Call(..)"),
             Self::Wait(_, value) => write!(f, "Wait({value})"),
-            Self::Signal(value) => write!(f, "Signal({value})"),
         }
     }
 }

@@ -1,0 +1,122 @@
+//! Queues whose calls fail on demand, and their timelines.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weldpool::device::fake::Call;
+use weldpool::device::{DeviceQueue, Location, Timeline};
+use weldpool::{Error, ErrorKind, Result};
+
+use crate::faulty::Faults;
+
+#[derive(Debug)]
+pub(crate) struct FaultyQueue {
+    inner: Arc<dyn DeviceQueue>,
+    faults: Arc<Faults>,
+    timeline: Arc<dyn Timeline>,
+    /// Whether the device waits for other queues by itself.
+    waits_by_itself: bool,
+}
+
+impl FaultyQueue {
+    pub(crate) fn wrap(
+        inner: Arc<dyn DeviceQueue>,
+        faults: &Arc<Faults>,
+        waits_by_itself: bool,
+    ) -> Self {
+        let timeline = FaultyTimeline {
+            inner: Arc::clone(inner.timeline()),
+            faults: Arc::clone(faults),
+        };
+        Self {
+            inner,
+            faults: Arc::clone(faults),
+            timeline: Arc::new(timeline),
+            waits_by_itself,
+        }
+    }
+}
+
+// SAFETY: every call is either refused before anything happened or passed on unchanged.
+unsafe impl DeviceQueue for FaultyQueue {
+    unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
+        self.faults.check(Call::Copy)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.copy(source, destination, bytes) }
+    }
+
+    unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
+        self.faults.check(Call::Fill)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.fill(destination, bytes, value) }
+    }
+
+    fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
+        self.faults.check(Call::HostCall)?;
+        self.inner.call(function)
+    }
+
+    fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()> {
+        self.faults.check(Call::WaitFor)?;
+        if !self.waits_by_itself {
+            return below(timeline).wait(value, None).map(drop);
+        }
+        self.inner.wait_for(below(timeline), value)
+    }
+
+    fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
+        self.waits_by_itself && self.inner.waits_by_itself(below(timeline))
+    }
+
+    fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.inner.wait_for_room(timeout)
+    }
+
+    fn signal(&self) -> Result<u64> {
+        self.faults.check(Call::Signal)?;
+        self.inner.signal()
+    }
+
+    fn timeline(&self) -> &Arc<dyn Timeline> {
+        &self.timeline
+    }
+}
+
+/// What the host is told of a queue. Devices wait among themselves without it.
+#[derive(Debug)]
+struct FaultyTimeline {
+    inner: Arc<dyn Timeline>,
+    faults: Arc<Faults>,
+}
+
+/// The timeline that the device knows.
+fn below(timeline: &Arc<dyn Timeline>) -> &Arc<dyn Timeline> {
+    let known: &dyn Any = timeline.as_ref();
+    let faulty = known.downcast_ref::<FaultyTimeline>();
+    faulty.map_or(timeline, |faulty| &faulty.inner)
+}
+
+impl FaultyTimeline {
+    /// That the queue is lost would mean that it does nothing any more, which is not so; it is another error then.
+    fn check(&self, call: Call) -> Result<()> {
+        self.faults.check(call).map_err(|error| match error.kind() {
+            ErrorKind::DeviceLost => Error::new(ErrorKind::System, "a fault was injected"),
+            _ => error,
+        })
+    }
+}
+
+impl Timeline for FaultyTimeline {
+    fn completed(&self) -> Result<u64> {
+        self.check(Call::Query)?;
+        self.inner.completed()
+    }
+
+    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
+        self.check(Call::Wait)?;
+        self.inner.wait(value, timeout)
+    }
+}
