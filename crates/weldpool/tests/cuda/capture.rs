@@ -122,10 +122,14 @@ fn libweldpool_gives_a_captured_stream_nothing_and_says_why() {
     // SAFETY: the text is the thread's and valid until the next call.
     let said = unsafe { CStr::from_ptr((torch.last_error)()) };
     let said = said.to_string_lossy().into_owned();
+    let refusing = stream.is_capturing();
     // A tensor may die while a graph is recorded.
     free(second);
+    let freeing = stream.is_capturing();
     let after = torch.live_and_calls();
-    assert!(stream.end_capture());
+    let looking = stream.is_capturing();
+    let valid = stream.end_capture();
+    assert_eq!([refusing, freeing, looking, valid], [true; 4]);
     assert!(refused.is_null());
     assert!(said.contains("CUDA graph"), "{said}");
     assert_eq!(after, (0, calls));

@@ -158,6 +158,14 @@ impl Stream {
         check(unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) });
     }
 
+    /// Whether the stream records, and nothing has made that invalid.
+    pub(crate) fn is_capturing(&self) -> bool {
+        let mut status = sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream is alive and the place writable.
+        check(unsafe { sys::cuStreamIsCapturing(self.stream, &raw mut status) });
+        status == sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_ACTIVE
+    }
+
     /// Ends the recording; whether it was valid to the end.
     pub(crate) fn end_capture(&self) -> bool {
         let mut graph = std::ptr::null_mut();

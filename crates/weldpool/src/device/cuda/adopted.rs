@@ -21,13 +21,28 @@ const STREAMS_MAX: usize = 4096;
 pub struct AdoptedStreams {
     allocator: Allocator,
     device: Arc<CudaDevice>,
-    queues: RwLock<HashMap<u64, Adopted>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By their ids.
+    streams: HashMap<u64, Adopted>,
+    /// The ids that handles had when they were last adopted.
+    ids: HashMap<usize, u64>,
 }
 
 #[derive(Debug)]
 struct Adopted {
     queue: Arc<Queue>,
     stream: Arc<CudaQueue>,
+}
+
+impl Known {
+    fn queue(&self, id: u64) -> Option<Arc<Queue>> {
+        let adopted = self.streams.get(&id)?;
+        Some(Arc::clone(&adopted.queue))
+    }
 }
 
 impl AdoptedStreams {
@@ -37,7 +52,7 @@ impl AdoptedStreams {
         Self {
             allocator,
             device,
-            queues: RwLock::default(),
+            known: RwLock::default(),
         }
     }
 
@@ -48,11 +63,15 @@ impl AdoptedStreams {
     }
 
     /// The queue over a stream (a `CUstream` or `cudaStream_t`; null is the legacy default stream), adopted
-    /// when it is first seen. Complexity: a driver call of some 25 ns and a hash look-up.
+    /// when it is first seen. Complexity: two driver calls of some 25 ns each and a hash look-up.
+    ///
+    /// While a stream records a graph the driver does not tell its id, so then it is the one that was adopted under
+    /// the same handle last.
     ///
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for `CU_STREAM_PER_THREAD`,
+    /// [`Busy`](ErrorKind::Busy) for one that records a graph and was not adopted before,
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) when 4,096 streams are known,
     /// [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
     ///
@@ -61,18 +80,26 @@ impl AdoptedStreams {
     /// The stream is one of the device's primary context and alive, and stays so until it is
     /// [forgotten](Self::forget) here or the allocator is gone.
     pub unsafe fn queue(&self, stream: *mut c_void) -> Result<Arc<Queue>> {
+        let handle = stream.addr();
         // SAFETY: the caller's promise.
-        let id = unsafe { self.device.stream_id(stream) }?;
-        if let Some(adopted) = self.queues.read().get(&id) {
-            return Ok(Arc::clone(&adopted.queue));
+        let id = match unsafe { self.device.stream_id(stream) } {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                let known = self.known.read();
+                let id = known.ids.get(&handle);
+                return id.and_then(|&id| known.queue(id)).ok_or(error);
+            }
+            id => id?,
+        };
+        if let Some(queue) = self.known.read().queue(id) {
+            return Ok(queue);
         }
         // SAFETY: the caller's promise.
         let stream = unsafe { self.device.adopt(stream) }?;
-        let mut queues = self.queues.write();
-        if let Some(adopted) = queues.get(&id) {
-            return Ok(Arc::clone(&adopted.queue));
+        let mut known = self.known.write();
+        if let Some(queue) = known.queue(id) {
+            return Ok(queue);
         }
-        if queues.len() >= STREAMS_MAX {
+        if known.streams.len() >= STREAMS_MAX {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
                 "4096 streams are adopted; forget those that are destroyed",
@@ -80,7 +107,8 @@ impl AdoptedStreams {
         }
         let queue = Arc::new(self.allocator.adopt_queue(Arc::clone(&stream) as _));
         let returned = Arc::clone(&queue);
-        queues.insert(id, Adopted { queue, stream });
+        known.streams.insert(id, Adopted { queue, stream });
+        known.ids.insert(handle, id);
         Ok(returned)
     }
 
@@ -98,8 +126,8 @@ impl AdoptedStreams {
     pub unsafe fn forget(&self, stream: *mut c_void) -> Result<bool> {
         // SAFETY: the caller's promise.
         let id = unsafe { self.device.stream_id(stream) }?;
-        let mut queues = self.queues.write();
-        let Some(adopted) = queues.get(&id) else {
+        let mut known = self.known.write();
+        let Some(adopted) = known.streams.get(&id) else {
             return Ok(false);
         };
         // Covers everything submitted and freed so far.
@@ -107,8 +135,11 @@ impl AdoptedStreams {
         adopted.stream.retire();
         // Calls of the stream are made under the queue's lock: after this, nobody is at one that began before.
         let _past = adopted.queue.fence();
-        let forgotten = queues.remove(&id);
-        drop(queues);
+        let forgotten = known.streams.remove(&id);
+        if known.ids.get(&stream.addr()) == Some(&id) {
+            known.ids.remove(&stream.addr());
+        }
+        drop(known);
         Ok(forgotten.is_some())
     }
 }

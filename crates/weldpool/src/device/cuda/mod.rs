@@ -177,15 +177,24 @@ impl CudaDevice {
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for `CU_STREAM_PER_THREAD`, which is another stream on each
-    /// thread, [`DeviceLost`](ErrorKind::DeviceLost), or what the driver says.
+    /// thread, [`Busy`](ErrorKind::Busy) while the stream records a graph, of which the question would be the end
+    /// (`CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`, seen with driver 580), [`DeviceLost`](ErrorKind::DeviceLost), or what
+    /// the driver says.
     ///
     /// # Safety
     ///
     /// The stream is alive, and of the device's primary context.
     pub unsafe fn stream_id(&self, stream: *mut c_void) -> Result<u64> {
-        // SAFETY: the caller's promise.
-        let id = |driver: &'static Driver| unsafe { driver.stream_id(Handle(stream)) };
-        match stream.addr() {
+        let id = |driver: &'static Driver| {
+            // SAFETY: the caller's promise.
+            let capturing = unsafe { driver.is_capturing(Handle(stream)) }?;
+            if capturing {
+                return Ok(None);
+            }
+            // SAFETY: as above.
+            unsafe { driver.stream_id(Handle(stream)) }.map(Some)
+        };
+        let id = match stream.addr() {
             PER_THREAD => Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the per-thread default stream is another one on each thread and cannot be adopted",
@@ -193,7 +202,13 @@ impl CudaDevice {
             // The default streams of the thread's context.
             0 | 1 => self.context.call("cuStreamGetId", id),
             _ => self.context.ask("cuStreamGetId", id),
-        }
+        };
+        id?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                "the stream records a graph, and which one it is can be asked only after the capture",
+            )
+        })
     }
 
     /// Whether a stream records a graph.
