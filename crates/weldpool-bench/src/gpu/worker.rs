@@ -17,6 +17,7 @@ use crate::alloc::workloads::{self, Use};
 use crate::alloc::{BATCH, Effort, MIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::Machine;
+use crate::statistics::median;
 
 /// What a line with a result starts with.
 const MARK: &str = "figure ";
@@ -37,8 +38,11 @@ pub(super) struct Answers {
     pub(super) version: Option<String>,
 }
 
-/// Measures a contender in a process of its own. Each trace is replayed in one more, so that what a peer still
-/// holds of another does not count.
+/// Times that each trace is replayed; the median counts.
+const REPLAYS: usize = 3;
+
+/// Measures a contender in a process of its own. Each replay of a trace is done in one more, so that what a peer
+/// still holds of another does not count.
 pub(super) fn run(
     contender: Contender,
     library: Option<&Path>,
@@ -50,21 +54,34 @@ pub(super) fn run(
         .into_iter()
         .filter(|case| case.to_string().contains(&options.filter))
         .collect();
-    let traces = cases.iter().filter(|case| matches!(case, Case::Trace(_)));
-    let traces = traces.map(|case| Some(case.to_string()));
-    let others = (contender != Contender::Frugal).then_some(None);
-    for only in others
-        .into_iter()
-        .chain(traces.filter(|_| takes_traces(contender)))
-    {
-        ask(
-            contender,
-            library,
-            only.as_deref(),
-            options,
-            effort,
-            &mut answers,
-        )?;
+    if contender != Contender::Frugal {
+        ask(contender, library, None, options, effort, &mut answers)?;
+    }
+    let traces = cases
+        .iter()
+        .filter(|case| matches!(case, Case::Trace(_)) && takes_traces(contender));
+    for trace in traces {
+        let name = trace.to_string();
+        let replays = if options.quick { 1 } else { REPLAYS };
+        let mut figures = BTreeMap::<String, Vec<f64>>::new();
+        for _ in 0..replays {
+            let values = std::mem::take(&mut answers.values);
+            ask(
+                contender,
+                library,
+                Some(&name),
+                options,
+                effort,
+                &mut answers,
+            )?;
+            for (case, value) in std::mem::replace(&mut answers.values, values) {
+                figures.entry(case).or_default().push(value);
+            }
+        }
+        let medians = figures
+            .iter()
+            .filter_map(|(case, all)| Some((case.clone(), median(all)?)));
+        answers.values.extend(medians);
     }
     Ok(answers)
 }
