@@ -67,6 +67,10 @@ unsafe impl DeviceQueue for FaultyQueue {
         self.inner.wait_for(below(timeline), value)
     }
 
+    fn is_recording(&self) -> bool {
+        self.inner.is_recording()
+    }
+
     fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
         self.waits_by_itself && self.inner.waits_by_itself(below(timeline))
     }

@@ -120,6 +120,11 @@ impl QueueCore {
         self.signals.last()
     }
 
+    /// Whether work that is submitted now is recorded rather than done.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.device.is_recording()
+    }
+
     pub(crate) fn completed(&self) -> u64 {
         self.timeline()
             .completed()

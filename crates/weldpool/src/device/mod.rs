@@ -368,6 +368,12 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
         true
     }
 
+    /// Whether work that is submitted now is recorded, to be done later and any number of times, rather than done.
+    /// Memory for such a queue is never mapped from elsewhere. Default: no.
+    fn is_recording(&self) -> bool {
+        false
+    }
+
     /// Blocks until the queue has room for a submission, or `timeout` is over; says whether it has. Default: it always
     /// has.
     ///

@@ -278,6 +278,11 @@ impl Pool {
         Ok(obtained)
     }
 
+    fn is_recording(&self, queue: u32) -> bool {
+        let queue = self.orders.get(queue);
+        queue.is_some_and(|queue| queue.is_recording())
+    }
+
     /// Takes note of who is served past the caches: from the second on they compete.
     pub(super) fn note_domain(&self, queue: Option<u32>) {
         let domain = queue.map_or(HOST_DOMAIN, u64::from) + 1;
@@ -299,6 +304,10 @@ impl Pool {
             && let Some(block) = held(self)
         {
             return Ok((block, Source::Held));
+        }
+        if party.queue.is_some_and(|queue| self.is_recording(queue)) {
+            // What is recorded may run at any time from then on.
+            return self.obtain_direct(place);
         }
         let beyond = self.reserve.slack(party.live) < place.bytes as u64;
         if beyond && self.may_hold(&place) {

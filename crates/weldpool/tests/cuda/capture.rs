@@ -58,6 +58,33 @@ fn requests_and_frees_on_a_captured_stream_map_and_unmap_nothing() {
     assert_eq!(counted.allocator.stats().reserved.value, 0);
 }
 
+#[test]
+fn holes_are_not_mapped_together_for_a_captured_stream() {
+    // Large enough that new memory is dearer than holes are.
+    const HOLE: usize = 6 << 20;
+    let counted = Counted::open(Config::default());
+    let stream = Stream::new(&counted.cuda, &counted.allocator);
+    let mut blocks: Vec<_> = (0..64)
+        .map(|_| Some(private(&counted, HOLE, &stream)))
+        .collect();
+    for block in blocks.iter_mut().step_by(2).filter_map(Option::take) {
+        block.free_on(&stream.queue);
+    }
+    stream.synchronize();
+    let unmapped = counted.allocator.stats().reserved.value;
+    stream.begin_capture();
+    let large = private(&counted, 8 * HOLE, &stream);
+    let valid = stream.end_capture();
+    assert!(valid);
+    let grown = counted.allocator.stats().reserved.value - unmapped;
+    assert!(grown >= 8 * HOLE as u64, "{grown}: it is new memory");
+    large.free_on(&stream.queue);
+    drop(blocks);
+    stream.queue.fence().unwrap().wait(None).unwrap();
+    let _bytes = counted.allocator.clear();
+    assert_eq!(counted.allocator.stats().reserved.value, 0);
+}
+
 /// Functions of `libweldpool.so`, which stays loaded.
 struct Torch {
     malloc: Symbol<'static, unsafe extern "C" fn(isize, c_int, *mut c_void) -> *mut c_void>,

@@ -78,21 +78,24 @@ impl CudaQueue {
                 "the stream of a queue was given up and may be gone",
             ));
         }
-        // A stream of ours is known to nobody who could begin a capture on it.
-        if self.owned {
-            return Ok(());
-        }
-        // SAFETY: the stream is alive.
-        let capturing = self.context.call("cuStreamIsCapturing", |driver| unsafe {
-            driver.is_capturing(self.stream)
-        })?;
-        if capturing {
+        if self.is_captured()? {
             return Err(Error::new(
                 ErrorKind::Busy,
                 "the stream records a graph, so nothing given to it is done; end the capture first",
             ));
         }
         Ok(())
+    }
+
+    fn is_captured(&self) -> Result<bool> {
+        // A stream of ours is known to nobody who could begin a capture on it.
+        if self.owned {
+            return Ok(false);
+        }
+        self.context.call("cuStreamIsCapturing", |driver| {
+            // SAFETY: the stream is alive.
+            unsafe { driver.is_capturing(self.stream) }
+        })
     }
 
     /// Calls a function of ours in the order of the stream.
@@ -209,6 +212,11 @@ unsafe impl DeviceQueue for CudaQueue {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn is_recording(&self) -> bool {
+        // One that cannot be asked runs nothing.
+        !self.is_retired() && self.is_captured().unwrap_or(false)
     }
 
     fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {

@@ -44,10 +44,10 @@ fn it_is_worse_than_the_default_on_no_trace_and_clearly_better_on_three() {
             default.reserved_over_live, default.driver_calls
         );
         assert_eq!(ours.failures, 0, "{words}");
-        // Half the slack may cost calls where hardly any are made.
+        // Half the slack may cost some calls, and more where hardly any are made.
         let tighter = ratio + 0.004 <= default.reserved_over_live;
-        let rare = 300 * calls <= ours.events;
-        assert!(calls <= default.driver_calls || tighter && rare, "{words}");
+        let few = 4 * calls <= 5 * default.driver_calls || 300 * calls <= ours.events;
+        assert!(calls <= default.driver_calls || tighter && few, "{words}");
         assert!(ratio <= default.reserved_over_live + 0.0002, "{words}");
         // 5/1024 of slack, and half a megabyte.
         assert!(ratio <= 1.0055, "{words}");
