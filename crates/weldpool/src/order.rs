@@ -51,15 +51,16 @@ impl Orders {
         queues.find_map(|queue| queue.end_for(key))
     }
 
-    /// Forgets queues whose owners are gone and whose work is over.
-    pub(crate) fn forget_ended(&self) {
+    /// Forgets queues whose owners are gone and whose work is over, or which no memory will wait for any more, as in a
+    /// pool that is closed: a thread of such a queue may be what still keeps the pool.
+    pub(crate) fn forget_ended(&self, closed: bool) {
         let abandoned: Vec<_> = {
             let queues = self.queues.read();
             let abandoned = queues.values().filter(|queue| queue.is_abandoned());
             abandoned.map(Arc::clone).collect()
         };
         // The driver is asked, and ends them, while nobody waits for the list.
-        let ended = abandoned.iter().filter(|queue| queue.has_ended());
+        let ended = abandoned.iter().filter(|queue| queue.has_ended() || closed);
         let ended: Vec<u32> = ended.map(|queue| queue.number()).collect();
         if !ended.is_empty() {
             let mut queues = self.queues.write();

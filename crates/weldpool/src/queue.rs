@@ -197,7 +197,7 @@ impl QueueCore {
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+        self.abandoned.load(Ordering::SeqCst)
     }
 
     /// Whether the owner is gone, and all work is over.
@@ -552,10 +552,11 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.core.abandoned.store(true, Ordering::Relaxed);
+        // Whoever closes the pool meanwhile sees it, or is seen.
+        self.core.abandoned.store(true, Ordering::SeqCst);
         thread_cache::remove(self.core.key);
         self.core.key.retire();
-        self.pool.orders().forget_ended();
+        self.pool.forget_queues();
     }
 }
 

@@ -253,7 +253,7 @@ impl Handle {
     /// Pageable memory, if that is allowed.
     fn fall_back(&self, held: &Request<'_>, slot: Slot, error: Error) -> Result<PinnedBuffer> {
         let Some(host) = &self.host else {
-            return Err(self.allocator.pool().explain(error, held));
+            return Err(self.allocator.pool().explain(error, held.bytes, held.name));
         };
         tracing::debug!(%error, bytes = held.bytes, "pageable memory instead of pinned");
         let request = Request {

@@ -92,11 +92,7 @@ impl Pool {
     pub(super) fn refusal(&self, error: Error, bytes: usize, name: Name) -> Error {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.observe_failure(error.kind());
-        let error = error.for_request(bytes, name);
-        match error.kind() {
-            ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
-            _ => error,
-        }
+        self.explain(error, bytes, name)
     }
 
     pub(super) fn allocate_cold(self: &Arc<Self>, request: &Request<'_>) -> Result<Buffer> {

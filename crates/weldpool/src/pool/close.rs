@@ -89,6 +89,11 @@ impl Pool {
             .collect()
     }
 
+    /// Forgets queues that are of no use any more.
+    pub(crate) fn forget_queues(&self) {
+        self.orders.forget_ended(self.closed.load(Ordering::SeqCst));
+    }
+
     /// Called when the last handle goes.
     pub(crate) fn close(&self) {
         CLOSING.fetch_add(1, Ordering::Relaxed);
@@ -147,6 +152,7 @@ impl Pool {
             self.deferred.leak();
         }
         self.close_means();
+        self.forget_queues();
         thread_cache::forget(self);
         let removed = POOLS.write().remove(&self.key.id);
         self.key.retire();

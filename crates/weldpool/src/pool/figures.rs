@@ -5,8 +5,8 @@
 use super::Pool;
 use crate::block;
 use crate::error::{Error, ErrorKind, PoolState};
+use crate::name::Name;
 use crate::report::LeakReport;
-use crate::request::Request;
 use crate::size_class::SizeClasses;
 use crate::stats::{Counter, Stats};
 use crate::sync::{Arc, Ordering};
@@ -110,8 +110,8 @@ impl Pool {
     }
 
     /// An error with the request that it belongs to, and how the pool stands where that explains it.
-    pub(crate) fn explain(&self, error: Error, request: &Request<'_>) -> Error {
-        let error = error.for_request(request.bytes, request.name);
+    pub(crate) fn explain(&self, error: Error, bytes: usize, name: Name) -> Error {
+        let error = error.for_request(bytes, name);
         match error.kind() {
             ErrorKind::OutOfMemory | ErrorKind::LimitExceeded => error.with_pool(self.state()),
             _ => error,

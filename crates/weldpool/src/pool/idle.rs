@@ -92,7 +92,7 @@ impl Pool {
         if self.orders.is_empty() {
             return false;
         }
-        self.orders.forget_ended();
+        self.orders.forget_ended(false);
         let queues = self.pending_queues();
         if signal {
             for &(queue, value) in &queues {

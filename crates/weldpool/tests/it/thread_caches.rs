@@ -10,6 +10,9 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use weldpool::device::Device;
+use weldpool::device::fake::FakeDiscrete;
+use weldpool::device::host::HostDevice;
 use weldpool::{Allocator, Buffer, Config, ErrorKind, Request};
 
 const KIB: usize = 1 << 10;
@@ -303,4 +306,40 @@ fn threads_that_follow_each_other_do_not_add_to_the_peak() {
         .unwrap();
     }
     assert_eq!(allocator.stats().live.peak, 32 * MIB as u64);
+}
+
+/// The thread of a queue whose function gives the pool's last buffers back has a cache of the pool, which must not keep
+/// the pool, whose queues keep the thread.
+#[test]
+fn the_last_free_on_a_queues_own_thread_keeps_nothing() {
+    let devices: [Arc<dyn Device>; 2] = [
+        Arc::new(HostDevice::new().unwrap()),
+        Arc::new(FakeDiscrete::builder().build().unwrap()),
+    ];
+    for device in devices {
+        let (released, is_released) = channel::<()>();
+        let given = Arc::clone(&device);
+        // A thread of its own, whose caches are gone with it.
+        let submit = thread::spawn(move || {
+            let allocator = Allocator::builder(given).build().unwrap();
+            let queue = allocator.create_queue().unwrap();
+            let buffers = [KIB, MIB].map(|bytes| allocator.allocate(bytes).unwrap());
+            let function = move || {
+                is_released.recv().unwrap();
+                drop(buffers);
+            };
+            queue.call(function).unwrap();
+        });
+        submit.join().unwrap();
+        released.send(()).unwrap();
+        let start = std::time::Instant::now();
+        while Arc::strong_count(&device) > 1 {
+            assert!(
+                start.elapsed().as_secs() < 20,
+                "{:?}: the pool is still there",
+                device.properties().kind
+            );
+            thread::yield_now();
+        }
+    }
 }
