@@ -23,7 +23,7 @@ fn allocator(reserved_bytes_max: Option<u64>) -> Allocator {
         reserved_bytes_max,
         ..Config::default()
     };
-    let device = weldpool::device::host::HostDevice::new().unwrap();
+    let device = HostDevice::new().unwrap();
     let builder = Allocator::builder(Arc::new(device));
     builder.config(config).build().unwrap()
 }
