@@ -27,14 +27,9 @@ impl Pool {
         }
         self.classes.drain(|_| true, &mut drained);
         if !all {
-            drained = self
-                .classes
-                .keep_least(drained, |class| self.tuned.kept(class));
+            drained = self.keep_least(drained);
         }
-        let bytes = drained.iter().map(Block::bytes).sum();
-        self.give_back(drained);
-        self.release_empty_spans();
-        bytes
+        self.put_in_arenas(drained)
     }
 
     /// Empties, for a request past free memory, what threads lend and the class pools into the arenas; for a
@@ -44,9 +39,17 @@ impl Pool {
             return self.drain_caches(false);
         }
         let drained = self.drain_lists(|list| self.classes.block_bytes(list) > SMALL_BYTES_MAX);
-        let drained = self
-            .classes
-            .keep_least(drained, |class| self.tuned.kept(class));
+        self.put_in_arenas(self.keep_least(drained))
+    }
+
+    /// What is left of drained blocks once each class has kept what it is to keep.
+    pub(super) fn keep_least(&self, drained: Vec<Block>) -> Vec<Block> {
+        self.classes
+            .keep_least(drained, |class| self.tuned.kept(class))
+    }
+
+    /// Gives drained blocks, and the spans that are empty then, to the arenas. Returns the bytes of the blocks.
+    pub(super) fn put_in_arenas(&self, drained: Vec<Block>) -> usize {
         let bytes = drained.iter().map(Block::bytes).sum();
         self.give_back(drained);
         self.release_empty_spans();

@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use crate::block::Block;
 use crate::gc::{Ages, GcPlan, Observation};
 use crate::pressure::{Actions, Level, Step, Usage};
 use crate::sync::Ordering;
@@ -152,10 +151,7 @@ impl Pool {
     /// threads; what a thread keeps for itself alone stays.
     fn drain_unused(&self, ages: &Ages, now: Instant, age: Duration) {
         let drained = self.drain_lists(|list| ages.is_unused(list, now, age));
-        let drained = self
-            .classes
-            .keep_least(drained, |class| self.tuned.kept(class));
-        self.put_in_arenas(drained);
+        let _bytes = self.put_in_arenas(self.keep_least(drained));
     }
 
     /// Empties the lists of blocks that fill a segment or more into the arenas, likewise, and what a class is to
@@ -163,11 +159,6 @@ impl Pool {
     fn drain_large(&self) {
         let least = self.reserve.segment_bytes_min();
         let drained = self.drain_lists(|list| self.classes.block_bytes(list) >= least);
-        self.put_in_arenas(drained);
-    }
-
-    fn put_in_arenas(&self, drained: Vec<Block>) {
-        self.give_back(drained);
-        self.release_empty_spans();
+        let _bytes = self.put_in_arenas(drained);
     }
 }
