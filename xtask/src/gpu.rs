@@ -30,7 +30,7 @@ const RUN: &str = include_str!("gpu/run.sh");
 /// Writes what the tests found into one file.
 const RECORD: &str = include_str!("gpu/record.py");
 /// What `run.sh` is told when nothing is named.
-const PARTS: [&str; 7] = ["test", "check", "bench", "copy", "rmm", "torch", "record"];
+const PARTS: [&str; 6] = ["test", "check", "bench", "rmm", "torch", "record"];
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let here = arguments.flag("--run");

@@ -53,7 +53,7 @@ Commands:
                              control groups of this one
   gpu [--run [-- PARTS]]     pack what a machine with an NVIDIA GPU is to run: tests, benchmarks against CUDA, RMM
                              and PyTorch, and training in PyTorch; with --run, run it here (PARTS of test check
-                             bench copy rmm torch record)
+                             bench rmm torch record)
   loom                       the small concurrent kernels under the model checker (part of `test`)
   mutants                    leave out each wait of ordered reuse in turn; a test must notice (part of `test`)
   sanitize [address|thread] [-- ARGS]

@@ -13,8 +13,6 @@ pub mod echo;
 pub mod error;
 #[cfg(target_os = "linux")]
 pub mod gpu;
-#[cfg(target_os = "linux")]
-pub mod gpu_copy;
 pub mod http;
 pub mod instructions;
 pub mod load;

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+#[cfg(target_os = "linux")]
+use weldpool_bench::gpu;
 use weldpool_bench::report::Report;
 use weldpool_bench::{
     Error, Result, alloc, echo, instructions, ours, pressure, replay, serve, soak, soak_alloc,
 };
-#[cfg(target_os = "linux")]
-use weldpool_bench::{gpu, gpu_copy};
 
 /// Times a disturbed measurement is made, at most.
 const ATTEMPTS: usize = 4;
@@ -43,12 +43,9 @@ enum Suite {
     /// The process that fills its memory up for the pressure suite
     #[command(hide = true)]
     PressureChild(PressureChildArgs),
-    /// Compare our allocator on an NVIDIA GPU with CUDA's, RMM's and PyTorch's
+    /// Compare our allocator on an NVIDIA GPU with CUDA's, RMM's and PyTorch's, and our copies with the driver's
     #[cfg(target_os = "linux")]
     Gpu(GpuArgs),
-    /// Compare our copies from and to an NVIDIA GPU with the driver's
-    #[cfg(target_os = "linux")]
-    GpuCopy(GpuCopyArgs),
     /// Measure one contender of the GPU suite
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
@@ -221,14 +218,7 @@ struct GpuArgs {
     /// Where the wheels of librmm, rapids-logger and nvidia-cuda-cccl are unpacked; RMM is left out without
     #[arg(long, value_name = "DIRECTORY")]
     wheels: Option<PathBuf>,
-}
-
-#[cfg(target_os = "linux")]
-#[derive(Debug, Args)]
-struct GpuCopyArgs {
-    #[command(flatten)]
-    cases: Cases,
-    /// Try numbers of threads and sizes of chunks too
+    /// Try numbers of threads and sizes of chunks of copies too
     #[arg(long)]
     sweep: bool,
 }
@@ -425,13 +415,6 @@ fn main() -> ExitCode {
             quick: args.cases.run.quick,
             filter: args.cases.filter.clone(),
             wheels: args.wheels,
-        })
-        .and_then(|report| args.cases.run.show(report)),
-        #[cfg(target_os = "linux")]
-        Suite::GpuCopy(args) => gpu_copy::run(&gpu_copy::Options {
-            command: command_line(),
-            quick: args.cases.run.quick,
-            filter: args.cases.filter.clone(),
             sweep: args.sweep,
         })
         .and_then(|report| args.cases.run.show(report)),

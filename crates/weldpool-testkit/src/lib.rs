@@ -11,9 +11,11 @@ mod held;
 mod pages;
 mod sharing;
 pub mod trace_readers;
+mod waiting;
 
 pub use faulty::FaultyDevice;
 pub use held::Held;
 pub use pages::Pages;
 pub use sharing::{export, import, offered};
+pub use waiting::{block, in_time};
 pub use weldpool::device::fake::Call;

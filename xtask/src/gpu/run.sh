@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: run.sh test|check|bench|copy|rmm|torch|record ...
+# usage: run.sh test|check|bench|rmm|torch|record ...
 # Results go to $OUT, or the folder that this lies in. All are run; the exit status is that of the last that failed.
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
@@ -16,8 +16,6 @@ for what in "$@"; do
            tail -4 "$out/memcheck.txt" ;;
     bench) ./bench gpu --commit "$(cat commit)" --wheels "$here/wheels" --json "$out/gpu.json" \
              > "$out/gpu.txt" 2> "$out/gpu.log"; code=$?; cat "$out/gpu.txt" ;;
-    copy) ./bench gpu-copy --commit "$(cat commit)" --json "$out/gpu-copy.json" > "$out/gpu-copy.txt"; code=$?
-          cat "$out/gpu-copy.txt" ;;
     rmm) w="$here/wheels"; cccl="$w/nvidia/cu13/include/cccl"
          nvcc -O2 -std=c++17 -I "$here/include" -I "$cccl" -I "$w/librmm/include" -I "$w/rapids_logger/include" \
            "$here/rmm_vector.cu" -L "$w/librmm/lib64" -lrmm -L "$w/rapids_logger/lib64" -lrapids_logger \
@@ -29,7 +27,7 @@ for what in "$@"; do
            done ;;
     # What test, check, rmm and torch found, in one file; those of rmm and torch are in it whole.
     record) python3 record.py "$(cat commit)" "$out"; code=$? ;;
-    *) echo "$what is none of test, check, bench, copy, rmm, torch and record" >&2; code=2 ;;
+    *) echo "$what is none of test, check, bench, rmm, torch and record" >&2; code=2 ;;
   esac
   [ "$code" = 0 ] || failed=$code
 done

@@ -39,6 +39,10 @@ pub(super) struct Figure {
 }
 
 impl Figure {
+    const fn new(what: &'static str, unit: &'static str, better: Better) -> Self {
+        Self { what, unit, better }
+    }
+
     pub(super) fn key(&self, case: &str) -> String {
         match self.what {
             "" => case.to_owned(),
@@ -47,41 +51,15 @@ impl Figure {
     }
 }
 
-pub(super) const RESERVED: Figure = Figure {
-    what: "peak reserved / peak live",
-    unit: "",
-    better: Better::Lower,
-};
-pub(super) const OPERATION: Figure = Figure {
-    what: "mean of an operation",
-    unit: "ns",
-    better: Better::Lower,
-};
-pub(super) const DRIVER: Figure = Figure {
-    what: "time in the driver",
-    unit: "ns/operation",
-    better: Better::Lower,
-};
-pub(super) const DRIVER_SHARE: Figure = Figure {
-    what: "share of time in the driver",
-    unit: "",
-    better: Better::Lower,
-};
-pub(super) const DRIVER_CALLS: Figure = Figure {
-    what: "driver calls per 1000 operations",
-    unit: "",
-    better: Better::Lower,
-};
-const PAIR: Figure = Figure {
-    what: "",
-    unit: "ns/pair",
-    better: Better::Lower,
-};
-const RATE: Figure = Figure {
-    what: "",
-    unit: "million operations/s",
-    better: Better::Higher,
-};
+pub(super) const RESERVED: Figure = Figure::new("peak reserved / peak live", "", Better::Lower);
+pub(super) const OPERATION: Figure = Figure::new("mean of an operation", "ns", Better::Lower);
+pub(super) const DRIVER: Figure = Figure::new("time in the driver", "ns/operation", Better::Lower);
+pub(super) const DRIVER_SHARE: Figure =
+    Figure::new("share of time in the driver", "", Better::Lower);
+pub(super) const DRIVER_CALLS: Figure =
+    Figure::new("driver calls per 1000 operations", "", Better::Lower);
+const PAIR: Figure = Figure::new("", "ns/pair", Better::Lower);
+const RATE: Figure = Figure::new("", "million operations/s", Better::Higher);
 
 impl Case {
     /// All cases on a machine with so many cores.

@@ -52,7 +52,7 @@ pub(super) fn run(
     let mut answers = Answers::default();
     let cases: Vec<_> = Case::all(Machine::this().cores)
         .into_iter()
-        .filter(|case| case.to_string().contains(&options.filter))
+        .filter(|case| options.wants(&case.to_string()))
         .collect();
     if contender != Contender::Frugal {
         ask(contender, library, None, options, effort, &mut answers)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use weldpool::{Allocator, Buffer, Device, ErrorKind, Request, Result, StorageMode};
 
-use super::{MakeDevice, block};
-use crate::{Call, FaultyDevice, Pages, export, import, offered};
+use super::MakeDevice;
+use crate::{Call, FaultyDevice, Pages, block, export, import, offered};
 
 pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
     let mut seen = HashSet::new();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use weldpool::{ErrorKind, Request, StorageMode};
 
-use super::{MakeDevice, allocator, block};
-use crate::foreign;
+use super::{MakeDevice, allocator};
+use crate::{block, foreign};
 
 pub fn guards_check_type_length_and_each_other(make: MakeDevice) {
     let allocator = allocator(make);

@@ -27,9 +27,8 @@ pub mod virtual_memory;
 pub mod waste;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 
-use weldpool::{Allocator, Buffer, Config, Device, Fence, Queue};
+use weldpool::{Allocator, Buffer, Config, Device};
 
 /// Makes the device under test.
 pub type MakeDevice = fn() -> Arc<dyn Device>;
@@ -131,15 +130,4 @@ fn with_config(make: MakeDevice, change: impl FnOnce(&mut Config)) -> Allocator 
 
 fn address(buffer: &Buffer) -> usize {
     buffer.binding().host.unwrap().as_ptr().addr()
-}
-
-/// Holds a queue at its present end until the sender is used or dropped.
-fn block(queue: &Queue) -> (Sender<()>, Fence) {
-    let (open, gate) = channel();
-    let fence = queue
-        .call(move || {
-            let _opened = gate.recv();
-        })
-        .unwrap();
-    (open, fence)
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use weldpool::{ErrorKind, Request};
 
-use super::{MakeDevice, address, allocator, block, with_config};
+use super::{MakeDevice, address, allocator, with_config};
+use crate::block;
 
 pub fn freed_memory_waits_for_its_fence(make: MakeDevice) {
     let allocator = allocator(make);

@@ -13,8 +13,8 @@ use weldpool::device::DeviceKind;
 use weldpool::transfer::{Copier, CopierConfig, CopyFuture, CopyOptions, CopyPath, Owned, Rows};
 use weldpool::{Allocator, Buffer, ErrorKind, Request};
 
-use super::{MakeDevice, allocator, block};
-use crate::{Call, FaultyDevice, Pages};
+use super::{MakeDevice, allocator};
+use crate::{Call, FaultyDevice, Pages, block};
 
 /// Lengths around the borders of chunks, and of what a driver copies by itself.
 const LENGTHS: [usize; 7] = [
@@ -442,12 +442,7 @@ pub fn a_copy_cancelled_before_it_begins_asks_the_driver_for_nothing(make: MakeD
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     let copier = small_chunks();
     let queue = allocator.create_queue().unwrap();
-    let (open, gate) = channel::<()>();
-    queue
-        .call(move || {
-            let _opened = gate.recv();
-        })
-        .unwrap();
+    let (open, _) = block(&queue);
     let [mut from, to] = [0, 1].map(|_| private(&allocator, 1 << 20));
     queue.fill(&mut from, 1).unwrap();
     device.fail(Call::CreateQueue, ErrorKind::System, 100);

@@ -4,6 +4,7 @@
 
 use std::fmt::{self, Write};
 
+use super::table::write_named;
 use super::{Family, Kind, Metric, Value};
 use crate::transfer::{CopyPath, CopyStats, PathStats};
 
@@ -44,11 +45,5 @@ pub fn write_copies_to(out: &mut impl Write, copiers: &[(&str, &CopyStats)]) -> 
             }
         }
     }
-    for metric in COPIERS {
-        let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
-        for (name, stats) in copiers {
-            family.sample(&[("copier", name)], (metric.read)(stats))?;
-        }
-    }
-    Ok(())
+    write_named(out, COPIERS, "copier", copiers)
 }

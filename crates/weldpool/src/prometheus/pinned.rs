@@ -4,7 +4,8 @@
 
 use std::fmt::{self, Write};
 
-use super::{Family, Kind, Metric, Value};
+use super::table::write_named;
+use super::{Kind, Metric, Value};
 use crate::pinned::PinnedStats;
 
 const PINNED: &[Metric<PinnedStats>] = metrics! { "weldpool_pinned_":
@@ -48,11 +49,5 @@ pub fn pinned(pools: &[(&str, &PinnedStats)]) -> String {
 ///
 /// What `out` says.
 pub fn write_pinned_to(out: &mut impl Write, pools: &[(&str, &PinnedStats)]) -> fmt::Result {
-    for metric in PINNED {
-        let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
-        for (name, stats) in pools {
-            family.sample(&[("pool", name)], (metric.read)(stats))?;
-        }
-    }
-    Ok(())
+    write_named(out, PINNED, "pool", pools)
 }

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Kind, Value};
+use std::fmt::{self, Write};
+
+use super::{Family, Kind, Value};
 
 /// A metric of a `T`, and where its value comes from.
 pub(super) struct Metric<T> {
@@ -10,6 +12,22 @@ pub(super) struct Metric<T> {
     pub(super) kind: Kind,
     pub(super) help: &'static str,
     pub(super) read: fn(&T) -> Value,
+}
+
+/// Writes a table of things that have a name, the value of `label`.
+pub(super) fn write_named<T>(
+    out: &mut impl Write,
+    table: &[Metric<T>],
+    label: &str,
+    named: &[(&str, &T)],
+) -> fmt::Result {
+    for metric in table {
+        let mut family = Family::begin(out, metric.name, metric.kind, metric.help)?;
+        for (name, stats) in named {
+            family.sample(&[(label, name)], (metric.read)(stats))?;
+        }
+    }
+    Ok(())
 }
 
 /// A table: what all names begin with, then of each metric the rest of its name, its kind, help and value.

@@ -7,16 +7,6 @@ use weldpool::device::cuda::CudaDevice;
 use weldpool::{Allocator, Config, Device};
 use weldpool_testkit::{Call, FaultyDevice};
 
-/// Calls that map memory, or take mappings away.
-const MAPPING: [Call; 6] = [
-    Call::Reserve,
-    Call::CreatePhysical,
-    Call::ReleasePhysical,
-    Call::Map,
-    Call::AllowAccess,
-    Call::Unmap,
-];
-
 pub(crate) struct Counted {
     /// For streams of others.
     pub(crate) cuda: Arc<CudaDevice>,
@@ -31,7 +21,10 @@ impl Counted {
         let cuda = Arc::new(CudaDevice::open(0).unwrap());
         let device = Arc::new(FaultyDevice::new(Arc::clone(&cuda) as Arc<dyn Device>));
         let (mapping, obtaining) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        for call in MAPPING.into_iter().chain([Call::CreateSegment]) {
+        for call in Call::VIRTUAL_MEMORY
+            .into_iter()
+            .chain([Call::CreateSegment])
+        {
             let mapping = Arc::clone(&mapping);
             let obtained = matches!(call, Call::CreatePhysical | Call::CreateSegment);
             let obtaining = obtained.then(|| Arc::clone(&obtaining));

@@ -50,6 +50,23 @@ fn handles_are_large_in_bulk_and_small_at_the_margin() {
     );
 }
 
+/// With the usual slack of one percent, what is added is a 256th of what was live at most.
+#[test]
+fn at_the_margin_the_usual_slack_allows_a_few_megabytes() {
+    let counted = Counted::open(Config::default());
+    let private = |bytes| counted.obtained(|| buffer(&counted, bytes, StorageMode::Private));
+    let mut live: Vec<_> = (0..8).map(|_| private(128 * MIB).0).collect();
+    let mut margin = 0;
+    for _ in 0..64 {
+        let (block, count, bytes) = private(MIB);
+        live.push(block);
+        assert!(count <= 1, "{count} handles for 1 MiB");
+        assert!(bytes <= 2 * HANDLE, "{bytes} bytes at the margin");
+        margin += bytes;
+    }
+    assert!((64 << 20..=80 << 20).contains(&margin), "{margin}");
+}
+
 /// With driver time to spend, handles are small, so that free ones make up large blocks.
 #[test]
 fn handles_are_small_while_driver_time_is_not_short() {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use weldpool::device::fake::FakeApple;
@@ -13,6 +12,7 @@ use weldpool::{
     Allocator, Buffer, Config, Device, Fence, Health, HealthStatus, Request, SizeClasses,
     StorageMode,
 };
+use weldpool_testkit::block;
 
 const MIB: usize = 1 << 20;
 
@@ -220,12 +220,7 @@ fn memory_freed_under_work_waits_until_the_work_is_waited_for() {
     let health = |waits: bool| {
         let allocator = on_host(Config::default());
         let queue = allocator.create_queue().unwrap();
-        let (open, gate) = channel::<()>();
-        queue
-            .call(move || {
-                let _opened = gate.recv();
-            })
-            .unwrap();
+        let (open, _) = block(&queue);
         let mut open = Some(open);
         for _ in 0..4 {
             let mut buffer = allocator.allocate(10 * MIB).unwrap();

@@ -15,6 +15,8 @@ use weldpool::device::{DeviceQueue, Location};
 use weldpool::{
     Allocator, Buffer, Config, Device, ErrorKind, Queue, Registered, Request, StorageMode,
 };
+#[cfg(target_os = "linux")]
+use weldpool_testkit::block;
 
 const MIB: usize = 1 << 20;
 
@@ -350,11 +352,7 @@ fn addresses_stay_mapped_until_work_has_passed() {
     const PIECE: usize = 2 * MIB;
     let allocator = Allocator::host().unwrap();
     let queue = allocator.create_queue().unwrap();
-    let (open, gate) = std::sync::mpsc::channel::<()>();
-    let hold = move || {
-        let _open = gate.recv();
-    };
-    queue.call(hold).unwrap();
+    let (open, _) = block(&queue);
     let request = Request::new(PIECE).queue(&queue);
     let [one, between, other] = [0; 3].map(|_| allocator.allocate_with(&request).unwrap());
     let targets = [one, other].map(|mut piece| {

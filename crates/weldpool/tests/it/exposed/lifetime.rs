@@ -1,25 +1,13 @@
 //! Who frees first, and what work in flight still uses.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 
 use weldpool::device::fake::{Call, FakeDiscrete};
 use weldpool::device::host::HostDevice;
-use weldpool::{Allocator, Buffer, Device, ErrorKind, Export, Queue, Request, StorageMode};
-use weldpool_testkit::{FaultyDevice, export, import};
+use weldpool::{Allocator, Buffer, Device, ErrorKind, Export, Request, StorageMode};
+use weldpool_testkit::{FaultyDevice, block, export, import};
 
 use super::{MIB, fill, holds, open, private};
-
-/// Holds a queue at its present end until the sender is used or dropped.
-fn block(queue: &Queue) -> Sender<()> {
-    let (open, gate) = channel();
-    queue
-        .call(move || {
-            let _opened = gate.recv();
-        })
-        .unwrap();
-    open
-}
 
 /// An allocator, and an exportable buffer of it.
 struct Case {
@@ -84,7 +72,7 @@ fn memory_goes_back_after_its_uses() {
                     false => case.exportable(),
                 };
                 drop(origin);
-                let open = block(&queue);
+                let (open, _) = block(&queue);
                 if way != "free_on" {
                     queue.fill(&mut buffer, 3).unwrap();
                     let error = buffer.read::<u8>().unwrap_err().kind();
@@ -140,7 +128,7 @@ fn a_closed_pool_returns_it_after_its_work() {
         let request = Request::new(4 * MIB).storage(storage);
         let request = request.exportable(Export::FileDescriptor);
         let mut buffer = allocator.allocate_with(&request).unwrap();
-        let open = block(&queue);
+        let (open, _) = block(&queue);
         queue.fill(&mut buffer, 1).unwrap();
         drop(allocator);
         let opener = std::thread::spawn(move || {

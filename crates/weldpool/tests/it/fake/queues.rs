@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, Step, When};
 use weldpool::{Allocator, Config, Device, ErrorKind, Request, StorageMode};
-use weldpool_testkit::FaultyDevice;
+use weldpool_testkit::{FaultyDevice, block};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -158,11 +158,7 @@ fn a_wait_by_the_host_keeps_nobody_from_the_queue() {
     let device = FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())).without_waits();
     let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
     let [busy, queue] = [0; 2].map(|_| allocator.create_queue().unwrap());
-    let (open, gate) = channel::<()>();
-    busy.call(move || {
-        let _opened = gate.recv();
-    })
-    .unwrap();
+    let (open, _) = block(&busy);
     let mut middle = allocator.allocate(4096).unwrap();
     busy.fill(&mut middle, 5).unwrap();
     let [mut target, freed] = [0; 2].map(|_| allocator.allocate(4096).unwrap());

@@ -8,21 +8,9 @@ use std::time::Duration;
 use weldpool::device::fake::{Call, FakeDiscrete, Fault, When};
 use weldpool::transfer::{Copier, CopyOptions};
 use weldpool::{Allocator, Buffer, Config, ErrorKind, Queue, Request, StorageMode};
-use weldpool_testkit::{FaultyDevice, Pages};
+use weldpool_testkit::{FaultyDevice, Pages, block, in_time};
 
 const MIB: usize = 1 << 20;
-
-/// Runs a test on a thread, so that one that hangs fails.
-fn within_a_minute(test: impl FnOnce() + Send + 'static) {
-    let (done, over) = channel();
-    std::thread::spawn(move || {
-        test();
-        // Whoever waited for it may have given up.
-        let _late = done.send(());
-    });
-    let ended = over.recv_timeout(Duration::from_secs(60));
-    ended.expect("it ends, and with no panic");
-}
 
 /// A device whose queues go on by hand, and whose every query and wait fails from now on.
 struct Silent {
@@ -74,7 +62,7 @@ fn start(buffer: &Buffer) -> u64 {
 
 #[test]
 fn fences_and_guards_say_so() {
-    within_a_minute(|| {
+    in_time(|| {
         let silent = Silent::new();
         let mut buffer = silent.allocator.allocate(4096).unwrap();
         let fence = silent.queue.fill(&mut buffer, 3).unwrap();
@@ -100,7 +88,7 @@ fn fences_and_guards_say_so() {
 
 #[test]
 fn memory_in_doubt_is_for_its_own_queue_alone() {
-    within_a_minute(|| {
+    in_time(|| {
         for used in [false, true] {
             let silent = Silent::new();
             let Silent {
@@ -158,7 +146,7 @@ fn memory_in_doubt_is_for_its_own_queue_alone() {
 
 #[test]
 fn a_closed_pool_keeps_what_is_in_doubt() {
-    within_a_minute(|| {
+    in_time(|| {
         let silent = Silent::new();
         let mut buffer = silent.private();
         silent.queue.fill(&mut buffer, 1).unwrap();
@@ -178,7 +166,7 @@ fn a_closed_pool_keeps_what_is_in_doubt() {
 
 #[test]
 fn registered_memory_comes_back_with_the_error() {
-    within_a_minute(|| {
+    in_time(|| {
         let silent = Silent::new();
         let registered = silent.allocator.register(Pages::new(1));
         let mut registered = registered.map_err(|failed| failed.error).unwrap();
@@ -198,7 +186,7 @@ fn registered_memory_comes_back_with_the_error() {
 /// Where a queue waits for one of another device by asking its timeline.
 #[test]
 fn a_queue_that_waits_for_another_asks_again() {
-    within_a_minute(|| {
+    in_time(|| {
         let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
         let (allocator, host) = (
             Allocator::builder(device.clone()).build().unwrap(),
@@ -208,10 +196,7 @@ fn a_queue_that_waits_for_another_asks_again() {
             allocator.create_queue().unwrap(),
             host.create_queue().unwrap(),
         );
-        let (open, gate) = channel::<()>();
-        let opened = first.call(move || {
-            let _opened = gate.recv();
-        });
+        let (open, opened) = block(&first);
         let mut middle = allocator.allocate(4096).unwrap();
         let mut target = host.allocate(4096).unwrap();
         first.fill(&mut middle, 5).unwrap();
@@ -223,27 +208,20 @@ fn a_queue_that_waits_for_another_asks_again() {
         copied.wait(None).unwrap();
         assert!(target.read::<u8>().unwrap().iter().all(|&byte| byte == 5));
         device.fail(Call::Wait, ErrorKind::System, 0);
-        opened.unwrap().wait(None).unwrap();
+        opened.wait(None).unwrap();
     });
 }
 
 /// Memory that a read gave up on, since the driver did not tell when it would be there, serves no other copy before.
 #[test]
 fn memory_for_copies_in_doubt_serves_no_other() {
-    within_a_minute(|| {
+    in_time(|| {
         let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
         let allocator = Allocator::builder(device.clone()).build().unwrap();
         let queues = [0; 2].map(|_| allocator.create_queue().unwrap());
         let [mut seven, mut five] = [0; 2].map(|_| allocator.allocate(4096).unwrap());
         queues[0].fill(&mut seven, 7).unwrap().wait(None).unwrap();
-        let opens = queues.each_ref().map(|queue| {
-            let (open, gate) = channel::<()>();
-            let opened = queue.call(move || {
-                let _opened = gate.recv();
-            });
-            opened.unwrap();
-            open
-        });
+        let opens = queues.each_ref().map(|queue| block(queue).0);
         device.fail(Call::Wait, ErrorKind::System, 1);
         let error = queues[0].read(&seven, &mut [0_u8; 4096]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::System);
@@ -261,7 +239,7 @@ fn memory_for_copies_in_doubt_serves_no_other() {
 /// A copy that cannot learn how far it is tells the error, and returns only once nothing touches either side.
 #[test]
 fn copies_tell_the_error_and_are_over() {
-    within_a_minute(|| {
+    in_time(|| {
         for call in Call::TIMELINE {
             for times in [1, 3, 20] {
                 let device = Arc::new(FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap())));
@@ -306,7 +284,7 @@ fn copies_tell_the_error_and_are_over() {
 /// However often the driver does not tell, a copy that failed returns only when the device is at none of it.
 #[test]
 fn a_failed_copy_is_over_when_it_returns() {
-    within_a_minute(|| {
+    in_time(|| {
         let fake = Arc::new(FakeDiscrete::new().unwrap());
         let device = Arc::new(FaultyDevice::new(fake.clone()));
         let allocator = Allocator::builder(device.clone()).build().unwrap();

@@ -11,9 +11,9 @@ use std::thread::ThreadId;
 use weldpool::device::fake::{Call, FakeDiscrete};
 use weldpool::transfer::{Copier, CopyOptions};
 use weldpool::{Allocator, Request};
-use weldpool_testkit::FaultyDevice;
+use weldpool_testkit::{FaultyDevice, block, in_time};
 
-use super::{MIB, block, copier, in_time, private, receive};
+use super::{MIB, copier, private, receive};
 
 /// Tells when the thread that has it ends.
 struct Ends(Sender<ThreadId>);
@@ -92,7 +92,7 @@ fn dropped_by_a_progress_function() {
     let data = vec![7_u8; MIB];
     let copying = goes_on_its_own_thread(|copier, last| {
         let mut there = private(&allocator, MIB);
-        let open = block(&queue);
+        let (open, _) = block(&queue);
         queue.fill(&mut there, 1).unwrap();
         let options = CopyOptions::new().progress(move |_| last.drop_here());
         (open, copier.copy_async(data.clone(), there, options))
@@ -115,7 +115,7 @@ fn dropped_by_whom_a_copy_wakes() {
     let queue = allocator.create_queue().unwrap();
     let mut copying = goes_on_its_own_thread(|copier, last| {
         let mut there = private(&allocator, MIB);
-        let open = block(&queue);
+        let (open, _) = block(&queue);
         queue.fill(&mut there, 1).unwrap();
         let mut copying = copier.copy_async(vec![7_u8; MIB], there, CopyOptions::new());
         let polled = poll(Pin::new(&mut copying), &last.into());

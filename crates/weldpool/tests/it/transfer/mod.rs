@@ -11,12 +11,11 @@ mod lost;
 mod order;
 mod places;
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use weldpool::transfer::{Copier, CopierConfig};
-use weldpool::{Allocator, Buffer, Queue, Request, StorageMode};
+use weldpool::{Allocator, Buffer, Request, StorageMode};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -38,35 +37,10 @@ fn private(allocator: &Allocator, bytes: usize) -> Buffer {
     allocator.allocate_with(&request).unwrap()
 }
 
-/// Holds a queue at its present end until the sender is used or dropped.
-fn block(queue: &Queue) -> Sender<()> {
-    let (open, gate) = channel();
-    queue
-        .call(move || {
-            let _opened = gate.recv();
-        })
-        .unwrap();
-    open
-}
-
 /// Waits for what has to come from another thread.
 fn receive<T>(receiver: &Receiver<T>, what: &str) -> T {
     match receiver.recv_timeout(LONG) {
         Ok(value) => value,
         Err(error) => panic!("{what}: {error}"),
-    }
-}
-
-/// Runs a test that fails where it would never end.
-fn in_time(test: impl FnOnce() + Send + 'static) {
-    let (end, has_ended) = channel::<()>();
-    let running = thread::spawn(move || {
-        let _at_the_end = end;
-        test();
-    });
-    let ended = has_ended.recv_timeout(2 * LONG);
-    assert_ne!(ended, Err(RecvTimeoutError::Timeout), "it never ends");
-    if let Err(panic) = running.join() {
-        std::panic::resume_unwind(panic);
     }
 }

@@ -8,8 +8,9 @@ use weldpool::device::fake::FakeDiscrete;
 use weldpool::device::host::HostDevice;
 use weldpool::transfer::CopyOptions;
 use weldpool::{Allocator, Buffer, Device, Queue};
+use weldpool_testkit::{block, in_time};
 
-use super::{KIB, LONG, MIB, block, copier, in_time, private};
+use super::{KIB, LONG, MIB, copier, private};
 
 /// Long enough for a copy that waits for nothing.
 const WHILE: Duration = Duration::from_millis(50);
@@ -38,7 +39,7 @@ fn copies_wait_for_queues_of_other_pools() {
         for bytes in [16 * KIB, MIB] {
             // Written by the other pool's queue, then read by a copy.
             let mut used = private(&ours, bytes);
-            let open = block(&foreign);
+            let (open, _) = block(&foreign);
             foreign.fill(&mut used, 6).unwrap();
             let mut host = vec![0_u8; bytes];
             thread::scope(|scope| {
@@ -50,7 +51,7 @@ fn copies_wait_for_queues_of_other_pools() {
             assert!(host.iter().all(|&byte| byte == 6));
 
             // Read by the other pool's queue, then written by a copy.
-            let open = block(&foreign);
+            let (open, _) = block(&foreign);
             let mut taken = private(&theirs, bytes);
             foreign.copy(&used, &mut taken).unwrap();
             let copying = copier.copy_async(vec![7_u8; bytes], used, CopyOptions::new());
@@ -65,7 +66,7 @@ fn copies_wait_for_queues_of_other_pools() {
 
             // A copy under way, then work of both pools' queues.
             let view = used.share();
-            let open = block(&own);
+            let (open, _) = block(&own);
             own.fill(&mut view.clone(), 8).unwrap();
             let copying = copier.copy_async(view.clone(), vec![0_u8; bytes], CopyOptions::new());
             let opener = thread::spawn(move || {
@@ -102,7 +103,7 @@ fn copy_through(allocator: &Allocator, value: u8) {
     let copier = copier(1);
     let mut first = private(allocator, MIB);
     let [second, third] = [(); 2].map(|()| private(allocator, MIB).share());
-    let open = block(&queue);
+    let (open, _) = block(&queue);
     queue.fill(&mut first, value).unwrap();
     let whole = CopyOptions::new;
     let to_second = copier.copy_async(first, second.clone(), whole());

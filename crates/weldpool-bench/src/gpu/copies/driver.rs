@@ -10,7 +10,7 @@ use cudarc::driver::sys::{self, CUresult};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Counts the words of a range that differ from a value, so all of the range is read.
-const KERNELS: &str = include_str!("../../../weldpool/tests/cuda/kernels.ptx");
+const KERNELS: &str = include_str!("../../../../weldpool/tests/cuda/kernels.ptx");
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;

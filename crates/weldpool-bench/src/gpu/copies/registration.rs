@@ -23,7 +23,7 @@ impl Suite<'_> {
     pub(super) fn registrations(&mut self) -> Result<()> {
         for bytes in SIZES {
             let case = format!("registration, {}", size(bytes));
-            if !self.wants(&case) {
+            if !self.options.wants(&case) {
                 continue;
             }
             let mut memory = Some(vec![1_u8; bytes]);
@@ -107,7 +107,7 @@ impl Suite<'_> {
                 let name = format!("{case}: copies from then on until it has paid");
                 self.row(&name, "copies", lower, both / saved, &[]);
             } else {
-                self.missing.push(format!(
+                self.report.missing.push(format!(
                     "{case}: registering for copies never pays: a staged one takes {copy:.0} ns, one of registered \
                      memory {from_registered:.0} ns"
                 ));

@@ -1,4 +1,4 @@
-//! The copy suite: our copies beside the driver's, on an NVIDIA GPU.
+//! Our copies beside the driver's.
 //!
 //! Host memory is touched before it is measured, copies are waited for on both sides, and each figure is the median
 //! of several. The peers are `cuMemcpyAsync` of pageable and of pinned memory, each followed by a wait for the stream.
@@ -8,7 +8,6 @@
 mod driver;
 mod registration;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,8 @@ use weldpool::transfer::{Copier, CopierConfig};
 use weldpool::{Allocator, Buffer, Device, Request, StorageMode};
 
 use self::driver::{Driver, address_of};
+use super::Options;
 use crate::error::{Error, ErrorKind, Result};
-use crate::machine::{self, Machine};
 use crate::report::{Better, Report, Row, Verdict};
 use crate::statistics::median;
 
@@ -48,25 +47,15 @@ const PEER_RATIO_MIN: f64 = 0.9;
 const SWEEP_THREADS: [usize; 4] = [1, 4, 8, 12];
 const SWEEP_CHUNKS: [usize; 5] = [256 * KIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB];
 
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The command line, for the report.
-    pub command: String,
-    /// Measure shortly.
-    pub quick: bool,
-    /// Only cases whose name contains this.
-    pub filter: String,
-    /// Try numbers of threads and sizes of chunks too.
-    pub sweep: bool,
-}
-
-/// Runs the suite.
+/// Measures the copies that are wanted.
 ///
 /// # Errors
-/// `Environment` without a GPU, or when the driver refuses a call.
-pub fn run(options: &Options) -> Result<Report> {
-    let mut suite = Suite::open(options)?;
+/// `Environment` without a GPU, or when the driver refuses a call; rows that were measured before are in the report.
+pub(super) fn measure(options: &Options, report: &mut Report) -> Result<()> {
+    let mut suite = Suite::open(options, report)?;
+    suite.report.config["copier"] = json!(format!("{:?}", suite.copier.config()));
+    suite.report.config["staging"] = json!(format!("{:?}", suite.device.staging()));
+    suite.report.config["device"] = json!(suite.device.properties().name);
     suite.copies()?;
     suite.views()?;
     suite.registrations()?;
@@ -74,22 +63,7 @@ pub fn run(options: &Options) -> Result<Report> {
     if options.sweep {
         suite.sweep()?;
     }
-    Ok(Report {
-        suite: "gpu-copy",
-        command: options.command.clone(),
-        date: machine::now(),
-        machine: Machine::this(),
-        versions: BTreeMap::from([("weldpool".into(), env!("CARGO_PKG_VERSION").into())]),
-        config: json!({
-            "copier": format!("{:?}", suite.copier.config()),
-            "staging": format!("{:?}", suite.device.staging()),
-            "device": suite.device.properties().name,
-        }),
-        rows: suite.rows,
-        bars: suite.bars,
-        missing: suite.missing,
-        samples: json!([]),
-    })
+    Ok(())
 }
 
 struct Suite<'a> {
@@ -98,9 +72,7 @@ struct Suite<'a> {
     allocator: Allocator,
     copier: Copier,
     driver: Driver,
-    rows: Vec<Row>,
-    bars: Vec<Verdict>,
-    missing: Vec<String>,
+    report: &'a mut Report,
 }
 
 fn failed(error: weldpool::Error) -> Error {
@@ -120,7 +92,7 @@ fn private(allocator: &Allocator, bytes: usize) -> Result<Buffer> {
 }
 
 impl<'a> Suite<'a> {
-    fn open(options: &'a Options) -> Result<Self> {
+    fn open(options: &'a Options, report: &'a mut Report) -> Result<Self> {
         let device: Arc<dyn Device> = Arc::new(CudaDevice::open(0).map_err(failed)?);
         Ok(Self {
             options,
@@ -130,9 +102,7 @@ impl<'a> Suite<'a> {
             device,
             copier: Copier::new().map_err(failed)?,
             driver: Driver::open(0)?,
-            rows: Vec::new(),
-            bars: Vec::new(),
-            missing: Vec::new(),
+            report,
         })
     }
 
@@ -168,10 +138,6 @@ impl<'a> Suite<'a> {
         Ok(times.map(|times| median(&times).unwrap_or(f64::NAN)))
     }
 
-    fn wants(&self, case: &str) -> bool {
-        case.contains(&self.options.filter)
-    }
-
     fn row(
         &mut self,
         case: &str,
@@ -181,12 +147,14 @@ impl<'a> Suite<'a> {
         peers: &[(&str, f64)],
     ) {
         let peers = peers.iter().map(|&(name, value)| (name.to_owned(), value));
-        self.rows
+        self.report
+            .rows
             .push(Row::new(case, unit, better, Some(ours), peers.collect()));
     }
 
     fn bar(&mut self, bar: &'static str, case: String, value: f64, limit: f64) {
-        self.bars
+        self.report
+            .bars
             .push(Verdict::new(bar, case, "", Better::Higher, value, limit));
     }
 
@@ -200,7 +168,7 @@ impl<'a> Suite<'a> {
                     "device to host"
                 };
                 let case = format!("{way}, pageable, {}", size(bytes));
-                if !self.wants(&case) {
+                if !self.options.wants(&case) {
                     continue;
                 }
                 let mut host = vec![1_u8; bytes];
@@ -249,7 +217,7 @@ impl<'a> Suite<'a> {
     fn views(&mut self) -> Result<()> {
         for (bytes, least) in VIEWS {
             let case = format!("view against copy, {}", size(bytes));
-            if !self.wants(&case) {
+            if !self.options.wants(&case) {
                 continue;
             }
             let mut host = self.allocator.allocate(bytes).map_err(failed)?;
@@ -317,11 +285,12 @@ impl<'a> Suite<'a> {
     fn peers(&mut self) -> Result<()> {
         let sizes = [MIB, 16 * MIB, 256 * MIB];
         let name = |bytes| format!("device to device, {}", size(bytes));
-        if !sizes.iter().any(|&bytes| self.wants(&name(bytes))) {
+        if !sizes.iter().any(|&bytes| self.options.wants(&name(bytes))) {
             return Ok(());
         }
         if CudaDevice::count().map_err(failed)? < 2 {
-            self.missing
+            self.report
+                .missing
                 .push("device to device: there is one GPU".into());
             return Ok(());
         }
@@ -330,7 +299,7 @@ impl<'a> Suite<'a> {
         let other = Driver::open(1)?;
         let enabled = self.driver.enable_peer(&other).is_ok();
         for bytes in sizes {
-            if !self.wants(&name(bytes)) {
+            if !self.options.wants(&name(bytes)) {
                 continue;
             }
             let from = private(&self.allocator, bytes)?;
