@@ -50,7 +50,8 @@ fn whoever_gives_registered_memory_back_makes_it_on_another_pools_queue() {
         let queue = allocator.create_queue().unwrap();
         let other = Allocator::host().unwrap();
         let registered = other.register(vec![1_u8; 4096]).unwrap();
-        device.fail(Call::Signal, ErrorKind::System, 1);
+        // The second attempt too.
+        device.fail(Call::Signal, ErrorKind::System, 2);
         let refused = registered.note_use(&queue).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::System);
         assert_eq!(registered.into_inner().unwrap().len(), 4096);

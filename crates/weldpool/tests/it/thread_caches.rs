@@ -349,7 +349,7 @@ fn the_last_free_on_a_queues_own_thread_keeps_nothing() {
 #[test]
 fn much_idle_small_memory_serves_large_requests() {
     let allocator = allocator(None);
-    let mut live: Vec<Buffer> = (0..256)
+    let mut live: Vec<Buffer> = (0..1024)
         .map(|number| allocator.allocate(MIB + number % 7 * 4 * KIB).unwrap())
         .collect();
     // What threads may keep is divided anew.
@@ -357,12 +357,12 @@ fn much_idle_small_memory_serves_large_requests() {
     thread::spawn(move || drop(other.allocate(1000).unwrap()))
         .join()
         .unwrap();
-    let sizes = (0..100).flat_map(|step| [13 * KIB + step * 512; 50]);
+    let sizes = (0..200).flat_map(|step| [13 * KIB + step * 256; 100]);
     let small: Vec<Buffer> = sizes
         .map(|bytes| allocator.allocate(bytes).unwrap())
         .collect();
     drop(small);
-    live.extend((0..200).map(|number| {
+    live.extend((0..700).map(|number| {
         let bytes = MIB + 64 * KIB + number % 13 * 4 * KIB;
         allocator.allocate(bytes).unwrap()
     }));
