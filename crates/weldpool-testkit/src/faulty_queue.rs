@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use weldpool::device::fake::Call;
 use weldpool::device::{DeviceQueue, Location, Timeline};
+use weldpool::transfer::Rows;
 use weldpool::{Error, ErrorKind, Result};
 
 use crate::faulty::Faults;
@@ -46,6 +47,24 @@ unsafe impl DeviceQueue for FaultyQueue {
         self.faults.check(Call::Copy)?;
         // SAFETY: the caller's promise is the same.
         unsafe { self.inner.copy(source, destination, bytes) }
+    }
+
+    unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        self.faults.check(Call::Copy)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.copy_rows(source, destination, rows) }
+    }
+
+    unsafe fn copy_now(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
+        self.faults.check(Call::Copy)?;
+        self.faults.check(Call::Wait)?;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.inner.copy_now(source, destination, rows) }
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.faults.check(Call::Wait)?;
+        self.inner.finish()
     }
 
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {

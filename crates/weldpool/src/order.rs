@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::block::{Block, CacheKey, Point};
 use crate::in_flight::Use;
 use crate::kept;
-use crate::queue::{Fence, QueueCore};
+use crate::queue::{Fence, QueueCore, note_refused_signal};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::wait::{Wait, left_out};
 
@@ -100,7 +100,7 @@ impl Orders {
         if let Some(queue) = self.get(point.queue)
             && let Err(error) = queue.cover(point.value)
         {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
         }
     }
 
@@ -202,7 +202,7 @@ impl Deferred {
     pub(crate) fn cover(&self) {
         for fence in self.fences() {
             if let Err(error) = fence.cover() {
-                tracing::warn!(%error, "a queue could not be signalled");
+                note_refused_signal(&error);
             }
         }
     }

@@ -209,7 +209,7 @@ impl QueueCore {
         if (frees >= SIGNAL_FREES || freed >= SIGNAL_BYTES)
             && let Err(error) = self.signal()
         {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
         }
     }
 
@@ -241,6 +241,15 @@ impl QueueCore {
             u64::MAX => true,
             completed => covered && (completed >= self.signalled() || left_out(Wait::Ended)),
         }
+    }
+}
+
+/// Logs that a driver refused a signal, which is tried again. Queues that record refuse all of them meanwhile.
+pub(crate) fn note_refused_signal(error: &Error) {
+    if error.kind() == ErrorKind::Busy {
+        tracing::debug!(%error, "a queue could not be signalled now");
+    } else {
+        tracing::warn!(%error, "a queue could not be signalled");
     }
 }
 

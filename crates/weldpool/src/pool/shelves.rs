@@ -38,8 +38,8 @@ impl ShelfRules {
     pub(super) const fn new(divisible: bool) -> Self {
         if divisible {
             Self {
-                closed_for: 64,
-                shortages_max: 4,
+                closed_for: 256,
+                shortages_max: 1,
                 small_bytes: 2 << 20,
             }
         } else {
