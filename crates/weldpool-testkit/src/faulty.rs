@@ -364,6 +364,10 @@ impl Device for FaultyDevice {
         self.inner.topology(storage)
     }
 
+    fn may_be_called(&self) -> bool {
+        self.inner.may_be_called()
+    }
+
     fn staging(&self) -> Staging {
         self.inner.staging()
     }

@@ -89,9 +89,23 @@ impl Pool {
             .collect()
     }
 
-    /// Forgets queues that are of no use any more.
+    /// Forgets queues that are of no use any more: all, once no memory waits for any.
     pub(crate) fn forget_queues(&self) {
-        self.orders.forget_ended(self.closed.load(Ordering::SeqCst));
+        self.orders
+            .forget_ended(self.given_back.load(Ordering::SeqCst));
+    }
+
+    /// Leaves the end to a thread of its own. Without one, whoever looks after late pools comes to it.
+    fn close_elsewhere(&self) {
+        let Some(pool) = POOLS.read().get(&self.key.id).map(Arc::clone) else {
+            return;
+        };
+        let close = std::thread::Builder::new()
+            .name("weldpool-close".into())
+            .spawn(move || pool.close_if_idle());
+        if let Err(error) = close {
+            tracing::warn!(pool = %self.name, %error, "a pool is closed later");
+        }
     }
 
     /// Called when the last handle goes.
@@ -118,6 +132,9 @@ impl Pool {
         fence(Ordering::Acquire);
         if self.moving.load(Ordering::SeqCst) != 0 {
             return;
+        }
+        if !self.device.device().may_be_called() {
+            return self.close_elsewhere();
         }
         let points = self.points_in_caches();
         if self.is_used_by_work(&points) {
@@ -152,6 +169,8 @@ impl Pool {
             self.deferred.leak();
         }
         self.close_means();
+        // Not before: a queue that is forgotten counts as over, and whoever drops one would forget it.
+        self.given_back.store(true, Ordering::SeqCst);
         self.forget_queues();
         thread_cache::forget(self);
         let removed = POOLS.write().remove(&self.key.id);
@@ -166,7 +185,49 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::Allocator;
+    use crate::device::host::HostDevice;
+    use crate::{Allocator, Device};
+
+    /// Lets a thread's next free go into its cache, as if it had seen that this is open just before the pool was closed.
+    fn reopen_caches(pool: &Pool) {
+        for shard in pool.shards.lock().iter() {
+            shard.set_bypass(false);
+        }
+    }
+
+    /// The queue's thread would end with the queue, which the pool has, which what the thread cached would keep.
+    #[test]
+    fn a_free_that_comes_too_late_on_a_queues_thread_keeps_neither() {
+        let device: Arc<dyn Device> = Arc::new(HostDevice::new().unwrap());
+        let allocator = Allocator::builder(Arc::clone(&device)).build().unwrap();
+        let pool = Arc::clone(allocator.pool());
+        let queue = allocator.create_queue().unwrap();
+        let (allocated, is_allocated) = channel();
+        let (close, is_closed) = channel::<()>();
+        let handle = allocator.clone();
+        let function = move || {
+            // The first one opens the way for the second.
+            drop(handle.allocate(1000).unwrap());
+            let last = handle.allocate(1000).unwrap();
+            drop(handle);
+            allocated.send(()).unwrap();
+            is_closed.recv().unwrap();
+            drop(last);
+        };
+        queue.call(function).unwrap();
+        is_allocated.recv().unwrap();
+        drop((queue, allocator));
+        reopen_caches(&pool);
+        drop(pool);
+        close.send(()).unwrap();
+        let start = Instant::now();
+        while Arc::strong_count(&device) > 1 {
+            // Whoever makes or closes a pool looks after those that are late.
+            drop(Allocator::host().unwrap());
+            assert!(start.elapsed().as_secs() < 20, "the pool is still there");
+            thread::yield_now();
+        }
+    }
 
     /// A thread that was inside its last free when the pool was closed, and then does nothing more, does not keep
     /// the pool's memory for as long as it lives.
@@ -195,10 +256,7 @@ mod tests {
             is_allocated.recv().unwrap();
             drop(allocator);
             assert!(pool.reserved_bytes() > 0 && pool.live_buffers() == 1);
-            // As if the thread had seen that its cache is open just before.
-            for shard in pool.shards.lock().iter() {
-                shard.set_bypass(false);
-            }
+            reopen_caches(&pool);
             close.send(()).unwrap();
             is_freed.recv().unwrap();
             let mut held = Vec::new();

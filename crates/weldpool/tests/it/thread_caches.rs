@@ -343,3 +343,30 @@ fn the_last_free_on_a_queues_own_thread_keeps_nothing() {
         }
     }
 }
+
+/// Small blocks that lie idle in threads' caches stay there while large ones are wanted only as long as they are little
+/// beside what is live.
+#[test]
+fn much_idle_small_memory_serves_large_requests() {
+    let allocator = allocator(None);
+    let mut live: Vec<Buffer> = (0..256)
+        .map(|number| allocator.allocate(MIB + number % 7 * 4 * KIB).unwrap())
+        .collect();
+    // What threads may keep is divided anew.
+    let other = allocator.clone();
+    thread::spawn(move || drop(other.allocate(1000).unwrap()))
+        .join()
+        .unwrap();
+    let sizes = (0..100).flat_map(|step| [13 * KIB + step * 512; 50]);
+    let small: Vec<Buffer> = sizes
+        .map(|bytes| allocator.allocate(bytes).unwrap())
+        .collect();
+    drop(small);
+    live.extend((0..200).map(|number| {
+        let bytes = MIB + 64 * KIB + number % 13 * 4 * KIB;
+        allocator.allocate(bytes).unwrap()
+    }));
+    let stats = allocator.stats();
+    let beyond = stats.reserved.value - stats.live.value;
+    assert!(beyond <= stats.live.value / 25, "{stats}");
+}

@@ -361,6 +361,10 @@ impl Device for CudaDevice {
         Ok(Arc::new(CudaQueue::create(&self.context)?))
     }
 
+    fn may_be_called(&self) -> bool {
+        !host_functions::is_inside()
+    }
+
     fn staging(&self) -> Staging {
         STAGING
     }
