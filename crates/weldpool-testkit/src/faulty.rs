@@ -365,7 +365,7 @@ impl Device for FaultyDevice {
     }
 
     fn may_be_called(&self) -> bool {
-        self.inner.may_be_called()
+        self.faults.check_outside().is_ok() && self.inner.may_be_called()
     }
 
     fn staging(&self) -> Staging {

@@ -39,6 +39,7 @@ fn functions_of_queues_call_no_driver_if_told_so() {
                 ];
                 let known = near.timeline().completed();
                 let passed = near.timeline().wait(seen, zero);
+                assert_eq!(inside.may_be_called(), !apart);
                 say.send((asked, known, passed)).unwrap();
             }))
             .unwrap();
@@ -50,6 +51,7 @@ fn functions_of_queues_call_no_driver_if_told_so() {
         assert!(known.unwrap() >= seen);
         assert!(passed.unwrap());
         queue.finish().unwrap();
+        assert!(device.may_be_called());
         device.create_queue().unwrap();
     }
 }

@@ -139,12 +139,10 @@ impl Copier {
         // after the schedule has ended.
         let job = Arc::new(unsafe { Job::new(plan, &self.counters, start) });
         let waiting = Waiting(&job);
-        if let Err(error) = job.check_driver() {
-            job.schedule().stop(error);
-        }
         while !job.is_ready(WAIT) {}
         let helpers = self.threads(&job, options) - 1;
-        if helpers > 0 && !job.schedule().is_stopped() {
+        // Not for a caller who will be refused.
+        if helpers > 0 && job.may_help() {
             let work: Arc<dyn Work> = job.clone();
             // Without them this thread does it all.
             let _none = self.copying.give(&work, helpers);

@@ -13,7 +13,7 @@ use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
 use super::room::{SLOTS, is_of_memory};
 use super::schedule::Schedule;
-use super::short::{Passage, device_of, no_address};
+use super::short::{Passage, no_address};
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::{Group, Work};
@@ -192,34 +192,11 @@ impl Job {
         }
     }
 
-    /// Whether the calling thread may wait for what comes before the copy, and help with it.
+    /// Whether the calling thread may call the drivers that the copy is of, to wait for what comes before it and help.
     pub(super) fn may_help(&self) -> bool {
-        match self.path {
-            CopyPath::Host => self.before.is_empty() || self.ready.get().is_some(),
-            _ => self.check_driver().is_ok(),
-        }
-    }
-
-    /// Refuses a thread that must not call the drivers which the copy is of.
-    ///
-    /// # Errors
-    ///
-    /// [`Busy`](ErrorKind::Busy).
-    pub(super) fn check_driver(&self) -> Result<()> {
-        let pools = match self.path {
-            CopyPath::Host => [None; 2],
-            CopyPath::Staged => [&self.source, &self.destination].map(device_of),
-            _ => [self.source.copying_pool(&self.destination), None],
-        };
-        for pool in pools.into_iter().flatten() {
-            match pool.take_queue() {
-                Ok(queue) => pool.put_queue(queue),
-                Err(error) if error.kind() == ErrorKind::Busy => return Err(error),
-                // Whoever needs one finds that out.
-                Err(_) => {}
-            }
-        }
-        Ok(())
+        let sides = [&self.source, &self.destination].into_iter();
+        let mut pools = sides.filter_map(|side| side.pool.as_ref());
+        pools.all(|pool| pool.device().may_be_called())
     }
 
     /// Whether other work that uses either side is over, or the copy was stopped, waiting so long for one of it.

@@ -2,11 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
-
 use super::room::{Room, is_of_memory};
 use crate::device::{DeviceQueue, Metered};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kept;
 use crate::sync::{Arc, Mutex};
 
@@ -31,20 +29,15 @@ impl Means {
     ///
     /// What the device says of a new one; [`Busy`](ErrorKind::Busy) from where the driver must not be called.
     pub(crate) fn take_queue(&self, device: &Metered) -> Result<Arc<dyn DeviceQueue>> {
-        let idle = self.queues.lock().pop();
-        let queue = match idle {
-            Some(queue) => queue,
-            None => return device.device().create_queue(),
-        };
-        match queue.wait_for_room(Some(Duration::ZERO)) {
-            Ok(_) => Ok(queue),
-            Err(error) => {
-                if error.kind() != ErrorKind::DeviceLost {
-                    self.put_queue(queue);
-                }
-                Err(error)
-            }
+        let device = device.device();
+        if !device.may_be_called() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "a copy in a function that a queue calls, where the driver must not be called; copy elsewhere",
+            ));
         }
+        let idle = self.queues.lock().pop();
+        idle.map_or_else(|| device.create_queue(), Ok)
     }
 
     /// Takes a queue back whose work is over.
@@ -180,25 +173,26 @@ mod tests {
     use super::*;
     use crate::device::SoftwareTimeline;
     use crate::device::host::HostDevice;
+    use crate::queue::Fence;
 
     #[test]
     fn rooms_stay_in_the_order_in_which_they_were_given_back() {
         let device = Metered::new(Arc::new(HostDevice::new().unwrap()));
         let means = Means::default();
         let timeline = Arc::new(SoftwareTimeline::default());
-        let waits: Arc<dyn crate::device::Timeline> = timeline.clone();
+        let fence = |value| Fence::of(timeline.clone(), value);
         let small = Room::new(&device, CHUNK_BYTES_MIN).unwrap();
         let small_bytes = small.slot_bytes();
         means.put_room(&device, small);
         for value in 1..ROOMS_MAX as u64 {
             let mut room = Room::new(&device, 64 * CHUNK_BYTES_MIN).unwrap();
-            room.occupy(0, &waits, value);
+            room.occupy(0, fence(value));
             means.put_room(&device, room);
         }
         let taken = means.take_room(&device, CHUNK_BYTES_MIN).unwrap();
         assert_eq!(taken.slot_bytes(), small_bytes, "the smallest");
         let mut last = Room::new(&device, 64 * CHUNK_BYTES_MIN).unwrap();
-        last.occupy(0, &waits, ROOMS_MAX as u64);
+        last.occupy(0, fence(ROOMS_MAX as u64));
         means.put_room(&device, last);
         // Of the first it is known, of the others not.
         timeline.reach(1);

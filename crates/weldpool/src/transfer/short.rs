@@ -211,7 +211,7 @@ impl Drop for Slot<'_> {
 }
 
 /// The pool of a side that only its device reaches.
-pub(super) fn device_of(side: &Side) -> Option<&Arc<Pool>> {
+fn device_of(side: &Side) -> Option<&Arc<Pool>> {
     side.pool.as_ref().filter(|_| side.reach == Reach::Device)
 }
 
