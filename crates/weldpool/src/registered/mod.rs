@@ -79,7 +79,7 @@ impl Allocator {
     /// # Errors
     ///
     /// With the memory: [`InvalidRequest`](ErrorKind::InvalidRequest) when it is empty, overlaps memory that is
-    /// registered or the allocator's own, or is not aligned as the device wants;
+    /// registered, begins or ends in a live buffer of the allocator's own, or is not aligned as the device wants;
     /// [`Unsupported`](ErrorKind::Unsupported) where the device registers none, or none that is read-only;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond 65536 registrations; else what the driver says.
     pub fn register<M: StableBytes>(
@@ -346,7 +346,8 @@ impl Pool {
                 "memory of zero bytes cannot be registered",
             ));
         }
-        if self.find(start).is_some() {
+        let last = start.saturating_add(range.bytes - 1);
+        if self.find(start).or_else(|| self.find(last)).is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the memory is a buffer of this allocator, which the device knows",

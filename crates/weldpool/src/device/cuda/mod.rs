@@ -211,11 +211,12 @@ impl CudaDevice {
         })
     }
 
-    /// Whether a stream records a graph.
+    /// Whether a stream records a graph; of `CU_STREAM_PER_THREAD`, the calling thread's.
     ///
     /// # Errors
     ///
-    /// As for [`stream_id`](Self::stream_id).
+    /// [`Busy`](ErrorKind::Busy) in a function that a queue calls, [`DeviceLost`](ErrorKind::DeviceLost), or what the
+    /// driver says.
     ///
     /// # Safety
     ///
