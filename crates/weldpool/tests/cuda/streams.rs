@@ -46,17 +46,18 @@ fn streams_are_found_by_their_ids_until_they_are_forgotten() {
         queue.fill(&mut target, 1).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
-    // Nor does what is freed on it meanwhile wait for ever.
+    made.synchronize();
+    let calls = allocator.stats().driver_calls;
+    drop(allocator.allocate_with(&request).unwrap());
+    assert_eq!(allocator.stats().driver_calls, calls);
+    // Nor does what is freed on it afterwards wait for ever.
     let late = allocator.allocate_with(&request).unwrap();
     late.free_on(&queue);
     for _ in 0..2 {
         let _bytes = allocator.clear();
     }
+    assert_eq!(allocator.stats().reserved.value, 0);
     drop(queue);
-    made.synchronize();
-    let calls = allocator.stats().driver_calls;
-    drop(allocator.allocate_with(&request).unwrap());
-    assert_eq!(allocator.stats().driver_calls, calls);
 }
 
 #[test]
