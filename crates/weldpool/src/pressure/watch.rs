@@ -339,7 +339,11 @@ mod tests {
             let by = (level > Level::Normal).then_some("script");
             assert_eq!(seen.signalled_by.as_deref(), by, "after {seconds} s");
             let waits = watch.patience(at(seconds), Duration::ZERO).is_some();
-            assert_eq!(waits, seconds == 200, "only a level that ended is waited for");
+            assert_eq!(
+                waits,
+                seconds == 200,
+                "only a level that ended is waited for"
+            );
         }
         assert_eq!(watch.report()[0].signals, 0, "no event was told");
     }

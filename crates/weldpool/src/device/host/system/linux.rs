@@ -12,9 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) fn budget() -> Result<Budget> {
     let text = fs::read_to_string("/proc/meminfo")
         .map_err(|error| Error::system(ErrorKind::System, "read of /proc/meminfo", &error))?;
-    let total = meminfo(&text, "MemTotal").ok_or_else(|| {
-        Error::new(ErrorKind::System, "/proc/meminfo has no line for MemTotal")
-    })?;
+    let total = meminfo(&text, "MemTotal")
+        .ok_or_else(|| Error::new(ErrorKind::System, "/proc/meminfo has no line for MemTotal"))?;
     Ok(Budget {
         total,
         available: meminfo(&text, "MemAvailable"),
