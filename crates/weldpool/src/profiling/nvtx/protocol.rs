@@ -8,7 +8,6 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
-use std::mem::size_of;
 use std::path::Path;
 use std::ptr::null_mut;
 

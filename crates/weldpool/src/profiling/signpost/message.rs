@@ -37,7 +37,7 @@ mod tests {
         ];
         let message = Message::of(u64::from_le(0x1122_3344_5566_7788));
         assert_eq!(message.as_bytes(), &clang);
-        assert_eq!(std::mem::align_of::<Message>(), 16);
+        assert_eq!(align_of::<Message>(), 16);
         assert_eq!(FORMAT.matches('%').count(), 1, "one number");
     }
 }

@@ -1,9 +1,5 @@
 //! Intervals of `os_signpost`, which Instruments shows.
 
-#[cfg_attr(
-    not(target_os = "macos"),
-    expect(dead_code, reason = "its tests run everywhere")
-)]
 mod message;
 #[cfg(target_os = "macos")]
 mod raw;
