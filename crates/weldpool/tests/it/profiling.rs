@@ -1,5 +1,10 @@
 //! Spans around slow paths, as profilers see them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
@@ -77,7 +82,7 @@ fn memory_that_comes_and_goes_is_seen_and_warm_requests_are_not() {
         }
         assert_eq!(seen.lock().unwrap().len(), before, "caches serve these");
         let reserved = allocator.stats().reserved.value;
-        allocator.clear();
+        let _bytes = allocator.clear();
         let returned: u64 = of(&seen, SlowPath::Trim).iter().map(|&(_, end)| end).sum();
         assert_eq!(returned, reserved - allocator.stats().reserved.value);
         assert!(returned >= 4 << 20);
@@ -270,7 +275,7 @@ mod nvtx {
         let config = Config::from_env().unwrap();
         let allocator = Allocator::builder(device).config(config).build().unwrap();
         drop(allocator.allocate(4 * MIB).unwrap());
-        allocator.clear();
+        let _bytes = allocator.clear();
         match expect {
             "ranges" => {
                 assert_eq!(platform_tool().unwrap(), "NVTX");
