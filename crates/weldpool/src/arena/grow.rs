@@ -478,6 +478,7 @@ mod tests {
             queue: None,
             contended: false,
             live: 0,
+            recorded: false,
         };
         let properties = VirtualMemoryProperties {
             granularity: 4,

@@ -20,6 +20,7 @@ mod pinned;
 mod policy;
 mod profiling;
 mod recording;
+mod refused_signals;
 mod registered;
 mod thread_caches;
 mod trace;

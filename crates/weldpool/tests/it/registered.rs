@@ -163,9 +163,14 @@ fn what_overlaps_is_refused() {
     assert_eq!(empty.unwrap_err(), ErrorKind::InvalidRequest);
     let buffer = allocator.allocate(4096).unwrap();
     let host = buffer.binding().host.unwrap();
-    // SAFETY: it is not registered, and the buffer is not touched.
-    let own = allocator.register(unsafe { RawBytes::new(host, 100) });
-    assert_eq!(own.unwrap_err().error.kind(), ErrorKind::InvalidRequest);
+    let before = NonNull::new(host.as_ptr().wrapping_sub(64)).unwrap();
+    for (start, bytes) in [(host, 100), (before, 65)] {
+        // SAFETY: it is not registered, and the buffer is not touched.
+        let own = allocator.register(unsafe { RawBytes::new(start, bytes) });
+        let error = own.unwrap_err().error;
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains("of this allocator"), "{error}");
+    }
     drop(memory);
 }
 
