@@ -156,8 +156,8 @@ impl Pool {
 
     /// Waits up to `timeout` in all for the work that pending memory waits for.
     pub(super) fn wait(&self, timeout: Duration) {
-        let bytes = usize::try_from(self.deferred_bytes()).unwrap_or(usize::MAX);
-        let _span = self.device.span(SlowPath::Wait, bytes);
+        let bytes = || usize::try_from(self.deferred_bytes()).unwrap_or(usize::MAX);
+        let _span = self.device.spans().begin_with(SlowPath::Wait, bytes);
         let start = Instant::now();
         self.deferred.wait(timeout);
         for (queue, value) in self.pending_queues() {

@@ -69,6 +69,16 @@ impl Spans {
         }
     }
 
+    /// As [`begin`](Self::begin), with bytes that are only asked for where somebody looks.
+    #[inline]
+    pub(crate) fn begin_with(&self, path: SlowPath, bytes: impl FnOnce() -> usize) -> Span<'_> {
+        if self.on.load(Ordering::Relaxed) {
+            self.begin_now(path, bytes())
+        } else {
+            Span(None)
+        }
+    }
+
     #[cold]
     fn begin_now(&self, path: SlowPath, bytes: usize) -> Span<'_> {
         let bytes = bytes as u64;
