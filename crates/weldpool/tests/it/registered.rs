@@ -8,6 +8,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use weldpool::device::host::HostDevice;
 use weldpool::{
     Allocator, Device, ErrorKind, RawBytes, RegisterError, Request, StableBytes, StorageMode,
 };
-use weldpool_testkit::{FaultyDevice, Pages};
+use weldpool_testkit::{FaultyDevice, Pages, in_time};
 
 const LONG: Duration = Duration::from_secs(30);
 const PAGE: usize = Pages::PAGE_BYTES;
@@ -313,4 +314,25 @@ fn what_cannot_be_unregistered_at_its_end_is_kept() {
     let memory = Counted(vec![1; 100], Arc::clone(&kept));
     drop(allocator.register(memory).unwrap());
     assert_eq!(Arc::strong_count(&kept), 2, "the second was dropped");
+}
+
+/// As with CUDA, whose queues call nothing until the function has returned.
+#[test]
+fn a_function_that_a_queue_calls_gets_it_back_only_where_the_driver_may_be_called() {
+    in_time(|| {
+        let device = FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap()));
+        let device = device.without_calls_from_functions();
+        let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let registered = allocator.register(vec![7_u8; 4096]).unwrap();
+        registered.note_use(&queue).unwrap();
+        let (back, is_back) = channel();
+        queue
+            .call(move || back.send(registered.into_inner()).unwrap())
+            .unwrap();
+        let refused = is_back.recv().unwrap().unwrap_err();
+        assert_eq!(refused.error.kind(), ErrorKind::Busy);
+        queue.fence().unwrap().wait(None).unwrap();
+        assert_eq!(refused.memory.into_inner().unwrap(), [7_u8; 4096]);
+    });
 }
