@@ -41,6 +41,7 @@ use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
+use crate::profiling::{SlowPath, Span};
 use crate::registered::Ranges;
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
@@ -147,7 +148,7 @@ pub struct Pool {
 impl Pool {
     pub(crate) fn new(name: String, device: Arc<dyn Device>, config: Config) -> Result<Arc<Self>> {
         close::close_late_now();
-        let device = Arc::new(Metered::new(device));
+        let device = Arc::new(Metered::new(device, &config.profiling));
         let cached_bytes_max = match config.cached_bytes_max {
             Some(bytes) => bytes,
             None => device.budget()?.ceiling() / 4,
@@ -250,6 +251,11 @@ impl Pool {
 
     pub(crate) fn metered(&self) -> &Metered {
         &self.device
+    }
+
+    /// Begins a span, for profilers.
+    pub(crate) fn span(&self, path: SlowPath, bytes: usize) -> Span<'_> {
+        self.device.span(path, bytes)
     }
 
     /// Memory of others that the device knows.

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
+use crate::profiling::SlowPath;
 use crate::signals::Signals;
 use crate::sync::{
     Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering,
@@ -373,6 +374,7 @@ impl Queue {
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
+        let _span = self.pool.span(SlowPath::StagedCopy, source.len());
         let mut staging = QueueStaging::new(self, source.len())?;
         let mut last = None;
         for (number, chunk) in source.chunks(staging.chunk_bytes).enumerate() {
@@ -398,6 +400,7 @@ impl Queue {
         let _reading = source.borrow_shared()?;
         let from = source.part();
         self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
+        let _span = self.pool.span(SlowPath::StagedCopy, from.bytes);
         let mut staging = QueueStaging::new(self, from.bytes)?;
         let mut before: Option<(usize, &mut [u8])> = None;
         let chunks = destination[..from.bytes].chunks_mut(staging.chunk_bytes);

@@ -13,13 +13,14 @@ use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
 use super::room::{SLOTS, is_of_memory};
 use super::schedule::Schedule;
-use super::short::{Passage, no_address};
+use super::short::{Passage, device_of, no_address};
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::{Group, Work};
 use crate::device::{Location, SoftwareTimeline, Staging};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::calls_are_forbidden;
+use crate::profiling::SlowPath;
 use crate::queue::Fence;
 use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering};
 
@@ -323,6 +324,8 @@ impl Job {
         let Some(lines) = self.open_once()? else {
             return Ok(());
         };
+        let pool = device_of(&self.source).or_else(|| device_of(&self.destination));
+        let _span = pool.map(|pool| pool.span(SlowPath::StagedCopy, self.extent.bytes()));
         while let Some(number) = self.schedule.claim() {
             let chunk = number / self.parts_max;
             let whole = self.extent.chunk(chunk);
