@@ -14,6 +14,7 @@ use weldpool::{Device, Result, StorageMode};
 
 use super::input::Input;
 use crate::FaultyDevice;
+use crate::fake::Fake;
 
 /// A device, and how its queues go on.
 #[derive(Debug)]
@@ -24,12 +25,6 @@ pub(super) struct Target {
     /// Whether it may run out of memory.
     pub(super) scarce: bool,
     pub(super) queues: u64,
-}
-
-#[derive(Debug)]
-enum Fake {
-    Discrete(Arc<FakeDiscrete>),
-    Apple(Arc<FakeApple>),
 }
 
 /// A fake whose queues go on by hand.
@@ -109,10 +104,7 @@ impl Target {
 
     /// The control of a fake, whose queues go on by hand.
     pub(super) fn control(&self) -> Option<&Control> {
-        match self.fake.as_ref()? {
-            Fake::Discrete(device) => Some(device.control()),
-            Fake::Apple(device) => Some(device.control()),
-        }
+        self.fake.as_ref().map(Fake::control)
     }
 
     /// A queue of the device and its number.
