@@ -1,0 +1,226 @@
+//! What the results mean, and what is to be done about it.
+
+use super::environment::IS_OPTIMISED;
+use super::report::{
+    BarVerdict, DeviceReport, Finding, Level, Measured, Outcome, Report, StepReport, Verdict,
+};
+
+const REPORT_IT: &str = concat!(
+    "report it with the file that --json writes: ",
+    env!("CARGO_PKG_REPOSITORY"),
+    "/issues"
+);
+
+/// Draws the findings and the verdict out of the results.
+pub(super) fn conclude(report: &mut Report) {
+    let mut findings: Vec<Finding> = report.devices.iter().flat_map(of_device).collect();
+    if report.devices.is_empty() && !report.interrupted {
+        findings.push(Finding {
+            level: Level::Broken,
+            device: None,
+            what: "the devices of this machine could not be listed".to_owned(),
+            place: "devices".to_owned(),
+            advice: REPORT_IT.to_owned(),
+        });
+    }
+    if report.interrupted {
+        findings.push(Finding {
+            level: Level::Attention,
+            device: None,
+            what: "the examination was interrupted".to_owned(),
+            place: "doctor".to_owned(),
+            advice: "let it come to its end".to_owned(),
+        });
+    }
+    if !IS_OPTIMISED {
+        findings.push(Finding {
+            level: Level::Attention,
+            device: None,
+            what: "this is a debug build, so figures were held against no bar".to_owned(),
+            place: "doctor".to_owned(),
+            advice: "build with --release".to_owned(),
+        });
+    }
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    report.verdict = match findings.first().map(|finding| finding.level) {
+        Some(Level::Broken) => Verdict::Broken,
+        Some(Level::Attention) => Verdict::Attention,
+        Some(Level::Expected) | None => Verdict::Healthy,
+    };
+    report.findings = findings;
+}
+
+fn of_device(device: &DeviceReport) -> Vec<Finding> {
+    let name = &device.device;
+    let mut findings: Vec<Finding> = device
+        .steps
+        .iter()
+        .filter_map(|step| of_step(name, step))
+        .collect();
+    let not_run = of(device, Outcome::NotRun);
+    if not_run > 0 {
+        findings.push(Finding {
+            level: Level::Attention,
+            device: Some(name.clone()),
+            what: format!(
+                "{not_run} steps were not run, because time was up or the end was asked for"
+            ),
+            place: "steps".to_owned(),
+            advice: "run it again on a machine that does nothing else".to_owned(),
+        });
+    }
+    findings.extend(
+        device
+            .measures
+            .iter()
+            .filter_map(|one| of_measure(name, one)),
+    );
+    findings
+}
+
+/// How many steps of a device ended so.
+pub(super) fn of(device: &DeviceReport, outcome: Outcome) -> usize {
+    let steps = device.steps.iter();
+    steps.filter(|step| step.outcome == outcome).count()
+}
+
+fn of_step(device: &str, step: &StepReport) -> Option<Finding> {
+    let said = step.message.as_deref().unwrap_or("it does not say why");
+    let (level, what, advice) = match step.outcome {
+        Outcome::Passed | Outcome::NotApplicable | Outcome::NotRun => return None,
+        Outcome::Expected => (Level::Expected, said.to_owned(), "nothing"),
+        Outcome::ShortOfMemory => (
+            Level::Attention,
+            said.to_owned(),
+            "end what else uses the device's memory and run it again",
+        ),
+        Outcome::Failed | Outcome::Died => (Level::Broken, said.to_owned(), REPORT_IT),
+        Outcome::TimedOut => (
+            Level::Broken,
+            "it did not end in time".to_owned(),
+            REPORT_IT,
+        ),
+    };
+    Some(Finding {
+        level,
+        device: Some(device.to_owned()),
+        what,
+        place: step.step.clone(),
+        advice: advice.to_owned(),
+    })
+}
+
+fn of_measure(device: &str, measured: &Measured) -> Option<Finding> {
+    let (measure, bar) = (&measured.measure, measured.measure.bar.as_ref()?);
+    (measured.bar_verdict == BarVerdict::Missed).then(|| Finding {
+        level: Level::Attention,
+        device: Some(device.to_owned()),
+        what: format!(
+            "{}: {}: {:.3}, where the bar is {}",
+            measure.case, bar.what, bar.value, bar.limit
+        ),
+        place: format!("bench:{}", measure.bench),
+        advice: "run it again on a machine that does nothing else; if it stays, report it"
+            .to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::event::{Bar, Better, Measure};
+    use super::*;
+
+    fn report(outcomes: &[Outcome]) -> Report {
+        let step = |&outcome| StepReport {
+            step: "suite:memory::x".to_owned(),
+            outcome,
+            seconds: 0.0,
+            message: Some("because".to_owned()),
+        };
+        let mut report = Report::new();
+        report.devices.push(DeviceReport {
+            device: "host:0".to_owned(),
+            steps: outcomes.iter().map(step).collect(),
+            ..DeviceReport::default()
+        });
+        report
+    }
+
+    /// What the build itself gives attention to.
+    fn healthy() -> Verdict {
+        if IS_OPTIMISED {
+            Verdict::Healthy
+        } else {
+            Verdict::Attention
+        }
+    }
+
+    #[test]
+    fn the_worst_finding_is_the_verdict() {
+        for (outcomes, verdict) in [
+            (&[Outcome::Passed, Outcome::NotApplicable][..], healthy()),
+            (&[Outcome::Passed, Outcome::Expected], healthy()),
+            (
+                &[Outcome::Expected, Outcome::ShortOfMemory],
+                Verdict::Attention,
+            ),
+            (&[Outcome::NotRun, Outcome::Passed], Verdict::Attention),
+            (&[Outcome::ShortOfMemory, Outcome::Failed], Verdict::Broken),
+            (&[Outcome::Died], Verdict::Broken),
+            (&[Outcome::TimedOut, Outcome::Passed], Verdict::Broken),
+        ] {
+            let mut report = report(outcomes);
+            conclude(&mut report);
+            assert_eq!(report.verdict, verdict, "{outcomes:?}");
+            for finding in &report.findings {
+                assert!(!finding.what.is_empty() && !finding.place.is_empty());
+                assert!(!finding.advice.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_missed_bar_wants_attention_and_an_unjudged_one_none() {
+        for (bar_verdict, findings) in [
+            (BarVerdict::Met, 0),
+            (BarVerdict::NotJudged, 0),
+            (BarVerdict::Missed, 1),
+        ] {
+            let mut report = report(&[]);
+            report.devices[0].measures.push(Measured {
+                measure: Measure {
+                    bench: "P1".to_owned(),
+                    case: "pair".to_owned(),
+                    unit: "ns".to_owned(),
+                    better: Better::Lower,
+                    ours: 10.0,
+                    peers: BTreeMap::new(),
+                    bar: Some(Bar {
+                        what: "times as fast".to_owned(),
+                        better: Better::Higher,
+                        value: 0.5,
+                        limit: 1.0,
+                    }),
+                },
+                bar_verdict,
+            });
+            conclude(&mut report);
+            let of_bench = report.findings.iter().filter(|one| one.place == "bench:P1");
+            assert_eq!(of_bench.count(), findings, "{bar_verdict:?}");
+            assert_ne!(report.verdict, Verdict::Broken);
+        }
+    }
+
+    #[test]
+    fn an_interruption_and_no_devices_are_findings() {
+        let mut interrupted = report(&[Outcome::Passed]);
+        interrupted.interrupted = true;
+        conclude(&mut interrupted);
+        assert_eq!(interrupted.verdict, Verdict::Attention);
+        let mut none = Report::new();
+        conclude(&mut none);
+        assert_eq!(none.verdict, Verdict::Broken);
+    }
+}
