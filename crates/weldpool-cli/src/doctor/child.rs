@@ -12,7 +12,7 @@ use weldpool_testkit::{Subject, offered};
 
 use super::event::{Absent, Event};
 use super::step::Step;
-use super::{bench, stress};
+use super::{bench, busy, stress};
 use crate::{devices, output};
 
 /// Messages of panics that are kept.
@@ -156,6 +156,7 @@ fn list() -> Result<Event> {
         processor: host.properties().name.clone(),
         processors: host.properties().parallelism,
         memory_bytes: host.budget()?.total,
+        free_share: busy::free_share(),
     })
 }
 

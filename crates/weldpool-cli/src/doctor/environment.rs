@@ -15,6 +15,8 @@ pub(super) struct Environment {
     pub(super) processor: String,
     pub(super) processors: usize,
     pub(super) memory_bytes: u64,
+    /// What else the machine does leaves this share of its processors, from 0 to 1.
+    pub(super) free_share: f64,
 }
 
 /// Whether figures of this build mean anything.
@@ -39,7 +41,7 @@ impl Environment {
     /// In a line.
     pub(super) fn line(&self) -> String {
         format!(
-            "weldpool {} ({} build), {} {} on {}, {}, {} processors, {:.1} GiB",
+            "weldpool {} ({} build), {} {} on {}, {}, {} processors ({:.0} % free), {:.1} GiB",
             self.program_version,
             self.build,
             self.os,
@@ -47,6 +49,7 @@ impl Environment {
             self.arch,
             self.processor,
             self.processors,
+            self.free_share * 100.0,
             self.memory_bytes as f64 / f64::from(1 << 30)
         )
     }

@@ -18,6 +18,7 @@ pub(super) enum Event {
         processor: String,
         processors: usize,
         memory_bytes: u64,
+        free_share: f64,
     },
     /// The device cannot be opened.
     Refused { wrong_name: bool, message: String },

@@ -78,12 +78,14 @@ impl Examination<'_> {
                 processor,
                 processors,
                 memory_bytes,
+                free_share,
             } = event
             {
                 let environment = &mut self.report.environment;
                 environment.processor = processor;
                 environment.processors = processors;
                 environment.memory_bytes = memory_bytes;
+                environment.free_share = free_share;
                 let absent = absent.into_iter().map(|absent| Absent {
                     reason: self.scrub.text(&absent.reason),
                     ..absent

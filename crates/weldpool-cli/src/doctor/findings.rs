@@ -1,5 +1,6 @@
 //! What the results mean, and what is to be done about it.
 
+use super::busy::BUSY;
 use super::environment::IS_OPTIMISED;
 use super::report::{
     BarVerdict, DeviceReport, Finding, Level, Measured, Outcome, Report, StepReport, Verdict,
@@ -11,36 +12,12 @@ const REPORT_IT: &str = concat!(
     "/issues"
 );
 
+const BE_ALONE: &str = "run it again on a machine that does nothing else";
+
 /// Draws the findings and the verdict out of the results.
 pub(super) fn conclude(report: &mut Report) {
     let mut findings: Vec<Finding> = report.devices.iter().flat_map(of_device).collect();
-    if report.devices.is_empty() && !report.interrupted {
-        findings.push(Finding {
-            level: Level::Broken,
-            device: None,
-            what: "the devices of this machine could not be listed".to_owned(),
-            place: "devices".to_owned(),
-            advice: REPORT_IT.to_owned(),
-        });
-    }
-    if report.interrupted {
-        findings.push(Finding {
-            level: Level::Attention,
-            device: None,
-            what: "the examination was interrupted".to_owned(),
-            place: "doctor".to_owned(),
-            advice: "let it come to its end".to_owned(),
-        });
-    }
-    if !IS_OPTIMISED {
-        findings.push(Finding {
-            level: Level::Attention,
-            device: None,
-            what: "this is a debug build, so figures were held against no bar".to_owned(),
-            place: "doctor".to_owned(),
-            advice: "build with --release".to_owned(),
-        });
-    }
+    findings.extend(of_the_whole(report));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     report.verdict = match findings.first().map(|finding| finding.level) {
         Some(Level::Broken) => Verdict::Broken,
@@ -48,6 +25,42 @@ pub(super) fn conclude(report: &mut Report) {
         Some(Level::Expected) | None => Verdict::Healthy,
     };
     report.findings = findings;
+}
+
+/// What is of no device.
+fn of_the_whole(report: &Report) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |level, what: String, place: &str, advice: &str| {
+        findings.push(Finding {
+            level,
+            device: None,
+            what,
+            place: place.to_owned(),
+            advice: advice.to_owned(),
+        });
+    };
+    if report.devices.is_empty() && !report.interrupted {
+        let what = "the devices of this machine could not be listed".to_owned();
+        add(Level::Broken, what, "devices", REPORT_IT);
+    }
+    if report.interrupted {
+        let what = "the examination was interrupted".to_owned();
+        add(Level::Attention, what, "doctor", "let it come to its end");
+    }
+    if !IS_OPTIMISED {
+        let what = "this is a debug build, so figures were held against no bar".to_owned();
+        add(Level::Attention, what, "doctor", "build with --release");
+    }
+    let free = report.environment.free_share;
+    let missed = |one: &Measured| one.bar_verdict == BarVerdict::Missed;
+    let figures = report.devices.iter().flat_map(|device| &device.measures);
+    if free < BUSY && figures.into_iter().any(missed) {
+        let free = 100.0 * free;
+        let what =
+            format!("the machine does something else: {free:.0} % of its processors were free");
+        add(Level::Attention, what, "doctor", BE_ALONE);
+    }
+    findings
 }
 
 fn of_device(device: &DeviceReport) -> Vec<Finding> {
@@ -66,7 +79,7 @@ fn of_device(device: &DeviceReport) -> Vec<Finding> {
                 "{not_run} steps were not run, because time was up or the end was asked for"
             ),
             place: "steps".to_owned(),
-            advice: "run it again on a machine that does nothing else".to_owned(),
+            advice: BE_ALONE.to_owned(),
         });
     }
     findings.extend(
@@ -116,12 +129,11 @@ fn of_measure(device: &str, measured: &Measured) -> Option<Finding> {
         level: Level::Attention,
         device: Some(device.to_owned()),
         what: format!(
-            "{}: {}: {:.3}, where the bar is {}",
-            measure.case, bar.what, bar.value, bar.limit
+            "{}: {:.3} {}, where the bar is {}",
+            measure.case, bar.value, bar.what, bar.limit
         ),
         place: format!("bench:{}", measure.bench),
-        advice: "run it again on a machine that does nothing else; if it stays, report it"
-            .to_owned(),
+        advice: format!("{BE_ALONE}; if it stays, report it"),
     })
 }
 

@@ -1,6 +1,7 @@
 //! `weldpool doctor`: examines devices, each step in a process of its own.
 
 mod bench;
+mod busy;
 mod child;
 mod environment;
 mod event;

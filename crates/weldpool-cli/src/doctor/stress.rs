@@ -12,7 +12,7 @@ use weldpool_testkit::alloc_ops;
 use super::event::Event;
 use crate::output;
 
-const DURATION: Duration = Duration::from_secs(3);
+const DURATION: Duration = Duration::from_secs(5);
 const QUICK: Duration = Duration::from_millis(200);
 const THREADS_MAX: usize = 4;
 

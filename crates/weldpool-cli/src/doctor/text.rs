@@ -37,12 +37,6 @@ fn write(report: &Report, text: &mut String) -> fmt::Result {
 
 fn write_device(device: &DeviceReport, text: &mut String) -> fmt::Result {
     writeln!(text, "{}: {}", device.device, title(device))?;
-    let suite = device.steps.iter();
-    let suite = suite.filter(|step| step.step.starts_with("suite:"));
-    let seconds: f64 = suite.map(|step| step.seconds).sum();
-    if seconds > 0.0 {
-        writeln!(text, "  device suite {:>65.1} s", seconds)?;
-    }
     let counts = [
         (Outcome::Passed, "passed"),
         (Outcome::Failed, "failed"),
@@ -58,7 +52,8 @@ fn write_device(device: &DeviceReport, text: &mut String) -> fmt::Result {
     let counts: Vec<_> = counts
         .map(|(count, name)| format!("{count} {name}"))
         .collect();
-    writeln!(text, "  steps: {}", counts.join(", "))?;
+    let seconds: f64 = device.steps.iter().map(|step| step.seconds).sum();
+    writeln!(text, "  steps: {} in {seconds:.1} s", counts.join(", "))?;
     for step in &device.steps {
         if let (Outcome::Passed, Some(said)) = (step.outcome, &step.message) {
             writeln!(text, "  {}: {said}", step.step)?;
@@ -84,7 +79,7 @@ fn write_measure(measured: &Measured, text: &mut String) -> fmt::Result {
     let measure = &measured.measure;
     write!(
         text,
-        "  {:<8} {:<52} {:>10} {}",
+        "  {:<8} {:<43} {:>9} {}",
         measure.bench,
         measure.case,
         figure(measure.ours),
@@ -104,7 +99,7 @@ fn write_measure(measured: &Measured, text: &mut String) -> fmt::Result {
             BarVerdict::NotJudged => "",
         };
         let (value, limit) = (figure(bar.value), figure(bar.limit));
-        write!(text, "; {value} {}, {side} {limit}{verdict}", bar.what)?;
+        write!(text, "; {value} {} ({side} {limit}{verdict})", bar.what)?;
     }
     writeln!(text)
 }

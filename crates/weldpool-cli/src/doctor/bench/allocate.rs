@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use weldpool::device::ReleaseError;
-use weldpool::{Buffer, Request, Result};
+use weldpool::{Buffer, Result};
 
-use super::{Bar, Bench, Better, KIB, MIB, NEVER_BEHIND, NS, faster, size};
+use super::{Bar, Bench, Better, KIB, MIB, NEVER_BEHIND, NS, allocate, faster, size};
 
 const SIZES: [usize; 7] = [256, 4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB];
 const BATCH_SIZES: [usize; 5] = [256, 4 * KIB, 64 * KIB, MIB, 4 * MIB];
@@ -37,10 +37,7 @@ fn pairs(bench: &mut Bench<'_>) -> Result<()> {
     let mut times = Vec::new();
     for bytes in sizes {
         let (allocator, storage) = (&bench.allocator, bench.storage);
-        let mut ours = || {
-            let request = Request::new(bytes).storage(storage);
-            allocator.allocate_with(&request).map(drop)
-        };
+        let mut ours = || allocate(allocator, bytes, storage).map(drop);
         let mut system = || {
             drop(malloc(bytes));
             Ok(())
@@ -89,8 +86,7 @@ fn batches(bench: &mut Bench<'_>) -> Result<()> {
         let mut live: Vec<Buffer> = Vec::with_capacity(BATCH);
         let mut ours = || {
             for _ in 0..BATCH {
-                let request = Request::new(bytes).storage(storage);
-                live.push(allocator.allocate_with(&request)?);
+                live.push(allocate(allocator, bytes, storage)?);
             }
             live.drain(..).for_each(drop);
             Ok(())
@@ -126,8 +122,7 @@ fn written(bench: &mut Bench<'_>) -> Result<()> {
     for bytes in sizes {
         let (allocator, storage) = (&bench.allocator, bench.storage);
         let mut ours = || {
-            let request = Request::new(bytes).storage(storage);
-            let mut buffer = allocator.allocate_with(&request)?;
+            let mut buffer = allocate(allocator, bytes, storage)?;
             buffer.write::<u8>()?.fill(1);
             Ok(())
         };

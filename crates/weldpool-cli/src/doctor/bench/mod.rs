@@ -95,8 +95,7 @@ impl Bench<'_> {
     }
 
     fn buffer(&self, bytes: usize, storage: StorageMode) -> Result<Buffer> {
-        let request = Request::new(bytes).storage(storage);
-        self.allocator.allocate_with(&request)
+        allocate(&self.allocator, bytes, storage)
     }
 
     fn measure(
@@ -125,6 +124,14 @@ impl Bench<'_> {
     }
 }
 
+/// As programs do that want this storage.
+fn allocate(allocator: &Allocator, bytes: usize, storage: StorageMode) -> Result<Buffer> {
+    match storage {
+        StorageMode::Shared => allocator.allocate(bytes),
+        _ => allocator.allocate_with(&Request::new(bytes).storage(storage)),
+    }
+}
+
 /// Nanoseconds, of which few are better.
 const NS: (&str, Better) = ("ns", Better::Lower);
 /// Bytes per nanosecond, of which many are better.
@@ -133,7 +140,7 @@ const RATE: (&str, Better) = ("GB/s", Better::Higher);
 /// A bar on how many times as fast as a peer ours is, by both times.
 fn faster(peer: &str, ours: f64, theirs: f64, least: f64) -> Bar {
     Bar {
-        what: format!("times as fast as {peer}"),
+        what: format!("times the speed of {peer}"),
         better: Better::Higher,
         value: theirs / ours,
         limit: least,

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use weldpool::{Allocator, Buffer, Request, Result, StorageMode};
+use weldpool::{Allocator, Buffer, Result, StorageMode};
+
+use super::allocate;
 
 /// One of a sequence; numbers are given once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +64,7 @@ pub(super) fn replay(
     for operation in operations {
         match *operation {
             Operation::Allocate { number, bytes } => {
-                let request = Request::new(bytes).storage(storage);
-                live.insert(number, allocator.allocate_with(&request)?);
+                live.insert(number, allocate(allocator, bytes, storage)?);
             }
             Operation::Free { number } => drop(live.remove(&number)),
         }

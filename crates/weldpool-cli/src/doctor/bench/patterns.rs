@@ -3,11 +3,11 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use weldpool::{Allocator, Buffer, Request, Result};
+use weldpool::{Allocator, Buffer, Result};
 
 use super::operations::{Operation, Writer, peak_live, replay};
 use super::rules::{Bands, Mlx, Rule, peak_reserved};
-use super::{Bar, Bench, Better, KIB, MIB, NS};
+use super::{Bar, Bench, Better, KIB, MIB, NS, allocate};
 
 /// Arrays of one value each, which a graph of scalar operations makes (MLX, PR #1911: 10 times 4096).
 const SCALARS: usize = 4096;
@@ -32,13 +32,13 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<()> {
             &mut Mlx::default() as &mut dyn Rule,
         ),
         (
-            "inputs of varying length (pytorch PR #188045)",
+            "varying inputs (pytorch#188045)",
             "PyTorch's bands",
             training(rounds, scale),
             &mut Bands::default(),
         ),
         (
-            "sizes around PyTorch's bands",
+            "PyTorch's size bands",
             "PyTorch's bands",
             bands(rounds, scale),
             &mut Bands::default(),
@@ -80,8 +80,7 @@ fn scalars(bench: &mut Bench<'_>) -> Result<()> {
     let mut ours = || {
         for _ in 0..rounds {
             for _ in 0..SCALARS {
-                let request = Request::new(SCALAR_BYTES).storage(storage);
-                live.push(allocator.allocate_with(&request)?);
+                live.push(allocate(allocator, SCALAR_BYTES, storage)?);
             }
             live.clear();
         }

@@ -24,7 +24,7 @@ impl Clock {
         let (samples_min, duration) = if quick {
             (2, Duration::from_millis(2))
         } else {
-            (5, Duration::from_millis(60))
+            (5, Duration::from_millis(120))
         };
         Self {
             device: Arc::clone(device),
