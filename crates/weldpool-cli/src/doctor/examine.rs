@@ -183,12 +183,7 @@ impl Examination<'_> {
                 _ => None,
             }));
         }
-        let wrong = matches!(outcome, Outcome::Failed | Outcome::Died | Outcome::TimedOut);
-        if let Some(gap) = class.gap(&step.to_string()).filter(|_| wrong) {
-            let said = message.unwrap_or_default();
-            outcome = Outcome::Expected;
-            message = Some(format!("{} ({}): {said}", gap.reason, gap.source));
-        }
+        let (outcome, message) = explained(step, outcome, message, class);
         let report = &mut self.report.devices[index];
         report.measures.extend(measures);
         report.steps.push(StepReport {
@@ -234,8 +229,29 @@ fn outcome(ran: &Ran, scrub: &Scrub) -> (Outcome, Option<String>) {
         }
         Ended::Interrupted => outcome = Outcome::NotRun,
     }
+    // Assertions say what they compared in lines of their own.
     let message = messages.join("; ");
+    let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     (outcome, Some(message).filter(|message| !message.is_empty()))
+}
+
+/// The same, or, where it is known of such devices, that and why.
+fn explained(
+    step: Step,
+    outcome: Outcome,
+    message: Option<String>,
+    class: &Class,
+) -> (Outcome, Option<String>) {
+    let wrong = matches!(outcome, Outcome::Failed | Outcome::Died | Outcome::TimedOut);
+    let gap = class.gap(&step.to_string()).filter(|_| wrong);
+    match gap {
+        Some(gap) => {
+            let said = message.unwrap_or_default();
+            let message = format!("{} ({}): {said}", gap.reason, gap.source);
+            (Outcome::Expected, Some(message))
+        }
+        None => (outcome, message),
+    }
 }
 
 /// A figure held against its bar, where that has a meaning.
@@ -250,5 +266,107 @@ fn judged(measure: Measure, class: &Class) -> Measured {
     Measured {
         measure,
         bar_verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::event::{Bar, Better};
+    use super::*;
+
+    fn ran(events: Vec<Event>, ended: Ended) -> Ran {
+        Ran {
+            events,
+            ended,
+            elapsed: Duration::from_secs(7),
+        }
+    }
+
+    fn failed(message: &str) -> Event {
+        Event::Failed {
+            short_of_memory: false,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_class_is_expected_there_alone() {
+        let step: Step = "suite:memory::registered_memory_is_used_where_it_is"
+            .parse()
+            .unwrap();
+        let class = |name| Expectations::read().unwrap().class("metal", name);
+        let (paravirtual, physical) = (class("Apple Paravirtual device"), class("Apple M4 Max"));
+        for wrong in [Outcome::Failed, Outcome::Died, Outcome::TimedOut] {
+            let message = Some("length 0".to_owned());
+            let (outcome, said) = explained(step, wrong, message.clone(), &paravirtual);
+            assert_eq!(outcome, Outcome::Expected);
+            let said = said.unwrap();
+            assert!(
+                said.contains("#10663") && said.ends_with("length 0"),
+                "{said}"
+            );
+            let as_it_was = explained(step, wrong, message.clone(), &physical);
+            assert_eq!(as_it_was, (wrong, message.clone()));
+            let other = explained(Step::Stress, wrong, message.clone(), &paravirtual);
+            assert_eq!(other, (wrong, message));
+        }
+        let passed = explained(step, Outcome::Passed, None, &paravirtual);
+        assert_eq!(passed, (Outcome::Passed, None));
+    }
+
+    #[test]
+    fn an_outcome_is_the_worst_that_was_told() {
+        let scrub = Scrub::default();
+        for (events, ended, expected, said) in [
+            (vec![Event::Done], Ended::Done, Outcome::Passed, None),
+            (
+                vec![failed("left: 1\n right: 2"), failed("a rule"), Event::Done],
+                Ended::Done,
+                Outcome::Failed,
+                Some("left: 1 right: 2; a rule"),
+            ),
+            (
+                vec![failed("this")],
+                Ended::Died("signal 6".to_owned()),
+                Outcome::Died,
+                Some("this; signal 6"),
+            ),
+            (
+                vec![],
+                Ended::TimedOut,
+                Outcome::TimedOut,
+                Some("it ran for 7 s"),
+            ),
+            (vec![], Ended::Interrupted, Outcome::NotRun, None),
+        ] {
+            let ran = ran(events, ended);
+            let (outcome, message) = outcome(&ran, &scrub);
+            assert_eq!((outcome, message.as_deref()), (expected, said));
+        }
+    }
+
+    #[test]
+    fn figures_are_judged_where_that_has_a_meaning() {
+        let measure = || Measure {
+            bench: "P1".to_owned(),
+            case: String::new(),
+            unit: "ns".to_owned(),
+            better: Better::Lower,
+            ours: 1.0,
+            peers: BTreeMap::new(),
+            bar: Some(Bar {
+                what: String::new(),
+                better: Better::Higher,
+                value: 1.0,
+                limit: 2.0,
+            }),
+        };
+        let class = |kind| Expectations::read().unwrap().class(kind, "");
+        let verdict = |kind| judged(measure(), &class(kind)).bar_verdict;
+        assert_eq!(verdict("fake:apple"), BarVerdict::NotJudged);
+        let missed = [BarVerdict::NotJudged, BarVerdict::Missed][usize::from(IS_OPTIMISED)];
+        assert_eq!(verdict("cuda"), missed);
     }
 }

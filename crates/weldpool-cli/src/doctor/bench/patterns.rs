@@ -166,7 +166,7 @@ fn bands(rounds: usize, scale: usize) -> Vec<Operation> {
     ];
     const LIVE: usize = 12;
     let mut writer = Writer::default();
-    let mut random = Random(8_32_1024);
+    let mut random = Random(190_438);
     let mut live = Vec::new();
     for _ in 0..50 * rounds {
         if live.len() == LIVE {

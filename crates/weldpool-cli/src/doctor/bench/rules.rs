@@ -111,11 +111,14 @@ impl Bands {
     }
 
     fn heap_bytes(bytes: usize) -> usize {
-        match bytes {
-            ..=SMALL => 8 * MIB,
-            ..MEDIUM => 32 * MIB,
-            ..LARGE => 1024 * MIB,
-            _ => bytes.next_multiple_of(2 * MIB),
+        if bytes <= SMALL {
+            8 * MIB
+        } else if bytes < MEDIUM {
+            32 * MIB
+        } else if bytes < LARGE {
+            1024 * MIB
+        } else {
+            bytes.next_multiple_of(2 * MIB)
         }
     }
 }
