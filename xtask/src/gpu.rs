@@ -34,7 +34,7 @@ const PARTS: [&str; 6] = ["test", "check", "bench", "rmm", "torch", "record"];
 
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let here = arguments.flag("--run");
-    let steps_to_run = arguments.finish()?;
+    let parts = parts(here, arguments.finish()?)?;
     let mut steps = Steps::new(paths.logs());
     let folder = paths.cache().join("gpu");
     pack(paths, &mut steps, &folder)?;
@@ -44,17 +44,29 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
         PARTS.join(" ")
     );
     if here {
-        let what = match steps_to_run.is_empty() {
-            true => PARTS.map(str::to_owned).to_vec(),
-            false => steps_to_run,
-        };
         steps.show(
             "run on this machine's GPU",
-            Run::new("sh").arg(folder.join("run.sh")).args(what),
+            Run::new("sh").arg(folder.join("run.sh")).args(parts),
         )?;
     }
     steps.done("gpu");
     Ok(())
+}
+
+/// The parts to run: those named, or all.
+fn parts(here: bool, named: Vec<String>) -> Result<Vec<String>> {
+    if let Some(unknown) = named.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        return Err(Failure::new(format!("there is no part `{unknown}`"))
+            .hint(format!("the parts are {}", PARTS.join(", "))));
+    }
+    match named.as_slice() {
+        [] => Ok(PARTS.map(str::to_owned).to_vec()),
+        _ if here => Ok(named),
+        _ => Err(Failure::new("parts were named, and nothing is to be run").hint(format!(
+            "`cargo xtask gpu --run -- {0}` runs them here; without them it packs, for `sh run.sh {0}` elsewhere",
+            named.join(" ")
+        ))),
+    }
 }
 
 fn pack(paths: &Paths, steps: &mut Steps, folder: &Path) -> Result<()> {
@@ -149,6 +161,82 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_named_for_a_run_alone() {
+        let named = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(parts(false, Vec::new()).unwrap(), PARTS);
+        assert_eq!(parts(true, Vec::new()).unwrap(), PARTS);
+        assert_eq!(parts(true, named(&["bench"])).unwrap(), ["bench"]);
+        let error = parts(false, named(&["bench", "rmm"])).unwrap_err();
+        assert!(error.to_string().contains("--run -- bench rmm"), "{error}");
+        assert!(parts(true, named(&["bnech"])).is_err());
+    }
+
+    const TESTS: &str = "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.5s\n";
+    const FAILED: &str = "test a::b ... FAILED\n\
+        test result: FAILED. 8 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.5s\n";
+    const CLEAN: &str = "========= ERROR SUMMARY: 0 errors\n";
+
+    /// Whether record.py passes a folder of these files.
+    fn passes(name: &str, files: &[(&str, &str)]) -> bool {
+        let folder =
+            std::env::temp_dir().join(format!("weldpool-record-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("record.py"), RECORD).unwrap();
+        for (file, text) in files {
+            fs::write(folder.join(file), text).unwrap();
+        }
+        let python = python::find().unwrap();
+        let recorded = Run::new(python)
+            .arg(folder.join("record.py"))
+            .arg("commit")
+            .arg(&folder)
+            .output();
+        let written = fs::read_to_string(folder.join("gpu-tests.json")).unwrap();
+        assert!(written.contains("\"exits\""), "{written}");
+        fs::remove_dir_all(&folder).unwrap();
+        recorded.is_ok()
+    }
+
+    #[test]
+    fn a_record_passes_only_if_all_that_ran_did() {
+        let checked = format!("{TESTS}{CLEAN}");
+        let run = "{\"losses\": [1.5], \"inference\": 2}\n".repeat(3);
+        let good = [
+            ("parts.txt", "test 9\ntest 0\ncheck 0\nrmm 0\ntorch 0\n"),
+            ("tests.txt", TESTS),
+            ("memcheck.txt", &checked),
+            ("rmm.txt", "0 sums wrong; and more\n"),
+            ("torch.jsonl", &run),
+        ];
+        assert!(passes("good", &good));
+        assert!(passes("part", &good[1..2]), "what did not run is null");
+        let (failed_under, aborted) = (format!("{FAILED}{CLEAN}"), CLEAN.to_owned());
+        for (name, file, text) in [
+            ("exit", "parts.txt", "rmm 2\n"),
+            ("failed", "tests.txt", FAILED),
+            ("aborted", "tests.txt", "running 9 tests\n"),
+            ("failed-under", "memcheck.txt", &failed_under),
+            ("aborted-under", "memcheck.txt", &aborted),
+            (
+                "errors",
+                "memcheck.txt",
+                "========= ERROR SUMMARY: 2 errors\n",
+            ),
+            ("nvcc", "rmm.txt", "error: no such file\n"),
+            ("sums", "rmm.txt", "3 sums wrong\n"),
+            ("torch", "torch.jsonl", ""),
+        ] {
+            let files = good.map(|(at, said)| (at, if at == file { text } else { said }));
+            assert!(!passes(name, &files), "{name}");
+        }
+    }
 
     #[test]
     fn the_last_executable_is_found() {

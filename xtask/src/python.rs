@@ -108,7 +108,7 @@ fn install(paths: &Paths, venv: &Venv, set: &Requirements) -> Run {
 }
 
 /// Finds a Python that can make the environment.
-fn find() -> Result<OsString> {
+pub(crate) fn find() -> Result<OsString> {
     let candidates = match env::var_os("WELDPOOL_PYTHON") {
         Some(named) => vec![named],
         None => CANDIDATES.map(OsString::from).to_vec(),

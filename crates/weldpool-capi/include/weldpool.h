@@ -26,9 +26,15 @@ const char* weldpool_last_error(void);
 void* weldpool_torch_malloc(ssize_t bytes, int device, void* stream);
 /* At a multiple of `alignment`, a power of two up to 2^30. Addresses of either function are multiples of 256. */
 void* weldpool_torch_malloc_aligned(ssize_t bytes, size_t alignment, int device, void* stream);
+/* `address` is the one that malloc gave. On a stream that cannot be looked up now, since it records a graph and was not
+ * seen before, or 4,096 are known, a later call of malloc or free for the device frees the memory; the first such free is
+ * told like an error. */
 void weldpool_torch_free(void* address, ssize_t bytes, int device, void* stream);
+/* Work on `stream` uses the memory that has a byte at `address`: it is reused after that work. The stream is alive when
+ * the memory is freed. */
 void weldpool_torch_record_stream(void* address, void* stream);
-/* A stream must not be destroyed before it is forgotten here; 0 on success. PyTorch never destroys its own. */
+/* A stream must not be destroyed before it is forgotten here; 0 on success, also where it was not known or nothing was
+ * allocated on the device, which is not opened for it. PyTorch never destroys its own. */
 int weldpool_torch_forget_stream(int device, void* stream);
 
 /* What a device's pool holds, in bytes, and what it did. */

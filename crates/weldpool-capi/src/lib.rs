@@ -5,4 +5,6 @@
 
 pub mod error;
 #[cfg(target_os = "linux")]
+mod frees;
+#[cfg(target_os = "linux")]
 pub mod torch;

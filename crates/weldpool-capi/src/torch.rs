@@ -4,15 +4,15 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use memory::device::cuda::{AdoptedStreams, CudaDevice};
-use memory::{Allocator, Config, Device, Error, ErrorKind, Request, Result, StorageMode};
+use memory::{Allocator, Config, Device, Error, ErrorKind, Queue, Request, Result, StorageMode};
 
 use crate::error::{guarded, note};
+use crate::frees::Frees;
 
 /// Devices that a process can have pools for.
 const DEVICES_MAX: usize = 64;
@@ -24,12 +24,11 @@ static POOLS: [OnceLock<Pool>; DEVICES_MAX] = [const { OnceLock::new() }; DEVICE
 struct Pool {
     allocator: Allocator,
     streams: AdoptedStreams,
-    /// Further streams that use memory, by its address.
-    used_on: Mutex<HashMap<usize, Vec<Stream>>>,
+    frees: Frees<Stream>,
 }
 
 /// A stream's handle.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stream(*mut c_void);
 
 // SAFETY: the driver takes a stream's handle from any thread, and nothing else follows it.
@@ -45,21 +44,14 @@ impl Pool {
         Ok(Self {
             streams: AdoptedStreams::new(allocator.clone(), device),
             allocator,
-            used_on: Mutex::default(),
+            frees: Frees::default(),
         })
     }
 
     /// The pool of a device, opened when it is first asked for; a failure is tried again.
     fn of(device: c_int) -> Result<&'static Self> {
         static OPENING: Mutex<()> = Mutex::new(());
-        let wrong = || {
-            Error::new(
-                ErrorKind::InvalidRequest,
-                "there is no device of this number",
-            )
-        };
-        let number = usize::try_from(device).map_err(|_| wrong())?;
-        let place = POOLS.get(number).ok_or_else(wrong)?;
+        let place = place_of(device)?;
         if let Some(pool) = place.get() {
             return Ok(pool);
         }
@@ -67,13 +59,39 @@ impl Pool {
         if let Some(pool) = place.get() {
             return Ok(pool);
         }
-        let pool = Self::open(number as u32)?;
+        let pool = Self::open(device.unsigned_abs())?;
         Ok(place.get_or_init(|| pool))
     }
 
-    fn used_on(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Stream>>> {
-        self.used_on.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The queue of a stream.
+    ///
+    /// # Safety
+    ///
+    /// As for [`AdoptedStreams::queue`].
+    unsafe fn queue(&self, Stream(stream): Stream) -> Result<Arc<Queue>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.streams.queue(stream) }
     }
+
+    /// Tries frees again that are owed.
+    fn retry(&self) {
+        self.frees.retry(|stream| {
+            // SAFETY: a stream that a free names is alive until it is forgotten, which settles that free.
+            unsafe { self.queue(stream) }
+        });
+    }
+}
+
+/// Where the pool of a device is, once it is opened.
+fn place_of(device: c_int) -> Result<&'static OnceLock<Pool>> {
+    let number = usize::try_from(device).ok();
+    let place = number.and_then(|number| POOLS.get(number));
+    place.ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidRequest,
+            "there is no device of this number",
+        )
+    })
 }
 
 /// Memory of `device` for work on `stream`: PyTorch's `alloc_fn`. Null for no bytes, when there is no memory, and on a
@@ -131,6 +149,7 @@ unsafe fn allocate(
             return Ok(std::ptr::null_mut());
         }
         let pool = Pool::of(device)?;
+        pool.retry();
         // SAFETY: the caller's promise.
         if unsafe { pool.streams.device().is_capturing(stream) }? {
             return Err(Error::new(
@@ -154,12 +173,15 @@ unsafe fn allocate(
     })
 }
 
-/// Takes memory back in the order of `stream`: PyTorch's `free_fn`.
+/// Takes memory back in the order of `stream`: PyTorch's `free_fn`. Where a stream cannot be looked up now, because it
+/// records a graph and was not seen before, or 4,096 are known, the memory is freed by a later call of
+/// [`weldpool_torch_malloc`] or of this function for the device, when it can; the first such free says so.
 ///
 /// # Safety
 ///
 /// The address came from [`weldpool_torch_malloc`] for the same device and is not used any more but by work
-/// submitted to `stream`, or to streams that were recorded; the stream is alive.
+/// submitted to `stream`, or to streams that were recorded; the stream is alive, and stays so until
+/// [`weldpool_torch_forget_stream`] or the end of the process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_free(
     address: *mut c_void,
@@ -172,30 +194,18 @@ pub unsafe extern "C" fn weldpool_torch_free(
     };
     guarded("weldpool_torch_free", (), || {
         let pool = Pool::of(device)?;
+        pool.retry();
         // SAFETY: the caller's promise.
-        let queue = unsafe { pool.streams.queue(stream) }?;
-        // SAFETY: as above.
         let buffer = unsafe { pool.allocator.reclaim(address) }?;
-        let further = pool.used_on().remove(&address.as_ptr().addr());
-        let mut noted = Ok(());
-        for Stream(stream) in further.into_iter().flatten() {
-            // SAFETY: a stream that uses a tensor outlives it (torch.Tensor.record_stream).
-            match unsafe { pool.streams.queue(stream) } {
-                // A failure leaves the use to the next signal of the stream.
-                Ok(further) => noted = noted.and(buffer.note_use(&further)),
-                Err(error) => {
-                    // Nobody knows when that stream is done, so nobody gets the memory.
-                    let _kept = buffer.into_raw();
-                    return Err(error);
-                }
-            }
-        }
-        buffer.free_on(&queue);
-        noted
+        let freed = (address.as_ptr().addr(), buffer);
+        pool.frees.free(freed, Stream(stream), |stream| {
+            // SAFETY: the caller's promise; a stream that uses a tensor outlives it (torch.Tensor.record_stream).
+            unsafe { pool.queue(stream) }
+        })
     });
 }
 
-/// Takes note that work on a further stream uses memory: PyTorch's `record_stream_fn`.
+/// Takes note that work on a further stream uses memory, by any address in it: PyTorch's `record_stream_fn`.
 ///
 /// # Safety
 ///
@@ -204,24 +214,24 @@ pub unsafe extern "C" fn weldpool_torch_free(
 pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stream: *mut c_void) {
     guarded("weldpool_torch_record_stream", (), || {
         let mut pools = POOLS.iter().filter_map(OnceLock::get);
-        let owner = pools.find(|pool| pool.allocator.find(address.cast()).is_some());
-        let pool = owner.ok_or_else(|| {
-            Error::new(
+        let record = |pool: &Pool| {
+            let Pool {
+                allocator, frees, ..
+            } = pool;
+            frees.record(allocator, address.addr(), Stream(stream))
+        };
+        match pools.any(record) {
+            true => Ok(()),
+            false => Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "no memory of this library is at the address",
-            )
-        })?;
-        let mut used_on = pool.used_on();
-        let streams = used_on.entry(address.addr()).or_default();
-        if !streams.contains(&Stream(stream)) {
-            streams.push(Stream(stream));
+            )),
         }
-        Ok(())
     });
 }
 
 /// Forgets a stream that is about to be destroyed, after which it is not used any more; 0 on success, also where it
-/// was not known. PyTorch never destroys its own streams.
+/// was not known, or the device has no pool. PyTorch never destroys its own streams.
 ///
 /// # Safety
 ///
@@ -229,8 +239,20 @@ pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stre
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_forget_stream(device: c_int, stream: *mut c_void) -> c_int {
     guarded("weldpool_torch_forget_stream", 1, || {
+        let Some(pool) = place_of(device)?.get() else {
+            return Ok(0);
+        };
+        let queue_of = |stream| {
+            // SAFETY: the caller's promise.
+            unsafe { pool.queue(stream) }
+        };
+        pool.frees
+            .settle(Stream(stream), queue_of, |Stream(stream)| {
+                // SAFETY: the caller's promise; no memory is freed in the order of this queue.
+                unsafe { pool.streams.device().adopt_stream(stream) }?.finish()
+            })?;
         // SAFETY: the caller's promise.
-        let _known = unsafe { Pool::of(device)?.streams.forget(stream) }?;
+        let _known = unsafe { pool.streams.forget(stream) }?;
         Ok(0)
     })
 }
@@ -283,4 +305,24 @@ pub unsafe extern "C" fn weldpool_torch_stats(
         unsafe { place.write(filled) };
         Ok(0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgetting_a_stream_opens_no_pool() {
+        // SAFETY: no pool is open, so the stream is not looked at, here and below.
+        assert_eq!(
+            unsafe { weldpool_torch_forget_stream(63, std::ptr::null_mut()) },
+            0
+        );
+        assert!(POOLS[63].get().is_none());
+        for wrong in [-1, DEVICES_MAX as c_int] {
+            // SAFETY: as above.
+            let forgotten = unsafe { weldpool_torch_forget_stream(wrong, std::ptr::null_mut()) };
+            assert_eq!(forgotten, 1);
+        }
+    }
 }

@@ -3,10 +3,12 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
@@ -24,10 +26,17 @@ use crate::held::Held;
 /// Called before a driver call is made.
 type Before = Arc<dyn Fn() + Send + Sync>;
 
+thread_local! {
+    /// The thread is in a function that a queue calls, of a device that wants no calls from there.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
 #[derive(Default)]
 pub(crate) struct Faults {
     state: Mutex<State>,
     before: Mutex<HashMap<Call, Before>>,
+    /// Functions that queues call must not call the driver.
+    functions_are_apart: AtomicBool,
 }
 
 impl fmt::Debug for Faults {
@@ -57,7 +66,37 @@ impl Faults {
         self.before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Refuses any call from a function of a queue, if the device is to.
+    pub(crate) fn check_outside(&self) -> Result<()> {
+        if self.functions_are_apart.load(Ordering::Relaxed) && INSIDE.get() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "the driver was called from a function that a queue calls",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The function as a queue is to call it.
+    pub(crate) fn function(&self, function: Box<dyn FnOnce() + Send>) -> Box<dyn FnOnce() + Send> {
+        if !self.functions_are_apart.load(Ordering::Relaxed) {
+            return function;
+        }
+        Box::new(move || {
+            /// Ends it also when the function panics.
+            struct Inside(bool);
+            impl Drop for Inside {
+                fn drop(&mut self) {
+                    INSIDE.set(self.0);
+                }
+            }
+            let _inside = Inside(INSIDE.replace(true));
+            function();
+        })
+    }
+
     pub(crate) fn check(&self, call: Call) -> Result<()> {
+        self.check_outside()?;
         let before = self.before().get(&call).cloned();
         if let Some(before) = before {
             before();
@@ -130,6 +169,17 @@ impl FaultyDevice {
     #[must_use]
     pub fn without_waits(mut self) -> Self {
         self.waits_by_itself = false;
+        self
+    }
+
+    /// Refuses every call of the driver with [`Busy`](ErrorKind::Busy) on a thread that is in a function of a queue of
+    /// such a device, as CUDA does (`cuLaunchHostFunc`): waiting for room too, and waiting for a point of a queue that
+    /// was not seen to have passed. How far a queue has come is what it last said elsewhere. A refused call is not
+    /// counted, and nothing is called [before](Self::before) it.
+    #[must_use]
+    pub fn without_calls_from_functions(self) -> Self {
+        let apart = &self.faults.functions_are_apart;
+        apart.store(true, Ordering::Relaxed);
         self
     }
 
@@ -312,6 +362,10 @@ impl Device for FaultyDevice {
 
     fn topology(&self, storage: StorageMode) -> Option<&Topology> {
         self.inner.topology(storage)
+    }
+
+    fn may_be_called(&self) -> bool {
+        self.faults.check_outside().is_ok() && self.inner.may_be_called()
     }
 
     fn staging(&self) -> Staging {

@@ -287,7 +287,8 @@ impl Allocator {
     ///
     /// What the driver says.
     pub fn create_queue(&self) -> Result<Queue> {
-        Ok(self.adopt_queue(self.device().create_queue()?))
+        let queue = self.device().create_queue()?;
+        Ok(Queue::new(&self.handle.pool, queue, false))
     }
 
     /// A queue over a stream that somebody else made and submits to. Memory
@@ -295,7 +296,7 @@ impl Allocator {
     /// it is adopted once.
     #[must_use]
     pub fn adopt_queue(&self, stream: Arc<dyn DeviceQueue>) -> Queue {
-        Queue::new(&self.handle.pool, stream)
+        Queue::new(&self.handle.pool, stream, true)
     }
 
     /// The device.

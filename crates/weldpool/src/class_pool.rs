@@ -216,6 +216,16 @@ impl ClassPools {
         drained.into_iter().filter_map(keep).collect()
     }
 
+    /// Bytes of the idle blocks of the lists for which `block_bytes` says how long a block is; O(lists in use).
+    pub(crate) fn idle_bytes_of(&self, block_bytes: impl Fn(usize) -> Option<usize>) -> u64 {
+        let lists = self.list_count();
+        let bytes = self.lists.iter().filter_map(|(position, pool)| {
+            let block_bytes = block_bytes(position % lists)?;
+            Some(pool.idle.lock().len() * block_bytes)
+        });
+        bytes.sum::<usize>() as u64
+    }
+
     /// Bytes of the idle blocks that would stay so.
     pub(crate) fn kept_bytes(&self, least: impl Fn(usize) -> usize) -> u64 {
         let kept = |(list, pool): (usize, &ClassPool)| match self.kept(list, &least) {

@@ -94,6 +94,7 @@ impl InFlight {
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<()> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         for fence in self.conflicts(Access::Write) {
+            fence.cover()?;
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             fence.wait(left)?;
         }

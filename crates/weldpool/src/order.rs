@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use crate::block::{Block, CacheKey, Point};
 use crate::in_flight::Use;
 use crate::kept;
-use crate::queue::QueueCore;
-use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
+use crate::queue::{Fence, QueueCore, note_refused_signal};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::wait::{Wait, left_out};
 
 /// The queues of one pool, by number. Numbers are not used again, so a point of a queue that is no
@@ -24,6 +24,8 @@ use crate::wait::{Wait, left_out};
 pub(crate) struct Orders {
     queues: RwLock<HashMap<u32, Arc<QueueCore>>>,
     next: AtomicU32,
+    /// There was a queue whose stream others know.
+    adopted: AtomicBool,
 }
 
 impl Orders {
@@ -31,8 +33,16 @@ impl Orders {
     pub(crate) fn add(&self, make: impl FnOnce(u32) -> QueueCore) -> Arc<QueueCore> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let queue = Arc::new(make(number));
+        if queue.is_adopted() {
+            self.adopted.store(true, Ordering::Relaxed);
+        }
         self.queues.write().insert(number, Arc::clone(&queue));
         queue
+    }
+
+    /// Whether there was ever a queue over a stream that others know, and may have record.
+    pub(crate) fn any_adopted(&self) -> bool {
+        self.adopted.load(Ordering::Relaxed)
     }
 
     /// Whether there was never a queue.
@@ -90,7 +100,7 @@ impl Orders {
         if let Some(queue) = self.get(point.queue)
             && let Err(error) = queue.cover(point.value)
         {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
         }
     }
 
@@ -181,17 +191,27 @@ impl Deferred {
         over
     }
 
+    /// The fences of every block that waits now.
+    fn fences(&self) -> Vec<Fence> {
+        let waiting = self.waiting.lock();
+        let uses = waiting.iter().flat_map(|one| &one.uses);
+        uses.map(|one| one.fence.clone()).collect()
+    }
+
+    /// Sees to it that signals cover all that blocks wait for. Where the driver refuses one, the next signal will.
+    pub(crate) fn cover(&self) {
+        for fence in self.fences() {
+            if let Err(error) = fence.cover() {
+                note_refused_signal(&error);
+            }
+        }
+    }
+
     /// Waits up to `timeout` in all for the work of every block that waits now.
     pub(crate) fn wait(&self, timeout: Duration) {
         let start = Instant::now();
-        let fences: Vec<_> = {
-            let waiting = self.waiting.lock();
-            waiting
-                .iter()
-                .flat_map(|one| one.uses.iter().map(|used| used.fence.clone()))
-                .collect()
-        };
-        for fence in fences {
+        self.cover();
+        for fence in self.fences() {
             let left = timeout.saturating_sub(start.elapsed());
             // A fence that fails or is late leaves its block where it is.
             let _late = fence.wait(Some(left));

@@ -127,6 +127,8 @@ pub struct Pool {
     closing: AtomicBool,
     /// Everything was given back; blocks that threads still cache stand for nothing.
     closed: AtomicBool,
+    /// No memory waits for any queue any more.
+    given_back: AtomicBool,
     /// Held by whoever gives it back.
     ending: Mutex<()>,
     observer: Observer,
@@ -216,6 +218,7 @@ impl Pool {
             moving: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            given_back: AtomicBool::new(false),
             ending: Mutex::default(),
             observer,
             means: Means::default(),

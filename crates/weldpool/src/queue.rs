@@ -58,11 +58,20 @@ pub(crate) struct QueueCore {
     abandoned: AtomicBool,
     /// It was signalled after that.
     covered: AtomicBool,
+    /// Somebody else knows the stream, and may have it record.
+    adopted: bool,
 }
 
 impl QueueCore {
-    pub(crate) fn new(device: Arc<dyn DeviceQueue>, pool: CacheKey, number: u32) -> Self {
+    /// A queue of a pool; `adopted` if somebody else knows the stream.
+    pub(crate) fn new(
+        device: Arc<dyn DeviceQueue>,
+        pool: CacheKey,
+        number: u32,
+        adopted: bool,
+    ) -> Self {
         Self {
+            adopted,
             key: CacheKey::new(),
             pool,
             number,
@@ -83,6 +92,10 @@ impl QueueCore {
 
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     fn id(&self) -> QueueId {
@@ -122,6 +135,11 @@ impl QueueCore {
 
     /// Whether work that is submitted now is recorded rather than done.
     pub(crate) fn is_recording(&self) -> bool {
+        if !self.adopted {
+            return false;
+        }
+        // Under the lock like every call of the stream, which may be gone once it was forgotten.
+        let _submitting = self.signals.lock();
         self.device.is_recording()
     }
 
@@ -150,7 +168,9 @@ impl QueueCore {
         self.check()?;
         let mut last = self.signals.lock();
         if *last < value {
-            self.signal_under(&mut last)?;
+            let signal = || self.device.signal();
+            self.signals.cover(&mut last, value, signal)?;
+            self.note_signal();
         }
         Ok(())
     }
@@ -171,9 +191,14 @@ impl QueueCore {
 
     fn signal_under(&self, last: &mut u64) -> Result<u64> {
         let value = self.signals.mark(last, || self.device.signal())?;
+        self.note_signal();
+        Ok(value)
+    }
+
+    /// What was freed so far is covered.
+    fn note_signal(&self) {
         self.freed.store(0, Ordering::Relaxed);
         self.freed_bytes.store(0, Ordering::Relaxed);
-        Ok(value)
     }
 
     /// Takes note of memory that left the queue's caches while others compete for memory, so that they
@@ -184,7 +209,7 @@ impl QueueCore {
         if (frees >= SIGNAL_FREES || freed >= SIGNAL_BYTES)
             && let Err(error) = self.signal()
         {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
         }
     }
 
@@ -206,9 +231,25 @@ impl QueueCore {
             return false;
         }
         // The last signal covers everything, unless the driver refused it so far.
-        let covered = self.covered.load(Ordering::Relaxed) || self.signal().is_ok();
-        self.covered.store(covered, Ordering::Relaxed);
-        covered && (self.completed() >= self.signalled() || left_out(Wait::Ended))
+        let covered = self.covered.load(Ordering::Acquire) || self.signal().is_ok();
+        if covered {
+            // Whoever sees it sees the value of that signal.
+            self.covered.store(true, Ordering::Release);
+        }
+        match self.completed() {
+            // Lost: no signal is needed, and none would succeed.
+            u64::MAX => true,
+            completed => covered && (completed >= self.signalled() || left_out(Wait::Ended)),
+        }
+    }
+}
+
+/// Logs that a driver refused a signal, which is tried again. Queues that record refuse all of them meanwhile.
+pub(crate) fn note_refused_signal(error: &Error) {
+    if error.kind() == ErrorKind::Busy {
+        tracing::debug!(%error, "a queue could not be signalled now");
+    } else {
+        tracing::warn!(%error, "a queue could not be signalled");
     }
 }
 
@@ -239,10 +280,10 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(pool: &Arc<Pool>, device: Arc<dyn DeviceQueue>) -> Self {
+    pub(crate) fn new(pool: &Arc<Pool>, device: Arc<dyn DeviceQueue>, adopted: bool) -> Self {
         let core = pool
             .orders()
-            .add(|number| QueueCore::new(device, pool.key(), number));
+            .add(|number| QueueCore::new(device, pool.key(), number, adopted));
         Self {
             core,
             pool: Arc::clone(pool),
@@ -337,12 +378,12 @@ impl Queue {
         for (number, chunk) in source.chunks(staging.chunk_bytes).enumerate() {
             let slot = staging.fill(number, chunk)?;
             let target = to.location.at(number * staging.chunk_bytes);
-            let fence = self.submit(&[(to.in_flight, Access::Write)], |queue| {
+            let fence = staging.submit(number, (to.in_flight, Access::Write), |queue| {
                 // SAFETY: the target lies inside a live block, kept by the use that `submit` records; the slot is
-                // left alone until the fence that `occupy` notes.
+                // left alone until the fence that it notes.
                 unsafe { queue.copy(slot, target, chunk.len()) }
             });
-            last = Some(staging.occupy(number, fence)?);
+            last = Some(fence?);
         }
         last.map_or_else(|| self.fence(), Ok)
     }
@@ -363,11 +404,10 @@ impl Queue {
         for (number, chunk) in chunks.enumerate() {
             let slot = staging.empty(number)?;
             let part = from.location.at(number * staging.chunk_bytes);
-            let fence = self.submit(&[(from.in_flight, Access::Read)], |queue| {
+            staging.submit(number, (from.in_flight, Access::Read), |queue| {
                 // SAFETY: as in `write`.
                 unsafe { queue.copy(part, slot, chunk.len()) }
-            });
-            staging.occupy(number, fence)?;
+            })?;
             if let Some((number, chunk)) = before.replace((number, chunk)) {
                 staging.drain(number, chunk)?;
             }
@@ -593,7 +633,11 @@ impl Fence {
     }
 
     /// Sees to it that the point will be reached: a driver may have refused its signal.
-    fn cover(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// What the driver says of the signal.
+    pub(crate) fn cover(&self) -> Result<()> {
         let QueueId { pool, number, .. } = self.queue;
         if let Some(pool) = crate::pool::pool_numbered(pool)
             && let Some(queue) = pool.orders().get(number)

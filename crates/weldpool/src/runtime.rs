@@ -89,29 +89,32 @@ impl Runtime {
                 ),
             )
         };
-        let (kind, ordinal) = Self::DEVICE_NAMES
-            .iter()
-            .find_map(|&kind| {
-                let rest = name.strip_prefix(kind)?;
-                let ordinal = match rest.strip_prefix(':') {
-                    None if rest.is_empty() => 0,
-                    None => return None,
-                    // `parse` would take a sign too.
-                    Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                        digits.parse::<u16>().ok()?
-                    }
-                    Some(_) => return None,
-                };
-                Some((kind, ordinal))
-            })
-            .ok_or_else(unknown)?;
+        let (kind, ordinal) = Self::parse(name).ok_or_else(unknown)?;
         match (kind, ordinal) {
-            ("host", 0) => Ok(Arc::new(HostDevice::new()?)),
+            ("host", _) => Ok(Arc::new(HostDevice::new()?)),
             ("cuda", _) => open_cuda(ordinal.into()),
             ("fake:discrete", _) => Ok(Arc::new(FakeDiscrete::builder().ordinal(ordinal).build()?)),
             ("fake:apple", _) => Ok(Arc::new(FakeApple::builder().ordinal(ordinal).build()?)),
             _ => Err(unknown()),
         }
+    }
+
+    /// The kind and number that a name stands for.
+    fn parse(name: &str) -> Option<(&'static str, u16)> {
+        Self::DEVICE_NAMES.iter().find_map(|&kind| {
+            let rest = name.strip_prefix(kind)?;
+            let ordinal = match rest.strip_prefix(':') {
+                None if rest.is_empty() => 0,
+                None => return None,
+                // `parse` would take a sign too.
+                Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    digits.parse::<u16>().ok()?
+                }
+                Some(_) => return None,
+            };
+            // There is one host.
+            (kind != "host" || ordinal == 0).then_some((kind, ordinal))
+        })
     }
 
     /// Opens the device that the variable `METAL_DEVICE_ID` names: by its position among
@@ -146,13 +149,18 @@ impl Runtime {
             }
             (None, id) => {
                 let id = id.unwrap_or_default();
-                Self::open_device(id).map_err(|error| match error.kind() {
-                    ErrorKind::InvalidRequest => {
-                        let known =
-                            format!("a number, or one of {}", Self::DEVICE_NAMES.join(", "));
-                        env::wrong(env::DEVICE_ID, id, &known)
+                if Self::parse(id).is_none() {
+                    let known = format!("a number, or one of {}", Self::DEVICE_NAMES.join(", "));
+                    return Err(env::wrong(env::DEVICE_ID, id, &known));
+                }
+                Self::open_device(id).map_err(|error| {
+                    let error = error.within(format_args!("{} is {id:?}", env::DEVICE_ID));
+                    match error.kind() {
+                        ErrorKind::InvalidRequest => {
+                            Error::with_message(ErrorKind::InvalidConfig, error.to_string())
+                        }
+                        _ => error,
                     }
-                    _ => error.within(format_args!("{} is {id:?}", env::DEVICE_ID)),
                 })
             }
         }

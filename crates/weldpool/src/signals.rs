@@ -49,6 +49,20 @@ impl Signals {
         }
     }
 
+    /// Signals under the lock until a value is covered: more than once, where a signal that was begun when the value was
+    /// taken was refused. Returns what `signal` says when it refuses.
+    pub(crate) fn cover<E>(
+        &self,
+        last: &mut u64,
+        value: u64,
+        mut signal: impl FnMut() -> Result<u64, E>,
+    ) -> Result<(), E> {
+        while *last < value {
+            self.mark(last, &mut signal)?;
+        }
+        Ok(())
+    }
+
     /// Signals under the lock. Returns what `signal` says.
     pub(crate) fn mark<E>(
         &self,
@@ -64,5 +78,30 @@ impl Signals {
         self.begun.store(*last, Ordering::Release);
         self.now.store(*last, Ordering::Release);
         signalled
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// As where somebody frees in the order of a queue while a signal is made that fails.
+    #[test]
+    fn a_value_taken_while_a_signal_fails_is_covered_by_the_next_two() {
+        let signals = Signals::default();
+        let mut last = signals.lock();
+        let mut taken = 0;
+        let refused = signals.mark(&mut last, || {
+            taken = signals.next();
+            Err(())
+        });
+        assert_eq!((refused, taken, *last), (Err(()), 2, 0));
+        let mut made = 0;
+        let signal = || {
+            made += 1;
+            Ok::<_, ()>(made)
+        };
+        signals.cover(&mut last, taken, signal).unwrap();
+        assert_eq!((*last, signals.last()), (2, 2));
     }
 }

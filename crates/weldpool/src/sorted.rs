@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 /// Most entries of a chunk.
-const CHUNK: usize = 64;
+const CHUNK: usize = if cfg!(test) { 8 } else { 64 };
 /// Entries below which a chunk is joined with a neighbour, if both fit into half of one.
 const CHUNK_LOW: usize = CHUNK / 4;
 
@@ -202,12 +202,17 @@ impl<K: Ord + Copy, V> SortedMap<K, V> {
             self.chunks.push(only);
             self.firsts.push(key);
         }
+        let last = chunk + 1 == self.chunks.len();
         let mut here = &mut self.chunks[chunk];
         let mut index = here.keys.partition_point(|other| *other < key);
         debug_assert!(here.keys.get(index) != Some(&key));
         if here.keys.len() == CHUNK {
             // What only grows upwards leaves full chunks behind.
-            let at = if index == CHUNK { CHUNK - 1 } else { CHUNK / 2 };
+            let at = if index == CHUNK && last {
+                CHUNK - 1
+            } else {
+                CHUNK / 2
+            };
             let mut right = self.spare.take().unwrap_or_else(Chunk::new);
             right.keys.extend(here.keys.drain(at..));
             right.values.extend(here.values.drain(at..));

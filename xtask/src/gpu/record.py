@@ -1,6 +1,8 @@
 """Puts what run.sh's test, check, rmm and torch found into gpu-tests.json: `record.py COMMIT FOLDER`.
 
-What did not run, or has no result in its file, is null. Fails if anything that ran did not pass.
+What did not run, or has no result in its file, is null. Fails if anything that ran did not pass: if a part ended with
+another status than 0 or has a file without a result in it, a test failed, under the memory checker too, the checker counted
+an error, a sum was wrong, or PyTorch's results differ.
 """
 
 import datetime
@@ -74,27 +76,45 @@ def part(name, read):
     return None if said is None else read(said)
 
 
+def exits(said):
+    """The last exit status of each part."""
+    return {name: int(code) for name, code in (line.split() for line in said.splitlines())}
+
+
 gpus = cards()
 record = {
     "commit": commit,
     "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     "driver": gpus[0][2] if gpus else None,
     "devices": [f"{name}, {memory}" for name, memory, _ in gpus],
+    "exits": part("parts.txt", exits),
     "tests": part("tests.txt", counts),
     "memcheck": part("memcheck.txt", memcheck),
     "rmm": part("rmm.txt", rmm),
     "torch": part("torch.jsonl", torch),
 }
 (folder / "gpu-tests.json").write_text(json.dumps(record, indent=2) + "\n")
-for name in ("rmm.txt", "torch.jsonl"):
+for name in ("rmm.txt", "torch.jsonl", "parts.txt"):
     (folder / name).unlink(missing_ok=True)
 print(json.dumps(record))
 
-passes = [
-    record["tests"] is not None or text("tests.txt") is None,
-    not record["tests"] or record["tests"]["failed"] == 0,
-    not record["memcheck"] or record["memcheck"]["errors"] == 0,
-    not record["rmm"] or record["rmm"]["sums_wrong"] == 0,
-    not record["torch"] or (len(record["torch"]) == 3 and all(run["as_the_first"] for run in record["torch"])),
-]
-sys.exit(0 if all(passes) else 1)
+
+
+def passed(tests):
+    return tests is not None and tests["failed"] == 0
+
+
+passes = {
+    "exits": lambda exits: not any(exits.values()),
+    "tests": passed,
+    "memcheck": lambda checked: checked["errors"] == 0 and passed(checked["tests"]),
+    "rmm": lambda sums: sums["sums_wrong"] == 0,
+    "torch": lambda runs: len(runs) == 3 and all(run["as_the_first"] for run in runs),
+}
+wrong = [name for name, passes_as in passes.items() if record[name] is not None and not passes_as(record[name])]
+# A file of tests without a count says that they did not get to their end.
+if record["tests"] is None and text("tests.txt") is not None:
+    wrong.append("tests")
+if wrong:
+    print(f"did not pass: {', '.join(wrong)}", file=sys.stderr)
+sys.exit(1 if wrong else 0)

@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> Result<Report> {
     if let Err(error) = copies::measure(options, &mut report) {
         report.missing.push(format!("copies: {error}"));
     }
-    if report.rows.is_empty() {
+    if report.rows.iter().all(|row| row.ours.is_none()) {
         let missing = report.missing.join("; ");
         let message = match missing.as_str() {
             "" => format!("no case has {:?} in its name", options.filter),

@@ -475,6 +475,7 @@ mod tests {
             queue: None,
             contended: false,
             live: 0,
+            recorded: false,
         };
         let properties = VirtualMemoryProperties {
             granularity: 4,

@@ -98,6 +98,9 @@ pub(crate) struct Want {
     pub(crate) contended: bool,
     /// Requested bytes that are live once the request is served, or 0 while it is served from what is free.
     pub(crate) live: u64,
+    /// Whether the queue [records](crate::device::DeviceQueue::is_recording): what is recorded may run at any time from
+    /// then on, so no memory is mapped from elsewhere for it.
+    pub(crate) recorded: bool,
 }
 
 impl Arena {

@@ -142,7 +142,7 @@ impl Arena {
     pub(super) fn remap_own(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Option<Block> {
         let properties = self.virtual_memory.filter(|one| one.divisible)?;
         let scarce = self.reserve.slack(want.live) < want.bytes as u64;
-        if !scarce || want.bytes < OWN_BYTES_MIN {
+        if !scarce || want.bytes < OWN_BYTES_MIN || want.recorded {
             return None;
         }
         if self.state.lock().space.pending_bytes_of(want.queue?) < want.bytes {
@@ -178,6 +178,11 @@ impl Arena {
     /// Whether memory in several places can be mapped together.
     pub(crate) fn maps_memory(&self) -> bool {
         self.virtual_memory.is_some()
+    }
+
+    /// Whether a queue's own memory may be mapped together before more is obtained.
+    pub(crate) fn remaps_own(&self) -> bool {
+        self.virtual_memory.is_some_and(|one| one.divisible)
     }
 
     /// What to wait for so that memory which other queues still use can be mapped together for the request;

@@ -351,6 +351,7 @@ mod tests {
             queue: None,
             contended: false,
             live: 0,
+            recorded: false,
         }
     }
 

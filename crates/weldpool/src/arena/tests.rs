@@ -36,6 +36,7 @@ fn want(bytes: usize) -> Want {
         queue: None,
         contended: true,
         live: 0,
+        recorded: false,
     }
 }
 

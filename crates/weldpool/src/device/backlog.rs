@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 
 /// Items from which on whoever waits for room waits.
 pub(super) const ROOM: usize = 1024;
@@ -17,6 +17,22 @@ pub(super) enum Item<W> {
     Work(W),
     /// Everything before it is done.
     Signal(u64),
+}
+
+/// Work that was not taken, and why. To be dropped without the lock.
+#[derive(Debug)]
+pub(super) struct Refused<W> {
+    pub(super) work: W,
+    pub(super) error: Error,
+}
+
+impl<W> Refused<W> {
+    /// Drops the work.
+    pub(super) fn into_error(self) -> Error {
+        let Self { work, error } = self;
+        drop(work);
+        error
+    }
 }
 
 /// Items in the order of their submission. Neither work nor a signal waits for room here, so that both can be put in
@@ -49,13 +65,15 @@ impl<W> Backlog<W> {
         self.items.len() < ROOM
     }
 
-    /// Puts work at the end.
-    pub(super) fn push(&mut self, work: W) -> Result<()> {
+    /// Puts work at the end. What is refused comes back, since what it owns may want the lock that the backlog is under
+    /// when it is dropped.
+    pub(super) fn push(&mut self, work: W) -> Result<(), Refused<W>> {
         if self.items.len() >= WAITING_MAX {
-            return Err(Error::with_message(
+            let error = Error::with_message(
                 ErrorKind::LimitExceeded,
                 format!("{WAITING_MAX} items wait in a queue; wait for room before a submission"),
-            ));
+            );
+            return Err(Refused { work, error });
         }
         self.items.push_back(Item::Work(work));
         Ok(())
@@ -97,7 +115,7 @@ mod tests {
         let error = loop {
             match backlog.push(()) {
                 Ok(()) => work += 1,
-                Err(error) => break error,
+                Err(refused) => break refused.into_error(),
             }
             assert_eq!(backlog.signal(), work);
         };

@@ -206,6 +206,12 @@ pub trait Device: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether the driver may be called on this thread now. CUDA forbids it in functions that queues
+    /// [call](DeviceQueue::call), where calls are refused as [`Busy`](crate::ErrorKind::Busy). Default: yes.
+    fn may_be_called(&self) -> bool {
+        true
+    }
+
     /// Nanoseconds that a simulated device has charged for its calls so far, which come on top of the
     /// real time they took. Zero for real devices.
     fn charged_ns(&self) -> u64 {

@@ -311,12 +311,13 @@ impl Wait<'_> {
                 }
                 None => {}
             }
+            // First, since others may free, and so change something, all the time.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Awaited::Late;
+            }
             if state.changes != self.changes {
                 self.changes = state.changes;
                 return Awaited::Changed;
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Awaited::Late;
             }
             state = wait(&self.ledger.changed, state, deadline);
         }
@@ -461,5 +462,18 @@ mod tests {
             assert!(matches!(end, Awaited::Changed));
         }
         assert!(wait.is_in_vain());
+    }
+
+    /// Others may free, and so change something, all the time.
+    #[test]
+    fn time_is_up_whatever_others_change() {
+        let ledger = Arc::new(ledger(1));
+        let mut wait = ledger.ask(100);
+        let freed = ledger.enter(&Request::new(10)).unwrap();
+        drop(freed);
+        assert!(matches!(wait.wait(None), Awaited::Changed));
+        let freed = ledger.enter(&Request::new(10)).unwrap();
+        drop(freed);
+        assert!(matches!(wait.wait(Some(Instant::now())), Awaited::Late));
     }
 }

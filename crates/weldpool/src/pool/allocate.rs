@@ -264,19 +264,32 @@ impl Pool {
             queue,
             contended,
             live: 0,
+            recorded: false,
         };
+        let (arena, _) = self.arenas.at(place.storage, place.node);
+        if contended && arena.remaps_own() {
+            party.recorded = self.is_recording(queue);
+        }
         if let Some(block) = self.obtain_held(place, party) {
             return Ok((block, Source::Held));
         }
         party.live = self.live_with(place);
+        party.recorded = self.is_recording(queue);
         let obtained = self.obtain_more(place, party)?;
         self.reserve.note_live(party.live);
         Ok(obtained)
     }
 
-    fn is_recording(&self, queue: u32) -> bool {
-        let queue = self.orders.get(queue);
-        queue.is_some_and(|queue| queue.is_recording())
+    /// Whether what is submitted to a queue now is recorded, as far as may be asked here.
+    pub(super) fn is_recording(&self, queue: Option<u32>) -> bool {
+        let Some(queue) = queue.filter(|_| self.orders.any_adopted()) else {
+            return false;
+        };
+        self.device.device().may_be_called()
+            && self
+                .orders
+                .get(queue)
+                .is_some_and(|queue| queue.is_recording())
     }
 
     /// Takes note of who is served past the caches: from the second on they compete.
@@ -301,8 +314,7 @@ impl Pool {
         {
             return Ok((block, Source::Held));
         }
-        if party.queue.is_some_and(|queue| self.is_recording(queue)) {
-            // What is recorded may run at any time from then on.
+        if party.recorded {
             return self.obtain_direct(place);
         }
         let beyond = self.reserve.slack(party.live) < place.bytes as u64;
@@ -310,7 +322,7 @@ impl Pool {
             self.collect(true);
             // What lies in caches while shelves are closed is small, and scattered.
             if self.shelves_open() || place.is_small() {
-                let drained = self.drain_caches_for(place);
+                let drained = self.drain_caches_for(place, party.live);
                 // Emptying caches that hold little, as those of a program that only grows, costs nothing.
                 if drained > place.bytes / 8 {
                     self.close_shelves();
@@ -383,11 +395,11 @@ impl Pool {
         let (arena, small) = self.arenas.at(place.storage, place.node);
         let passed = |point| self.orders.passed(point);
         let grow = |want: &Want| {
-            if self.may_hold(&place) {
+            if !party.recorded && self.may_hold(&place) {
                 self.await_work(arena, want);
                 return arena.grow(want, &passed);
             }
-            // No idle memory would be enough, so none is exchanged for it.
+            // No idle memory would be enough, or may be, so none is exchanged for it.
             let direct = arena.direct(want, &passed);
             direct.map(|block| (block, Source::Driver))
         };

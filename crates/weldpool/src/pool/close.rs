@@ -89,9 +89,23 @@ impl Pool {
             .collect()
     }
 
-    /// Forgets queues that are of no use any more.
+    /// Forgets queues that are of no use any more: all, once no memory waits for any.
     pub(crate) fn forget_queues(&self) {
-        self.orders.forget_ended(self.closed.load(Ordering::SeqCst));
+        self.orders
+            .forget_ended(self.given_back.load(Ordering::SeqCst));
+    }
+
+    /// Leaves the end to a thread of its own. Without one, whoever looks after late pools comes to it.
+    fn close_elsewhere(&self) {
+        let Some(pool) = POOLS.read().get(&self.key.id).map(Arc::clone) else {
+            return;
+        };
+        let close = std::thread::Builder::new()
+            .name("weldpool-close".into())
+            .spawn(move || pool.close_if_idle());
+        if let Err(error) = close {
+            tracing::warn!(pool = %self.name, %error, "a pool is closed later");
+        }
     }
 
     /// Called when the last handle goes.
@@ -118,6 +132,9 @@ impl Pool {
         fence(Ordering::Acquire);
         if self.moving.load(Ordering::SeqCst) != 0 {
             return;
+        }
+        if !self.device.device().may_be_called() {
+            return self.close_elsewhere();
         }
         let points = self.points_in_caches();
         if self.is_used_by_work(&points) {
@@ -152,6 +169,8 @@ impl Pool {
             self.deferred.leak();
         }
         self.close_means();
+        // Not before: a queue that is forgotten counts as over, and whoever drops one would forget it.
+        self.given_back.store(true, Ordering::SeqCst);
         self.forget_queues();
         thread_cache::forget(self);
         let removed = POOLS.write().remove(&self.key.id);

@@ -9,7 +9,7 @@ use crate::sync::Arc;
 use crate::transfer::Room;
 
 impl Pool {
-    /// A queue of the device that nobody else submits to.
+    /// A queue of the device that nobody else submits to; refused where the driver must not be called.
     pub(crate) fn take_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         self.means.take_queue(&self.device)
     }

@@ -32,6 +32,7 @@ impl Pool {
             queue,
             contended: self.is_contended(),
             live: 0,
+            recorded: false,
         };
         let cut = || {
             // Of blocks cut along, some might find no room, and go back to the device.
@@ -74,6 +75,7 @@ impl Pool {
             queue: None,
             contended: false,
             live: 0,
+            recorded: false,
         };
         let (_, small) = self.arenas.at(place.storage, place.node);
         let want = match place.is_small() {

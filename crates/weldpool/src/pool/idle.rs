@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use super::arenas::Pair;
 use super::place::Place;
+use super::shelves::is_little;
 use crate::arena::{Arena, SMALL_BYTES_MAX, Want};
 use crate::block::{Block, Point};
 use crate::thread_cache;
@@ -33,13 +34,27 @@ impl Pool {
     }
 
     /// Empties, for a request past free memory, what threads lend and the class pools into the arenas; for a
-    /// large one only large blocks, since small ones leave no more than their spans. Returns the bytes.
-    pub(super) fn drain_caches_for(&self, place: Place) -> usize {
-        if place.is_small() || !self.keeps_small() {
+    /// large one only large blocks where small ones are little beside what is live, since they leave no more than
+    /// their spans. Returns the bytes.
+    pub(super) fn drain_caches_for(&self, place: Place, live: u64) -> usize {
+        let small_stay =
+            !place.is_small() && self.keeps_small() && is_little(self.idle_small_bytes(), live);
+        if !small_stay {
             return self.drain_caches(false);
         }
         let drained = self.drain_lists(|list| self.classes.block_bytes(list) > SMALL_BYTES_MAX);
         self.put_in_arenas(self.keep_least(drained))
+    }
+
+    /// Bytes of idle small blocks that one request can take from wherever they lie; O(threads x lists in use).
+    fn idle_small_bytes(&self) -> u64 {
+        let small = |list: usize| {
+            let bytes = self.classes.block_bytes(list);
+            (bytes <= SMALL_BYTES_MAX).then_some(bytes)
+        };
+        let shards = self.shards.lock();
+        let lent: u64 = shards.iter().map(|shard| shard.lent_bytes_of(small)).sum();
+        lent + self.classes.idle_bytes_of(small)
     }
 
     /// What is left of drained blocks once each class has kept what it is to keep.
@@ -82,6 +97,9 @@ impl Pool {
     pub(super) fn collect(&self, signal: bool) -> bool {
         let mut any = false;
         if !self.deferred.is_empty() {
+            if signal {
+                self.deferred.cover();
+            }
             for block in self.deferred.collect(|_| true) {
                 any = true;
                 self.release(block);

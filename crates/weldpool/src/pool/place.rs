@@ -45,6 +45,8 @@ pub(super) struct Party {
     pub(super) contended: bool,
     /// As [`Want::live`].
     pub(super) live: u64,
+    /// As [`Want::recorded`].
+    pub(super) recorded: bool,
 }
 
 impl Pool {
@@ -155,6 +157,7 @@ impl Place {
             queue: party.queue,
             contended: party.contended,
             live: party.live,
+            recorded: party.recorded,
             ..self.want_of(self.list)
         }
     }
@@ -174,6 +177,7 @@ impl Place {
             queue: None,
             contended: false,
             live: 0,
+            recorded: false,
         }
     }
 
@@ -187,6 +191,7 @@ impl Place {
             queue: party.queue,
             contended: party.contended,
             live: party.live,
+            recorded: party.recorded,
         }
     }
 }

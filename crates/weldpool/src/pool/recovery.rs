@@ -131,6 +131,7 @@ impl Pool {
             queue: shortage.queue,
             contended: true,
             live: self.live_with(place),
+            recorded: self.is_recording(shortage.queue),
         };
         let served = self.obtain_again(place, party, step)?;
         self.reserve.note_live(party.live);

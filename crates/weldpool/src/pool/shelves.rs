@@ -15,6 +15,11 @@ const SHORTAGES_FREE: u64 = 8;
 /// What is live is this many times what is little beside it.
 const LITTLE: u64 = 256;
 
+/// Whether so many bytes are little beside what is live.
+pub(super) fn is_little(bytes: u64, live: u64) -> bool {
+    bytes.saturating_mul(LITTLE) <= live
+}
+
 /// What a shortage, for which caches had to be emptied, does to them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShelfRules {
@@ -33,8 +38,8 @@ impl ShelfRules {
     pub(super) const fn new(divisible: bool) -> Self {
         if divisible {
             Self {
-                closed_for: 64,
-                shortages_max: 4,
+                closed_for: 256,
+                shortages_max: 1,
                 small_bytes: 2 << 20,
             }
         } else {
@@ -117,7 +122,7 @@ impl Pool {
     pub(super) fn small_is_little(&self, shards: &[Arc<Shard>]) -> bool {
         let each = (OWN_BYTES_MAX + self.shelf_rules.small_bytes) as u64;
         let all = each.saturating_mul(shards.len() as u64);
-        self.shelf_rules.small_bytes > 0 && all.saturating_mul(LITTLE) <= self.live_bytes_in(shards)
+        self.shelf_rules.small_bytes > 0 && is_little(all, self.live_bytes_in(shards))
     }
 
     pub(super) fn reopen_shelves(&self, obtained: u64) {

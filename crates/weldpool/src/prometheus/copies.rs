@@ -11,7 +11,7 @@ use crate::transfer::{CopyPath, CopyStats, PathStats};
 const PATHS: &[Metric<PathStats>] = metrics! { "weldpool_copier_":
     "copies_total", Counter, "Copies that came to an end", |path| path.copies;
     "bytes_total", Counter, "Bytes that arrived", |path| path.bytes;
-    "seconds_total", Counter, "Seconds from the start of each copy to its end", |path| path.ns as f64 / 1e9;
+    "seconds_total", Counter, "Seconds that copies took, without their waits for other work", |path| path.ns as f64 / 1e9;
 };
 
 const COPIERS: &[Metric<CopyStats>] = metrics! { "weldpool_copier_":

@@ -10,7 +10,7 @@ use crate::pinned::PinnedStats;
 
 const PINNED: &[Metric<PinnedStats>] = metrics! { "weldpool_pinned_":
     "allocations", Gauge, "Allocations that are out", |all| all.live.value;
-    "allocations_peak", Gauge, "Most allocations that were out", |all| all.live.peak;
+    "peak_allocations", Gauge, "Most allocations that were out", |all| all.live.peak;
     "allocations_total", Counter, "Allocations that were let in", |all| all.live.total;
     "bytes", Gauge, "Bytes that are out", |all| all.live_bytes.value;
     "peak_bytes", Gauge, "Most bytes that were out", |all| all.live_bytes.peak;

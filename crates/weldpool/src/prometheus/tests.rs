@@ -351,7 +351,7 @@ fn pinned_pools_and_copiers_go_into_the_same_text() {
     let families = parse(&all).unwrap();
     for (name, value) in [
         ("allocations", 3.0),
-        ("allocations_peak", 9.0),
+        ("peak_allocations", 9.0),
         ("allocations_total", 40.0),
         ("bytes", 300.0),
         ("peak_bytes", 900.0),

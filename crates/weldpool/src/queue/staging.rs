@@ -5,8 +5,9 @@
 use std::ptr::NonNull;
 
 use super::{Fence, Queue};
-use crate::device::Location;
+use crate::device::{DeviceQueue, Location};
 use crate::error::{Error, ErrorKind, Result};
+use crate::in_flight::{Access, InFlight};
 use crate::transfer::{Room, SLOTS};
 
 /// Pinned memory that a queue's copies from and to other host memory go through.
@@ -50,14 +51,27 @@ impl<'a> QueueStaging<'a> {
         Ok(slot)
     }
 
-    /// Notes what work was given a chunk's slot, also where the driver took it and refused the signal behind it.
-    pub(super) fn occupy(&mut self, number: usize, submitted: Result<Fence>) -> Result<Fence> {
-        let fence = match &submitted {
-            Ok(fence) => fence.clone(),
-            Err(_) => self.queue.fence_or_next(),
-        };
-        self.room()?
-            .occupy(number % SLOTS, &fence.timeline, fence.value);
+    /// Submits work on a chunk's slot and other memory, and notes when the slot is free again, also where the driver
+    /// took the work and refused the signal behind it.
+    pub(super) fn submit(
+        &mut self,
+        number: usize,
+        other: (&InFlight, Access),
+        work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
+    ) -> Result<Fence> {
+        let mut taken = false;
+        let submitted = self.queue.submit(&[other], |queue| {
+            work(queue)?;
+            taken = true;
+            Ok(())
+        });
+        if taken {
+            let fence = match &submitted {
+                Ok(fence) => fence.clone(),
+                Err(_) => self.queue.fence_or_next(),
+            };
+            self.room()?.occupy(number % SLOTS, fence);
+        }
         submitted
     }
 

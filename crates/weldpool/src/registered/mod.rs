@@ -29,7 +29,6 @@ pub use self::memory::{RawBytes, StableBytes};
 pub(crate) use self::ranges::Ranges;
 use crate::allocator::Allocator;
 use crate::binding::{Binding, Place};
-use crate::block::Point;
 use crate::device::{HostRange, Registration, StorageMode, UnregisterError};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
@@ -80,7 +79,7 @@ impl Allocator {
     /// # Errors
     ///
     /// With the memory: [`InvalidRequest`](ErrorKind::InvalidRequest) when it is empty, overlaps memory that is
-    /// registered or the allocator's own, or is not aligned as the device wants;
+    /// registered, begins or ends in a live buffer of the allocator's own, or is not aligned as the device wants;
     /// [`Unsupported`](ErrorKind::Unsupported) where the device registers none, or none that is read-only;
     /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond 65536 registrations; else what the driver says.
     pub fn register<M: StableBytes>(
@@ -248,8 +247,8 @@ impl<M: StableBytes> Registered<M> {
     /// Waits until no work uses the memory. What a lost queue was given will not run any more.
     fn await_work(&self) -> Result<()> {
         for fence in self.in_flight.conflicts(Access::Write) {
-            self.pool.cover(&fence)?;
-            match fence.wait(None) {
+            let over = fence.cover().and_then(|()| fence.wait(None));
+            match over {
                 Err(error) if error.kind() != ErrorKind::DeviceLost => return Err(error),
                 _ => {}
             }
@@ -347,7 +346,8 @@ impl Pool {
                 "memory of zero bytes cannot be registered",
             ));
         }
-        if self.find(start).is_some() {
+        let last = start.saturating_add(range.bytes - 1);
+        if self.find(start).or_else(|| self.find(last)).is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the memory is a buffer of this allocator, which the device knows",
@@ -373,26 +373,6 @@ impl Pool {
     fn forget_registered(&self, bytes: NonNull<[u8]>) {
         self.metered().forget_registered(bytes.len());
         self.registered().remove(bytes.cast::<u8>().as_ptr().addr());
-    }
-
-    /// Sees to it that a fence of one of the pool's queues will be passed.
-    fn cover(&self, fence: &Fence) -> Result<()> {
-        let (queue, value) = (fence.queue(), fence.value());
-        if queue.pool != self.key().id {
-            return Ok(());
-        }
-        self.orders().cover(Point {
-            queue: queue.number,
-            value,
-        });
-        let covered = |queue: Arc<crate::queue::QueueCore>| queue.signalled() >= value;
-        if self.orders().get(queue.number).is_none_or(covered) {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::System,
-            "the queue whose work uses the memory cannot be signalled",
-        ))
     }
 }
 

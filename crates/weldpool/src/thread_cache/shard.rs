@@ -236,6 +236,14 @@ impl Shard {
         sum.live
     }
 
+    /// Bytes of the idle blocks that others may take, of the lists for which `block_bytes` says how long a block is;
+    /// O(lists in use).
+    pub(crate) fn lent_bytes_of(&self, block_bytes: impl Fn(usize) -> Option<usize>) -> u64 {
+        let lent = self.bins.used().filter(|(_, bin)| bin.is_lent());
+        let bytes = lent.filter_map(|(list, bin)| Some(bin.len() * block_bytes(list)?));
+        bytes.sum::<usize>() as u64
+    }
+
     /// Whether idle blocks lie here.
     pub(crate) fn has_blocks(&self) -> bool {
         self.bins.used().any(|(_, bin)| bin.len() > 0)

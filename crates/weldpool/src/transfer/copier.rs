@@ -112,7 +112,8 @@ impl Copier {
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) when what is to be copied does not fit or overlaps, or the
     /// options contradict each other;
-    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view; otherwise what the driver says. After an
+    /// [`Busy`](ErrorKind::Busy) while a guard is held on a view, and in a function that a queue calls, where the driver
+    /// must not be called from there (CUDA): nothing was submitted then; otherwise what the driver says. After an
     /// error of a driver the source is as it was and the destination's part undefined.
     pub fn copy_with<'a>(
         &self,
@@ -140,7 +141,8 @@ impl Copier {
         let waiting = Waiting(&job);
         while !job.is_ready(WAIT) {}
         let helpers = self.threads(&job, options) - 1;
-        if helpers > 0 {
+        // Not for a caller who will be refused.
+        if helpers > 0 && job.may_help() {
             let work: Arc<dyn Work> = job.clone();
             // Without them this thread does it all.
             let _none = self.copying.give(&work, helpers);

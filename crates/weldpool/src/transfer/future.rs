@@ -84,9 +84,7 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
     /// Lets no further chunk be begun. The future is ready as soon as those under way have arrived.
     pub fn cancel(&self) {
         if let State::Working { job, .. } = &self.state {
-            job.schedule().cancel();
-            // A copy that nobody has taken up ends here.
-            job.help();
+            job.cancel();
         }
     }
 
@@ -102,11 +100,15 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
         }
     }
 
-    /// Blocks until the copy has ended, and helps with it. None if the future was polled to its end before.
+    /// Blocks until the copy has ended, and helps with it: this thread comes on top of
+    /// [`CopierConfig::threads_max`](super::CopierConfig::threads_max). It does not help in a function that a queue
+    /// calls, where the driver must not be called from there. None if the future was polled to its end before.
     #[must_use]
     pub fn wait(mut self) -> Option<Outcome<S, D>> {
         if let State::Working { job, .. } = &self.state {
-            job.help();
+            if job.may_help() {
+                job.help();
+            }
             job.schedule().wait();
         }
         self.take()
@@ -170,10 +172,9 @@ impl<S: Owned, D: Owned> Drop for CopyFuture<S, D> {
         if let State::Working { job, sides } = &mut self.state
             && let Some(sides) = sides.take()
         {
-            job.schedule().cancel();
             // A thread that is at it drops them with the job.
             job.keep(sides);
-            job.help();
+            job.cancel();
         }
     }
 }

@@ -183,6 +183,22 @@ impl Job {
         }
     }
 
+    /// Lets nobody begin a further chunk. The calling thread may be one that must not call the driver, so it leaves the
+    /// end to those who are at the copy, and ends one that nobody has taken up: of that no device has anything.
+    pub(super) fn cancel(&self) {
+        self.schedule.cancel();
+        if self.schedule.close_unattended() {
+            self.conclude();
+        }
+    }
+
+    /// Whether the calling thread may call the drivers that the copy is of, to wait for what comes before it and help.
+    pub(super) fn may_help(&self) -> bool {
+        let sides = [&self.source, &self.destination].into_iter();
+        let mut pools = sides.filter_map(|side| side.pool.as_ref());
+        pools.all(|pool| pool.device().may_be_called())
+    }
+
     /// Whether other work that uses either side is over, or the copy was stopped, waiting so long for one of it.
     pub(super) fn is_ready(&self, timeout: Duration) -> bool {
         if self.ready.get().is_some() || self.schedule.is_stopped() {
@@ -461,8 +477,26 @@ impl Job {
         Ok(lines)
     }
 
-    /// The last thread's part: what the device still has arrives, and it touches neither side any more.
-    fn end(&self) {
+    /// The part of whoever closed the schedule: nobody touches either side any more, and everybody hears of it.
+    fn conclude(&self) {
+        self.await_devices();
+        let (bytes, total) = (self.schedule.done_bytes(), self.extent.bytes());
+        let ending = match self.schedule.failure() {
+            Some(_) if bytes == total => Ending::Complete,
+            Some(error) if error.kind() == ErrorKind::Cancelled => Ending::Cancelled,
+            Some(_) => Ending::Failed,
+            None => Ending::Complete,
+        };
+        self.elapsed.get_or_init(|| self.start.elapsed());
+        let copied = self.began.get().map(Instant::elapsed);
+        self.counters
+            .count(self.path, bytes, copied.unwrap_or_default(), ending);
+        self.timeline.reach(1);
+        self.schedule.end();
+    }
+
+    /// What the devices still have arrives, and they touch neither side any more.
+    fn await_devices(&self) {
         let opened = std::mem::replace(&mut *self.lines.lock(), Opened::Closed);
         let Opened::Open(lines) = opened else {
             return;
@@ -514,8 +548,9 @@ fn parts_of(whole: Piece, packed: [bool; 2], part_bytes: usize) -> Extent {
 
 impl Work for Job {
     fn work(self: Arc<Self>, group: &Arc<Group>) {
-        // A thread is not to wait for long here: what is waited for may be a copy that needs it.
-        if !self.is_ready(LOOK) {
+        // A thread is not to wait for long here: what is waited for may be a copy that needs it, and others may be
+        // ready.
+        if !self.is_ready(group.patience()) {
             group.put_back(self);
             return;
         }
@@ -543,19 +578,6 @@ impl Drop for Leaving<'_> {
         if !job.schedule.leave() {
             return;
         }
-        job.end();
-        let (bytes, total) = (job.schedule.done_bytes(), job.extent.bytes());
-        let ending = match job.schedule.failure() {
-            Some(_) if bytes == total => Ending::Complete,
-            Some(error) if error.kind() == ErrorKind::Cancelled => Ending::Cancelled,
-            Some(_) => Ending::Failed,
-            None => Ending::Complete,
-        };
-        job.elapsed.get_or_init(|| job.start.elapsed());
-        let copied = job.began.get().map(Instant::elapsed);
-        job.counters
-            .count(job.path, bytes, copied.unwrap_or_default(), ending);
-        job.timeline.reach(1);
-        job.schedule.end();
+        job.conclude();
     }
 }

@@ -58,16 +58,14 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// What the device says of a new queue or of memory for the room.
+    /// What the device says of a new queue or of memory for the room; [`Busy`](ErrorKind::Busy) from where the driver
+    /// must not be called.
     pub(super) fn new(pool: &Arc<Pool>, way: Way, chunk_bytes: usize) -> Result<Self> {
-        let room = match chunk_bytes {
-            0 => None,
-            _ => Some(pool.take_room(chunk_bytes)?),
-        };
         let mut line = Self {
             pool: Arc::clone(pool),
-            queue: None,
-            room,
+            // First, since it is refused where the driver must not be called.
+            queue: Some(pool.take_queue()?),
+            room: None,
             used: AtomicBool::new(false),
             slots: Mutex::new(std::array::from_fn(|slot| Slot {
                 // What the device is to fill is nobody's turn yet.
@@ -78,7 +76,9 @@ impl Line {
             })),
             changed: Condvar::new(),
         };
-        line.queue = Some(pool.take_queue()?);
+        if chunk_bytes > 0 {
+            line.room = Some(pool.take_room(chunk_bytes)?);
+        }
         Ok(line)
     }
 
@@ -240,7 +240,8 @@ impl Drop for Line {
 }
 
 /// Blocks until a queue's work is over, whatever the driver answers in between: memory that it uses must not be let
-/// go before. A queue that is lost does no more work; false for such a one.
+/// go before. A queue that is lost does no more work; false for such a one. Only threads that may call the driver come
+/// here: others are given no queue, and leave the end of a copy to those who are at it.
 pub(super) fn drain(queue: &dyn DeviceQueue) -> bool {
     let mut refused = 0_u32;
     while let Err(error) = queue.finish() {

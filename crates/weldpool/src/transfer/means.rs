@@ -4,7 +4,7 @@
 
 use super::room::{Room, is_of_memory};
 use crate::device::{DeviceQueue, Metered};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::kept;
 use crate::sync::{Arc, Mutex};
 
@@ -22,14 +22,22 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    /// A queue that nobody else submits to.
+    /// A queue that nobody else submits to, on a thread that may call the driver: what is submitted to it can be waited
+    /// for.
     ///
     /// # Errors
     ///
-    /// What the device says of a new one.
+    /// What the device says of a new one; [`Busy`](ErrorKind::Busy) from where the driver must not be called.
     pub(crate) fn take_queue(&self, device: &Metered) -> Result<Arc<dyn DeviceQueue>> {
+        let device = device.device();
+        if !device.may_be_called() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "a copy in a function that a queue calls, where the driver must not be called; copy elsewhere",
+            ));
+        }
         let idle = self.queues.lock().pop();
-        idle.map_or_else(|| device.device().create_queue(), Ok)
+        idle.map_or_else(|| device.create_queue(), Ok)
     }
 
     /// Takes a queue back whose work is over.
@@ -156,5 +164,45 @@ fn take_smallest(rooms: &mut Vec<Room>, will_do: impl Fn(&Room) -> bool) -> Opti
     let candidates = rooms.iter().enumerate().filter(|(_, room)| will_do(room));
     let smallest = candidates.min_by_key(|(_, room)| room.slot_bytes());
     let position = smallest.map(|(position, _)| position)?;
-    Some(rooms.swap_remove(position))
+    // In order: the rest was given back in it.
+    Some(rooms.remove(position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::SoftwareTimeline;
+    use crate::device::host::HostDevice;
+    use crate::queue::Fence;
+
+    #[test]
+    fn rooms_stay_in_the_order_in_which_they_were_given_back() {
+        let device = Metered::new(Arc::new(HostDevice::new().unwrap()));
+        let means = Means::default();
+        let timeline = Arc::new(SoftwareTimeline::default());
+        let fence = |value| Fence::of(timeline.clone(), value);
+        let small = Room::new(&device, CHUNK_BYTES_MIN).unwrap();
+        let small_bytes = small.slot_bytes();
+        means.put_room(&device, small);
+        for value in 1..ROOMS_MAX as u64 {
+            let mut room = Room::new(&device, 64 * CHUNK_BYTES_MIN).unwrap();
+            room.occupy(0, fence(value));
+            means.put_room(&device, room);
+        }
+        let taken = means.take_room(&device, CHUNK_BYTES_MIN).unwrap();
+        assert_eq!(taken.slot_bytes(), small_bytes, "the smallest");
+        let mut last = Room::new(&device, 64 * CHUNK_BYTES_MIN).unwrap();
+        last.occupy(0, fence(ROOMS_MAX as u64));
+        means.put_room(&device, last);
+        // Of the first it is known, of the others not.
+        timeline.reach(1);
+        for value in 2..=ROOMS_MAX as u64 + 1 {
+            let first = means.rooms.lock().remove(0);
+            let before = first.is_occupied();
+            assert!(!before, "room {value} is not the next");
+            timeline.reach(value);
+            assert!(first.release(&device).is_ok());
+        }
+        assert!(taken.release(&device).is_ok());
+    }
 }

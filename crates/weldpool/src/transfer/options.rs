@@ -21,10 +21,14 @@ const CHUNK_BYTES_BOUND: usize = 1 << 30;
 /// Settings of a [`Copier`](super::Copier).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopierConfig {
-    /// Threads that work on one copy at the most, the caller's among them where it waits. Default: as many as
-    /// there are processors, 8 at the most.
+    /// Threads that work on one copy at the most, the caller's of a copy that blocks among them; whoever waits for a
+    /// [`CopyFuture`](super::CopyFuture) by its [`wait`](super::CopyFuture::wait) helps besides. Also the copier's own
+    /// threads at the most. Default: as many as there are processors, 8 at the most.
     pub threads_max: usize,
-    /// Bytes of a chunk of staged copies; none for what the [device says](crate::device::Staging::chunk_bytes).
+    /// Bytes of a chunk of copies that processors have a part in, which are those on the ways `Staged` and `Host` of
+    /// [`CopyPath`](super::CopyPath). None for what the device says: its
+    /// [`chunk_bytes`](crate::device::Staging::chunk_bytes) where the copy is staged, and its
+    /// [`part_bytes`](crate::device::Staging::part_bytes) on the host.
     pub chunk_bytes: Option<usize>,
     /// Up to so many bytes the driver copies memory that its device does not know, by means of its own; none for
     /// what the [device says](crate::device::Staging::pageable_bytes_max).

@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::device::{Location, Metered, Segment, Timeline};
+use crate::device::{Location, Metered, Segment};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Arc;
+use crate::queue::Fence;
 
 /// Chunks of one copy that a room takes: while a device is at one, processors are at the next, and the third is there
 /// for whoever is early.
@@ -27,7 +27,7 @@ pub(crate) struct Room {
     segment: Box<dyn Segment>,
     slot_bytes: usize,
     /// What has to pass before a slot may be used again.
-    busy: [Option<(Arc<dyn Timeline>, u64)>; SLOTS],
+    busy: [Option<Fence>; SLOTS],
 }
 
 impl Room {
@@ -64,17 +64,17 @@ impl Room {
         start.at(slot * self.slot_bytes)
     }
 
-    /// Notes that work uses a slot until a value of a timeline.
-    pub(crate) fn occupy(&mut self, slot: usize, timeline: &Arc<dyn Timeline>, value: u64) {
-        self.busy[slot] = Some((Arc::clone(timeline), value));
+    /// Notes that work uses a slot until a fence has passed.
+    pub(crate) fn occupy(&mut self, slot: usize, fence: Fence) {
+        self.busy[slot] = Some(fence);
     }
 
     /// Waits until no work uses a slot. Work that will not run, since its queue is lost, counts as over.
     pub(crate) fn await_slot(&mut self, slot: usize) -> Result<()> {
-        let Some((timeline, value)) = &self.busy[slot] else {
+        let Some(fence) = &self.busy[slot] else {
             return Ok(());
         };
-        let over = timeline.wait(*value, None).map(drop);
+        let over = fence.cover().and_then(|()| fence.wait(None));
         let lost = |error: &Error| error.kind() == ErrorKind::DeviceLost;
         if over.is_ok() || over.as_ref().is_err_and(lost) {
             self.busy[slot] = None;
@@ -95,12 +95,9 @@ impl Room {
 
     /// Whether work may use a slot.
     pub(super) fn is_occupied(&self) -> bool {
-        self.busy.iter().flatten().any(|(timeline, value)| {
-            let unknown = |error: Error| match error.kind() {
-                ErrorKind::DeviceLost => u64::MAX,
-                _ => 0,
-            };
-            timeline.completed().unwrap_or_else(unknown) < *value
+        self.busy.iter().flatten().any(|fence| {
+            let complete = fence.is_complete();
+            !complete.unwrap_or_else(|error| error.kind() == ErrorKind::DeviceLost)
         })
     }
 

@@ -105,6 +105,15 @@ impl Schedule {
         last
     }
 
+    /// Closes a copy that nobody is at; true if that was done, after which nobody is let in. Who closed it has to call
+    /// [`end`](Self::end). Where somebody is at it, the last of them sees that it was stopped.
+    pub(crate) fn close_unattended(&self) -> bool {
+        let mut state = self.state.lock();
+        let closes = state.inside == 0 && !state.closed;
+        state.closed |= closes;
+        closes
+    }
+
     /// Lets everybody see that the copy has ended.
     pub(crate) fn end(&self) {
         let waker = {
@@ -149,5 +158,27 @@ impl Schedule {
     /// Why it was stopped, if it was.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.state.lock().stopped.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cancels_ends_only_what_nobody_is_at() {
+        let schedule = Schedule::new(1);
+        assert!(schedule.enter());
+        assert_eq!(schedule.claim(), Some(0));
+        schedule.cancel();
+        assert!(!schedule.close_unattended());
+        assert!(schedule.leave(), "whoever was at it ends it");
+        assert!(!schedule.close_unattended());
+
+        let schedule = Schedule::new(1);
+        schedule.cancel();
+        assert!(schedule.close_unattended());
+        assert!(!schedule.close_unattended());
+        assert!(!schedule.enter());
     }
 }

@@ -10,6 +10,9 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Condvar, Mutex};
 
+/// How long a thread waits for work that is not ready, once for all that there is.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// What a thread can be given.
 pub(super) trait Work: Send + Sync {
     fn work(self: Arc<Self>, group: &Arc<Group>);
@@ -34,6 +37,8 @@ pub(super) struct Group {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Arc<dyn Work>>,
+    /// How often work was put back since a thread was last to wait for some.
+    put_back: usize,
     threads: usize,
     /// Threads that wait for work.
     idle: usize,
@@ -102,9 +107,23 @@ impl Group {
         Ok(())
     }
 
+    /// For how long work may wait before it is [put back](Self::put_back): not at all while there is other work that no
+    /// thread has looked at since the last wait.
+    pub(super) fn patience(&self) -> Duration {
+        let mut state = self.state.lock();
+        if state.waiting.len() > state.put_back {
+            return Duration::ZERO;
+        }
+        state.put_back = 0;
+        PATIENCE
+    }
+
     /// Has a thread look at the work again when it comes to it.
     pub(super) fn put_back(&self, work: Arc<dyn Work>) {
-        self.state.lock().waiting.push_back(work);
+        let mut state = self.state.lock();
+        state.put_back += 1;
+        state.waiting.push_back(work);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -155,19 +174,19 @@ impl Group {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        let handles = {
-            let mut state = self.shared.state.lock();
-            state.ending = true;
-            std::mem::take(&mut state.handles)
-        };
+        self.shared.state.lock().ending = true;
         self.shared.changed.notify_all();
         let this = std::thread::current().id();
-        // A callback that owned the last handle may be what ends the group; others may be waiting for it.
-        if handles.iter().any(|handle| handle.thread().id() == this) {
-            return;
-        }
-        for handle in handles {
-            let _panicked = handle.join();
+        // Again, since work may start threads that help with it.
+        loop {
+            let handles = std::mem::take(&mut self.shared.state.lock().handles);
+            // A callback that owned the last handle may be what ends the group; others may be waiting for it.
+            if handles.is_empty() || handles.iter().any(|handle| handle.thread().id() == this) {
+                return;
+            }
+            for handle in handles {
+                let _panicked = handle.join();
+            }
         }
     }
 }
@@ -209,6 +228,65 @@ mod tests {
         assert!((1..=2).contains(&workers.threads()));
         drop(workers);
         assert_eq!(count.0.load(Ordering::SeqCst), 100);
+    }
+
+    /// Work that has another thread do the rest, and that rest.
+    #[derive(Default)]
+    struct Shared {
+        begun: AtomicUsize,
+        done: AtomicUsize,
+    }
+
+    impl Work for Shared {
+        fn work(self: Arc<Self>, group: &Arc<Group>) {
+            let pause = || std::thread::sleep(Duration::from_millis(100));
+            if self.begun.fetch_add(1, Ordering::SeqCst) == 0 {
+                // Until the group is being dropped.
+                pause();
+                let rest: Arc<dyn Work> = self.clone();
+                group.give(&rest, 1).unwrap();
+                while self.begun.load(Ordering::SeqCst) < 2 {
+                    std::thread::yield_now();
+                }
+            } else {
+                pause();
+                self.done.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_threads_that_work_starts_meanwhile() {
+        let workers = Workers::new("test", 2, Duration::from_secs(60));
+        let shared = Arc::new(Shared::default());
+        let work: Arc<dyn Work> = shared.clone();
+        workers.give(&work, 1).unwrap();
+        while shared.begun.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        drop(workers);
+        assert_eq!(shared.done.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_thread_waits_once_for_all_that_there_is() {
+        let workers = Workers::new("test", 1, Duration::from_secs(60));
+        let group = &workers.shared;
+        let work: Arc<dyn Work> = Arc::new(Count::default());
+        let next = || drop(group.state.lock().waiting.pop_front());
+        // No thread is started, so this one goes round.
+        group
+            .state
+            .lock()
+            .waiting
+            .extend([(); 3].map(|()| Arc::clone(&work)));
+        // Whatever was waited for needs no second look at once.
+        for others_wait in [true, true, false, true, false, true, false] {
+            next();
+            assert_eq!(group.patience().is_zero(), others_wait);
+            group.put_back(Arc::clone(&work));
+        }
+        group.state.lock().waiting.clear();
     }
 
     #[test]

@@ -167,3 +167,35 @@ fn libweldpool_gives_a_captured_stream_nothing_and_says_why() {
     // SAFETY: as above.
     assert_eq!(unsafe { (torch.forget)(0, stream.handle()) }, 0);
 }
+
+#[test]
+fn libweldpool_frees_later_what_a_stream_that_it_cannot_look_up_had() {
+    const BYTES: isize = 5 << 20;
+    let counted = Counted::open(Config::default());
+    // Not seen by libweldpool so far.
+    let stream = Stream::new(&counted.cuda, &counted.allocator);
+    let torch = Torch::load();
+    let legacy = std::ptr::without_provenance_mut(1);
+    // SAFETY: `CU_STREAM_LEGACY`, and a stream that is alive until it is forgotten, both of the first device; what is
+    // given comes from `malloc`, and nothing was submitted that uses it. Here and below.
+    let malloc = || unsafe { (torch.malloc)(BYTES, 0, legacy) };
+    // SAFETY: as above.
+    let free = |address, stream| unsafe { (torch.free)(address, BYTES, 0, stream) };
+    let memory = malloc();
+    assert!(!memory.is_null());
+    stream.begin_capture();
+    free(memory, stream.handle());
+    let kept = torch.live_and_calls().0;
+    let goes_on = stream.is_capturing();
+    assert!(stream.end_capture() && goes_on);
+    assert_eq!(kept, BYTES as u64);
+    let other = malloc();
+    assert_eq!(torch.live_and_calls().0, BYTES as u64, "the first is free");
+    free(other, legacy);
+    // Null is the same stream.
+    free(malloc(), std::ptr::null_mut());
+    assert_eq!(torch.live_and_calls().0, 0);
+    stream.synchronize();
+    // SAFETY: as above.
+    assert_eq!(unsafe { (torch.forget)(0, stream.handle()) }, 0);
+}

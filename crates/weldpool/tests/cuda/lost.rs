@@ -52,6 +52,10 @@ fn lose_the_context() {
     let registered = allocator.register(vec![3_u8; 5000]).unwrap();
     registered.note_use(&stream.queue).unwrap();
     let kept = Arc::new(());
+    // A queue that was never signalled, so that no event of it tells of the loss.
+    let silent = Stream::new(&device, &allocator);
+    let noted = allocator.register(vec![4_u8; 5000]).unwrap();
+    let freed = allocator.allocate_with(&private).unwrap();
     stream.write_nowhere();
     let held = Arc::clone(&kept);
     // Never called, if the context is lost before; dropped all the same.
@@ -96,8 +100,12 @@ fn lose_the_context() {
         "{ROUNDS} refused rounds left {more} on the heap"
     );
     live.free_on(&stream.queue);
+    let refused = noted.note_use(&silent.queue).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::DeviceLost);
+    assert_eq!(noted.into_inner().unwrap().len(), 5000);
+    freed.free_on(&silent.queue);
     assert_eq!(registered.into_inner().unwrap().len(), 5000);
-    drop((pinned, stream));
+    drop((pinned, stream, silent));
     assert_eq!(allocator.stats().live.value, 0);
     drop(allocator);
     let gone = Arc::downgrade(&device);

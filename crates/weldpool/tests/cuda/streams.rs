@@ -2,11 +2,14 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use weldpool::device::cuda::{AdoptedStreams, CudaDevice};
 use weldpool::{Allocator, Device, ErrorKind, Request, StorageMode};
+use weldpool_testkit::in_time;
 
 use crate::gpu::Stream;
 
@@ -112,4 +115,68 @@ fn a_function_that_a_stream_calls_may_use_the_allocator_but_not_the_driver() {
     assert_eq!(queue.as_ref().unwrap_err().kind(), ErrorKind::Busy);
     assert!(*deferred >= 1 << 20, "{deferred}");
     other.synchronize();
+}
+
+/// Others put so much behind a function that the driver blocks whoever signals the stream until it has returned.
+#[test]
+fn a_function_frees_while_the_driver_waits_for_it() {
+    in_time(|| {
+        let (device, allocator) = open();
+        let stream = Arc::new(Stream::new(&device, &allocator));
+        let request = Request::new(4096).storage(StorageMode::Private);
+        let target = allocator.allocate_with(&request).unwrap();
+        let used = allocator.allocate_with(&request).unwrap();
+        used.note_use(&stream.queue).unwrap();
+        let (free, may_free) = channel();
+        let function = move || {
+            may_free.recv().unwrap();
+            drop(used);
+        };
+        stream.queue.call(function).unwrap();
+        let launches = {
+            let stream = Arc::clone(&stream);
+            thread::spawn(move || {
+                // More than the driver takes.
+                for _ in 0..4000 {
+                    stream.write_late(&target, 1, 0);
+                }
+                stream.queue.fence().unwrap().wait(None).unwrap();
+            })
+        };
+        // Until they are in the driver.
+        thread::sleep(Duration::from_millis(300));
+        let signals = {
+            let stream = Arc::clone(&stream);
+            thread::spawn(move || drop(stream.queue.fence().unwrap()))
+        };
+        thread::sleep(Duration::from_millis(300));
+        free.send(()).unwrap();
+        signals.join().unwrap();
+        launches.join().unwrap();
+    });
+}
+
+/// The last of a pool is freed where the driver must not be called.
+#[test]
+fn a_pool_ends_elsewhere_than_in_a_function_of_a_queue() {
+    in_time(|| {
+        let (device, allocator) = open();
+        let free_before = device.budget().unwrap().available.unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let request = Request::new(1 << 30).storage(StorageMode::Private);
+        let buffer = allocator.allocate_with(&request.queue(&queue)).unwrap();
+        let (end, may_end) = channel::<()>();
+        let function = move || {
+            may_end.recv().unwrap();
+            drop(buffer);
+        };
+        queue.call(function).unwrap();
+        drop((queue, allocator));
+        end.send(()).unwrap();
+        while Arc::strong_count(&device) > 1 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let free = device.budget().unwrap().available.unwrap();
+        assert!(free + (512 << 20) > free_before, "{free} of {free_before}");
+    });
 }

@@ -19,6 +19,7 @@ mod ordered_reuse;
 mod pinned;
 mod policy;
 mod recording;
+mod refused_signals;
 mod registered;
 mod thread_caches;
 mod trace;

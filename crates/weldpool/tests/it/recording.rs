@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use weldpool::device::fake::{Call, FakeDiscrete};
+use weldpool::device::host::HostDevice;
 use weldpool::device::{Device, DeviceQueue, Location, Timeline};
 use weldpool::{Allocator, Buffer, Error, ErrorKind, Queue, Request, Result, StorageMode};
+use weldpool_testkit::{block, in_time};
 
 const HOLE: usize = 6 << 20;
 
@@ -103,6 +105,88 @@ fn large(allocator: &Allocator, queue: &Queue, bytes: usize) -> Buffer {
     allocator
         .allocate_with(&request.queue(queue))
         .expect("done")
+}
+
+/// Where memory is out, other ways are tried, and holes would do.
+#[test]
+fn a_limit_has_no_holes_mapped_together() {
+    for records in [false, true] {
+        let (_device, allocator, recorder, queue, kept) = holes();
+        let limit = Some(allocator.stats().reserved.value);
+        allocator.set_reserved_bytes_max(limit).unwrap();
+        recorder.records.store(records, Ordering::Relaxed);
+        let request = Request::new(8 * HOLE).storage(StorageMode::Private);
+        let before = allocator.stats().remaps;
+        // What is free goes back, and new memory comes.
+        let block = allocator.allocate_with(&request.queue(&queue)).unwrap();
+        let remaps = allocator.stats().remaps - before;
+        assert_eq!(remaps > 0, !records, "{remaps}");
+        drop(block);
+        recorder.records.store(false, Ordering::Relaxed);
+        drop(kept);
+    }
+}
+
+/// Memory that can be divided is mapped from the queue's own holes before more is obtained.
+#[test]
+fn a_queues_own_pages_stay_where_they_are() {
+    for records in [false, true] {
+        let device = Arc::new(HostDevice::new().unwrap());
+        let recorder = Arc::new(Recorder {
+            inner: device.create_queue().unwrap(),
+            records: AtomicBool::new(false),
+        });
+        let allocator = Allocator::builder(device).build().unwrap();
+        let queue = allocator.adopt_queue(Arc::clone(&recorder) as _);
+        let of_queue = |bytes| {
+            let request = Request::new(bytes).queue(&queue);
+            allocator.allocate_with(&request).unwrap()
+        };
+        // The host allocates too.
+        let mut kept = vec![allocator.allocate(100_000).unwrap()];
+        let mut freed = Vec::new();
+        for number in 0..64 {
+            let block = of_queue(HOLE + 4096 * number);
+            if number % 2 == 0 {
+                freed.push(block);
+            } else {
+                kept.push(block);
+            }
+        }
+        kept.push(allocator.allocate(300_000).unwrap());
+        // What was freed waits for the queue.
+        let (open, _) = block(&queue);
+        freed.into_iter().for_each(|block| block.free_on(&queue));
+        let _bytes = allocator.clear();
+        let before = allocator.stats().remaps;
+        recorder.records.store(records, Ordering::Relaxed);
+        let large = of_queue(3 * HOLE);
+        let remaps = allocator.stats().remaps - before;
+        assert_eq!(remaps, u64::from(!records));
+        recorder.records.store(false, Ordering::Relaxed);
+        drop((open, large, kept));
+    }
+}
+
+/// Nothing is submitted then, so no memory waits for it.
+#[test]
+fn writes_that_are_refused_leave_nothing_behind() {
+    in_time(|| {
+        let (_device, _allocator, recorder, queue, mut kept) = holes();
+        let mut bytes = vec![0_u8; HOLE];
+        recorder.records.store(true, Ordering::Relaxed);
+        for _ in 0..20 {
+            let refused = queue.write(&[1_u8; 4096], &mut kept[0]).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Busy);
+            let refused = queue.read(&kept[0], &mut bytes).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Busy);
+        }
+        recorder.records.store(false, Ordering::Relaxed);
+        let written = queue.write(&[7_u8; 4096], &mut kept[0]).unwrap();
+        written.wait(None).unwrap();
+        queue.read(&kept[0], &mut bytes).unwrap();
+        assert!(bytes[..4096].iter().all(|&byte| byte == 7));
+    });
 }
 
 #[test]

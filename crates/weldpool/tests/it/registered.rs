@@ -8,6 +8,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use weldpool::device::host::HostDevice;
 use weldpool::{
     Allocator, Device, ErrorKind, RawBytes, RegisterError, Request, StableBytes, StorageMode,
 };
-use weldpool_testkit::{FaultyDevice, Pages};
+use weldpool_testkit::{FaultyDevice, Pages, in_time};
 
 const LONG: Duration = Duration::from_secs(30);
 const PAGE: usize = Pages::PAGE_BYTES;
@@ -163,9 +164,14 @@ fn what_overlaps_is_refused() {
     assert_eq!(empty.unwrap_err(), ErrorKind::InvalidRequest);
     let buffer = allocator.allocate(4096).unwrap();
     let host = buffer.binding().host.unwrap();
-    // SAFETY: it is not registered, and the buffer is not touched.
-    let own = allocator.register(unsafe { RawBytes::new(host, 100) });
-    assert_eq!(own.unwrap_err().error.kind(), ErrorKind::InvalidRequest);
+    let before = NonNull::new(host.as_ptr().wrapping_sub(64)).unwrap();
+    for (start, bytes) in [(host, 100), (before, 65)] {
+        // SAFETY: it is not registered, and the buffer is not touched.
+        let own = allocator.register(unsafe { RawBytes::new(start, bytes) });
+        let error = own.unwrap_err().error;
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().contains("of this allocator"), "{error}");
+    }
     drop(memory);
 }
 
@@ -308,4 +314,25 @@ fn what_cannot_be_unregistered_at_its_end_is_kept() {
     let memory = Counted(vec![1; 100], Arc::clone(&kept));
     drop(allocator.register(memory).unwrap());
     assert_eq!(Arc::strong_count(&kept), 2, "the second was dropped");
+}
+
+/// As with CUDA, whose queues call nothing until the function has returned.
+#[test]
+fn a_function_that_a_queue_calls_gets_it_back_only_where_the_driver_may_be_called() {
+    in_time(|| {
+        let device = FaultyDevice::new(Arc::new(FakeDiscrete::new().unwrap()));
+        let device = device.without_calls_from_functions();
+        let allocator = Allocator::builder(Arc::new(device)).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let registered = allocator.register(vec![7_u8; 4096]).unwrap();
+        registered.note_use(&queue).unwrap();
+        let (back, is_back) = channel();
+        queue
+            .call(move || back.send(registered.into_inner()).unwrap())
+            .unwrap();
+        let refused = is_back.recv().unwrap().unwrap_err();
+        assert_eq!(refused.error.kind(), ErrorKind::Busy);
+        queue.fence().unwrap().wait(None).unwrap();
+        assert_eq!(refused.memory.into_inner().unwrap(), [7_u8; 4096]);
+    });
 }

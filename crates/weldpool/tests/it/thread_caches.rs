@@ -10,10 +10,11 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use weldpool::device::Device;
 use weldpool::device::fake::FakeDiscrete;
 use weldpool::device::host::HostDevice;
+use weldpool::device::{Device, DeviceKind};
 use weldpool::{Allocator, Buffer, Config, ErrorKind, Request};
+use weldpool_testkit::FaultyDevice;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -312,9 +313,13 @@ fn threads_that_follow_each_other_do_not_add_to_the_peak() {
 /// the pool, whose queues keep the thread.
 #[test]
 fn the_last_free_on_a_queues_own_thread_keeps_nothing() {
-    let devices: [Arc<dyn Device>; 2] = [
+    let fake = || Arc::new(FakeDiscrete::builder().build().unwrap());
+    // Like CUDA, whose driver must not be called there: the pool ends on a thread of its own.
+    let apart = FaultyDevice::new(fake()).without_calls_from_functions();
+    let devices: [Arc<dyn Device>; 3] = [
         Arc::new(HostDevice::new().unwrap()),
-        Arc::new(FakeDiscrete::builder().build().unwrap()),
+        fake(),
+        Arc::new(apart),
     ];
     for device in devices {
         let (released, is_released) = channel::<()>();
@@ -341,5 +346,65 @@ fn the_last_free_on_a_queues_own_thread_keeps_nothing() {
             );
             thread::yield_now();
         }
+        let budget = device.budget().unwrap();
+        if device.properties().kind != DeviceKind::Host {
+            assert_eq!(budget.available, Some(budget.total), "memory stays");
+        }
     }
+}
+
+/// What a queue's thread cached keeps the pool, which keeps the queue, with which its thread ends.
+#[test]
+fn a_queues_thread_that_cached_something_does_not_keep_a_closed_pool() {
+    let device: Arc<dyn Device> = Arc::new(HostDevice::new().unwrap());
+    let allocator = Allocator::builder(Arc::clone(&device)).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let last = allocator.allocate(MIB).unwrap();
+    let ((cached, is_cached), (end, may_end)) = (channel(), channel::<()>());
+    let handle = allocator.clone();
+    let function = move || {
+        drop(handle.allocate(KIB).unwrap());
+        drop(handle);
+        cached.send(()).unwrap();
+        may_end.recv().unwrap();
+    };
+    let over = queue.call(function).unwrap();
+    is_cached.recv().unwrap();
+    // Its work goes on, so it is not forgotten.
+    drop((queue, allocator));
+    end.send(()).unwrap();
+    over.wait(None).unwrap();
+    drop((over, last));
+    let start = std::time::Instant::now();
+    while Arc::strong_count(&device) > 1 {
+        assert!(start.elapsed().as_secs() < 20, "the pool is still there");
+        thread::yield_now();
+    }
+}
+
+/// Small blocks that lie idle in threads' caches stay there while large ones are wanted only as long as they are little
+/// beside what is live.
+#[test]
+fn much_idle_small_memory_serves_large_requests() {
+    let allocator = allocator(None);
+    let mut live: Vec<Buffer> = (0..1024)
+        .map(|number| allocator.allocate(MIB + number % 7 * 4 * KIB).unwrap())
+        .collect();
+    // What threads may keep is divided anew.
+    let other = allocator.clone();
+    thread::spawn(move || drop(other.allocate(1000).unwrap()))
+        .join()
+        .unwrap();
+    let sizes = (0..200).flat_map(|step| [13 * KIB + step * 256; 100]);
+    let small: Vec<Buffer> = sizes
+        .map(|bytes| allocator.allocate(bytes).unwrap())
+        .collect();
+    drop(small);
+    live.extend((0..700).map(|number| {
+        let bytes = MIB + 64 * KIB + number % 13 * 4 * KIB;
+        allocator.allocate(bytes).unwrap()
+    }));
+    let stats = allocator.stats();
+    let beyond = stats.reserved.value - stats.live.value;
+    assert!(beyond <= stats.live.value / 25, "{stats}");
 }

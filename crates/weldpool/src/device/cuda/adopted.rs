@@ -32,7 +32,7 @@ struct Known {
     ids: HashMap<usize, u64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Adopted {
     queue: Arc<Queue>,
     stream: Arc<CudaQueue>,
@@ -126,15 +126,17 @@ impl AdoptedStreams {
     pub unsafe fn forget(&self, stream: *mut c_void) -> Result<bool> {
         // SAFETY: the caller's promise.
         let id = unsafe { self.device.stream_id(stream) }?;
-        let mut known = self.known.write();
-        let Some(adopted) = known.streams.get(&id) else {
+        let known = self.known.read().streams.get(&id).map(Adopted::clone);
+        let Some(Adopted { queue, stream: own }) = known else {
             return Ok(false);
         };
-        // Covers everything submitted and freed so far.
-        let _fence = adopted.queue.fence()?;
-        adopted.stream.retire();
+        // With the list free: the driver may wait for a function that looks a stream up. It covers everything submitted
+        // and freed so far.
+        let _fence = queue.fence()?;
+        own.retire();
         // Calls of the stream are made under the queue's lock: after this, nobody is at one that began before.
-        let _past = adopted.queue.fence();
+        let _past = queue.fence();
+        let mut known = self.known.write();
         let forgotten = known.streams.remove(&id);
         if known.ids.get(&stream.addr()) == Some(&id) {
             known.ids.remove(&stream.addr());

@@ -64,7 +64,17 @@ impl Context {
 
     /// Whether a call said that the context is gone.
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Whether the context is gone and no function of ours touches memory for one of its streams any more.
+    pub(super) fn has_stopped(&self) -> bool {
+        if !self.is_lost() {
+            return false;
+        }
+        // Whoever found it lost may not have come to that yet.
+        host_functions::forget(self.number);
+        !host_functions::any_runs()
     }
 
     /// Makes a call in this context, whichever the thread's is, and without an effect on a capture that any
@@ -120,9 +130,9 @@ impl Context {
     }
 
     fn error(&self, status: Status, name: &str) -> Error {
-        if status.is_sticky() && !self.lost.swap(true, Ordering::Relaxed) {
-            tracing::error!(device = self.device, %status, call = name, "a CUDA context is lost");
+        if status.is_sticky() && !self.lost.swap(true, Ordering::AcqRel) {
             host_functions::forget(self.number);
+            tracing::error!(device = self.device, %status, call = name, "a CUDA context is lost");
         }
         status.error(self.driver, name)
     }
@@ -130,8 +140,19 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if let Err(status) = self.driver.release_primary_context(self.device) {
-            tracing::warn!(%status, "cuDevicePrimaryCtxRelease failed");
+        let (driver, device) = (self.driver, self.device);
+        let release = move || {
+            if let Err(status) = driver.release_primary_context(device) {
+                tracing::warn!(%status, "cuDevicePrimaryCtxRelease failed");
+            }
+        };
+        if !host_functions::is_inside() {
+            return release();
+        }
+        // The driver must not be called there.
+        let name = "weldpool-release".to_owned();
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(release) {
+            tracing::warn!(%error, device, "a primary context stays retained");
         }
     }
 }
@@ -157,7 +178,7 @@ pub(super) fn driver() -> Result<&'static Driver> {
     })
 }
 
-fn lost() -> Error {
+pub(super) fn lost() -> Error {
     Error::new(
         ErrorKind::DeviceLost,
         "the CUDA context was lost in an earlier call",

@@ -211,11 +211,12 @@ impl CudaDevice {
         })
     }
 
-    /// Whether a stream records a graph.
+    /// Whether a stream records a graph; of `CU_STREAM_PER_THREAD`, the calling thread's.
     ///
     /// # Errors
     ///
-    /// As for [`stream_id`](Self::stream_id).
+    /// [`Busy`](ErrorKind::Busy) in a function that a queue calls, [`DeviceLost`](ErrorKind::DeviceLost), or what the
+    /// driver says.
     ///
     /// # Safety
     ///
@@ -358,6 +359,10 @@ impl Device for CudaDevice {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         Ok(Arc::new(CudaQueue::create(&self.context)?))
+    }
+
+    fn may_be_called(&self) -> bool {
+        !host_functions::is_inside()
     }
 
     fn staging(&self) -> Staging {

@@ -30,9 +30,12 @@ const PAUSE: Duration = Duration::from_micros(50);
 #[derive(Debug)]
 pub(super) struct EventTimeline {
     context: Arc<Context>,
-    /// What is known to be complete; written under the lock.
+    /// What is known to be complete; written under the lock of `points`.
     completed: AtomicU64,
     points: Mutex<Points>,
+    /// Held while a signal is made, so that events are recorded in the order of their values. Apart from `points`, since
+    /// the driver may block in a record until a function that asks for them has returned.
+    signalling: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +102,7 @@ impl EventTimeline {
             context: Arc::clone(context),
             completed: AtomicU64::new(0),
             points: Mutex::default(),
+            signalling: Mutex::default(),
         }
     }
 
@@ -109,6 +113,25 @@ impl EventTimeline {
 
     /// Marks the present end of the stream.
     pub(super) fn signal(&self, stream: Handle) -> Result<u64> {
+        let _signalling = self.signalling.lock();
+        let event = match self.spare_event()? {
+            Some(event) => event,
+            None => Arc::new(Event::new(&self.context)?),
+        };
+        let recorded = event.record(stream);
+        let mut points = self.points.lock();
+        if let Err(error) = recorded {
+            points.spare.push(event);
+            return Err(error);
+        }
+        points.signalled += 1;
+        let value = points.signalled;
+        points.waiting.push_back((value, event));
+        Ok(value)
+    }
+
+    /// An event to record anew, if there is one.
+    fn spare_event(&self) -> Result<Option<Arc<Event>>> {
         let mut points = self.points.lock();
         if points.waiting.len() >= WAITING_MAX {
             self.advance(&mut points)?;
@@ -119,18 +142,7 @@ impl EventTimeline {
                 "4096 points of a stream wait to be passed; wait for one of them",
             ));
         }
-        let event = match points.spare.pop() {
-            Some(event) => event,
-            None => Arc::new(Event::new(&self.context)?),
-        };
-        if let Err(error) = event.record(stream) {
-            points.spare.push(event);
-            return Err(error);
-        }
-        points.signalled += 1;
-        let value = points.signalled;
-        points.waiting.push_back((value, event));
-        Ok(value)
+        Ok(points.spare.pop())
     }
 
     /// Blocks until few enough points wait, or `timeout` is over; says whether they do.
@@ -166,7 +178,12 @@ impl EventTimeline {
         self.points.lock().signalled
     }
 
-    /// The event that stands for a value, or for a later one; none if the value has passed.
+    /// What is known to be complete, without a question to the driver.
+    fn known(&self) -> u64 {
+        self.completed.load(Ordering::Acquire)
+    }
+
+    /// The event that stands for a value; none if the value has passed.
     ///
     /// # Errors
     ///
@@ -179,6 +196,9 @@ impl EventTimeline {
                 "the point to wait for was not signalled yet",
             ));
         }
+        if value <= self.known() {
+            return Ok(None);
+        }
         let at = points.waiting.partition_point(|(of, _)| *of < value);
         Ok(points.waiting.get(at).map(|(_, event)| Arc::clone(event)))
     }
@@ -186,18 +206,28 @@ impl EventTimeline {
 
 impl Timeline for EventTimeline {
     fn completed(&self) -> Result<u64> {
-        match self.advance(&mut self.points.lock()) {
-            // A function of ours may still touch memory though the device does not any more.
-            Err(error) if error.kind() == ErrorKind::DeviceLost && !host_functions::any_runs() => {
-                Err(error)
-            }
-            // Where the driver does not tell, what is known stands.
-            _ => Ok(self.completed.load(Ordering::Acquire)),
+        // The driver may not be asked there, and whoever asks it now may wait for that function.
+        if host_functions::is_inside() {
+            return Ok(self.known());
         }
+        // Where the driver does not tell, what is known stands.
+        let _unknown = self.advance(&mut self.points.lock());
+        if self.context.has_stopped() {
+            return Err(super::context::lost());
+        }
+        Ok(self.known())
     }
 
+    /// Within a function that a queue calls, what is not known to have passed is [`Busy`](ErrorKind::Busy): the driver
+    /// calls no function, of whichever stream, until this one has returned.
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        poll(timeout, || Ok(self.completed()? >= value))
+        poll(timeout, || {
+            let passed = self.completed()? >= value;
+            if !passed && host_functions::is_inside() {
+                self.context.check()?;
+            }
+            Ok(passed)
+        })
     }
 }
 

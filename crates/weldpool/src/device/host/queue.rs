@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::device::backlog::{Backlog, Item, ROOM};
+use crate::device::backlog::{Backlog, Item, ROOM, Refused};
 use crate::device::fence::{SoftwareTimeline, deadline_in, sleep, wait_for_other};
 use crate::device::raw::Transfer;
 use crate::device::{DeviceQueue, Location, Timeline};
@@ -67,7 +67,8 @@ impl HostQueue {
     }
 
     fn submit(&self, work: Work) -> Result<()> {
-        self.shared.change(|state| state.backlog.push(work))
+        let pushed = self.shared.change(|state| state.backlog.push(work));
+        pushed.map_err(Refused::into_error)
     }
 }
 

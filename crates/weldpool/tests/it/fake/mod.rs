@@ -6,6 +6,7 @@
 )]
 
 mod apple;
+mod closing;
 mod discrete;
 mod pool;
 mod queues;

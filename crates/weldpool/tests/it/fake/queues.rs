@@ -4,9 +4,11 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use weldpool::device::DeviceQueue;
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, Step, When};
+use weldpool::device::host::HostDevice;
 use weldpool::{Allocator, Config, Device, ErrorKind, Request, StorageMode};
-use weldpool_testkit::{FaultyDevice, block};
+use weldpool_testkit::{FaultyDevice, block, in_time};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -444,4 +446,42 @@ fn reading_statistics_gives_nothing_back_and_tells_what_is_over_as_idle() {
     assert_eq!(over.driver_calls, waiting.driver_calls);
     let _bytes = allocator.clear();
     assert!(allocator.stats().reserved.value < over.reserved.value);
+}
+
+/// Asks the queue whether it has room when it is dropped, which takes the queue's lock.
+struct Asks(Arc<dyn DeviceQueue>);
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        self.0.wait_for_room(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+#[test]
+fn what_a_refused_function_owns_may_want_the_queue() {
+    in_time(|| {
+        let fake = Arc::new(FakeDiscrete::new().unwrap());
+        let devices: [Arc<dyn Device>; 2] = [fake.clone(), Arc::new(HostDevice::new().unwrap())];
+        for device in devices {
+            let queue = device.create_queue().unwrap();
+            let (open, gate) = channel::<()>();
+            let held = move || {
+                let _opened = gate.recv();
+            };
+            queue.call(Box::new(held)).unwrap();
+            let call = |_| {
+                let owned = Asks(queue.clone());
+                queue.call(Box::new(move || drop(owned))).err()
+            };
+            let error = (0..10_000).find_map(call).unwrap();
+            assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+            drop(open);
+            queue.finish().unwrap();
+        }
+        let queue = fake.create_queue().unwrap();
+        assert!(fake.control().lose_queue(1));
+        let owned = Asks(queue.clone());
+        let error = queue.call(Box::new(move || drop(owned))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeviceLost);
+    });
 }

@@ -29,7 +29,7 @@ fn replay(trace: &str, config: &Config) -> ReplayReport {
 }
 
 #[test]
-fn it_is_worse_than_the_default_on_no_trace_and_clearly_better_on_three() {
+fn it_is_tighter_than_the_default_or_calls_less_on_each_trace_and_is_clearly_better_on_three() {
     // One for all: each allocator learns for itself.
     let adaptive = Config {
         strategy: Some(Arc::new(Adaptive::default())),

@@ -7,6 +7,7 @@
 )]
 
 mod dropped;
+mod functions;
 mod lost;
 mod order;
 mod places;

@@ -1,5 +1,6 @@
 //! What a copy waits for: work of other pools' queues, and other copies where there is one thread for all.
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -126,4 +127,36 @@ fn copy_through(allocator: &Allocator, value: u8) {
     assert!(to_third.wait().unwrap().result.is_ok());
     let seen = back.wait().unwrap().destination;
     assert!(seen.iter().all(|&byte| byte == value));
+}
+
+/// A thread that goes round waits once for all copies that are not ready, not for each.
+#[test]
+fn copies_that_wait_hold_up_no_other_for_long() {
+    const WAITING: usize = 400;
+    let allocator = Allocator::builder(Arc::new(FakeDiscrete::new().unwrap()))
+        .build()
+        .unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let copier = copier(1);
+    let (open, _) = block(&queue);
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let mut there = private(&allocator, 4 * KIB);
+            queue.fill(&mut there, 1).unwrap();
+            copier.copy_async(vec![2_u8; 4 * KIB], there, CopyOptions::new())
+        })
+        .collect();
+    let (arrived, has_arrived) = channel();
+    let options = CopyOptions::new().progress(move |_| {
+        let _sent = arrived.send(());
+    });
+    let there = private(&allocator, 4 * KIB);
+    let _copying = copier.copy_async(vec![3_u8; 4 * KIB], there, options);
+    // Twenty milliseconds for each would be eight seconds.
+    let within = has_arrived.recv_timeout(Duration::from_secs(4));
+    drop(open);
+    within.unwrap();
+    for copying in waiting {
+        copying.wait().unwrap().result.unwrap();
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::work::{Failure, Memory, Work};
 use crate::device::Timeline;
-use crate::device::backlog::{Backlog, Item, ROOM};
+use crate::device::backlog::{Backlog, Item, ROOM, Refused};
 use crate::device::fake::call::Call;
 use crate::device::fake::control::{Ledger, Step};
 use crate::device::fake::random;
@@ -105,21 +105,27 @@ impl Core {
     }
 
     pub(super) fn submit(&self, work: Work) -> Result<()> {
-        self.change(|backlog| backlog.push(work))
+        let mut state = self.state.lock();
+        let pushed = match state.lost {
+            true => Err(Refused {
+                work,
+                error: lost(),
+            }),
+            false => state.backlog.push(work),
+        };
+        drop(state);
+        self.changed.notify_all();
+        pushed.map_err(Refused::into_error)
     }
 
     pub(super) fn signal(&self) -> Result<u64> {
-        self.change(|backlog| Ok(backlog.signal()))
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Backlog<Work>) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
         if state.lost {
-            return Err(Error::new(ErrorKind::DeviceLost, "the queue was lost"));
+            return Err(lost());
         }
-        let changed = change(&mut state.backlog);
+        let value = state.backlog.signal();
         self.changed.notify_all();
-        changed
+        Ok(value)
     }
 
     /// Waits for room, which a queue that goes on by hand comes by only when it is stepped. A lost one has it: it refuses
@@ -301,6 +307,10 @@ impl Core {
             tracing::error!("a host function on a queue panicked");
         }
     }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::DeviceLost, "the queue was lost")
 }
 
 /// A timeline that charges for being asked.
