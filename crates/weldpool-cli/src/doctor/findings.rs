@@ -16,7 +16,8 @@ const BE_ALONE: &str = "run it again on a machine that does nothing else";
 
 /// Draws the findings and the verdict out of the results.
 pub(super) fn conclude(report: &mut Report) {
-    let mut findings: Vec<Finding> = report.devices.iter().flat_map(of_device).collect();
+    let devices = report.devices.iter();
+    let mut findings: Vec<Finding> = devices.flat_map(|one| of_device(one, report)).collect();
     findings.extend(of_the_whole(report));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     report.verdict = match findings.first().map(|finding| finding.level) {
@@ -44,7 +45,12 @@ fn of_the_whole(report: &Report) -> Vec<Finding> {
         add(Level::Broken, what, "devices", REPORT_IT);
     }
     if report.interrupted {
-        let what = "the examination was interrupted".to_owned();
+        let not_run: usize = report
+            .devices
+            .iter()
+            .map(|one| of(one, Outcome::NotRun))
+            .sum();
+        let what = format!("the examination was interrupted; {not_run} steps were not run");
         add(Level::Attention, what, "doctor", "let it come to its end");
     }
     if !IS_OPTIMISED {
@@ -63,7 +69,7 @@ fn of_the_whole(report: &Report) -> Vec<Finding> {
     findings
 }
 
-fn of_device(device: &DeviceReport) -> Vec<Finding> {
+fn of_device(device: &DeviceReport, report: &Report) -> Vec<Finding> {
     let name = &device.device;
     let mut findings: Vec<Finding> = device
         .steps
@@ -71,13 +77,12 @@ fn of_device(device: &DeviceReport) -> Vec<Finding> {
         .filter_map(|step| of_step(name, step))
         .collect();
     let not_run = of(device, Outcome::NotRun);
-    if not_run > 0 {
+    // Of an interruption there is a finding of its own.
+    if not_run > 0 && !report.interrupted {
         findings.push(Finding {
             level: Level::Attention,
             device: Some(name.clone()),
-            what: format!(
-                "{not_run} steps were not run, because time was up or the end was asked for"
-            ),
+            what: format!("{not_run} steps were not run, because time was up"),
             place: "steps".to_owned(),
             advice: BE_ALONE.to_owned(),
         });
