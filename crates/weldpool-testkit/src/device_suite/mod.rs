@@ -44,9 +44,9 @@ macro_rules! device_suite {
     ($name:ident, $make:expr) => {
         $crate::device_suite!(@list tests ($name, $make));
     };
-    // Gives the list to one of the rules below.
+    // Gives the list to one of the rules below, for items or for an expression.
     (@list $to:ident ($($arguments:tt)*)) => {
-        $crate::device_suite!(@$to ($($arguments)*)
+        $crate::device_suite! { @$to ($($arguments)*)
             device: [
                 properties_and_budget_are_sane
             ],
@@ -112,7 +112,7 @@ macro_rules! device_suite {
             faults: [
                 every_failing_driver_call_is_survived
             ]
-        )
+        }
     };
     (@tests ($name:ident, $make:expr) $($topic:ident: [$($case:ident),+]),+) => {
         mod $name {
