@@ -314,10 +314,8 @@ mod tests {
     #[test]
     fn forgetting_a_stream_opens_no_pool() {
         // SAFETY: no pool is open, so the stream is not looked at, here and below.
-        assert_eq!(
-            unsafe { weldpool_torch_forget_stream(63, std::ptr::null_mut()) },
-            0
-        );
+        let forgotten = unsafe { weldpool_torch_forget_stream(63, std::ptr::null_mut()) };
+        assert_eq!(forgotten, 0);
         assert!(POOLS[63].get().is_none());
         for wrong in [-1, DEVICES_MAX as c_int] {
             // SAFETY: as above.

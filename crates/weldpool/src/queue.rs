@@ -534,7 +534,7 @@ impl Queue {
     /// A fence at the present end, or, if the driver refuses, at the next that it makes.
     pub(crate) fn fence_or_next(&self) -> Fence {
         self.fence().unwrap_or_else(|error| {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
             self.core.fence_at(self.core.here().value)
         })
     }

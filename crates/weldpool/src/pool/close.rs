@@ -134,6 +134,8 @@ impl Pool {
             return;
         }
         if !self.device.device().may_be_called() {
+            // A thread of the driver's, whose cache would keep the pool.
+            thread_cache::forget(self);
             return self.close_elsewhere();
         }
         let points = self.points_in_caches();

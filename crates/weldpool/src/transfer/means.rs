@@ -129,7 +129,7 @@ impl Means {
         };
         drop(rooms);
         if let Some(Err(room)) = surplus.map(|room| room.release(device)) {
-            self.rooms.lock().push(room);
+            self.rooms.lock().push(*room);
         }
     }
 
@@ -141,7 +141,7 @@ impl Means {
         for room in go {
             match room.release(device) {
                 Ok(bytes) => returned += bytes,
-                Err(room) => stay.push(room),
+                Err(room) => stay.push(*room),
             }
         }
         self.rooms.lock().append(&mut stay);

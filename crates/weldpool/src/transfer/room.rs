@@ -103,16 +103,16 @@ impl Room {
 
     /// Gives the memory back, which no work uses; says how many bytes it were, or hands back what the driver
     /// refused.
-    pub(super) fn release(self, device: &Metered) -> std::result::Result<usize, Self> {
+    pub(super) fn release(self, device: &Metered) -> std::result::Result<usize, Box<Self>> {
         let bytes = self.segment.bytes();
         match device.release_staging(self.segment) {
             Ok(()) => Ok(bytes),
             Err(refused) => {
                 tracing::error!(error = %refused.error, "memory for copies stays");
-                Err(Self {
+                Err(Box::new(Self {
                     segment: refused.segment,
                     ..self
-                })
+                }))
             }
         }
     }

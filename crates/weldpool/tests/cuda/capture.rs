@@ -146,8 +146,10 @@ fn libweldpool_gives_a_captured_stream_nothing_and_says_why() {
     assert_eq!(live, BYTES as u64);
     stream.begin_capture();
     let refused = malloc();
+    // SAFETY: it takes nothing.
+    let said = unsafe { (torch.last_error)() };
     // SAFETY: the text is the thread's and valid until the next call.
-    let said = unsafe { CStr::from_ptr((torch.last_error)()) };
+    let said = unsafe { CStr::from_ptr(said) };
     let said = said.to_string_lossy().into_owned();
     let refusing = stream.is_capturing();
     // A tensor may die while a graph is recorded.

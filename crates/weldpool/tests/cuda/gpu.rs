@@ -60,6 +60,8 @@ pub(crate) struct Stream {
 }
 
 // SAFETY: streams may be used from any thread.
+unsafe impl Send for Stream {}
+// SAFETY: as for `Send`.
 unsafe impl Sync for Stream {}
 
 impl Stream {

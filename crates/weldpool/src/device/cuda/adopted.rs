@@ -126,7 +126,7 @@ impl AdoptedStreams {
     pub unsafe fn forget(&self, stream: *mut c_void) -> Result<bool> {
         // SAFETY: the caller's promise.
         let id = unsafe { self.device.stream_id(stream) }?;
-        let known = self.known.read().streams.get(&id).map(Adopted::clone);
+        let known = self.known.read().streams.get(&id).cloned();
         let Some(Adopted { queue, stream: own }) = known else {
             return Ok(false);
         };

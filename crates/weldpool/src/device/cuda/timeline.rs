@@ -210,11 +210,13 @@ impl Timeline for EventTimeline {
         if host_functions::is_inside() {
             return Ok(self.known());
         }
-        // Where the driver does not tell, what is known stands.
-        let _unknown = self.advance(&mut self.points.lock());
+        let advanced = self.advance(&mut self.points.lock());
         if self.context.has_stopped() {
-            return Err(super::context::lost());
+            let told = advanced.err();
+            let told = told.filter(|error| error.kind() == ErrorKind::DeviceLost);
+            return Err(told.unwrap_or_else(super::context::lost));
         }
+        // Where the driver does not tell, what is known stands.
         Ok(self.known())
     }
 

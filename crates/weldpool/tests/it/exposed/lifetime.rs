@@ -138,7 +138,12 @@ fn a_closed_pool_returns_it_after_its_work() {
         drop(buffer);
         drop(queue);
         opener.join().unwrap();
-        assert_eq!(device.held().bytes(), 0);
+        // Whoever made or closed a pool meanwhile may have come to it first.
+        let start = std::time::Instant::now();
+        while device.held().bytes() > 0 {
+            assert!(start.elapsed().as_secs() < 20, "memory stays");
+            std::thread::yield_now();
+        }
     }
 }
 
