@@ -38,7 +38,7 @@ pub type MakeDevice = fn() -> Arc<dyn Device>;
 
 /// Runs the suite on a device as a module of tests: `device_suite!(name, make)`.
 ///
-/// The list of cases stands here alone; [`Case::all`] is the same list for programs.
+/// The list of cases stands here alone; [`Case::all`](crate::device_suite::Case::all) is the same list for programs.
 #[macro_export]
 macro_rules! device_suite {
     ($name:ident, $make:expr) => {
