@@ -63,6 +63,12 @@ pub(crate) fn pool_numbered(number: u64) -> Option<Arc<Pool>> {
     POOLS.read().get(&number).map(Arc::clone)
 }
 
+/// Whether the driver of some pool's device must not be called on this thread now.
+pub(crate) fn calls_are_forbidden() -> bool {
+    let forbids = |pool: &Arc<Pool>| !pool.device().may_be_called();
+    POOLS.read().values().any(forbids)
+}
+
 /// Takes a block back for which this thread's cache has no room.
 #[cold]
 pub(crate) fn free_past_cache(key: CacheKey, block: Block) {
@@ -129,6 +135,8 @@ pub struct Pool {
     closed: AtomicBool,
     /// No memory waits for any queue any more.
     given_back: AtomicBool,
+    /// A thread is to close it.
+    leaving: AtomicBool,
     /// Held by whoever gives it back.
     ending: Mutex<()>,
     observer: Observer,
@@ -219,6 +227,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_back: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             ending: Mutex::default(),
             observer,
             means: Means::default(),

@@ -564,6 +564,10 @@ impl Queue {
         operands: &[(&InFlight, Access)],
         work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
     ) -> Result<Fence> {
+        if !self.pool.device().may_be_called() {
+            // The driver's own words.
+            self.core.check()?;
+        }
         // Before the lock, since it may take another queue's, and wait.
         self.cover_conflicts(operands)?;
         let core = &self.core;
@@ -639,12 +643,18 @@ impl Fence {
     /// What the driver says of the signal.
     pub(crate) fn cover(&self) -> Result<()> {
         let QueueId { pool, number, .. } = self.queue;
-        if let Some(pool) = crate::pool::pool_numbered(pool)
-            && let Some(queue) = pool.orders().get(number)
-        {
-            queue.cover(self.value)?;
+        let Some(pool) = crate::pool::pool_numbered(pool) else {
+            return Ok(());
+        };
+        let covered = pool
+            .orders()
+            .get(number)
+            .map(|queue| queue.cover(self.value));
+        match covered {
+            // Only a wait tells whether a lost queue has stopped.
+            Some(Err(error)) if error.kind() != ErrorKind::DeviceLost => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits for the point; a lost queue has stopped, and counts as having passed it.
@@ -661,7 +671,14 @@ impl Fence {
     ///
     /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will.
     pub fn is_complete(&self) -> Result<bool> {
-        Ok(self.timeline.completed()? >= self.value)
+        match self.timeline.completed() {
+            // What had passed before is known still.
+            Err(error) if error.kind() == ErrorKind::DeviceLost => {
+                let passed = self.timeline.wait(self.value, Some(Duration::ZERO));
+                passed.ok().filter(|&passed| passed).ok_or(error)
+            }
+            completed => Ok(completed? >= self.value),
+        }
     }
 
     /// Blocks until the point has passed, or for `timeout`.
@@ -669,8 +686,18 @@ impl Fence {
     /// # Errors
     ///
     /// [`Timeout`](ErrorKind::Timeout) when it has not passed by then,
-    /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will.
+    /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will. In a function that a CUDA queue calls,
+    /// [`Busy`](ErrorKind::Busy) for what is not known to have passed: what it waits for may wait for that function.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<()> {
+        if self.queue.pool == NO_POOL
+            && self.timeline.completed()? < self.value
+            && crate::pool::calls_are_forbidden()
+        {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "a copy is waited for in a function that a queue calls, for which it may wait; do it elsewhere",
+            ));
+        }
         if self.timeline.wait(self.value, timeout)? {
             return Ok(());
         }

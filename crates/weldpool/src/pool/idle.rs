@@ -46,7 +46,7 @@ impl Pool {
         self.put_in_arenas(self.keep_least(drained))
     }
 
-    /// Bytes of idle small blocks that one request can take from wherever they lie; O(threads x lists in use).
+    /// Bytes of idle small blocks in class pools and where threads lend them; O(threads x lists in use).
     fn idle_small_bytes(&self) -> u64 {
         let small = |list: usize| {
             let bytes = self.classes.block_bytes(list);

@@ -19,6 +19,7 @@ use super::stats::{Counters, Ending};
 use super::workers::{Group, Work};
 use crate::device::{Location, SoftwareTimeline, Staging};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::calls_are_forbidden;
 use crate::queue::Fence;
 use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering};
 
@@ -192,11 +193,9 @@ impl Job {
         }
     }
 
-    /// Whether the calling thread may call the drivers that the copy is of, to wait for what comes before it and help.
+    /// Whether the calling thread may call drivers, to wait for what comes before the copy, of whichever pool, and help.
     pub(super) fn may_help(&self) -> bool {
-        let sides = [&self.source, &self.destination].into_iter();
-        let mut pools = sides.filter_map(|side| side.pool.as_ref());
-        pools.all(|pool| pool.device().may_be_called())
+        !calls_are_forbidden()
     }
 
     /// Whether other work that uses either side is over, or the copy was stopped, waiting so long for one of it.

@@ -46,6 +46,12 @@ fn streams_are_found_by_their_ids_until_they_are_forgotten() {
         queue.fill(&mut target, 1).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
+    // Nor does what is freed on it meanwhile wait for ever.
+    let late = allocator.allocate_with(&request).unwrap();
+    late.free_on(&queue);
+    for _ in 0..2 {
+        let _bytes = allocator.clear();
+    }
     drop(queue);
     made.synchronize();
     let calls = allocator.stats().driver_calls;
@@ -149,9 +155,23 @@ fn a_function_frees_while_the_driver_waits_for_it() {
             let stream = Arc::clone(&stream);
             thread::spawn(move || drop(stream.queue.fence().unwrap()))
         };
+        // Somebody asks what is over, meanwhile.
+        let asks = {
+            let (allocator, stream) = (allocator.clone(), Arc::clone(&stream));
+            thread::spawn(move || {
+                let request = Request::new(8 << 20).storage(StorageMode::Private);
+                for _ in 0..50 {
+                    let buffer = allocator.allocate_with(&request).unwrap();
+                    buffer.free_on(&stream.queue);
+                    let _bytes = allocator.clear();
+                    thread::sleep(Duration::from_millis(10));
+                }
+            })
+        };
         thread::sleep(Duration::from_millis(300));
         free.send(()).unwrap();
         signals.join().unwrap();
+        asks.join().unwrap();
         launches.join().unwrap();
     });
 }
