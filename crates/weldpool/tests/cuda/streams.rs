@@ -53,6 +53,7 @@ fn streams_are_found_by_their_ids_until_they_are_forgotten() {
     // Nor does what is freed on it afterwards wait for ever.
     let late = allocator.allocate_with(&request).unwrap();
     late.free_on(&queue);
+    drop(target);
     for _ in 0..2 {
         let _bytes = allocator.clear();
     }
