@@ -50,7 +50,13 @@ const RULES: [Rule; 8] = [
     },
     Rule {
         name: "weldpool-cli",
-        may_use: &["weldpool", "weldpool-engine", "weldpool-server"],
+        // `weldpool doctor` runs the device suite.
+        may_use: &[
+            "weldpool",
+            "weldpool-engine",
+            "weldpool-server",
+            "weldpool-testkit",
+        ],
         never: &[],
     },
     Rule {

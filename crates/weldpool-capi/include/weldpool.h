@@ -21,7 +21,7 @@ const char* weldpool_last_error(void);
 /* PyTorch's pluggable allocator (torch.cuda.memory.CUDAPluggableAllocator): alloc_fn, free_fn and
  * record_stream_fn. `stream` is a cudaStream_t of the device's primary context; memory is ordered by it.
  * The pool of a device is opened by the first call, with the configuration of the environment
- * (METAL_ALLOCATOR_DEBUG, METAL_ALLOCATOR_STATS). */
+ * (METAL_ALLOCATOR_DEBUG, METAL_ALLOCATOR_STATS, METAL_ALLOCATOR_PROFILE). */
 /* Null for no bytes, when there is no memory, and on a stream that records a CUDA graph. */
 void* weldpool_torch_malloc(ssize_t bytes, int device, void* stream);
 /* At a multiple of `alignment`, a power of two up to 2^30. Addresses of either function are multiples of 256. */

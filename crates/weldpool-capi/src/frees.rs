@@ -104,22 +104,27 @@ impl<S: Copy + PartialEq> Frees<S> {
             }
             (Ok(queue), Some(error)) => {
                 let _next_signal = buffer.note_use(&queue);
-                self.owe(Owed { buffer, streams }, error)
+                self.owe(address, Owed { buffer, streams }, error)
             }
             (Err(error), refused) => {
-                streams.push(stream);
                 let Some(error) = worse(refused, error) else {
                     return Ok(());
                 };
-                self.owe(Owed { buffer, streams }, error)
+                if is_for_now(&error) {
+                    streams.push(stream);
+                }
+                self.owe(address, Owed { buffer, streams }, error)
             }
         }
     }
 
-    fn owe(&self, owed: Owed<S>, error: Error) -> Result<()> {
+    fn owe(&self, address: usize, owed: Owed<S>, error: Error) -> Result<()> {
         if !is_for_now(&error) {
-            // Nobody gets it.
+            // Nobody gets it, unless it is freed again, on another stream.
             let _kept = owed.buffer.into_raw();
+            if !owed.streams.is_empty() {
+                lock(&self.used_on).insert(address, owed.streams);
+            }
             return Err(error);
         }
         let mut all = lock(&self.owed);
@@ -152,10 +157,19 @@ impl<S: Copy + PartialEq> Frees<S> {
             let Some(mut owed) = all.pop_front() else {
                 break;
             };
-            let buffer = &owed.buffer;
+            let (buffer, mut for_good) = (&owed.buffer, false);
             owed.streams
-                .retain(|stream| !noted(buffer, *stream, &queue_of));
-            if !owed.streams.is_empty() {
+                .retain(|stream| match note(buffer, *stream, &queue_of) {
+                    Ok(()) => false,
+                    Err(error) => {
+                        for_good |= !is_for_now(&error);
+                        true
+                    }
+                });
+            if for_good {
+                // Nobody will know when its stream is done.
+                let _kept = owed.buffer.into_raw();
+            } else if !owed.streams.is_empty() {
                 all.push_back(owed);
             }
         }
@@ -208,15 +222,17 @@ fn worse(before: Option<Error>, error: Error) -> Option<Error> {
     }
 }
 
-/// Whether the use of a buffer by a stream's work could be noted. It covers all that the stream was given so far, and
-/// so what it had when the buffer was freed.
-fn noted<S>(buffer: &Buffer, stream: S, queue_of: &impl Lookup<S>) -> bool {
-    let Ok(queue) = queue_of(stream) else {
-        return false;
-    };
+/// Notes that a stream's work uses a buffer. It covers all that the stream was given so far, and so what it had when the
+/// buffer was freed.
+///
+/// # Errors
+///
+/// Why the stream cannot be looked up.
+fn note<S>(buffer: &Buffer, stream: S, queue_of: &impl Lookup<S>) -> Result<()> {
+    let queue = queue_of(stream)?;
     // A failure leaves the use to the next signal of the stream.
     let _next_signal = buffer.note_use(&queue);
-    true
+    Ok(())
 }
 
 #[cfg(test)]

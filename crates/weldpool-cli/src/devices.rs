@@ -59,7 +59,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn object(device: &dyn Device) -> Result<Value> {
+/// A device as programs read it.
+pub(crate) fn object(device: &dyn Device) -> Result<Value> {
     let properties = device.properties();
     let budget = device
         .budget()

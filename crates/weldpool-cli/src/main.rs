@@ -1,15 +1,18 @@
-//! The program `weldpool`: serves ONNX models, runs one, lists the devices, works with allocation traces.
+//! The program `weldpool`: serves ONNX models, runs one, lists and examines the devices, works with
+//! allocation traces.
 
 // Both panic when nobody reads, or a disk is full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod byte_size;
 mod devices;
+mod doctor;
 mod infer;
 mod logging;
 mod output;
 mod replay;
 mod serve;
+mod signals;
 mod trace;
 
 use std::io::Write;
@@ -23,7 +26,8 @@ use self::output::OutputError;
 /// What the exit status says; 2 is what clap exits with.
 const EXIT_STATUS: &str = "\
 Exit status: 0 when all was done, also where the reader of standard output went away before its end; \
-1 after an error; 2 for a wrong command line; 3 when allocations of a replay failed.";
+1 after an error, also where doctor found something broken or was interrupted; 2 for a wrong command line; \
+3 when allocations of a replay failed.";
 
 /// Exit status for a command line that clap cannot tell to be wrong; the one that it exits with.
 const WRONG_COMMAND_LINE: u8 = 2;
@@ -59,6 +63,9 @@ enum Command {
     Infer(infer::Options),
     /// List the devices of this machine.
     Devices(devices::Options),
+    /// Examine devices: tests, a short stress and benchmarks, with a verdict and a file for a bug report.
+    #[command(after_help = EXIT_STATUS)]
+    Doctor(doctor::Options),
     /// Replay allocation traces on a device and report memory, driver calls and times.
     #[command(after_help = EXIT_STATUS)]
     Replay(replay::Options),
@@ -88,6 +95,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Serve(options) => serve::run(*options).map(done),
         Command::Infer(options) => infer::run(&options).map(done),
         Command::Devices(options) => devices::run(&options).map(done),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Trace(options) => trace::run(&options),
     }

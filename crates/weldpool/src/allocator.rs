@@ -281,6 +281,16 @@ impl Allocator {
         self.handle.supervisor().is_ok_and(Supervisor::collect_soon)
     }
 
+    /// Switches [spans](crate::profiling) around slow paths on or off; returns what it was. Without a configured handler
+    /// they go to the platform's tool.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tool, as [`platform_tool`](crate::profiling::platform_tool) says; then they stay off.
+    pub fn set_profiling(&self, on: bool) -> Result<bool> {
+        self.pool().metered().spans().set(on)
+    }
+
     /// A new queue of the device.
     ///
     /// # Errors

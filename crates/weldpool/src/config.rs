@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gc::GcConfig;
 use crate::out_of_memory::OutOfMemoryHandler;
 use crate::pressure::PressureConfig;
+use crate::profiling::Profiling;
 use crate::report::LeakReport;
 use crate::request::{ALIGNMENT_MAX, DEFAULT_ALIGNMENT};
 use crate::size_class::SizeClasses;
@@ -105,6 +106,9 @@ pub struct Config {
     /// Whether the counters are compared with a walk over all live buffers when the last handle is
     /// dropped; a difference is logged as an error. Default: off.
     pub debug_checks: bool,
+    /// Where spans around slow paths go, for profilers. Default: nowhere. Can be changed later by
+    /// [`Allocator::set_profiling`](crate::Allocator::set_profiling).
+    pub profiling: Profiling,
     /// What is printed to standard error when the last handle is dropped. Default: nothing.
     pub stats_on_exit: Option<StatsOnExit>,
 }
@@ -136,6 +140,7 @@ impl Default for Config {
             sample_interval_bytes: 512 << 10,
             backtraces: false,
             debug_checks: false,
+            profiling: Profiling::Off,
             stats_on_exit: None,
         }
     }

@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `METAL_ALLOCATOR_DEBUG` | `0`, `off`; `error`, `warn`, `info`; `1`, `debug`; `2`, `trace` | the level of log lines of programs that ask for it; from `debug` on also [`Config::debug_checks`] and [`Config::backtraces`] |
 //! | `METAL_ALLOCATOR_STATS` | `0`, `off`; `1`, `summary`; `json`; `full` | [`Config::stats_on_exit`] |
+//! | `METAL_ALLOCATOR_PROFILE` | `0`, `off`; `1`, `on` | [`Config::profiling`], to the platform's tool |
 //! | `METAL_DEVICE_ID` | a position in [`Runtime::devices`](crate::Runtime::devices), or a name for [`Runtime::open_device`](crate::Runtime::open_device) | what [`Runtime::default_device`](crate::Runtime::default_device) opens |
 //!
-//! Unset or empty, a variable sets nothing. Any other value is an error that names the variable.
+//! Unset or empty, a variable sets nothing. Any other value is an error that names the variable. Where spans are to go to
+//! the platform's tool on Linux, `NVTX_INJECTION64_PATH` is read too: the tool sets it.
 
 #![forbid(unsafe_code)]
 
@@ -14,11 +16,14 @@ use std::ffi::OsString;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::profiling::Profiling;
 
 /// Name of the variable for log lines and checks.
 pub const DEBUG: &str = "METAL_ALLOCATOR_DEBUG";
 /// Name of the variable for statistics on exit.
 pub const STATS: &str = "METAL_ALLOCATOR_STATS";
+/// Name of the variable for spans around slow paths.
+pub const PROFILE: &str = "METAL_ALLOCATOR_PROFILE";
 /// Name of the variable for the default device.
 pub const DEVICE_ID: &str = "METAL_DEVICE_ID";
 
@@ -73,6 +78,8 @@ pub struct Environment {
     pub debug: Option<DebugLevel>,
     /// `METAL_ALLOCATOR_STATS`.
     pub stats_on_exit: Option<StatsOnExit>,
+    /// `METAL_ALLOCATOR_PROFILE`.
+    pub profile: Option<bool>,
     /// `METAL_DEVICE_ID`.
     pub device: Option<String>,
 }
@@ -128,9 +135,18 @@ impl Environment {
                 }
             },
         };
+        let profile = match value(PROFILE)? {
+            None => None,
+            Some(text) => match text.to_ascii_lowercase().as_str() {
+                "0" | "off" => Some(false),
+                "1" | "on" => Some(true),
+                _ => return Err(wrong(PROFILE, &text, "0, 1, off or on")),
+            },
+        };
         Ok(Self {
             debug,
             stats_on_exit,
+            profile,
             device: value(DEVICE_ID)?,
         })
     }
@@ -145,7 +161,18 @@ impl Environment {
         if self.stats_on_exit.is_some() {
             config.stats_on_exit = self.stats_on_exit;
         }
+        match self.profile {
+            None => {}
+            Some(true) => config.profiling = Profiling::Platform,
+            Some(false) => config.profiling = Profiling::Off,
+        }
     }
+}
+
+/// The library of the tool that listens to NVTX, if there is one.
+#[cfg(all(target_os = "linux", feature = "cuda"))]
+pub(crate) fn nvtx_injection() -> Option<OsString> {
+    std::env::var_os("NVTX_INJECTION64_PATH").filter(|path| !path.is_empty())
 }
 
 impl Config {
@@ -222,6 +249,11 @@ mod tests {
             of(STATS, text).unwrap().apply(&mut config);
             assert_eq!(config.stats_on_exit, stats);
         }
+        for (text, name) in [("0", "off"), ("1", "platform"), ("On", "platform")] {
+            let mut config = Config::default();
+            of(PROFILE, text).unwrap().apply(&mut config);
+            assert_eq!(config.profiling.name(), name);
+        }
         let device = of(DEVICE_ID, "fake:apple").unwrap().device;
         assert_eq!(device.as_deref(), Some("fake:apple"));
     }
@@ -236,6 +268,7 @@ mod tests {
             (STATS, "2"),
             (STATS, "xml"),
             (STATS, &long),
+            (PROFILE, "nsys"),
         ] {
             let error = of(name, value).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidConfig);

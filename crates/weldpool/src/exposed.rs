@@ -13,6 +13,7 @@ use crate::device::{Exposure, Imported, Metered, ReleaseError, Segment, StorageM
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Exported;
 use crate::kept;
+use crate::profiling::SlowPath;
 use crate::sync::{Arc, Mutex};
 
 /// The exposed segments of a pool.
@@ -102,6 +103,7 @@ impl ExposedMemory {
                     "the request with its alignment is larger than the device's largest segment",
                 )
             })?;
+        let _span = self.device.span(SlowPath::Growth, wanted.bytes);
         self.reserve.commit(bytes)?;
         let Wanted {
             storage,

@@ -74,6 +74,7 @@ pub mod pinned;
 mod pool;
 mod preset;
 pub mod pressure;
+pub mod profiling;
 pub mod prometheus;
 mod queue;
 mod registered;
@@ -150,6 +151,11 @@ struct Transfers;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/sharing.md")]
 struct Sharing;
+
+/// Compiles and runs the example of the page on profilers.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/profiling.md")]
+struct ProfilingPage;
 
 /// Compiles and runs the README's example.
 #[cfg(doctest)]

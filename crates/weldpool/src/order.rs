@@ -191,11 +191,21 @@ impl Deferred {
         over
     }
 
-    /// The fences of every block that waits now.
+    /// The last fence of each queue that blocks wait for now.
     fn fences(&self) -> Vec<Fence> {
+        let mut last: Vec<Fence> = Vec::new();
         let waiting = self.waiting.lock();
-        let uses = waiting.iter().flat_map(|one| &one.uses);
-        uses.map(|one| one.fence.clone()).collect()
+        for used in waiting.iter().flat_map(|one| &one.uses) {
+            match last
+                .iter_mut()
+                .find(|fence| fence.queue() == used.fence.queue())
+            {
+                Some(fence) if fence.value() < used.fence.value() => *fence = used.fence.clone(),
+                Some(_) => {}
+                None => last.push(used.fence.clone()),
+            }
+        }
+        last
     }
 
     /// Sees to it that signals cover all that blocks wait for. Where the driver refuses one, the next signal will.

@@ -41,6 +41,7 @@ use crate::high_water::HighWater;
 use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
+use crate::profiling::{SlowPath, Span};
 use crate::registered::Ranges;
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
@@ -61,6 +62,12 @@ pub(crate) fn pool_of(block: &Block) -> Option<Arc<Pool>> {
 /// The pool of a number, while it is there.
 pub(crate) fn pool_numbered(number: u64) -> Option<Arc<Pool>> {
     POOLS.read().get(&number).map(Arc::clone)
+}
+
+/// Whether the driver of some pool's device must not be called on this thread now.
+pub(crate) fn calls_are_forbidden() -> bool {
+    let forbids = |pool: &Arc<Pool>| !pool.device().may_be_called();
+    POOLS.read().values().any(forbids)
 }
 
 /// Takes a block back for which this thread's cache has no room.
@@ -129,6 +136,8 @@ pub struct Pool {
     closed: AtomicBool,
     /// No memory waits for any queue any more.
     given_back: AtomicBool,
+    /// A thread is to close it.
+    leaving: AtomicBool,
     /// Held by whoever gives it back.
     ending: Mutex<()>,
     observer: Observer,
@@ -139,7 +148,7 @@ pub struct Pool {
 impl Pool {
     pub(crate) fn new(name: String, device: Arc<dyn Device>, config: Config) -> Result<Arc<Self>> {
         close::close_late_now();
-        let device = Arc::new(Metered::new(device));
+        let device = Arc::new(Metered::new(device, &config.profiling));
         let cached_bytes_max = match config.cached_bytes_max {
             Some(bytes) => bytes,
             None => device.budget()?.ceiling() / 4,
@@ -219,6 +228,7 @@ impl Pool {
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             given_back: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             ending: Mutex::default(),
             observer,
             means: Means::default(),
@@ -241,6 +251,11 @@ impl Pool {
 
     pub(crate) fn metered(&self) -> &Metered {
         &self.device
+    }
+
+    /// Begins a span, for profilers.
+    pub(crate) fn span(&self, path: SlowPath, bytes: usize) -> Span<'_> {
+        self.device.span(path, bytes)
     }
 
     /// Memory of others that the device knows.

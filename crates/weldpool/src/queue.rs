@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Element;
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::Pool;
+use crate::profiling::SlowPath;
 use crate::signals::Signals;
 use crate::sync::{
     Arc, AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering,
@@ -373,6 +374,7 @@ impl Queue {
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         self.check_staged("write", (source.len(), to.bytes), destination.pool())?;
+        let _span = self.pool.span(SlowPath::StagedCopy, source.len());
         let mut staging = QueueStaging::new(self, source.len())?;
         let mut last = None;
         for (number, chunk) in source.chunks(staging.chunk_bytes).enumerate() {
@@ -398,6 +400,7 @@ impl Queue {
         let _reading = source.borrow_shared()?;
         let from = source.part();
         self.check_staged("read", (from.bytes, destination.len()), source.pool())?;
+        let _span = self.pool.span(SlowPath::StagedCopy, from.bytes);
         let mut staging = QueueStaging::new(self, from.bytes)?;
         let mut before: Option<(usize, &mut [u8])> = None;
         let chunks = destination[..from.bytes].chunks_mut(staging.chunk_bytes);
@@ -534,7 +537,7 @@ impl Queue {
     /// A fence at the present end, or, if the driver refuses, at the next that it makes.
     pub(crate) fn fence_or_next(&self) -> Fence {
         self.fence().unwrap_or_else(|error| {
-            tracing::warn!(%error, "a queue could not be signalled");
+            note_refused_signal(&error);
             self.core.fence_at(self.core.here().value)
         })
     }
@@ -564,6 +567,10 @@ impl Queue {
         operands: &[(&InFlight, Access)],
         work: impl FnOnce(&dyn DeviceQueue) -> Result<()>,
     ) -> Result<Fence> {
+        if !self.pool.device().may_be_called() {
+            // The driver's own words.
+            self.core.check()?;
+        }
         // Before the lock, since it may take another queue's, and wait.
         self.cover_conflicts(operands)?;
         let core = &self.core;
@@ -639,12 +646,18 @@ impl Fence {
     /// What the driver says of the signal.
     pub(crate) fn cover(&self) -> Result<()> {
         let QueueId { pool, number, .. } = self.queue;
-        if let Some(pool) = crate::pool::pool_numbered(pool)
-            && let Some(queue) = pool.orders().get(number)
-        {
-            queue.cover(self.value)?;
+        let Some(pool) = crate::pool::pool_numbered(pool) else {
+            return Ok(());
+        };
+        let covered = pool
+            .orders()
+            .get(number)
+            .map(|queue| queue.cover(self.value));
+        match covered {
+            // Only a wait tells whether a lost queue has stopped.
+            Some(Err(error)) if error.kind() != ErrorKind::DeviceLost => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits for the point; a lost queue has stopped, and counts as having passed it.
@@ -661,7 +674,14 @@ impl Fence {
     ///
     /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will.
     pub fn is_complete(&self) -> Result<bool> {
-        Ok(self.timeline.completed()? >= self.value)
+        match self.timeline.completed() {
+            // What had passed before is known still.
+            Err(error) if error.kind() == ErrorKind::DeviceLost => {
+                let passed = self.timeline.wait(self.value, Some(Duration::ZERO));
+                passed.ok().filter(|&passed| passed).ok_or(error)
+            }
+            completed => Ok(completed? >= self.value),
+        }
     }
 
     /// Blocks until the point has passed, or for `timeout`.
@@ -669,8 +689,18 @@ impl Fence {
     /// # Errors
     ///
     /// [`Timeout`](ErrorKind::Timeout) when it has not passed by then,
-    /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will.
+    /// [`DeviceLost`](ErrorKind::DeviceLost) when it never will. In a function that a CUDA queue calls,
+    /// [`Busy`](ErrorKind::Busy) for what is not known to have passed: what it waits for may wait for that function.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<()> {
+        if self.queue.pool == NO_POOL
+            && self.timeline.completed()? < self.value
+            && crate::pool::calls_are_forbidden()
+        {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "a copy is waited for in a function that a queue calls, for which it may wait; do it elsewhere",
+            ));
+        }
         if self.timeline.wait(self.value, timeout)? {
             return Ok(());
         }

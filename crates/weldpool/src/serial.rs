@@ -162,7 +162,7 @@ impl Serialize for Config {
             driver_ns_per_operation, wait_max as wait_max_seconds: wait_max.as_secs_f64(),
             pressure as pressure_enabled: pressure.enabled, gc as gc_enabled: gc.enabled,
             strategy as has_strategy: strategy.is_some(), sample_interval_bytes, backtraces,
-            debug_checks,
+            debug_checks, profiling: profiling.name(),
             ; without on_leak, on_out_of_memory, stats_on_exit,
         })
     }

@@ -58,7 +58,12 @@ impl Signals {
         mut signal: impl FnMut() -> Result<u64, E>,
     ) -> Result<(), E> {
         while *last < value {
+            let before = *last;
             self.mark(last, &mut signal)?;
+            if *last == before {
+                // Whoever answers so has no further points.
+                break;
+            }
         }
         Ok(())
     }
@@ -103,5 +108,8 @@ mod tests {
         };
         signals.cover(&mut last, taken, signal).unwrap();
         assert_eq!((*last, signals.last()), (2, 2));
+        // A queue that has come to its end for good.
+        signals.cover(&mut last, 5, || Ok::<_, ()>(2)).unwrap();
+        assert_eq!(*last, 2);
     }
 }

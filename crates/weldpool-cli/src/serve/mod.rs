@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use weldpool::env::Environment;
 use weldpool_engine::onnxruntime::OnnxRuntime;
 use weldpool_server::Server;
@@ -15,6 +14,7 @@ use weldpool_server::Server;
 pub(crate) use self::options::Options;
 use self::progress::LoadProgress;
 use crate::output;
+use crate::signals::StopSignals;
 
 pub(crate) fn run(options: Options) -> Result<()> {
     let environment = Environment::read()?;
@@ -78,28 +78,5 @@ fn announce(line: &str) -> Result<()> {
         // A reader that has gone away must not stop the server.
         Err(error) if !error.is_closed() => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
-        })
-    }
-
-    /// Completes on the next of them.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod devices;
+mod doctor;
 mod environment;
 mod infer;
 mod lifecycle;

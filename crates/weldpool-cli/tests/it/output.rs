@@ -4,12 +4,13 @@ use std::io::PipeWriter;
 use std::process::{Command, Output, Stdio};
 
 /// Each way to have something printed that needs no model; `FOLDER` is one to write to.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "--help",
     "--version",
     "replay --help",
     "devices",
     "devices --all --format json",
+    "doctor --device host --quick",
     "replay TRACE",
     "replay TRACE --format json",
     "replay TRACE TRACE --dashboard",

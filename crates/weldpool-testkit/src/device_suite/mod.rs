@@ -13,6 +13,7 @@
     reason = "these functions are tests: their names say what holds, and they report by panicking"
 )]
 
+mod case;
 pub mod device;
 pub mod ends;
 pub mod faults;
@@ -30,14 +31,22 @@ use std::sync::Arc;
 
 use weldpool::{Allocator, Buffer, Config, Device};
 
+pub use self::case::Case;
+
 /// Makes the device under test.
 pub type MakeDevice = fn() -> Arc<dyn Device>;
 
 /// Runs the suite on a device as a module of tests: `device_suite!(name, make)`.
+///
+/// The list of cases stands here alone; [`Case::all`](crate::device_suite::Case::all) is the same list for programs.
 #[macro_export]
 macro_rules! device_suite {
     ($name:ident, $make:expr) => {
-        $crate::device_suite!(@cases $name, $make,
+        $crate::device_suite!(@list tests ($name, $make));
+    };
+    // Gives the list to one of the rules below, for items or for an expression.
+    (@list $to:ident ($($arguments:tt)*)) => {
+        $crate::device_suite! { @$to ($($arguments)*)
             device: [
                 properties_and_budget_are_sane
             ],
@@ -103,9 +112,9 @@ macro_rules! device_suite {
             faults: [
                 every_failing_driver_call_is_survived
             ]
-        );
+        }
     };
-    (@cases $name:ident, $make:expr, $($topic:ident: [$($case:ident),+]),+) => {
+    (@tests ($name:ident, $make:expr) $($topic:ident: [$($case:ident),+]),+) => {
         mod $name {
             use super::*;
             $($(
@@ -115,6 +124,15 @@ macro_rules! device_suite {
                 }
             )+)+
         }
+    };
+    (@table () $($topic:ident: [$($case:ident),+]),+) => {
+        &[$($(
+            $crate::device_suite::Case::new(
+                stringify!($topic),
+                stringify!($case),
+                $crate::device_suite::$topic::$case,
+            )
+        ),+),+]
     };
 }
 

@@ -10,6 +10,7 @@ use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
 use crate::error::Result;
+use crate::profiling::SlowPath;
 use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
 
@@ -163,6 +164,7 @@ impl Arena {
             let affordable = || self.reserve.affords(self.spent_ns() + cost, want.live);
             (chained == Chained::AtAnyCost || affordable()).then_some(parts)
         })?;
+        let _span = self.device.span(SlowPath::Remap, want.bytes);
         let block = self.map_parts(growth, properties, want, chosen, &[], 0);
         if block.is_ok() {
             self.reserve.count_remap();

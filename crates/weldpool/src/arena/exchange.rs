@@ -11,6 +11,7 @@ use super::windows::{FreeParts, Part};
 use super::{Arena, Growth, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::device::VirtualMemoryProperties;
+use crate::profiling::SlowPath;
 use crate::space::{Free, Range};
 
 /// Handles are spared while this multiple of the driver time spent so far is affordable.
@@ -74,6 +75,7 @@ impl Arena {
             }
             (chosen, most)
         };
+        let _span = self.device.span(SlowPath::Remap, want.bytes);
         self.release_handles(growth, chosen);
         self.add_around(growth, properties, want, most, false, passed)
             .ok()

@@ -8,6 +8,7 @@ use super::{Arena, Growth, Sparing, Want};
 use crate::block::Block;
 use crate::device::VirtualMemoryProperties;
 use crate::error::Result;
+use crate::profiling::SlowPath;
 use crate::space::Range;
 
 impl Arena {
@@ -27,6 +28,7 @@ impl Arena {
     /// one segment. Says how many they are. Calls the driver under `growth` alone.
     pub(crate) fn extend(&self, bytes: usize) -> Result<usize> {
         let bytes = self.whole(Some(bytes))?;
+        let _span = self.device.span(SlowPath::Growth, bytes);
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             let region = self.create_segment(&mut growth, bytes)?;

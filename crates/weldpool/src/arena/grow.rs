@@ -7,6 +7,7 @@ use super::{Arena, Growth, Home, Want};
 use crate::block::{Block, Point};
 use crate::device::{Segment, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
+use crate::profiling::SlowPath;
 use crate::space::{Free, Range};
 
 /// Address space reserved at once, as a multiple of what one request needs.
@@ -35,6 +36,7 @@ impl Arena {
         want: &Want,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<(Block, Source)> {
+        let _span = self.device.span(SlowPath::Growth, want.bytes);
         let mut growth = self.growth.lock();
         // Another thread may have grown meanwhile.
         let held = self.state.lock().allocate(want, self.sparing(want.live));
@@ -56,6 +58,7 @@ impl Arena {
 
     /// A block of new memory that is shared with nobody, to be [returned](Self::trim_range) when freed.
     pub(crate) fn direct(&self, want: &Want, passed: &dyn Fn(Point) -> bool) -> Result<Block> {
+        let _span = self.device.span(SlowPath::Growth, want.bytes);
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             let bytes = self.segment_room(want)?;

@@ -8,6 +8,7 @@ use super::{Arena, Growth, Stale, Want};
 use crate::block::{Block, Point};
 use crate::device::{AddressRange, Mapped, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
+use crate::profiling::SlowPath;
 use crate::space::{Free, Range};
 use crate::wait::{Wait, left_out};
 
@@ -253,6 +254,8 @@ impl Arena {
         created: Vec<Piece>,
         passed: &dyn Fn(Point) -> bool,
     ) -> Result<Block> {
+        // Without donors it is new memory alone.
+        let _span = (!donors.is_empty()).then(|| self.device.span(SlowPath::Remap, want.bytes));
         let pieces = donors.iter().flat_map(|donor| &donor.pieces);
         let pieces = joined(pieces.chain(&created).copied().collect());
         let mapped = Range {

@@ -10,6 +10,7 @@ use super::exchange::take_next;
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::error::Result;
+use crate::profiling::SlowPath;
 use crate::space::Range;
 
 /// Part of what is held by which an arena of segments grows at least, when exchanging is too dear.
@@ -124,7 +125,10 @@ impl Arena {
                     return Ok((block, Source::Held));
                 }
             }
-            self.return_segments(growth, missing);
+            let empty = self.empty_segments(growth);
+            let span = || self.device.span(SlowPath::Remap, want.bytes);
+            let _span = (!empty.is_empty()).then(span);
+            self.return_these(growth, empty, missing);
         }
         let region = match self.create_segment(growth, usual) {
             Err(_) if usual > need => self.create_segment(growth, need),
@@ -160,7 +164,11 @@ impl Arena {
     /// Returns empty segments until `bytes` are given back: the smallest one that suffices, or the
     /// largest there is, and so on.
     pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
-        let mut empty = self.empty_segments(growth);
+        let empty = self.empty_segments(growth);
+        self.return_these(growth, empty, bytes)
+    }
+
+    fn return_these(&self, growth: &mut Growth, mut empty: Vec<Range>, bytes: usize) -> usize {
         let mut returned = 0;
         while returned < bytes
             && let Some(range) = take_next(&mut empty, bytes - returned, |range| range.bytes)

@@ -9,6 +9,7 @@ use super::*;
 use crate::device::Device as _;
 use crate::device::fake::{Call, FakeApple, FakeDiscrete, Fault, When};
 use crate::error::ErrorKind;
+use crate::profiling::Profiling;
 
 const MIB: usize = 1 << 20;
 const NS_PER_OPERATION: u64 = 1000;
@@ -24,7 +25,11 @@ fn arena(device: Arc<dyn crate::device::Device>, storage: StorageMode) -> Arena 
     };
     let segment_bytes = (2 * MIB, 64 * MIB);
     let reserve = Reserve::new(None, 0, NS_PER_OPERATION, segment_bytes);
-    Arena::new(home, Arc::new(Metered::new(device)), Arc::new(reserve))
+    Arena::new(
+        home,
+        Arc::new(Metered::new(device, &Profiling::Off)),
+        Arc::new(reserve),
+    )
 }
 
 fn want(bytes: usize) -> Want {

@@ -8,6 +8,7 @@ use super::{Arena, Growth, Home};
 use crate::block::Point;
 use crate::device::{Mapped, ReleaseError, Segment};
 use crate::kept;
+use crate::profiling::SlowPath;
 use crate::space::{Free, Range};
 
 impl Arena {
@@ -25,6 +26,18 @@ impl Arena {
 
     /// `part` says how much of a range goes, given how much is missing.
     fn trim_by(
+        &self,
+        bytes: usize,
+        passed: &dyn Fn(Point) -> bool,
+        part: impl Fn(usize) -> usize,
+    ) -> usize {
+        let mut span = self.device.span(SlowPath::Trim, bytes);
+        let returned = self.return_free(bytes, passed, part);
+        span.set_bytes(returned);
+        returned
+    }
+
+    fn return_free(
         &self,
         bytes: usize,
         passed: &dyn Fn(Point) -> bool,
@@ -98,6 +111,13 @@ impl Arena {
 
     /// Returns what can be returned of a clean free range.
     pub(crate) fn trim_range(&self, range: Range) -> usize {
+        let mut span = self.device.span(SlowPath::Trim, range.bytes);
+        let returned = self.return_range(range);
+        span.set_bytes(returned);
+        returned
+    }
+
+    fn return_range(&self, range: Range) -> usize {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             return self

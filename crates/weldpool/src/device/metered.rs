@@ -1,5 +1,5 @@
 //! Counts and times every driver call, outside the allocator, so that `reserved` is what the
-//! device gave and not what the allocator believes.
+//! device gave and not what the allocator believes. Whatever calls the driver finds its spans here too.
 
 #![allow(unsafe_code)]
 
@@ -14,6 +14,7 @@ use crate::block::Node;
 use crate::counter::{AtomicCounter, Counter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::ExportedHandle;
+use crate::profiling::{Profiling, SlowPath, Span, Spans};
 use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 
 /// A device whose calls are counted.
@@ -33,10 +34,11 @@ pub(crate) struct Metered {
     /// Real time, and time that a simulated device charged.
     nanoseconds: AtomicU64,
     charged: AtomicU64,
+    spans: Spans,
 }
 
 impl Metered {
-    pub(crate) fn new(device: Arc<dyn Device>) -> Self {
+    pub(crate) fn new(device: Arc<dyn Device>, profiling: &Profiling) -> Self {
         let topologies = StorageMode::ALL.map(|storage| device.topology(storage));
         let topology = topologies.into_iter().flatten().next();
         let nodes = topology.map_or(0, |topology| topology.nodes().len());
@@ -51,7 +53,18 @@ impl Metered {
             failures: AtomicU64::new(0),
             nanoseconds: AtomicU64::new(0),
             charged: AtomicU64::new(0),
+            spans: Spans::new(profiling),
         }
+    }
+
+    /// Begins a span, for profilers.
+    #[inline]
+    pub(crate) fn span(&self, path: SlowPath, bytes: usize) -> Span<'_> {
+        self.spans.begin(path, bytes)
+    }
+
+    pub(crate) fn spans(&self) -> &Spans {
+        &self.spans
     }
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {

@@ -97,13 +97,20 @@ impl Pool {
 
     /// Leaves the end to a thread of its own. Without one, whoever looks after late pools comes to it.
     fn close_elsewhere(&self) {
+        if self.leaving.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let Some(pool) = POOLS.read().get(&self.key.id).map(Arc::clone) else {
             return;
         };
         let close = std::thread::Builder::new()
             .name("weldpool-close".into())
-            .spawn(move || pool.close_if_idle());
+            .spawn(move || {
+                pool.leaving.store(false, Ordering::SeqCst);
+                pool.close_if_idle();
+            });
         if let Err(error) = close {
+            self.leaving.store(false, Ordering::SeqCst);
             tracing::warn!(pool = %self.name, %error, "a pool is closed later");
         }
     }
@@ -117,8 +124,10 @@ impl Pool {
         let _bytes = self.clear();
         self.close_if_idle();
         // Somebody who looks after late pools may be at it; when the last handle is gone, all is given back.
-        drop(self.ending.lock());
-        close_late_now();
+        if self.device.device().may_be_called() {
+            drop(self.ending.lock());
+            close_late_now();
+        }
     }
 
     /// Gives everything back once no handle and no buffer is left.
@@ -134,6 +143,8 @@ impl Pool {
             return;
         }
         if !self.device.device().may_be_called() {
+            // A thread of the driver's, whose cache would keep the pool.
+            thread_cache::forget(self);
             return self.close_elsewhere();
         }
         let points = self.points_in_caches();

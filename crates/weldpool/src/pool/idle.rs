@@ -10,6 +10,7 @@ use super::place::Place;
 use super::shelves::is_little;
 use crate::arena::{Arena, SMALL_BYTES_MAX, Want};
 use crate::block::{Block, Point};
+use crate::profiling::SlowPath;
 use crate::thread_cache;
 use crate::wait::{Wait, left_out};
 
@@ -46,7 +47,7 @@ impl Pool {
         self.put_in_arenas(self.keep_least(drained))
     }
 
-    /// Bytes of idle small blocks that one request can take from wherever they lie; O(threads x lists in use).
+    /// Bytes of idle small blocks in class pools and where threads lend them; O(threads x lists in use).
     fn idle_small_bytes(&self) -> u64 {
         let small = |list: usize| {
             let bytes = self.classes.block_bytes(list);
@@ -155,6 +156,8 @@ impl Pool {
 
     /// Waits up to `timeout` in all for the work that pending memory waits for.
     pub(super) fn wait(&self, timeout: Duration) {
+        let bytes = || usize::try_from(self.deferred_bytes()).unwrap_or(usize::MAX);
+        let _span = self.device.spans().begin_with(SlowPath::Wait, bytes);
         let start = Instant::now();
         self.deferred.wait(timeout);
         for (queue, value) in self.pending_queues() {
@@ -183,6 +186,7 @@ impl Pool {
         };
         // Paid for once, though several queues may be waited for.
         self.reserve.charge_wait(allowed);
+        let _span = self.device.span(SlowPath::Wait, want.bytes);
         let start = Instant::now();
         let mut next = Some(first);
         while let Some(point) = next {
@@ -197,9 +201,9 @@ impl Pool {
 
     fn await_exchange(&self, arena: &Arena, want: &Want) {
         let start = Instant::now();
-        let (mut last, mut asked) = (None, false);
+        let (mut last, mut asked) = (None, None);
         while let Some(point) = arena.exchange_after(want) {
-            asked = true;
+            asked = asked.or_else(|| Some(self.device.span(SlowPath::Wait, want.bytes)));
             let left = EXCHANGE_WAIT_MAX.saturating_sub(start.elapsed());
             if last == Some(point) || left.is_zero() || !self.orders.wait(point, left) {
                 break;
@@ -207,7 +211,7 @@ impl Pool {
             self.collect(false);
             last = Some(point);
         }
-        if asked {
+        if asked.is_some() {
             self.reserve.note_waited(start);
         }
     }

@@ -12,6 +12,7 @@ use crate::arena::Source;
 use crate::block::{Block, CacheKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::out_of_memory::{OutOfMemory, Recourse, RecoveryStep};
+use crate::profiling::SlowPath;
 use crate::request::Request;
 use crate::sync::Arc;
 
@@ -76,6 +77,7 @@ impl Pool {
         first: Error,
     ) -> Result<(Block, Source)> {
         let bytes = shortage.request.bytes;
+        let _span = self.device.span(SlowPath::Recovery, bytes);
         self.out_of_memory.begun();
         tracing::debug!(pool = %self.name, bytes, error = %first, "memory is out");
         for round in 1..=ROUNDS_MAX {

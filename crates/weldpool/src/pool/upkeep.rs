@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use crate::gc::{Ages, GcPlan, Observation};
 use crate::pressure::{Actions, Level, Step, Usage};
+use crate::profiling::SlowPath;
 use crate::sync::Ordering;
 
 impl Pool {
@@ -17,7 +18,12 @@ impl Pool {
         let mut returned = self.exposed.return_refused();
         for (arena, _) in self.arenas.iter() {
             if returned < bytes {
-                returned += arena.trim(bytes - returned, &passed);
+                // All is all to a profiler too.
+                let more = match bytes {
+                    usize::MAX => bytes,
+                    _ => bytes - returned,
+                };
+                returned += arena.trim(more, &passed);
             }
         }
         returned
@@ -39,6 +45,7 @@ impl Pool {
         if self.closing.load(Ordering::SeqCst) {
             return 0;
         }
+        let mut span = self.device.span(SlowPath::Pressure, 0);
         self.cache_limit.hold(
             actions.contains(Step::HalveCacheLimit),
             actions.contains(Step::RefuseCacheGrowth),
@@ -59,6 +66,7 @@ impl Pool {
                 Step::ReturnIdle => returned += self.clear(),
             }
         }
+        span.set_bytes(returned);
         returned as u64
     }
 
@@ -124,6 +132,7 @@ impl Pool {
         if self.closing.load(Ordering::SeqCst) {
             return 0;
         }
+        let mut span = self.device.span(SlowPath::Collection, 0);
         self.collect(true);
         let mut returned = 0;
         if plan.drain_caches {
@@ -144,6 +153,7 @@ impl Pool {
             }
         }
         ages.returned(returned as u64);
+        span.set_bytes(returned);
         returned as u64
     }
 

@@ -5,14 +5,15 @@
 use std::fmt;
 
 use super::source::{Notice, Reading, Source, Usage};
-use crate::device::Device;
+use crate::device::{Device, DeviceKind};
 use crate::error::Result;
 use crate::sync::Arc;
 
 /// The memory of a device as its driver tells: what is not available, of what there is.
 ///
 /// A limit from outside is not looked at here, because `available` counts the whole machine; the
-/// control group is a source of its own.
+/// control group is a source of its own. Of macOS's host nothing is: there most memory is in use at any time, and the
+/// system itself says when it is too much.
 #[derive(Debug)]
 pub struct DeviceBudget {
     device: Arc<dyn Device>,
@@ -35,6 +36,9 @@ impl Source for DeviceBudget {
     }
 
     fn read(&mut self, _notice: Notice) -> Result<Reading> {
+        if cfg!(target_os = "macos") && self.device.properties().kind == DeviceKind::Host {
+            return Ok(Reading::default());
+        }
         let budget = self.device.budget()?;
         let usage = budget.available.map(|available| Usage {
             used: budget.total.saturating_sub(available),
@@ -42,7 +46,7 @@ impl Source for DeviceBudget {
         });
         Ok(Reading {
             usage,
-            signal: None,
+            ..Reading::default()
         })
     }
 }
@@ -85,7 +89,7 @@ impl Source for Gauge {
     fn read(&mut self, _notice: Notice) -> Result<Reading> {
         Ok(Reading {
             usage: (self.read)(),
-            signal: None,
+            ..Reading::default()
         })
     }
 }

@@ -23,6 +23,8 @@ use crate::error::Result;
 pub struct Hysteresis {
     thresholds: Thresholds,
     level: Level,
+    /// What the level would be by the pressure alone.
+    by_pressure: Level,
 }
 
 impl Hysteresis {
@@ -36,6 +38,7 @@ impl Hysteresis {
         Ok(Self {
             thresholds,
             level: Level::Normal,
+            by_pressure: Level::Normal,
         })
     }
 
@@ -64,12 +67,24 @@ impl Hysteresis {
     /// Takes a pressure, from 0 to 1, and the worst level that anybody signals now, and returns the
     /// new level. A pressure that is not a number counts as 0.
     pub fn update(&mut self, pressure: f64, signal: Level) -> Level {
+        self.update_lasting(pressure, signal, Level::Normal)
+    }
+
+    /// As [`update`](Self::update), with a level besides that the operating system says lasts, of normal, warning
+    /// and critical. The five are made of these three and the pressure: the worse of both counts, and where both are
+    /// critical it is an emergency.
+    pub fn update_lasting(&mut self, pressure: f64, signal: Level, lasting: Level) -> Level {
         let entered = self.thresholds.reached(pressure, 0.0);
-        let kept = self
+        let band = self
             .thresholds
-            .reached(pressure, self.thresholds.hysteresis)
-            .min(self.level);
-        self.level = entered.max(kept).max(signal);
+            .reached(pressure, self.thresholds.hysteresis);
+        self.by_pressure = entered.max(band.min(self.by_pressure));
+        let agreed = if self.by_pressure.min(lasting) >= Level::Critical {
+            Level::Emergency
+        } else {
+            lasting
+        };
+        self.level = entered.max(band.min(self.level)).max(signal).max(agreed);
         self.level
     }
 }
@@ -113,6 +128,42 @@ mod tests {
         // What a signal raised is kept by the band like any other level.
         assert_eq!(state.update(0.77, Level::Warning), Level::Warning);
         assert_eq!(state.update(0.77, Level::Normal), Level::Warning);
+    }
+
+    /// The system's three levels and the pressure, as docs/policies.md has them.
+    #[test]
+    fn three_levels_of_the_system_and_the_pressure_make_five() {
+        use Level::{Critical, Emergency, Moderate, Normal, Warning};
+        for (lasting, expected) in [
+            (Normal, [Normal, Moderate, Warning, Critical, Emergency]),
+            (Warning, [Warning, Warning, Warning, Critical, Emergency]),
+            (
+                Critical,
+                [Critical, Critical, Critical, Emergency, Emergency],
+            ),
+        ] {
+            for (pressure, expected) in [0.1, 0.75, 0.85, 0.92, 0.98].into_iter().zip(expected) {
+                let level = start().update_lasting(pressure, Normal, lasting);
+                assert_eq!(level, expected, "{lasting} at {pressure}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_emergency_that_both_make_is_left_below_the_band() {
+        let mut state = start();
+        for (pressure, lasting, level) in [
+            (0.91, Level::Critical, Level::Emergency),
+            (0.89, Level::Critical, Level::Emergency),
+            (0.86, Level::Critical, Level::Emergency),
+            (0.84, Level::Critical, Level::Critical),
+            (0.86, Level::Critical, Level::Critical),
+            (0.84, Level::Warning, Level::Warning),
+            (0.10, Level::Normal, Level::Normal),
+        ] {
+            let seen = state.update_lasting(pressure, Level::Normal, lasting);
+            assert_eq!(seen, level, "{pressure} with {lasting}");
+        }
     }
 
     #[test]

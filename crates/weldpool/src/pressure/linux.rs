@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::level::Level;
-use super::source::{Notice, Reading, Source, SourceMode, Usage};
+use super::source::{Found, Notice, Reading, Source, SourceMode, Usage};
 use crate::device::host::control_group::{Events, MemoryGroup, Version};
 use crate::device::host::stall::{self, Line, Trigger};
 use crate::error::Result;
@@ -24,12 +24,6 @@ const SHARES: [(Line, f64); 2] = [(Line::Some, 0.15), (Line::Full, 0.10)];
 /// A group that runs into its limit with less than this part of it in use is only having its file
 /// pages taken, as happens to whoever reads large files.
 const RECLAIM_ONLY_BELOW: f64 = 0.5;
-
-/// What was found on this system, and what was not, with the reason.
-pub(super) struct Found {
-    pub(super) sources: Vec<Box<dyn Source>>,
-    pub(super) missing: Vec<(&'static str, String)>,
-}
 
 /// The sources that this system offers: each memory group of the process, and stalls of its own
 /// group and of the system.
@@ -164,7 +158,11 @@ impl Source for GroupSource {
     fn read(&mut self, _notice: Notice) -> Result<Reading> {
         let reading = self.usage().and_then(|usage| {
             let signal = self.signal(usage)?;
-            Ok(Reading { usage, signal })
+            Ok(Reading {
+                usage,
+                signal,
+                ..Reading::default()
+            })
         });
         if reading.is_err() {
             // The file of a group that was removed reports an event for ever.
@@ -281,8 +279,8 @@ impl StallSource {
             }
         };
         Ok(Reading {
-            usage: None,
             signal: stalled.then_some(self.level),
+            ..Reading::default()
         })
     }
 }

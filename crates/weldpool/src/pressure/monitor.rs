@@ -14,7 +14,11 @@ use super::config::PressureConfig;
 use super::hysteresis::Hysteresis;
 use super::ledger::{Ledger, PressureStats};
 use super::level::{Level, Thresholds};
-use super::source::{Notice, Source, SourceReport};
+#[cfg(target_os = "linux")]
+use super::linux as system;
+#[cfg(target_os = "macos")]
+use super::macos as system;
+use super::source::{Notice, Source, SourceReport, Wakeup};
 use super::watch::{Assessment, Watch};
 use crate::device::host::wait::{Ready, Waiter, Waker};
 use crate::error::{Error, ErrorKind, Result};
@@ -79,21 +83,13 @@ impl PressureMonitorBuilder {
 
     /// Adds what the operating system offers. What it does not offer here shows in
     /// [`PressureMonitor::sources`] with the reason. On Linux these are the memory control groups of
-    /// the process, and stalls (PSI) of its own group and of the system; elsewhere there are none.
+    /// the process, and stalls (PSI) of its own group and of the system; on macOS the system's dispatch source.
     pub fn system_sources(mut self) -> Self {
-        #[cfg(target_os = "linux")]
-        {
-            let found = super::linux::sources();
-            self.sources.extend(found.sources);
-            let missing = found.missing.into_iter();
-            self.missing
-                .extend(missing.map(|(name, reason)| (name.to_owned(), reason)));
-        }
-        #[cfg(not(target_os = "linux"))]
-        self.missing.push((
-            "system".to_owned(),
-            "no source is known for this operating system".to_owned(),
-        ));
+        let found = system::sources();
+        self.sources.extend(found.sources);
+        let missing = found.missing.into_iter();
+        self.missing
+            .extend(missing.map(|(name, reason)| (name.to_owned(), reason)));
         self
     }
 
@@ -164,6 +160,7 @@ fn too_many_callbacks() -> Error {
 
 fn start_thread(inner: &Arc<Inner>) -> Result<Running> {
     let (waiter, waker) = Waiter::new()?;
+    inner.watch.lock().set_wakeup(&Wakeup(waker.clone()));
     let descriptors = inner.descriptors()?;
     let shared = Arc::clone(inner);
     let thread = std::thread::Builder::new()

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use super::level::Level;
+use crate::device::host::wait::Waker;
 use crate::error::{Error, Result};
 
 /// Memory used, of a limit, in bytes.
@@ -35,6 +36,20 @@ pub struct Reading {
     pub usage: Option<Usage>,
     /// Level that the operating system asks for by an event since the last reading.
     pub signal: Option<Level>,
+    /// Level that the operating system says holds until it says otherwise; [`Level::Normal`] for none.
+    pub lasting: Level,
+}
+
+/// Wakes the monitor of a source, which reads all sources then. Any thread may, at any time: it takes no lock,
+/// does not block, and does nothing once the monitor has ended.
+#[derive(Debug, Clone)]
+pub struct Wakeup(pub(super) Waker);
+
+impl Wakeup {
+    /// Wakes it.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
 }
 
 /// What the wait found out about a source's descriptor.
@@ -84,6 +99,10 @@ pub trait Source: Debug + Send {
     /// next; the error shows in [`sources`](super::PressureMonitor::sources).
     fn read(&mut self, notice: Notice) -> Result<Reading>;
 
+    /// Gives it what wakes the monitor, before the monitor's thread first reads it: for a source that is told of
+    /// changes on a thread of the system's. Not called where no thread watches.
+    fn set_wakeup(&mut self, _wakeup: Wakeup) {}
+
     /// How changes are learned now.
     fn mode(&self) -> SourceMode {
         SourceMode::Interval
@@ -112,6 +131,13 @@ pub trait Source: Debug + Send {
     }
 }
 
+/// What was found on this system, and what was not, with the reason.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) sources: Vec<Box<dyn Source>>,
+    pub(super) missing: Vec<(&'static str, String)>,
+}
+
 /// A source as a report shows it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -126,7 +152,7 @@ pub struct SourceReport {
     pub path: Option<PathBuf>,
     /// The last usage it gave.
     pub usage: Option<Usage>,
-    /// The level it holds up by a signal now.
+    /// The level it holds up by a signal now, or that the system says lasts.
     pub signal: Level,
     /// Signals so far.
     pub signals: u64,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::hysteresis::Hysteresis;
 use super::level::Level;
 use super::outlook::Outlook;
-use super::source::{Notice, Source, SourceMode, SourceReport, Usage};
+use super::source::{Notice, Source, SourceMode, SourceReport, Usage, Wakeup};
 use crate::error::{Error, ErrorKind};
 
 /// The name that a signal by hand has in events.
@@ -37,6 +37,7 @@ struct Slot {
     source: Box<dyn Source>,
     usage: Option<Usage>,
     held: Option<(Level, Instant)>,
+    lasting: Level,
     signals: u64,
     failures: u64,
     error: Option<Error>,
@@ -52,6 +53,7 @@ impl Slot {
             ))
         });
         self.held = self.held.filter(|&(_, until)| now < until);
+        let lasted = std::mem::take(&mut self.lasting);
         match reading {
             Ok(reading) => {
                 self.usage = reading.usage;
@@ -59,6 +61,11 @@ impl Slot {
                 if let Some(level) = reading.signal {
                     self.signals += 1;
                     self.hold(level, now, hold);
+                }
+                self.lasting = reading.lasting;
+                // It may come back at once.
+                if reading.lasting < lasted {
+                    self.hold(lasted, now, hold);
                 }
             }
             Err(error) => {
@@ -82,7 +89,8 @@ impl Slot {
     }
 
     fn signal(&self) -> Level {
-        self.held.map_or(Level::Normal, |(level, _)| level)
+        self.held
+            .map_or(self.lasting, |(level, _)| level.max(self.lasting))
     }
 
     fn report(&self) -> SourceReport {
@@ -123,6 +131,7 @@ impl Watch {
                 source,
                 usage: None,
                 held: None,
+                lasting: Level::Normal,
                 signals: 0,
                 failures: 0,
                 error: None,
@@ -165,7 +174,9 @@ impl Watch {
             _ => (manual, MANUAL.to_owned(), None),
         };
         self.outlook.read(pressure, now);
-        let level = self.hysteresis.update(pressure, signal);
+        let lasting = self.slots.iter().map(|slot| slot.lasting).max();
+        let lasting = lasting.unwrap_or_default();
+        let level = self.hysteresis.update_lasting(pressure, signal, lasting);
         let signalled = signal == level && level > Level::Normal;
         Assessment {
             level,
@@ -198,6 +209,13 @@ impl Watch {
             error: None,
         });
         self.slots.iter().map(Slot::report).chain(missing).collect()
+    }
+
+    /// Gives every source what wakes the monitor.
+    pub(super) fn set_wakeup(&mut self, wakeup: &Wakeup) {
+        for slot in &mut self.slots {
+            slot.source.set_wakeup(wakeup.clone());
+        }
     }
 
     /// Sources in the order of their notices.
@@ -239,8 +257,15 @@ mod tests {
 
     fn signal(level: Level) -> Result<Reading> {
         Ok(Reading {
-            usage: None,
             signal: Some(level),
+            ..Reading::default()
+        })
+    }
+
+    fn lasting(level: Level) -> Result<Reading> {
+        Ok(Reading {
+            lasting: level,
+            ..Reading::default()
         })
     }
 
@@ -285,6 +310,58 @@ mod tests {
         assert_eq!(level(2), Level::Critical);
         assert_eq!(level(3), Level::Normal);
         assert_eq!(watch.patience(at(3), Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_level_that_lasts_is_left_a_while_after_it_ended() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let script = Script(vec![
+            lasting(Level::Warning),
+            lasting(Level::Warning),
+            lasting(Level::Normal),
+            lasting(Level::Normal),
+            lasting(Level::Critical),
+            Err(Error::new(ErrorKind::System, "on purpose")),
+        ]);
+        let mut watch = watch(vec![Box::new(script)]);
+        for (seconds, level) in [
+            (0, Level::Warning),
+            (100, Level::Warning),
+            (200, Level::Warning),
+            (203, Level::Normal),
+            (204, Level::Critical),
+            // Who cannot be read says nothing.
+            (205, Level::Normal),
+        ] {
+            let seen = watch.assess(&[], Level::Normal, at(seconds));
+            assert_eq!(seen.level, level, "after {seconds} s");
+            let by = (level > Level::Normal).then_some("script");
+            assert_eq!(seen.signalled_by.as_deref(), by, "after {seconds} s");
+            let waits = watch.patience(at(seconds), Duration::ZERO).is_some();
+            assert_eq!(
+                waits,
+                seconds == 200,
+                "only a level that ended is waited for"
+            );
+        }
+        assert_eq!(watch.report()[0].signals, 0, "no event was told");
+    }
+
+    #[test]
+    fn a_critical_system_and_a_pressure_that_is_too_are_an_emergency() {
+        let script = Script(vec![lasting(Level::Critical), lasting(Level::Critical)]);
+        let mut used = [89, 90].into_iter();
+        let gauge = Gauge::new("own", move || {
+            let used = used.next()?;
+            Some(Usage { used, limit: 100 })
+        });
+        let mut watch = watch(vec![Box::new(script), Box::new(gauge)]);
+        let now = Instant::now();
+        assert_eq!(watch.assess(&[], Level::Normal, now).level, Level::Critical);
+        let assessment = watch.assess(&[], Level::Normal, now);
+        assert_eq!(assessment.level, Level::Emergency);
+        assert_eq!(assessment.source.as_deref(), Some("own"));
     }
 
     #[test]

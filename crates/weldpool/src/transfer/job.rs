@@ -13,12 +13,14 @@ use super::options::{CopyOptions, CopyProgress, report};
 use super::path::CopyPath;
 use super::room::{SLOTS, is_of_memory};
 use super::schedule::Schedule;
-use super::short::{Passage, no_address};
+use super::short::{Passage, device_of, no_address};
 use super::side::{Reach, Side};
 use super::stats::{Counters, Ending};
 use super::workers::{Group, Work};
 use crate::device::{Location, SoftwareTimeline, Staging};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::calls_are_forbidden;
+use crate::profiling::SlowPath;
 use crate::queue::Fence;
 use crate::sync::{Arc, AtomicUsize, Mutex, OnceLock, Ordering};
 
@@ -192,11 +194,9 @@ impl Job {
         }
     }
 
-    /// Whether the calling thread may call the drivers that the copy is of, to wait for what comes before it and help.
+    /// Whether the calling thread may call drivers, to wait for what comes before the copy, of whichever pool, and help.
     pub(super) fn may_help(&self) -> bool {
-        let sides = [&self.source, &self.destination].into_iter();
-        let mut pools = sides.filter_map(|side| side.pool.as_ref());
-        pools.all(|pool| pool.device().may_be_called())
+        !calls_are_forbidden()
     }
 
     /// Whether other work that uses either side is over, or the copy was stopped, waiting so long for one of it.
@@ -324,6 +324,8 @@ impl Job {
         let Some(lines) = self.open_once()? else {
             return Ok(());
         };
+        let pool = device_of(&self.source).or_else(|| device_of(&self.destination));
+        let _span = pool.map(|pool| pool.span(SlowPath::StagedCopy, self.extent.bytes()));
         while let Some(number) = self.schedule.claim() {
             let chunk = number / self.parts_max;
             let whole = self.extent.chunk(chunk);

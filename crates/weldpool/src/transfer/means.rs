@@ -173,11 +173,12 @@ mod tests {
     use super::*;
     use crate::device::SoftwareTimeline;
     use crate::device::host::HostDevice;
+    use crate::profiling::Profiling;
     use crate::queue::Fence;
 
     #[test]
     fn rooms_stay_in_the_order_in_which_they_were_given_back() {
-        let device = Metered::new(Arc::new(HostDevice::new().unwrap()));
+        let device = Metered::new(Arc::new(HostDevice::new().unwrap()), &Profiling::Off);
         let means = Means::default();
         let timeline = Arc::new(SoftwareTimeline::default());
         let fence = |value| Fence::of(timeline.clone(), value);

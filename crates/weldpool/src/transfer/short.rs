@@ -12,6 +12,7 @@ use super::side::{Reach, Side};
 use crate::device::{DeviceQueue, Location};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::Pool;
+use crate::profiling::SlowPath;
 use crate::sync::Arc;
 
 /// Longer copies that processors have a part in are cut and shared out.
@@ -43,7 +44,10 @@ pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
             unsafe { by_processor(from, to, whole.rows) }
         }
         CopyPath::Staged => {
-            let passage = Passage::new(source, destination, whole.rows.total())?;
+            let bytes = whole.rows.total();
+            let pool = device_of(source).or_else(|| device_of(destination));
+            let _span = pool.map(|pool| pool.span(SlowPath::StagedCopy, bytes));
+            let passage = Passage::new(source, destination, bytes)?;
             for piece in passage.pieces(whole) {
                 // SAFETY: the caller's promise.
                 unsafe { passage.copy(piece) }?;
@@ -211,7 +215,7 @@ impl Drop for Slot<'_> {
 }
 
 /// The pool of a side that only its device reaches.
-fn device_of(side: &Side) -> Option<&Arc<Pool>> {
+pub(super) fn device_of(side: &Side) -> Option<&Arc<Pool>> {
     side.pool.as_ref().filter(|_| side.reach == Reach::Device)
 }
 

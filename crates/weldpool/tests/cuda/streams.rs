@@ -46,11 +46,19 @@ fn streams_are_found_by_their_ids_until_they_are_forgotten() {
         queue.fill(&mut target, 1).unwrap_err().kind(),
         ErrorKind::InvalidRequest
     );
-    drop(queue);
     made.synchronize();
     let calls = allocator.stats().driver_calls;
     drop(allocator.allocate_with(&request).unwrap());
     assert_eq!(allocator.stats().driver_calls, calls);
+    // Nor does what is freed on it afterwards wait for ever.
+    let late = allocator.allocate_with(&request).unwrap();
+    late.free_on(&queue);
+    drop(target);
+    for _ in 0..2 {
+        let _bytes = allocator.clear();
+    }
+    assert_eq!(allocator.stats().reserved.value, 0);
+    drop(queue);
 }
 
 #[test]
@@ -149,9 +157,23 @@ fn a_function_frees_while_the_driver_waits_for_it() {
             let stream = Arc::clone(&stream);
             thread::spawn(move || drop(stream.queue.fence().unwrap()))
         };
+        // Somebody asks what is over, meanwhile.
+        let asks = {
+            let (allocator, stream) = (allocator.clone(), Arc::clone(&stream));
+            thread::spawn(move || {
+                let request = Request::new(8 << 20).storage(StorageMode::Private);
+                for _ in 0..50 {
+                    let buffer = allocator.allocate_with(&request).unwrap();
+                    buffer.free_on(&stream.queue);
+                    let _bytes = allocator.clear();
+                    thread::sleep(Duration::from_millis(10));
+                }
+            })
+        };
         thread::sleep(Duration::from_millis(300));
         free.send(()).unwrap();
         signals.join().unwrap();
+        asks.join().unwrap();
         launches.join().unwrap();
     });
 }

@@ -18,6 +18,7 @@ mod observe;
 mod ordered_reuse;
 mod pinned;
 mod policy;
+mod profiling;
 mod recording;
 mod refused_signals;
 mod registered;

@@ -67,7 +67,7 @@ impl Context {
         self.lost.load(Ordering::Acquire)
     }
 
-    /// Whether the context is gone and no function of ours touches memory for one of its streams any more.
+    /// Whether the context is gone and no function of ours, of whichever stream, touches memory any more.
     pub(super) fn has_stopped(&self) -> bool {
         if !self.is_lost() {
             return false;
@@ -109,10 +109,7 @@ impl Context {
             return Err(lost());
         }
         if host_functions::is_inside() {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                "the CUDA driver must not be called from a function that a queue calls; do it elsewhere",
-            ));
+            return Err(inside());
         }
         Ok(())
     }
@@ -176,6 +173,13 @@ pub(super) fn driver() -> Result<&'static Driver> {
             ),
         ),
     })
+}
+
+pub(super) fn inside() -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "the CUDA driver must not be called from a function that a queue calls; do it elsewhere",
+    )
 }
 
 pub(super) fn lost() -> Error {

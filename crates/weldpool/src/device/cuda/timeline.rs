@@ -173,9 +173,17 @@ impl EventTimeline {
         Ok(())
     }
 
-    /// The last value signalled.
-    pub(super) fn signalled(&self) -> u64 {
-        self.points.lock().signalled
+    /// Marks the present end of a stream that is given nothing any more: the new value passes with the last before.
+    pub(super) fn signal_again(&self) -> u64 {
+        let _signalling = self.signalling.lock();
+        let mut points = self.points.lock();
+        points.signalled += 1;
+        let value = points.signalled;
+        match points.waiting.back_mut() {
+            Some((last, _)) => *last = value,
+            None => self.completed.store(value, Ordering::Release),
+        }
+        value
     }
 
     /// What is known to be complete, without a question to the driver.
@@ -210,11 +218,13 @@ impl Timeline for EventTimeline {
         if host_functions::is_inside() {
             return Ok(self.known());
         }
-        // Where the driver does not tell, what is known stands.
-        let _unknown = self.advance(&mut self.points.lock());
+        let advanced = self.advance(&mut self.points.lock());
         if self.context.has_stopped() {
-            return Err(super::context::lost());
+            let told = advanced.err();
+            let told = told.filter(|error| error.kind() == ErrorKind::DeviceLost);
+            return Err(told.unwrap_or_else(super::context::lost));
         }
+        // Where the driver does not tell, what is known stands.
         Ok(self.known())
     }
 
@@ -222,9 +232,10 @@ impl Timeline for EventTimeline {
     /// calls no function, of whichever stream, until this one has returned.
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
         poll(timeout, || {
-            let passed = self.completed()? >= value;
+            // Also on a lost context, where that is known.
+            let passed = self.known() >= value || self.completed()? >= value;
             if !passed && host_functions::is_inside() {
-                self.context.check()?;
+                return Err(super::context::inside());
             }
             Ok(passed)
         })

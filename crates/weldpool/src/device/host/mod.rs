@@ -7,6 +7,10 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod control_group;
+#[cfg(target_os = "macos")]
+pub(crate) mod darwin;
+#[cfg(any(target_os = "macos", test))]
+pub(crate) mod dispatch;
 #[cfg(target_os = "linux")]
 mod exposed;
 #[cfg(target_os = "linux")]

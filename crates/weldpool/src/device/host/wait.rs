@@ -25,6 +25,9 @@ pub(crate) struct Waker(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    // Here, so that a wake-up without a waiter writes to a pipe that still has a reader: else the system would send
+    // SIGPIPE, which ends programs that are not Rust's.
+    reader: PipeReader,
     writer: PipeWriter,
     // One byte at most is under way, so the pipe never fills and a wake-up never blocks.
     woken: AtomicBool,
@@ -33,7 +36,7 @@ struct Shared {
 impl Waker {
     pub(crate) fn wake(&self) {
         if !self.0.woken.swap(true, Ordering::AcqRel) {
-            // The waiter holds the reader; once it is gone there is nobody to wake.
+            // Once the waiter is gone there is nobody to wake.
             let _ = (&self.0.writer).write_all(&[0]);
         }
     }
@@ -41,10 +44,7 @@ impl Waker {
 
 /// The waiting side.
 #[derive(Debug)]
-pub(crate) struct Waiter {
-    reader: PipeReader,
-    shared: Arc<Shared>,
-}
+pub(crate) struct Waiter(Arc<Shared>);
 
 impl Waiter {
     /// A waiter and its waker.
@@ -52,11 +52,12 @@ impl Waiter {
         let (reader, writer) =
             std::io::pipe().map_err(|error| Error::system(ErrorKind::System, "pipe", &error))?;
         let shared = Arc::new(Shared {
+            reader,
             writer,
             woken: AtomicBool::new(false),
         });
         let waker = Waker(Arc::clone(&shared));
-        Ok((Self { reader, shared }, waker))
+        Ok((Self(shared), waker))
     }
 
     /// Waits until a descriptor has `POLLPRI` or `POLLERR`, the waker was used, or `timeout` is
@@ -68,7 +69,10 @@ impl Waiter {
         timeout: Duration,
     ) -> Result<bool> {
         let deadline = Instant::now().checked_add(timeout);
-        let mut polled = vec![PollFd::from_borrowed_fd(self.reader.as_fd(), PollFlags::IN)];
+        let mut polled = vec![PollFd::from_borrowed_fd(
+            self.0.reader.as_fd(),
+            PollFlags::IN,
+        )];
         polled.extend(descriptors.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::PRI)));
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -95,10 +99,10 @@ impl Waiter {
             // The flag is cleared after the byte is taken: a wake-up between the two is part of
             // this one, because the caller looks at its state only after this returns.
             let mut byte = [0];
-            self.reader
+            (&self.0.reader)
                 .read_exact(&mut byte)
                 .map_err(|error| Error::system(ErrorKind::System, "read of a pipe", &error))?;
-            self.shared.woken.swap(false, Ordering::AcqRel);
+            self.0.woken.swap(false, Ordering::AcqRel);
         }
         Ok(woken)
     }
@@ -138,9 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_up_without_a_waiter_is_harmless() {
+    fn a_wake_up_without_a_waiter_finds_a_reader() {
         let (waiter, waker) = Waiter::new().unwrap();
         drop(waiter);
-        waker.wake();
+        for _ in 0..100_000 {
+            waker.wake();
+        }
+        let mut byte = [0];
+        (&waker.0.reader).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [0], "what was written came through");
     }
 }

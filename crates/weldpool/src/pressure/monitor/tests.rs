@@ -339,8 +339,8 @@ impl Source for Broken {
             self.0 = None;
         }
         Ok(Reading {
-            usage: None,
             signal,
+            ..Reading::default()
         })
     }
 
