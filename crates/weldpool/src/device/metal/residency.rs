@@ -129,6 +129,15 @@ impl Residency {
         changes
     }
 
+    /// The set that was made for a member could not be: neither is there.
+    pub(super) fn forget_last_set(&mut self, member: Member) {
+        self.remove(member);
+        if let Some(last) = self.sets.len().checked_sub(1) {
+            self.sets.pop();
+            self.staged.remove(&last);
+        }
+    }
+
     /// A member goes.
     pub(super) fn remove(&mut self, member: Member) -> Option<Change> {
         let (set, bytes) = self.members.remove(&member)?;

@@ -1,0 +1,226 @@
+//! GPUs through Metal.
+//!
+//! The code here makes its calls through [`raw`], which a Mac's Metal provides and, on any machine, the model under
+//! [`FakeApple`](crate::device::fake::FakeApple). docs/metal.md lists the rules it relies on, with their sources.
+
+#![forbid(unsafe_code)]
+
+mod blit;
+mod known;
+mod kernels;
+mod queue;
+pub(in crate::device) mod raw;
+mod registration;
+mod residency;
+mod resident;
+mod segment;
+mod timeline;
+
+use self::known::Known;
+use self::kernels::Kernels;
+use self::queue::MetalQueue;
+use self::raw::{Family, Metal};
+use self::registration::Wrapped;
+use self::resident::Resident;
+use self::segment::MetalSegment;
+use crate::device::{
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    ReleaseError, Segment, StorageMode, UnregisterError,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Arc;
+
+pub use self::residency::ResidencyConfig;
+
+/// Above this a segment is a buffer of its own: a heap would hold nothing else.
+const HEAP_BYTES_MAX: usize = 1 << 30;
+/// How a GPU in a virtual machine of Apple's calls itself; its heaps are no use (MLX, `metal/device.cpp`).
+const PARAVIRTUAL: &str = "Apple Paravirtual device";
+
+/// What all parts of a device share.
+#[derive(Debug)]
+struct Shared<M: Metal> {
+    metal: M,
+    /// Whether segments lie on heaps.
+    heaps: bool,
+    known: Known<M>,
+    resident: Resident<M>,
+    kernels: Kernels<M>,
+}
+
+/// A GPU, over Metal or over the model of it.
+#[derive(Debug)]
+pub(in crate::device) struct MetalDevice<M: Metal> {
+    properties: DeviceProperties,
+    shared: Arc<Shared<M>>,
+}
+
+impl<M: Metal> MetalDevice<M> {
+    /// The device of this number among those of its kind.
+    pub(in crate::device) fn new(
+        metal: M,
+        kind: DeviceKind,
+        ordinal: u32,
+        residency: ResidencyConfig,
+    ) -> Self {
+        let properties = M::pooled(|| properties(&metal, kind, ordinal));
+        let heaps = properties.name != PARAVIRTUAL;
+        let resident = Resident::new(&metal, residency);
+        Self {
+            properties,
+            shared: Arc::new(Shared {
+                heaps,
+                known: Known::default(),
+                resident,
+                kernels: Kernels::default(),
+                metal,
+            }),
+        }
+    }
+
+    /// What the device makes its calls through.
+    pub(in crate::device) fn metal(&self) -> &M {
+        &self.shared.metal
+    }
+
+    fn check_length(&self, bytes: usize, storage: StorageMode) -> Result<()> {
+        if !self.properties.storage_modes.contains(&storage) {
+            return Err(Error::with_message(
+                ErrorKind::Unsupported,
+                format!("{} has no {storage} storage", self.properties.name),
+            ));
+        }
+        if bytes == 0 || !bytes.is_multiple_of(self.properties.granularity) {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "a segment of {bytes} bytes; it has to be a multiple of {}",
+                    self.properties.granularity
+                ),
+            ));
+        }
+        if bytes > self.properties.segment_bytes_max {
+            return Err(Error::with_message(
+                ErrorKind::LimitExceeded,
+                format!(
+                    "a segment of {bytes} bytes; maxBufferLength is {}",
+                    self.properties.segment_bytes_max
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether memory of this mode lies on a heap, which holds no managed storage (documentation of `MTLHeap`).
+    fn lies_on_heap(&self, bytes: usize, storage: StorageMode) -> bool {
+        self.shared.heaps && storage != StorageMode::Managed && bytes <= HEAP_BYTES_MAX
+    }
+}
+
+fn properties<M: Metal>(metal: &M, kind: DeviceKind, ordinal: u32) -> DeviceProperties {
+    let unified = metal.has_unified_memory();
+    let page = metal.page_bytes();
+    let shared = metal.heap_buffer_size_and_align(page, StorageMode::Shared);
+    let private = metal.heap_buffer_size_and_align(page, StorageMode::Private);
+    let longest = usize::try_from(metal.max_buffer_length()).unwrap_or(usize::MAX);
+    let mut storage_modes = vec![StorageMode::Shared, StorageMode::Private];
+    if !unified {
+        storage_modes.push(StorageMode::Managed);
+    }
+    DeviceProperties {
+        kind,
+        ordinal,
+        name: metal.name(),
+        unified,
+        page_bytes: page,
+        granularity: page,
+        alignment_min: shared.align.max(private.align),
+        segment_bytes_max: longest / page * page,
+        storage_modes,
+        numa_nodes: vec![0],
+        parallelism: 1,
+        peers: Vec::new(),
+    }
+}
+
+impl<M: Metal> Device for MetalDevice<M> {
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
+    }
+
+    fn budget(&self) -> Result<Budget> {
+        let metal = &self.shared.metal;
+        let total = metal.memory_bytes();
+        let limit = metal.recommended_max_working_set_size();
+        let limit = (limit > 0).then_some(limit);
+        let most = limit.map_or(total, |limit| limit.min(total));
+        Ok(Budget {
+            total,
+            available: Some(most.saturating_sub(metal.current_allocated_size())),
+            limit,
+        })
+    }
+
+    fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
+        self.check_length(bytes, storage)?;
+        let on_heap = self.lies_on_heap(bytes, storage);
+        let segment = M::pooled(|| MetalSegment::new(&self.shared, bytes, storage, on_heap));
+        Ok(Box::new(segment?))
+    }
+
+    fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
+        let resource = segment.resource();
+        if !resource.is_some_and(|resource| self.shared.known.has(resource)) {
+            let error = Error::new(
+                ErrorKind::InvalidRequest,
+                "the segment is not one of this device",
+            );
+            return Err(ReleaseError { segment, error });
+        }
+        M::pooled(|| drop(segment));
+        Ok(())
+    }
+
+    fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
+        let queue = M::pooled(|| MetalQueue::new(&self.shared));
+        Ok(Arc::new(queue?))
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
+        let wrapped = M::pooled(|| Wrapped::new(&self.shared, memory));
+        Ok(Box::new(wrapped?))
+    }
+
+    fn unregister(
+        &self,
+        registration: Box<dyn Registration>,
+    ) -> std::result::Result<(), UnregisterError> {
+        let resource = registration.resource();
+        if !resource.is_some_and(|resource| self.shared.known.has(resource)) {
+            let error = Error::new(
+                ErrorKind::InvalidRequest,
+                "the registered memory is not of this device",
+            );
+            return Err(UnregisterError {
+                registration,
+                error,
+            });
+        }
+        M::pooled(|| drop(registration));
+        Ok(())
+    }
+}
+
+/// The newest family of a device that decides anything.
+pub(in crate::device) fn family<M: Metal>(metal: &M) -> Option<Family> {
+    let newest_first = [
+        Family::Apple9,
+        Family::Apple8,
+        Family::Apple7,
+        Family::Mac2,
+    ];
+    newest_first
+        .into_iter()
+        .find(|&family| metal.supports_family(family))
+}
