@@ -1,0 +1,163 @@
+//! The model of an `MTLSharedEvent`.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::device::Timeline;
+use crate::device::fence::{deadline_in, sleep};
+use crate::device::metal::raw;
+use crate::error::Result;
+use crate::sync::{Arc, Condvar, Mutex};
+
+type Block = Box<dyn FnOnce() + Send>;
+
+/// An event; cloning it gives another handle.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Event {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    raised: Condvar,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Event").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    value: u64,
+    /// What is to be called at which values.
+    listeners: Vec<(u64, Block)>,
+}
+
+/// Calls a block on a thread that nobody else knows, as Metal's listeners do; returns when it has returned.
+fn call_elsewhere(block: Block) {
+    let spawned = std::thread::Builder::new()
+        .name("weldpool-listener".into())
+        .spawn(block);
+    match spawned {
+        Ok(thread) => {
+            if thread.join().is_err() {
+                tracing::error!("a listener's block panicked");
+            }
+        }
+        Err(error) => tracing::error!(%error, "no thread for a listener's block"),
+    }
+}
+
+impl Event {
+    /// Raises the value, which never falls, and calls who listens.
+    pub(super) fn raise(&self, value: u64) {
+        let due = {
+            let mut state = self.inner.state.lock();
+            state.value = state.value.max(value);
+            let reached = state.value;
+            let due: Vec<_> = state
+                .listeners
+                .extract_if(.., |(at, _)| *at <= reached)
+                .collect();
+            self.inner.raised.notify_all();
+            due
+        };
+        for (_, block) in due {
+            call_elsewhere(block);
+        }
+    }
+
+    /// What queues wait by.
+    pub(super) fn timeline(&self) -> Arc<dyn Timeline> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Timeline for Event {
+    fn completed(&self) -> Result<u64> {
+        Ok(self.inner.state.lock().value)
+    }
+
+    fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
+        let deadline = deadline_in(timeout);
+        let mut state = self.inner.state.lock();
+        while state.value < value {
+            match sleep(&self.inner.raised, state, deadline) {
+                Some(woken) => state = woken,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl raw::Object for Event {
+    fn set_label(&self, _label: &str) {}
+}
+
+impl raw::SharedEvent for Event {
+    fn signaled_value(&self) -> u64 {
+        self.inner.state.lock().value
+    }
+
+    fn set_signaled_value(&self, value: u64) {
+        self.raise(value);
+    }
+
+    fn notify(&self, value: u64, block: Block) {
+        let mut state = self.inner.state.lock();
+        if state.value < value {
+            state.listeners.push((value, block));
+            return;
+        }
+        drop(state);
+        let spawned = std::thread::Builder::new()
+            .name("weldpool-listener".into())
+            .spawn(block);
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for a listener's block");
+        }
+    }
+
+    fn wait(&self, value: u64, milliseconds: u64) -> bool {
+        let timeout = Some(Duration::from_millis(milliseconds));
+        Timeline::wait(self, value, timeout).unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::raw::SharedEvent;
+    use super::*;
+
+    #[test]
+    fn who_listens_is_called_elsewhere_when_the_value_is_reached() {
+        let event = Event::default();
+        let (say, said) = channel();
+        for at in [2, 1, 3] {
+            let say = say.clone();
+            event.notify(at, Box::new(move || say.send((at, std::thread::current().id())).unwrap()));
+        }
+        event.raise(2);
+        let mut called: Vec<_> = said.try_iter().collect();
+        called.sort_unstable_by_key(|(at, _)| *at);
+        assert!(matches!(called[..], [(1, _), (2, _)]));
+        let here = std::thread::current().id();
+        assert!(called.iter().all(|(_, thread)| *thread != here));
+        // What falls is not an event's value.
+        event.set_signaled_value(1);
+        assert_eq!(event.signaled_value(), 2);
+        let say = say.clone();
+        event.notify(2, Box::new(move || say.send((20, std::thread::current().id())).unwrap()));
+        assert_eq!(said.recv().unwrap().0, 20);
+        assert!(!SharedEvent::wait(&event, 3, 1));
+        event.raise(3);
+        assert!(SharedEvent::wait(&event, 3, 1000));
+    }
+}
