@@ -13,6 +13,7 @@ mod fence;
 pub mod host;
 mod mapping;
 mod mappings;
+pub(crate) mod metal;
 mod metered;
 mod pages;
 mod properties;

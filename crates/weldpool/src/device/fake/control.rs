@@ -155,6 +155,11 @@ impl Control {
     }
 
     pub(super) fn create_queue(&self, memory: Arc<dyn Memory>) -> Result<Arc<dyn DeviceQueue>> {
+        Ok(Arc::new(FakeQueue::new(self.create_core(memory)?)))
+    }
+
+    /// A queue's state, which goes on until it is closed.
+    pub(super) fn create_core(&self, memory: Arc<dyn Memory>) -> Result<Arc<Core>> {
         let mut queues = self.queues.lock();
         // Under the lock, so that a queue is either refused or lost with the others.
         self.ledger.enter(Call::CreateQueue)?;
@@ -179,7 +184,7 @@ impl Control {
         }
         queues.next += 1;
         queues.cores.insert(number, Arc::clone(&core));
-        Ok(Arc::new(FakeQueue::new(core)))
+        Ok(core)
     }
 
     /// The rules broken so far, oldest first; at most the first 256. A test asserts that there are none.

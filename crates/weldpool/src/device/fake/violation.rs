@@ -45,6 +45,16 @@ pub enum Rule {
     InsideBuffer,
     /// Metal: no buffer is longer than the device's `maxBufferLength`.
     BufferLength,
+    /// Metal: offsets and lengths of blits are multiples of four on macOS (documentation of `MTLBlitCommandEncoder`).
+    BlitAlignment,
+    /// Metal: memory is wrapped without a copy in whole pages (documentation of
+    /// `newBufferWithBytesNoCopy:length:options:deallocator:`).
+    WholePages,
+    /// Metal: one encoder of a command buffer at a time, which ends before the commit, of which there is one
+    /// (documentation of `MTLCommandBuffer`).
+    OneEncoder,
+    /// Metal: changes of a residency set are committed before work that uses them (documentation of `MTLResidencySet`).
+    ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.
     NotVolatile,
 }

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod blit;
-mod known;
 mod kernels;
+mod known;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -16,8 +16,8 @@ mod resident;
 mod segment;
 mod timeline;
 
-use self::known::Known;
 use self::kernels::Kernels;
+use self::known::Known;
 use self::queue::MetalQueue;
 use self::raw::{Family, Metal};
 use self::registration::Wrapped;
@@ -214,12 +214,7 @@ impl<M: Metal> Device for MetalDevice<M> {
 
 /// The newest family of a device that decides anything.
 pub(in crate::device) fn family<M: Metal>(metal: &M) -> Option<Family> {
-    let newest_first = [
-        Family::Apple9,
-        Family::Apple8,
-        Family::Apple7,
-        Family::Mac2,
-    ];
+    let newest_first = [Family::Apple9, Family::Apple8, Family::Apple7, Family::Mac2];
     newest_first
         .into_iter()
         .find(|&family| metal.supports_family(family))

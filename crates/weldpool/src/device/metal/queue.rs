@@ -99,10 +99,7 @@ impl<M: Metal> MetalQueue<M> {
         bytes: usize,
     ) -> Result<()> {
         for (by, range) in copy_parts(from_at, to_at, bytes) {
-            let (from, to) = (
-                (from, from_at + range.start),
-                (to, to_at + range.start),
-            );
+            let (from, to) = ((from, from_at + range.start), (to, to_at + range.start));
             match by {
                 By::Blit => {
                     let blit = commands.blit_encoder()?;

@@ -15,7 +15,9 @@ use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, Result};
 
 /// What all objects of Metal are.
-pub(in crate::device) trait Object: Clone + Debug + Send + Sync + 'static {
+pub(in crate::device) trait Object:
+    Clone + Debug + Send + Sync + 'static
+{
     /// `setLabel:`, for Instruments and for the messages of Metal's validation.
     fn set_label(&self, label: &str);
 }
@@ -139,11 +141,6 @@ pub(in crate::device) trait Buffer: Object {
     fn resource(&self) -> Resource;
     /// `didModifyRange:`, after the host wrote to managed storage.
     fn did_modify_range(&self, range: Range<usize>);
-    /// `newRemoteBufferViewForDevice:`, for a peer.
-    fn new_remote_view(&self, peer: &Self::Peer) -> Result<Self>;
-
-    /// Another device.
-    type Peer;
 }
 
 /// `MTLCommandQueue`.
@@ -227,7 +224,9 @@ pub(in crate::device) trait SharedEvent: Object {
 }
 
 /// `MTLResidencySet` (macOS 15). Changes are staged until the commit.
-pub(in crate::device) trait ResidencySet: Clone + Debug + Send + Sync + 'static {
+pub(in crate::device) trait ResidencySet:
+    Clone + Debug + Send + Sync + 'static
+{
     type Metal: Metal;
 
     /// `addAllocation:`.

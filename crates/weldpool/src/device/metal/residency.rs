@@ -161,9 +161,9 @@ impl Residency {
         if !active || self.members.is_empty() {
             return (false, None);
         }
-        let since = self
-            .last_request
-            .map_or(self.config.heartbeat, |last| now.saturating_duration_since(last));
+        let since = self.last_request.map_or(self.config.heartbeat, |last| {
+            now.saturating_duration_since(last)
+        });
         if since >= self.config.heartbeat {
             self.last_request = Some(now);
             return (true, Some(self.config.heartbeat));

@@ -32,7 +32,9 @@ impl<M: Metal> MetalSegment<M> {
         on_heap: bool,
     ) -> Result<Self> {
         let metal = &shared.metal;
-        let heap = on_heap.then(|| metal.new_heap(bytes, storage)).transpose()?;
+        let heap = on_heap
+            .then(|| metal.new_heap(bytes, storage))
+            .transpose()?;
         let buffer = match &heap {
             Some(heap) => {
                 heap.set_label("weldpool segment");

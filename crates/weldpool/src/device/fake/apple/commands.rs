@@ -191,7 +191,11 @@ impl raw::CommandBuffer for Commands {
                 handler(std::mem::replace(&mut outcome, told));
             }
         };
-        self.inner.queue.inner.core.commit(commands, Box::new(ended));
+        self.inner
+            .queue
+            .inner
+            .core
+            .commit(commands, Box::new(ended));
     }
 }
 
@@ -213,17 +217,28 @@ pub(super) struct Encoder {
 impl Encoder {
     /// A place, if it keeps the rules; blits want multiples of four besides.
     fn side(&self, (buffer, offset): (&Buffer, usize), bytes: usize, blit: bool) -> Option<Side> {
-        if blit && [offset, bytes].iter().any(|number| !number.is_multiple_of(BLIT_ALIGNMENT)) {
+        if blit
+            && [offset, bytes]
+                .iter()
+                .any(|number| !number.is_multiple_of(BLIT_ALIGNMENT))
+        {
             self.commands.record(
                 Rule::BlitAlignment,
-                format!("a blit of {bytes} bytes at {offset}; macOS wants multiples of {BLIT_ALIGNMENT}"),
+                format!(
+                    "a blit of {bytes} bytes at {offset}; macOS wants multiples of {BLIT_ALIGNMENT}"
+                ),
             );
             return None;
         }
         let side = self.commands.metal().place(buffer, offset, bytes);
         match side {
             Ok(side) => {
-                self.commands.inner.state.lock().buffers.push(buffer.clone());
+                self.commands
+                    .inner
+                    .state
+                    .lock()
+                    .buffers
+                    .push(buffer.clone());
                 Some(side)
             }
             Err(violation) => {

@@ -142,7 +142,10 @@ mod tests {
         let (say, said) = channel();
         for at in [2, 1, 3] {
             let say = say.clone();
-            event.notify(at, Box::new(move || say.send((at, std::thread::current().id())).unwrap()));
+            event.notify(
+                at,
+                Box::new(move || say.send((at, std::thread::current().id())).unwrap()),
+            );
         }
         event.raise(2);
         let mut called: Vec<_> = said.try_iter().collect();
@@ -154,7 +157,10 @@ mod tests {
         event.set_signaled_value(1);
         assert_eq!(event.signaled_value(), 2);
         let say = say.clone();
-        event.notify(2, Box::new(move || say.send((20, std::thread::current().id())).unwrap()));
+        event.notify(
+            2,
+            Box::new(move || say.send((20, std::thread::current().id())).unwrap()),
+        );
         assert_eq!(said.recv().unwrap().0, 20);
         assert!(!SharedEvent::wait(&event, 3, 1));
         event.raise(3);

@@ -7,11 +7,14 @@ use std::ptr::NonNull;
 use super::ALIGNMENT;
 use super::metal::Metal;
 use crate::binding::Resource;
-use crate::device::StorageMode;
 use crate::device::fake::store::{Pages, State, Store};
 use crate::device::fake::violation::{Rule, Violation};
+use crate::device::metal::raw;
+use crate::device::{HostRange, StorageMode};
 use crate::error::Result;
 use crate::sync::{Arc, Mutex};
+
+pub use crate::device::metal::raw::PurgeableState;
 
 /// What a heap is to be: `MTLHeapDescriptor`, of type placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,20 +23,6 @@ pub struct HeapDescriptor {
     pub bytes: usize,
     /// Storage mode of the heap and of everything on it.
     pub storage: StorageMode,
-}
-
-/// `MTLPurgeableState`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum PurgeableState {
-    /// Asks without changing anything.
-    KeepCurrent = 1,
-    /// Contents stay.
-    NonVolatile = 2,
-    /// Contents may be discarded at any time.
-    Volatile = 3,
-    /// Contents are discarded.
-    Empty = 4,
 }
 
 /// The memory of a heap, known to the device too.
@@ -192,63 +181,158 @@ impl Heap {
             }));
         }
         metal.charge(metal.costs().buffer.ns(length as u64));
-        let buffer = Buffer {
-            object: Box::new(Object {
+        Ok(Buffer::new(
+            metal.clone(),
+            Memory::Heap {
                 heap: self.clone(),
                 offset,
-                length,
-            }),
-        };
-        metal.remember_buffer(buffer.resource(), buffer.gpu_address(), length);
-        Ok(buffer)
+            },
+            length,
+        ))
+    }
+
+    /// Where it lies for the device.
+    pub(super) fn address(&self) -> u64 {
+        self.shared.memory.address
     }
 }
 
-/// The model of an `MTLBuffer` on a heap, which it keeps alive.
-#[derive(Debug)]
+impl raw::Object for Heap {
+    fn set_label(&self, _label: &str) {}
+}
+
+impl raw::Heap for Heap {
+    type Buffer = Buffer;
+
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+
+    fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
+        Self::new_buffer(self, length, offset)
+    }
+
+    fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
+        Self::set_purgeable_state(self, state)
+    }
+}
+
+/// The model of an `MTLBuffer`. Cloning it gives another handle; the object ends with the last.
+#[derive(Debug, Clone)]
 pub struct Buffer {
     /// On the heap of this process, so that the object has an address that stays.
-    object: Box<Object>,
+    object: Arc<Object>,
 }
 
 #[derive(Debug)]
 struct Object {
-    heap: Heap,
-    offset: usize,
+    metal: Metal,
+    memory: Memory,
     length: usize,
 }
 
+/// What a buffer lies on.
+#[derive(Debug)]
+enum Memory {
+    /// A heap, which it keeps alive.
+    Heap { heap: Heap, offset: usize },
+    /// Memory of its own, or of the program's.
+    Own {
+        store: Arc<Store>,
+        address: u64,
+        pages: Option<Arc<Pages>>,
+    },
+}
+
 impl Buffer {
+    fn new(metal: Metal, memory: Memory, length: usize) -> Self {
+        let buffer = Self {
+            object: Arc::new(Object {
+                metal,
+                memory,
+                length,
+            }),
+        };
+        let metal = &buffer.object.metal;
+        metal.remember_buffer(buffer.resource(), buffer.gpu_address(), length);
+        buffer
+    }
+
+    /// A buffer over memory of its own (`newBufferWithLength:options:`).
+    pub(super) fn of_its_own(
+        metal: &Metal,
+        store: Arc<Store>,
+        address: u64,
+        pages: Option<Arc<Pages>>,
+    ) -> Self {
+        let length = store.bytes();
+        let memory = Memory::Own {
+            store,
+            address,
+            pages,
+        };
+        Self::new(metal.clone(), memory, length)
+    }
+
+    /// A buffer over memory of the program's (`newBufferWithBytesNoCopy:`).
+    pub(super) fn over(metal: &Metal, memory: HostRange) -> Result<Self> {
+        let (store, address) = metal.map_others(memory)?;
+        let pages = Some(store.pages()?);
+        Ok(Self::of_its_own(metal, store, address, pages))
+    }
+
     /// `length` in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.object.length
     }
 
-    /// `heap`.
+    /// `heap`; none for a buffer of its own.
     #[must_use]
-    pub fn heap(&self) -> &Heap {
-        &self.object.heap
+    pub fn heap(&self) -> Option<&Heap> {
+        match &self.object.memory {
+            Memory::Heap { heap, .. } => Some(heap),
+            Memory::Own { .. } => None,
+        }
     }
 
     /// `heapOffset` in bytes.
     #[must_use]
     pub fn heap_offset(&self) -> usize {
-        self.object.offset
+        match self.object.memory {
+            Memory::Heap { offset, .. } => offset,
+            Memory::Own { .. } => 0,
+        }
     }
 
     /// `gpuAddress`.
     #[must_use]
     pub fn gpu_address(&self) -> u64 {
-        self.object.heap.shared.memory.address + self.object.offset as u64
+        match &self.object.memory {
+            Memory::Heap { heap, offset } => heap.address() + *offset as u64,
+            Memory::Own { address, .. } => *address,
+        }
+    }
+
+    /// Where what a residency set holds for it lies.
+    pub(super) fn allocation(&self) -> u64 {
+        match &self.object.memory {
+            Memory::Heap { heap, .. } => heap.address(),
+            Memory::Own { address, .. } => *address,
+        }
     }
 
     /// `contents`; none for private storage.
     #[must_use]
     pub fn contents(&self) -> Option<NonNull<u8>> {
-        let pages = self.object.heap.shared.pages.as_ref()?;
-        // SAFETY: the buffer lies inside the heap, for whose size the pages are mapped.
-        Some(unsafe { pages.address().add(self.object.offset) })
+        match &self.object.memory {
+            Memory::Heap { heap, offset } => {
+                let pages = heap.shared.pages.as_ref()?;
+                // SAFETY: the buffer lies inside the heap, for whose size the pages are mapped.
+                Some(unsafe { pages.address().add(*offset) })
+            }
+            Memory::Own { pages, .. } => Some(pages.as_ref()?.address()),
+        }
     }
 
     /// The object, as a driver call takes it.
@@ -258,8 +342,38 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl raw::Object for Buffer {
+    fn set_label(&self, _label: &str) {}
+}
+
+impl raw::Buffer for Buffer {
+    fn length(&self) -> usize {
+        Self::length(self)
+    }
+
+    fn contents(&self) -> Option<NonNull<u8>> {
+        Self::contents(self)
+    }
+
+    fn gpu_address(&self) -> u64 {
+        Self::gpu_address(self)
+    }
+
+    fn resource(&self) -> Resource {
+        Self::resource(self)
+    }
+
+    fn did_modify_range(&self, _range: std::ops::Range<usize>) {}
+}
+
+impl Drop for Object {
     fn drop(&mut self) {
-        self.object.heap.shared.metal.forget_buffer(self.resource());
+        let object = Resource::new(NonNull::from(&*self).cast());
+        self.metal.forget_buffer(object);
+        if let Memory::Own { store, address, .. } = &self.memory {
+            // Work that comes later finds nothing there.
+            store.set_state(State::Released);
+            self.metal.unmap_others(*address, store.bytes());
+        }
     }
 }

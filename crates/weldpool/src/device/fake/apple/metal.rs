@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
-use super::heap::{Heap, HeapDescriptor, HeapMemory};
+use super::event::Event;
+use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory};
+use super::residency::Set;
 use super::{ALIGNMENT, PAGE};
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;
-use crate::device::fake::control::Ledger;
+use crate::device::fake::control::{Control, Ledger};
 use crate::device::fake::queue::{self, Side};
-use crate::device::fake::store::{Fresh, Store};
+use crate::device::fake::store::{Fresh, Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::mapping::Mapper;
+use crate::device::metal::raw::{self, Family, SizeAndAlign};
 use crate::device::{HostRange, Location, StorageMode};
-use crate::error::{Error, Result};
-use crate::sync::{Arc, Mutex};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, Mutex, Weak};
 
 /// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub struct Metal {
 #[derive(Debug)]
 struct Shared {
     ledger: Arc<Ledger>,
+    /// Where queues are known.
+    control: Weak<Control>,
     mapper: Arc<Mapper>,
     costs: AppleCosts,
     memory: Arc<Capacity>,
@@ -53,13 +59,14 @@ struct Objects {
 impl Metal {
     pub(super) fn new(
         ordinal: u32,
-        ledger: Arc<Ledger>,
+        control: &Arc<Control>,
         costs: AppleCosts,
         memory: u64,
         limits: Limits,
     ) -> Result<Self> {
         let shared = Shared {
-            ledger,
+            ledger: Arc::clone(control.ledger()),
+            control: Arc::downgrade(control),
             mapper: Arc::new(Mapper::new()?),
             costs,
             memory: Arc::new(Capacity::new(memory)),
@@ -96,6 +103,24 @@ impl Metal {
                 text: format!("a heap of {bytes} bytes"),
             }));
         };
+        let (store, pages, address) = self.obtain(bytes, storage)?;
+        let memory = Arc::new(HeapMemory::new(store, storage, address));
+        self.shared
+            .objects
+            .lock()
+            .heaps
+            .insert(address, Arc::clone(&memory));
+        self.charge(self.shared.costs.heap.ns(bytes as u64));
+        Ok(Heap::new(self.clone(), memory, pages))
+    }
+
+    /// Memory of whole pages, at an address of the device; mapped for the host from the beginning where it may touch it, so
+    /// that addresses never change.
+    fn obtain(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+    ) -> Result<(Arc<Store>, Option<Arc<Pages>>, u64)> {
         let claim = Capacity::claim(&self.shared.memory, bytes)?;
         let fresh = match storage {
             StorageMode::Private => Fresh::Poison {
@@ -109,16 +134,9 @@ impl Metal {
             _ => None,
         };
         let address = self.shared.space.reserve(bytes, PAGE)?;
-        let memory = Arc::new(HeapMemory::new(store, storage, address));
-        let mapped = self.shared.space.map(address, memory.store(), true);
+        let mapped = self.shared.space.map(address, &store, true);
         mapped.map_err(|violation| self.record(violation))?;
-        self.shared
-            .objects
-            .lock()
-            .heaps
-            .insert(address, Arc::clone(&memory));
-        self.charge(self.shared.costs.heap.ns(bytes as u64));
-        Ok(Heap::new(self.clone(), memory, pages))
+        Ok((store, pages, address))
     }
 
     /// `heapBufferSizeAndAlignWithLength:options:`: what a buffer of this length takes on a heap, and
@@ -204,6 +222,21 @@ impl Metal {
         let _mapped = self.shared.space.give_back(address, bytes);
     }
 
+    /// The place of a buffer's bytes, if they are inside it.
+    pub(super) fn place(
+        &self,
+        buffer: &Buffer,
+        offset: usize,
+        bytes: usize,
+    ) -> std::result::Result<Side, Violation> {
+        let location = Location {
+            host: None,
+            device: None,
+            resource: Some((buffer.resource(), offset)),
+        };
+        queue::Memory::identify(self, &location, bytes)
+    }
+
     pub(super) fn remember_buffer(&self, object: Resource, address: u64, length: usize) {
         let object = object.as_ptr().addr().get();
         let mut objects = self.shared.objects.lock();
@@ -249,5 +282,129 @@ impl queue::Memory for Metal {
 
     fn reach(&self, address: u64, bytes: usize) -> std::result::Result<Vec<Reach>, Violation> {
         self.shared.space.reach(address, bytes)
+    }
+}
+
+impl raw::Metal for Metal {
+    type Heap = Heap;
+    type Buffer = Buffer;
+    type Queue = Queue;
+    type Commands = Commands;
+    type Blit = Encoder;
+    type Compute = Compute;
+    type Pipeline = Pipeline;
+    type Event = Event;
+    type Set = Set;
+
+    fn pooled<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    fn name(&self) -> String {
+        "model of an Apple silicon GPU".into()
+    }
+
+    fn has_unified_memory(&self) -> bool {
+        true
+    }
+
+    fn supports_family(&self, family: Family) -> bool {
+        matches!(
+            family,
+            Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3
+        )
+    }
+
+    fn max_buffer_length(&self) -> u64 {
+        Self::max_buffer_length(self)
+    }
+
+    fn recommended_max_working_set_size(&self) -> u64 {
+        Self::recommended_max_working_set_size(self)
+    }
+
+    fn current_allocated_size(&self) -> u64 {
+        Self::current_allocated_size(self)
+    }
+
+    fn peer_group_id(&self) -> u64 {
+        0
+    }
+
+    fn peer_index_and_count(&self) -> (u32, u32) {
+        (0, 0)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        Self::memory_bytes(self)
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE
+    }
+
+    fn has_residency_sets(&self) -> bool {
+        true
+    }
+
+    fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
+        let (size, align) = Self::heap_buffer_size_and_align(self, length);
+        SizeAndAlign { size, align }
+    }
+
+    fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
+        Self::new_heap(self, &HeapDescriptor { bytes, storage })
+    }
+
+    fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        if length == 0 || length as u64 > Self::max_buffer_length(self) {
+            return Err(self.record(Violation {
+                rule: Rule::BufferLength,
+                text: format!("a buffer of {length} bytes"),
+            }));
+        }
+        let bytes = length.next_multiple_of(PAGE);
+        let (store, pages, address) = self.obtain(bytes, storage)?;
+        self.charge(self.shared.costs.heap.ns(bytes as u64));
+        Ok(Buffer::of_its_own(self, store, address, pages))
+    }
+
+    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+        let start = memory.address.as_ptr().addr();
+        if !start.is_multiple_of(PAGE) || !memory.bytes.is_multiple_of(PAGE) {
+            return Err(self.record(Violation {
+                rule: Rule::WholePages,
+                text: format!("{} bytes at {start:#x} without a copy", memory.bytes),
+            }));
+        }
+        self.charge(self.shared.costs.buffer.ns(memory.bytes as u64));
+        Buffer::over(self, memory)
+    }
+
+    fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+        let control = self.shared.control.upgrade();
+        let control = control
+            .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
+        let core = control.create_core(Arc::new(self.clone()))?;
+        Ok(Queue::new(core, self.clone()))
+    }
+
+    fn new_shared_event(&self) -> Result<Event> {
+        Ok(Event::default())
+    }
+
+    fn new_residency_set(&self, _label: &str) -> Result<Set> {
+        Ok(Set::default())
+    }
+
+    fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {
+        match function {
+            "weldpool_copy" => Ok(Pipeline::Copy),
+            "weldpool_fill" => Ok(Pipeline::Fill),
+            other => Err(Error::with_message(
+                ErrorKind::Unsupported,
+                format!("the model knows no function {other}"),
+            )),
+        }
     }
 }

@@ -4,24 +4,27 @@
 //! [`FakeApple`] is a [`Device`] over them.
 
 mod builder;
+mod commands;
 mod costs;
+mod event;
 mod heap;
 mod metal;
-mod no_copy;
-mod segment;
+mod queue;
+mod residency;
 
 use self::metal::Limits;
-use self::no_copy::NoCopyBuffer;
-use self::segment::AppleSegment;
+use self::queue::AppleQueue;
 use super::call::Call;
 use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
+use crate::binding::Resource;
+use crate::device::metal::{MetalDevice, ResidencyConfig};
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
     ReleaseError, Segment, StorageMode, UnregisterError,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sync::Arc;
 
 pub use self::builder::{AppleModel, FakeAppleBuilder};
@@ -45,9 +48,8 @@ const ALIGNMENT: usize = 256;
 /// * Host functions of queues are called on threads that nobody else knows, one per function.
 #[derive(Debug)]
 pub struct FakeApple {
-    properties: DeviceProperties,
-    metal: Metal,
-    control: Control,
+    device: MetalDevice<Metal>,
+    control: Arc<Control>,
 }
 
 impl FakeApple {
@@ -81,24 +83,11 @@ impl FakeApple {
         };
         let ordinal = settings.ordinal;
         let control = Control::new(settings, costs.event_signal_ns, costs.event_query_ns, true);
-        let ledger = Arc::clone(control.ledger());
-        let segment_bytes_max = usize::try_from(limits.buffer_bytes_max).unwrap_or(usize::MAX);
+        let control = Arc::new(control);
+        let metal = Metal::new(ordinal, &control, costs, memory, limits)?;
+        let residency = ResidencyConfig::default();
         Ok(Self {
-            properties: DeviceProperties {
-                kind: DeviceKind::FakeApple,
-                ordinal,
-                name: "model of an Apple silicon GPU".into(),
-                unified: true,
-                page_bytes: PAGE,
-                granularity: PAGE,
-                alignment_min: ALIGNMENT,
-                segment_bytes_max: segment_bytes_max / PAGE * PAGE,
-                storage_modes: vec![StorageMode::Shared, StorageMode::Private],
-                numa_nodes: vec![0],
-                parallelism: 1,
-                peers: Vec::new(),
-            },
-            metal: Metal::new(ordinal, ledger, costs, memory, limits)?,
+            device: MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, residency),
             control,
         })
     }
@@ -106,7 +95,7 @@ impl FakeApple {
     /// The model below the device.
     #[must_use]
     pub fn metal(&self) -> &Metal {
-        &self.metal
+        self.device.metal()
     }
 
     /// What the device saw, and what is to go wrong.
@@ -132,88 +121,69 @@ impl FakeApple {
     }
 }
 
+impl FakeApple {
+    /// Records a broken rule unless a driver's object is of this device.
+    fn check_own(&self, object: Option<Resource>, what: &str) -> Result<()> {
+        let known = object.is_some_and(|object| self.metal().knows(object));
+        self.control.check_own(known, what)
+    }
+}
+
 impl Device for FakeApple {
     fn properties(&self) -> &DeviceProperties {
-        &self.properties
+        self.device.properties()
     }
 
     fn budget(&self) -> Result<Budget> {
         self.control.ledger().enter(Call::Budget)?;
-        let (total, used) = (
-            self.metal.memory_bytes(),
-            self.metal.current_allocated_size(),
-        );
-        Ok(Budget {
-            total,
-            available: Some(total - used),
-            limit: Some(self.metal.recommended_max_working_set_size()),
-        })
+        self.device.budget()
     }
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.control.ledger().enter(Call::CreateSegment)?;
-        if storage == StorageMode::Managed {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "fake:apple has no managed storage",
-            ));
-        }
         if bytes == 0 || !bytes.is_multiple_of(PAGE) {
             return Err(self.control.ledger().record(Violation {
                 rule: Rule::Granularity,
                 text: format!("a segment of {bytes} bytes; granularity is {PAGE}"),
             }));
         }
-        let heap = self.metal.new_heap(&HeapDescriptor { bytes, storage })?;
-        Ok(Box::new(AppleSegment::new(heap.new_buffer(bytes, 0)?)))
+        self.device.create_segment(bytes, storage)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
-        if let Err(error) = self.control.ledger().enter(Call::ReleaseSegment) {
+        let entered = self.control.ledger().enter(Call::ReleaseSegment);
+        let own = || self.check_own(segment.resource(), "a segment");
+        if let Err(error) = entered.and_then(|()| own()) {
             return Err(ReleaseError { segment, error });
         }
-        if !segment
-            .resource()
-            .is_some_and(|object| self.metal.knows(object))
-        {
-            let error = self.control.ledger().record(Violation {
-                rule: Rule::OwnMemory,
-                text: format!("{segment:?} is not a segment of this device"),
-            });
-            return Err(ReleaseError { segment, error });
-        }
-        drop(segment);
-        Ok(())
+        self.device.release_segment(segment)
     }
 
     #[allow(unsafe_code)]
     unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
         self.control.ledger().enter(Call::Register)?;
-        Ok(Box::new(NoCopyBuffer::new(&self.metal, memory)?))
+        // SAFETY: the caller's promise.
+        unsafe { self.device.register(memory) }
     }
 
     fn unregister(
         &self,
         registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
-        let object = registration.resource();
-        let known = object.is_some_and(|object| self.metal.knows(object));
         let entered = self.control.ledger().enter(Call::Unregister);
-        match entered.and_then(|()| self.control.check_own(known, "registered memory")) {
-            Ok(()) => {
-                drop(registration);
-                Ok(())
-            }
-            Err(error) => Err(UnregisterError {
+        let own = || self.check_own(registration.resource(), "registered memory");
+        if let Err(error) = entered.and_then(|()| own()) {
+            return Err(UnregisterError {
                 registration,
                 error,
-            }),
+            });
         }
+        self.device.unregister(registration)
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
-        let memory = Arc::new(self.metal.clone());
-        self.control.create_queue(memory)
+        let inner = self.device.create_queue()?;
+        Ok(Arc::new(AppleQueue::new(inner, self.control.ledger())))
     }
 
     fn charged_ns(&self) -> u64 {

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::work::{Failure, Memory, Work};
+use super::work::{Command, End, Ended, Failure, Memory, Move, Work};
 use crate::device::Timeline;
 use crate::device::backlog::{Backlog, Item, ROOM, Refused};
 use crate::device::fake::call::Call;
@@ -42,6 +42,7 @@ pub(in crate::device::fake) struct Core {
     changed: Condvar,
     /// Held while work touches memory, so that a queue is lost only between two items.
     touching: Mutex<()>,
+    progress: Arc<SoftwareTimeline>,
     timeline: Arc<ChargedTimeline>,
 }
 
@@ -62,13 +63,12 @@ impl Core {
         memory: Arc<dyn Memory>,
         ledger: &Arc<Ledger>,
     ) -> Self {
-        let timeline = ChargedTimeline {
-            progress: Arc::default(),
-            ledger: Arc::clone(ledger),
-        };
+        let progress = Arc::<SoftwareTimeline>::default();
+        let timeline = ChargedTimeline::new(Arc::clone(&progress) as _, ledger);
         Self {
             behaviour,
             memory,
+            progress,
             ledger: Arc::clone(ledger),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -90,7 +90,7 @@ impl Core {
     }
 
     pub(in crate::device::fake) fn reached(&self) -> u64 {
-        self.timeline.progress.reached()
+        self.progress.reached()
     }
 
     /// Items submitted and not begun.
@@ -148,8 +148,38 @@ impl Core {
         Ok(true)
     }
 
+    /// Whether nothing will be done any more.
+    pub(in crate::device::fake) fn is_lost(&self) -> bool {
+        self.state.lock().lost
+    }
+
+    /// Submits a command buffer; `ended` is called with what becomes of it.
+    pub(in crate::device::fake) fn commit(&self, commands: Vec<Command>, ended: Ended) {
+        // What waits comes first in its part, so that it can be seen to wait.
+        let mut parts: Vec<Vec<Command>> = vec![Vec::new()];
+        for command in commands {
+            let waits = matches!(command, Command::Wait(..));
+            let begun = parts
+                .last()
+                .is_some_and(|part| part.iter().any(|other| !matches!(other, Command::Wait(..))));
+            if waits && begun {
+                parts.push(Vec::new());
+            }
+            if let Some(part) = parts.last_mut() {
+                part.push(command);
+            }
+        }
+        let mut ended = Some(ended);
+        let last = parts.len() - 1;
+        for (number, part) in parts.into_iter().enumerate() {
+            let end = End(if number == last { ended.take() } else { None });
+            // A queue that is lost tells when it drops what it refuses.
+            let _refused = self.submit(Work::Buffer(part, end));
+        }
+    }
+
     /// No more will be submitted; what was is still done.
-    pub(super) fn close(&self) {
+    pub(in crate::device::fake) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
     }
@@ -169,7 +199,7 @@ impl Core {
         drop(state);
         self.changed.notify_all();
         drop(self.touching.lock());
-        self.timeline.progress.lose();
+        self.progress.lose();
         drop(never_run);
     }
 
@@ -240,8 +270,13 @@ impl Core {
         match state.backlog.front() {
             None => return Step::Idle,
             // A wait for a queue that died is over.
-            Some(Item::Work(Work::Wait(other, value)))
-                if !other.wait(*value, Some(Duration::ZERO)).unwrap_or(true) =>
+            Some(Item::Work(Work::Wait(other, value))) if waits(other, *value) => {
+                return Step::Waiting;
+            }
+            Some(Item::Work(Work::Buffer(commands, _)))
+                if commands.iter().any(|command| {
+                    matches!(command, Command::Wait(other, value) if waits(other, *value))
+                }) =>
             {
                 return Step::Waiting;
             }
@@ -259,21 +294,30 @@ impl Core {
 
     fn run(&self, item: Item<Work>) {
         match item {
-            Item::Work(Work::Move(work)) => {
-                let touching = self.touching.lock();
-                if self.state.lock().lost {
-                    return;
+            Item::Work(Work::Move(work)) => drop(self.transfer(&work)),
+            Item::Work(Work::Buffer(commands, end)) => {
+                let mut outcome = Ok(());
+                for command in commands {
+                    let done = match command {
+                        Command::Move(work) => self.transfer(&work),
+                        Command::Wait(other, value) => {
+                            wait_for_other(&other, value);
+                            Ok(())
+                        }
+                        Command::Raise(raise) => {
+                            if !self.is_lost() {
+                                raise();
+                            }
+                            Ok(())
+                        }
+                    };
+                    outcome = outcome.and(done);
                 }
-                // SAFETY: whoever submitted the work promised valid, unraced memory until it is done.
-                let done = unsafe { work.run(self.memory.as_ref()) };
-                drop(touching);
-                match done {
-                    Ok(()) => {}
-                    Err(Failure::Broken(violation)) => drop(self.ledger.record(violation)),
-                    Err(Failure::System(error)) => {
-                        tracing::error!(%error, "a fake device's queue is lost: no memory for contents");
-                        self.lose();
-                    }
+                if self.is_lost() {
+                    // Its drop tells.
+                    drop(end);
+                } else {
+                    end.call(outcome);
                 }
             }
             Item::Work(Work::Call(function)) => self.call(function),
@@ -281,8 +325,31 @@ impl Core {
             Item::Signal(value) => {
                 let _touching = self.touching.lock();
                 if !self.state.lock().lost {
-                    self.timeline.progress.reach(value);
+                    self.progress.reach(value);
                 }
+            }
+        }
+    }
+
+    /// Moves bytes, if that keeps the rules and the queue is not lost.
+    fn transfer(&self, work: &Move) -> Result<()> {
+        let touching = self.touching.lock();
+        if self.state.lock().lost {
+            return Ok(());
+        }
+        // SAFETY: whoever submitted the work promised valid, unraced memory until it is done.
+        let done = unsafe { work.run(self.memory.as_ref()) };
+        drop(touching);
+        match done {
+            Ok(()) => Ok(()),
+            Err(Failure::Broken(violation)) => {
+                drop(self.ledger.record(violation));
+                Ok(())
+            }
+            Err(Failure::System(error)) => {
+                tracing::error!(%error, "a fake device's queue is lost: no memory for contents");
+                self.lose();
+                Ok(())
             }
         }
     }
@@ -313,17 +380,29 @@ fn lost() -> Error {
     Error::new(ErrorKind::DeviceLost, "the queue was lost")
 }
 
+/// Whether a point has not passed. A wait for a queue that died is over.
+fn waits(other: &Arc<dyn Timeline>, value: u64) -> bool {
+    !other.wait(value, Some(Duration::ZERO)).unwrap_or(true)
+}
+
 /// A timeline that charges for being asked.
 #[derive(Debug)]
-pub(super) struct ChargedTimeline {
-    progress: Arc<SoftwareTimeline>,
+pub(in crate::device::fake) struct ChargedTimeline {
+    progress: Arc<dyn Timeline>,
     ledger: Arc<Ledger>,
 }
 
 impl ChargedTimeline {
+    pub(in crate::device::fake) fn new(progress: Arc<dyn Timeline>, ledger: &Arc<Ledger>) -> Self {
+        Self {
+            progress,
+            ledger: Arc::clone(ledger),
+        }
+    }
+
     /// What the device knows, by itself.
-    pub(super) fn progress(&self) -> Arc<dyn Timeline> {
-        Arc::clone(&self.progress) as Arc<dyn Timeline>
+    pub(in crate::device::fake) fn progress(&self) -> Arc<dyn Timeline> {
+        Arc::clone(&self.progress)
     }
 }
 

@@ -8,15 +8,14 @@ mod work;
 use std::any::Any;
 use std::time::Duration;
 
-use self::core::ChargedTimeline;
-use self::work::{Move, Source, Work};
+use self::work::Work;
 use super::call::Call;
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::Result;
 use crate::sync::Arc;
 
-pub(super) use self::core::{Behaviour, Core};
-pub(super) use self::work::{Memory, Side};
+pub(super) use self::core::{Behaviour, ChargedTimeline, Core};
+pub(super) use self::work::{Command, Memory, Move, Side, Source};
 
 /// A queue; dropped, it still does what was submitted.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::device::fake::store::Pages;
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::raw::{Address, Transfer};
 use crate::device::{Location, Timeline};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::sync::Arc;
 
 /// The memory that the queues of a device work on.
@@ -33,15 +33,15 @@ pub(in crate::device::fake) enum Side {
 
 /// A copy or fill. Valid and unraced until it has run, by the contract of the submission.
 #[derive(Debug)]
-pub(super) struct Move {
-    pub(super) source: Source,
-    pub(super) destination: Side,
-    pub(super) bytes: usize,
+pub(in crate::device::fake) struct Move {
+    pub(in crate::device::fake) source: Source,
+    pub(in crate::device::fake) destination: Side,
+    pub(in crate::device::fake) bytes: usize,
 }
 
 /// Where the bytes of a transfer come from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(in crate::device::fake) enum Source {
     Memory(Side),
     Value(u8),
 }
@@ -51,6 +51,38 @@ pub(super) enum Work {
     Move(Move),
     Call(Box<dyn FnOnce() + Send>),
     Wait(Arc<dyn Timeline>, u64),
+    /// A command buffer of Metal's, or a part of one that begins with waits.
+    Buffer(Vec<Command>, End),
+}
+
+/// What a command buffer has a queue do.
+pub(in crate::device::fake) enum Command {
+    Move(Move),
+    Wait(Arc<dyn Timeline>, u64),
+    /// An event is raised.
+    Raise(Box<dyn FnOnce() + Send>),
+}
+
+/// What is called at the end of a command buffer, in any case.
+pub(super) struct End(pub(super) Option<Ended>);
+
+/// Called with what became of a command buffer.
+pub(in crate::device::fake) type Ended = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+impl End {
+    pub(super) fn call(mut self, outcome: Result<(), Error>) {
+        if let Some(ended) = self.0.take() {
+            ended(outcome);
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(ended) = self.0.take() {
+            ended(Err(Error::new(ErrorKind::DeviceLost, "the queue was lost")));
+        }
+    }
 }
 
 impl fmt::Debug for Work {
@@ -59,6 +91,7 @@ impl fmt::Debug for Work {
             Self::Move(work) => work.fmt(f),
             Self::Call(_) => f.write_str("Call(..)"),
             Self::Wait(_, value) => write!(f, "Wait({value})"),
+            Self::Buffer(commands, _) => write!(f, "Buffer({})", commands.len()),
         }
     }
 }
