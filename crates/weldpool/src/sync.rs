@@ -5,7 +5,7 @@ use std::sync::{PoisonError, TryLockError};
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
-pub(crate) use std::sync::{Arc, Condvar, OnceLock};
+pub(crate) use std::sync::{Arc, Condvar, OnceLock, Weak};
 
 /// The pair of fences of which one costs nothing.
 pub(crate) use crate::asymmetric_fence as fences;

@@ -3,8 +3,6 @@
 //! The code here makes its calls through [`raw`], which a Mac's Metal provides and, on any machine, the model under
 //! [`FakeApple`](crate::device::fake::FakeApple). docs/metal.md lists the rules it relies on, with their sources.
 
-#![forbid(unsafe_code)]
-
 mod blit;
 mod kernels;
 mod known;

@@ -242,10 +242,19 @@ pub(in crate::device) trait ResidencySet:
 }
 
 /// `MTLAllocation`: what a residency set can hold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(in crate::device) enum Allocation<'a, M: Metal> {
     /// A heap, which stands for all buffers on it.
     Heap(&'a M::Heap),
     /// A buffer that lies on no heap.
     Buffer(&'a M::Buffer),
 }
+
+// Derived, they would want `M: Copy`.
+impl<M: Metal> Clone for Allocation<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Metal> Copy for Allocation<'_, M> {}

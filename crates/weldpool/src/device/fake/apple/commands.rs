@@ -8,7 +8,7 @@ use super::event::Event;
 use super::heap::Buffer;
 use super::metal::Metal;
 use super::residency::Set;
-use crate::device::fake::queue::{Command, Core, Memory, Move, Side, Source};
+use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ use crate::sync::{Arc, Mutex};
 
 /// A command queue. With its last handle it closes: what was committed is still done.
 #[derive(Debug, Clone)]
-pub(super) struct Queue {
+pub(in crate::device) struct Queue {
     inner: Arc<Open>,
 }
 
@@ -75,7 +75,7 @@ impl raw::CommandQueue for Queue {
 
 /// A command buffer.
 #[derive(Debug, Clone)]
-pub(super) struct Commands {
+pub(in crate::device) struct Commands {
     inner: Arc<Recorded>,
 }
 
@@ -210,7 +210,7 @@ impl Queue {
 
 /// An encoder of blits.
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub(in crate::device) struct Encoder {
     commands: Commands,
 }
 
@@ -287,7 +287,7 @@ impl raw::BlitEncoder for Encoder {
 
 /// An encoder of the kernels that the device's code has.
 #[derive(Debug)]
-pub(super) struct Compute {
+pub(in crate::device) struct Compute {
     encoder: Encoder,
     state: Mutex<Bound>,
 }
@@ -301,7 +301,7 @@ struct Bound {
 
 /// A kernel, known by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pipeline {
+pub(in crate::device) enum Pipeline {
     Copy,
     Fill,
 }

@@ -14,7 +14,7 @@ type Block = Box<dyn FnOnce() + Send>;
 
 /// An event; cloning it gives another handle.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Event {
+pub(in crate::device) struct Event {
     inner: Arc<Inner>,
 }
 

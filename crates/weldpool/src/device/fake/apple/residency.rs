@@ -10,7 +10,7 @@ use crate::sync::{Arc, Mutex};
 
 /// A set; cloning it gives another handle. Allocations are known by where they lie.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Set {
+pub(in crate::device) struct Set {
     state: Arc<Mutex<State>>,
 }
 
