@@ -41,13 +41,18 @@ impl<M: Metal> Known<M> {
     }
 
     /// The buffer of a location and the offset in it, which has to hold `bytes` bytes from there.
-    pub(super) fn find(&self, location: &Location, bytes: usize) -> Result<(M::Buffer, usize)> {
+    pub(super) fn find(
+        &self,
+        metal: &M,
+        location: &Location,
+        bytes: usize,
+    ) -> Result<(M::Buffer, usize)> {
         let invalid = |text: String| Err(Error::with_message(ErrorKind::InvalidRequest, text));
         let Some((resource, offset)) = location.resource else {
             return invalid("a location without a buffer of this device".into());
         };
         let found = self.0.read().get(&key(resource)).cloned();
-        let Some(buffer) = found else {
+        let Some(buffer) = found.or_else(|| metal.find_buffer(resource)) else {
             return invalid(format!(
                 "{resource:?} is no buffer of this device, or its end has come"
             ));

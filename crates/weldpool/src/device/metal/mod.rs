@@ -150,12 +150,10 @@ impl<M: Metal> Device for MetalDevice<M> {
         let metal = &self.shared.metal;
         let total = metal.memory_bytes();
         let limit = metal.recommended_max_working_set_size();
-        let limit = (limit > 0).then_some(limit);
-        let most = limit.map_or(total, |limit| limit.min(total));
         Ok(Budget {
             total,
-            available: Some(most.saturating_sub(metal.current_allocated_size())),
-            limit,
+            available: Some(total.saturating_sub(metal.current_allocated_size())),
+            limit: (limit > 0).then_some(limit),
         })
     }
 

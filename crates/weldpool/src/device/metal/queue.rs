@@ -11,7 +11,7 @@ use super::blit::{By, copy_parts, fill_parts};
 use super::raw::{BlitEncoder, CommandBuffer, CommandQueue, Metal, Object, SharedEvent};
 use super::timeline::EventTimeline;
 use crate::device::{DeviceQueue, Location, Timeline};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 use crate::transfer::Rows;
 
@@ -127,9 +127,9 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
         let span = |pitch: usize| pitch.saturating_mul(rows.count.saturating_sub(1)) + rows.bytes;
-        let known = &self.shared.known;
-        let (from, from_at) = known.find(&source, span(rows.source_pitch))?;
-        let (to, to_at) = known.find(&destination, span(rows.destination_pitch))?;
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        let (from, from_at) = known.find(metal, &source, span(rows.source_pitch))?;
+        let (to, to_at) = known.find(metal, &destination, span(rows.destination_pitch))?;
         self.submit("weldpool copy", &mut self.state.lock(), |commands| {
             for row in 0..rows.count {
                 let from = (&from, from_at + row * rows.source_pitch);
@@ -141,7 +141,8 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     }
 
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
-        let (to, at) = self.shared.known.find(&destination, bytes)?;
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        let (to, at) = known.find(metal, &destination, bytes)?;
         self.submit("weldpool fill", &mut self.state.lock(), |commands| {
             for (by, range) in fill_parts(at, bytes) {
                 let range = at + range.start..at + range.end;
@@ -223,9 +224,4 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     fn timeline(&self) -> &Arc<dyn Timeline> {
         &self.timeline
     }
-}
-
-/// The error of an object that Metal did not make, where it says no more than that.
-pub(in crate::device) fn not_made(what: &str) -> Error {
-    Error::with_message(ErrorKind::OutOfMemory, format!("Metal made no {what}"))
 }

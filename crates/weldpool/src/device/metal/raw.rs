@@ -69,6 +69,11 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
     /// mapped while the buffer lives, and nobody else's.
     fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Self::Buffer>;
+    /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.
+    fn find_buffer(&self, resource: Resource) -> Option<Self::Buffer> {
+        let _ = resource;
+        None
+    }
     /// `newCommandQueueWithMaxCommandBufferCount:`.
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Self::Queue>;
     /// `newSharedEvent`.

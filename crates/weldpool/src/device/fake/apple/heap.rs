@@ -12,7 +12,7 @@ use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw;
 use crate::device::{HostRange, StorageMode};
 use crate::error::Result;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Weak};
 
 pub use crate::device::metal::raw::PurgeableState;
 
@@ -42,10 +42,6 @@ impl HeapMemory {
             address,
             purgeable: Mutex::new(PurgeableState::NonVolatile),
         }
-    }
-
-    pub(super) fn store(&self) -> &Arc<Store> {
-        &self.store
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -253,8 +249,7 @@ impl Buffer {
                 length,
             }),
         };
-        let metal = &buffer.object.metal;
-        metal.remember_buffer(buffer.resource(), buffer.gpu_address(), length);
+        buffer.object.metal.remember_buffer(&buffer);
         buffer
     }
 
@@ -339,6 +334,23 @@ impl Buffer {
     #[must_use]
     pub fn resource(&self) -> Resource {
         Resource::new(NonNull::from(self.object.as_ref()).cast())
+    }
+}
+
+/// A buffer that may have come to its end.
+#[derive(Debug)]
+pub(super) struct WeakBuffer(Weak<Object>);
+
+impl WeakBuffer {
+    pub(super) fn upgrade(&self) -> Option<Buffer> {
+        let object = self.0.upgrade()?;
+        Some(Buffer { object })
+    }
+}
+
+impl Buffer {
+    pub(super) fn downgrade(&self) -> WeakBuffer {
+        WeakBuffer(Arc::downgrade(&self.object))
     }
 }
 

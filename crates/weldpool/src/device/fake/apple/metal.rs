@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
 use super::event::Event;
-use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory};
+use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::residency::Set;
 use super::{ALIGNMENT, PAGE};
 use crate::binding::Resource;
@@ -53,7 +53,7 @@ pub(super) struct Limits {
 struct Objects {
     heaps: BTreeMap<u64, Arc<HeapMemory>>,
     /// Buffers: from the object's own address to its device address and length.
-    buffers: BTreeMap<usize, (u64, usize)>,
+    buffers: BTreeMap<usize, (u64, usize, WeakBuffer)>,
 }
 
 impl Metal {
@@ -237,10 +237,10 @@ impl Metal {
         queue::Memory::identify(self, &location, bytes)
     }
 
-    pub(super) fn remember_buffer(&self, object: Resource, address: u64, length: usize) {
-        let object = object.as_ptr().addr().get();
-        let mut objects = self.shared.objects.lock();
-        objects.buffers.insert(object, (address, length));
+    pub(super) fn remember_buffer(&self, buffer: &Buffer) {
+        let object = buffer.resource().as_ptr().addr().get();
+        let known = (buffer.gpu_address(), buffer.length(), buffer.downgrade());
+        self.shared.objects.lock().buffers.insert(object, known);
     }
 
     pub(super) fn forget_buffer(&self, object: Resource) {
@@ -265,7 +265,7 @@ impl queue::Memory for Metal {
             );
         };
         let objects = self.shared.objects.lock();
-        let Some(&(address, length)) = objects.buffers.get(&object.as_ptr().addr().get()) else {
+        let Some(&(address, length, _)) = objects.buffers.get(&object.as_ptr().addr().get()) else {
             return broken(
                 Rule::OwnMemory,
                 format!("{object:?} is no buffer of this device, or its end has come"),
@@ -379,6 +379,12 @@ impl raw::Metal for Metal {
         }
         self.charge(self.shared.costs.buffer.ns(memory.bytes as u64));
         Buffer::over(self, memory)
+    }
+
+    fn find_buffer(&self, resource: crate::binding::Resource) -> Option<Buffer> {
+        let object = resource.as_ptr().addr().get();
+        let objects = self.shared.objects.lock();
+        objects.buffers.get(&object)?.2.upgrade()
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {

@@ -183,7 +183,11 @@ impl Device for FakeApple {
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
         let inner = self.device.create_queue()?;
-        Ok(Arc::new(AppleQueue::new(inner, self.control.ledger())))
+        Ok(Arc::new(AppleQueue::new(
+            inner,
+            self.metal(),
+            self.control.ledger(),
+        )))
     }
 
     fn charged_ns(&self) -> u64 {

@@ -5,9 +5,10 @@
 use std::any::Any;
 use std::time::Duration;
 
+use super::metal::Metal;
 use crate::device::fake::call::Call;
 use crate::device::fake::control::Ledger;
-use crate::device::fake::queue::ChargedTimeline;
+use crate::device::fake::queue::{ChargedTimeline, Memory};
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::Result;
 use crate::sync::Arc;
@@ -17,18 +18,27 @@ use crate::transfer::Rows;
 #[derive(Debug)]
 pub(super) struct AppleQueue {
     inner: Arc<dyn DeviceQueue>,
+    metal: Metal,
     ledger: Arc<Ledger>,
     timeline: Arc<dyn Timeline>,
 }
 
 impl AppleQueue {
-    pub(super) fn new(inner: Arc<dyn DeviceQueue>, ledger: &Arc<Ledger>) -> Self {
+    pub(super) fn new(inner: Arc<dyn DeviceQueue>, metal: &Metal, ledger: &Arc<Ledger>) -> Self {
         let timeline = ChargedTimeline::new(Arc::clone(inner.timeline()), ledger);
         Self {
             inner,
+            metal: metal.clone(),
             ledger: Arc::clone(ledger),
             timeline: Arc::new(timeline),
         }
+    }
+
+    /// Has the model say which rule a location breaks, before the device's code refuses it.
+    fn check(&self, location: &Location, bytes: usize) -> Result<()> {
+        let side = self.metal.identify(location, bytes);
+        side.map(drop)
+            .map_err(|violation| self.ledger.record(violation))
     }
 }
 
@@ -43,6 +53,8 @@ fn below(timeline: &Arc<dyn Timeline>) -> Arc<dyn Timeline> {
 unsafe impl DeviceQueue for AppleQueue {
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
         self.ledger.enter(Call::Copy)?;
+        self.check(&source, bytes)?;
+        self.check(&destination, bytes)?;
         // SAFETY: the caller's promise.
         unsafe { self.inner.copy(source, destination, bytes) }
     }
@@ -55,6 +67,7 @@ unsafe impl DeviceQueue for AppleQueue {
 
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
         self.ledger.enter(Call::Fill)?;
+        self.check(&destination, bytes)?;
         // SAFETY: the caller's promise.
         unsafe { self.inner.fill(destination, bytes, value) }
     }
