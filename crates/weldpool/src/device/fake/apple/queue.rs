@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::metal::Metal;
 use crate::device::fake::call::Call;
 use crate::device::fake::control::Ledger;
-use crate::device::fake::queue::{ChargedTimeline, Memory};
+use crate::device::fake::queue::{ChargedTimeline, Memory, Side};
 use crate::device::{DeviceQueue, Location, Timeline};
 use crate::error::Result;
 use crate::sync::Arc;
@@ -36,9 +36,11 @@ impl AppleQueue {
 
     /// Has the model say which rule a location breaks, before the device's code refuses it.
     fn check(&self, location: &Location, bytes: usize) -> Result<()> {
-        let side = self.metal.identify(location, bytes);
-        side.map(drop)
-            .map_err(|violation| self.ledger.record(violation))
+        let kept = match self.metal.identify(location, bytes) {
+            Ok(Side::Device(address)) => self.metal.reach(address, bytes).map(drop),
+            identified => identified.map(drop),
+        };
+        kept.map_err(|violation| self.ledger.record(violation))
     }
 }
 
