@@ -1,0 +1,590 @@
+//! Metal on a Mac. Type-checked and linked, not run.
+//!
+//! Each function makes the call that its name in [`raw`](super) says, after the checks that Metal leaves to its caller.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use block2::RcBlock;
+use objc2::rc::{Retained, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2_foundation::NSString;
+use objc2_metal::{
+    MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
+    MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
+    MTLGPUFamily, MTLHeap as _, MTLHeapDescriptor, MTLHeapType, MTLHazardTrackingMode,
+    MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _, MTLResidencySetDescriptor,
+    MTLResource as _, MTLResourceOptions, MTLSharedEvent as _, MTLSharedEventListener, MTLSize,
+    MTLStorageMode,
+};
+
+use super::{Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign};
+use crate::binding::Resource;
+use crate::device::{HostRange, StorageMode};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Threads of a group: a multiple of every GPU's width (32 on Apple's).
+const GROUP: usize = 256;
+/// Bytes that `setBytes:length:atIndex:` takes at most (its documentation).
+const SET_BYTES_MAX: usize = 4 << 10;
+
+/// A counted reference to an object of Metal's that any thread may use.
+struct Shared<P: ?Sized>(Retained<ProtocolObject<P>>);
+
+// SAFETY: devices, heaps, buffers, command queues, pipelines, events and residency sets may be used from any thread
+// (documentation of each protocol); what a thread may do to an encoder or a command buffer is settled by its one owner.
+unsafe impl<P: ?Sized> Send for Shared<P> {}
+// SAFETY: as for `Send`.
+unsafe impl<P: ?Sized> Sync for Shared<P> {}
+
+impl<P: ?Sized> Clone for Shared<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P: ?Sized> fmt::Debug for Shared<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:p}", Retained::as_ptr(&self.0))
+    }
+}
+
+macro_rules! objects {
+    ($($(#[$about:meta])* $name:ident: $protocol:ident;)*) => {
+        $(
+            $(#[$about])*
+            #[derive(Debug, Clone)]
+            pub(in crate::device) struct $name(Shared<dyn objc2_metal::$protocol>);
+
+            impl $name {
+                fn new(object: Retained<ProtocolObject<dyn objc2_metal::$protocol>>) -> Self {
+                    Self(Shared(object))
+                }
+            }
+        )*
+    };
+}
+
+objects! {
+    /// `MTLDevice`.
+    Device: MTLDevice;
+    /// `MTLHeap`.
+    Heap: MTLHeap;
+    /// `MTLBuffer`.
+    Buffer: MTLBuffer;
+    /// `MTLCommandQueue`.
+    Queue: MTLCommandQueue;
+    /// `MTLCommandBuffer`.
+    Commands: MTLCommandBuffer;
+    /// `MTLBlitCommandEncoder`.
+    Blit: MTLBlitCommandEncoder;
+    /// `MTLComputeCommandEncoder`.
+    Compute: MTLComputeCommandEncoder;
+    /// `MTLComputePipelineState`.
+    Pipeline: MTLComputePipelineState;
+    /// `MTLSharedEvent`.
+    Event: MTLSharedEvent;
+    /// `MTLResidencySet`.
+    Set: MTLResidencySet;
+}
+
+fn options(storage: StorageMode) -> MTLResourceOptions {
+    let mode = match storage {
+        StorageMode::Shared => MTLResourceOptions::StorageModeShared,
+        StorageMode::Managed => MTLResourceOptions::StorageModeManaged,
+        StorageMode::Private => MTLResourceOptions::StorageModePrivate,
+    };
+    mode | MTLResourceOptions::HazardTrackingModeUntracked
+}
+
+fn mode(storage: StorageMode) -> MTLStorageMode {
+    match storage {
+        StorageMode::Shared => MTLStorageMode::Shared,
+        StorageMode::Managed => MTLStorageMode::Managed,
+        StorageMode::Private => MTLStorageMode::Private,
+    }
+}
+
+/// Metal gives no object and no reason when it has no memory for one.
+fn made<T>(object: Option<T>, what: impl FnOnce() -> String) -> Result<T> {
+    object.ok_or_else(|| {
+        Error::with_message(
+            ErrorKind::OutOfMemory,
+            format!("Metal made no {}", what()),
+        )
+    })
+}
+
+fn failed(what: &str, error: &objc2_foundation::NSError) -> Error {
+    Error::with_message(
+        ErrorKind::System,
+        format!("{what}: {}", error.localizedDescription()),
+    )
+}
+
+/// The devices of this machine.
+pub(in crate::device) fn devices() -> Vec<Device> {
+    let all = objc2_metal::MTLCopyAllDevices();
+    all.iter().map(Device::new).collect()
+}
+
+impl Metal for Device {
+    type Heap = Heap;
+    type Buffer = Buffer;
+    type Queue = Queue;
+    type Commands = Commands;
+    type Blit = Blit;
+    type Compute = Compute;
+    type Pipeline = Pipeline;
+    type Event = Event;
+    type Set = Set;
+
+    fn pooled<T>(work: impl FnOnce() -> T) -> T {
+        autoreleasepool(|_| work())
+    }
+
+    fn name(&self) -> String {
+        self.0.0.name().to_string()
+    }
+
+    fn has_unified_memory(&self) -> bool {
+        self.0.0.hasUnifiedMemory()
+    }
+
+    fn supports_family(&self, family: Family) -> bool {
+        self.0.0.supportsFamily(match family {
+            Family::Apple7 => MTLGPUFamily::Apple7,
+            Family::Apple8 => MTLGPUFamily::Apple8,
+            Family::Apple9 => MTLGPUFamily::Apple9,
+            Family::Mac2 => MTLGPUFamily::Mac2,
+            Family::Metal3 => MTLGPUFamily::Metal3,
+            Family::Metal4 => MTLGPUFamily::Metal4,
+        })
+    }
+
+    fn max_buffer_length(&self) -> u64 {
+        self.0.0.maxBufferLength() as u64
+    }
+
+    fn recommended_max_working_set_size(&self) -> u64 {
+        self.0.0.recommendedMaxWorkingSetSize()
+    }
+
+    fn current_allocated_size(&self) -> u64 {
+        self.0.0.currentAllocatedSize() as u64
+    }
+
+    fn peer_group_id(&self) -> u64 {
+        self.0.0.peerGroupID()
+    }
+
+    fn peer_index_and_count(&self) -> (u32, u32) {
+        (self.0.0.peerIndex(), self.0.0.peerCount())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        crate::device::host::memory_bytes()
+    }
+
+    fn page_bytes(&self) -> usize {
+        rustix::param::page_size()
+    }
+
+    fn has_residency_sets(&self) -> bool {
+        objc2::available!(macos = 15.0)
+    }
+
+    fn heap_buffer_size_and_align(&self, length: usize, storage: StorageMode) -> SizeAndAlign {
+        let needed = self
+            .0
+            .0
+            .heapBufferSizeAndAlignWithLength_options(length, options(storage));
+        SizeAndAlign {
+            size: needed.size,
+            align: needed.align,
+        }
+    }
+
+    fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
+        let descriptor = MTLHeapDescriptor::new();
+        descriptor.setSize(bytes);
+        descriptor.setStorageMode(mode(storage));
+        descriptor.setType(MTLHeapType::Placement);
+        descriptor.setHazardTrackingMode(MTLHazardTrackingMode::Untracked);
+        let heap = self.0.0.newHeapWithDescriptor(&descriptor);
+        made(heap, || format!("heap of {bytes} bytes")).map(Heap::new)
+    }
+
+    fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        let buffer = self
+            .0
+            .0
+            .newBufferWithLength_options(length, options(storage));
+        made(buffer, || format!("buffer of {length} bytes")).map(Buffer::new)
+    }
+
+    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+        let page = self.page_bytes();
+        let start = memory.address.as_ptr().addr();
+        if !start.is_multiple_of(page) || !memory.bytes.is_multiple_of(page) {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "memory that is wrapped without a copy consists of whole pages",
+            ));
+        }
+        // SAFETY: address and length are those of whole pages, and whoever registers them keeps them mapped.
+        let buffer = unsafe {
+            self.0
+                .0
+                .newBufferWithBytesNoCopy_length_options_deallocator(
+                    memory.address.cast(),
+                    memory.bytes,
+                    options(StorageMode::Shared),
+                    None,
+                )
+        };
+        made(buffer, || {
+            format!("buffer over {} bytes of the program's", memory.bytes)
+        })
+        .map(Buffer::new)
+    }
+
+    fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
+        let queue = self
+            .0
+            .0
+            .newCommandQueueWithMaxCommandBufferCount(command_buffers_max);
+        made(queue, || "command queue".into()).map(Queue::new)
+    }
+
+    fn new_shared_event(&self) -> Result<Event> {
+        made(self.0.0.newSharedEvent(), || "shared event".into()).map(Event::new)
+    }
+
+    fn new_residency_set(&self, label: &str) -> Result<Set> {
+        let descriptor = MTLResidencySetDescriptor::new();
+        descriptor.setLabel(Some(&NSString::from_str(label)));
+        let set = self.0.0.newResidencySetWithDescriptor_error(&descriptor);
+        set.map(Set::new)
+            .map_err(|error| failed("making a residency set", &error))
+    }
+
+    fn new_pipeline(&self, source: &str, function: &str) -> Result<Pipeline> {
+        let library = self
+            .0
+            .0
+            .newLibraryWithSource_options_error(&NSString::from_str(source), None);
+        let library = library.map_err(|error| failed("compiling a kernel", &error))?;
+        let found = library.newFunctionWithName(&NSString::from_str(function));
+        let found = made(found, || format!("function {function}"))?;
+        let pipeline = self.0.0.newComputePipelineStateWithFunction_error(&found);
+        pipeline
+            .map(Pipeline::new)
+            .map_err(|error| failed("making a pipeline", &error))
+    }
+}
+
+macro_rules! labelled {
+    ($($name:ident)*) => {
+        $(
+            impl super::Object for $name {
+                fn set_label(&self, label: &str) {
+                    self.0.0.setLabel(Some(&NSString::from_str(label)));
+                }
+            }
+        )*
+    };
+}
+
+labelled! { Heap Buffer Queue Commands Event }
+
+impl super::Heap for Heap {
+    type Buffer = Buffer;
+
+    fn size(&self) -> usize {
+        self.0.0.size()
+    }
+
+    fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
+        let (heap, size) = (&self.0.0, self.size());
+        let options = heap.resourceOptions();
+        let needed = heap
+            .device()
+            .heapBufferSizeAndAlignWithLength_options(length, options);
+        let end = offset.checked_add(needed.size);
+        if length == 0 || !offset.is_multiple_of(needed.align) || end.is_none_or(|end| end > size) {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!(
+                    "a buffer of {length} bytes at {offset} on a heap of {size} bytes; the alignment is {}",
+                    needed.align
+                ),
+            ));
+        }
+        // SAFETY: the place is inside the heap, at a multiple of the alignment, as the call leaves to its caller.
+        let buffer = unsafe { heap.newBufferWithLength_options_offset(length, options, offset) };
+        made(buffer, || format!("buffer of {length} bytes on a heap")).map(Buffer::new)
+    }
+
+    fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
+        let before = self.0.0.setPurgeableState(MTLPurgeableState(state as usize));
+        match before {
+            MTLPurgeableState::Volatile => PurgeableState::Volatile,
+            MTLPurgeableState::Empty => PurgeableState::Empty,
+            _ => PurgeableState::NonVolatile,
+        }
+    }
+}
+
+impl super::Buffer for Buffer {
+    fn length(&self) -> usize {
+        self.0.0.length()
+    }
+
+    fn contents(&self) -> Option<NonNull<u8>> {
+        if self.0.0.storageMode() == MTLStorageMode::Private {
+            return None;
+        }
+        Some(self.0.0.contents().cast())
+    }
+
+    fn gpu_address(&self) -> u64 {
+        self.0.0.gpuAddress()
+    }
+
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(&*self.0.0).cast())
+    }
+
+    fn did_modify_range(&self, range: Range<usize>) {
+        self.0.0.didModifyRange(objc2_foundation::NSRange {
+            location: range.start,
+            length: range.len(),
+        });
+    }
+}
+
+impl super::CommandQueue for Queue {
+    type Metal = Device;
+
+    fn command_buffer(&self) -> Result<Commands> {
+        made(self.0.0.commandBuffer(), || "command buffer".into()).map(Commands::new)
+    }
+
+    fn add_residency_set(&self, set: &Set) {
+        self.0.0.addResidencySet(&set.0.0);
+    }
+
+    fn remove_residency_set(&self, set: &Set) {
+        self.0.0.removeResidencySet(&set.0.0);
+    }
+}
+
+impl super::CommandBuffer for Commands {
+    type Metal = Device;
+
+    fn blit_encoder(&self) -> Result<Blit> {
+        made(self.0.0.blitCommandEncoder(), || "blit encoder".into()).map(Blit::new)
+    }
+
+    fn compute_encoder(&self) -> Result<Compute> {
+        made(self.0.0.computeCommandEncoder(), || {
+            "compute encoder".into()
+        })
+        .map(Compute::new)
+    }
+
+    fn wait_for(&self, event: &Event, value: u64) {
+        self.0.0.encodeWaitForEvent_value((*event.0.0).as_ref(), value);
+    }
+
+    fn signal(&self, event: &Event, value: u64) {
+        self.0.0.encodeSignalEvent_value((*event.0.0).as_ref(), value);
+    }
+
+    fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
+        // A block can be called any number of times; a handler is called once.
+        let handler = Mutex::new(Some(handler));
+        let block = RcBlock::new(
+            move |commands: NonNull<ProtocolObject<dyn objc2_metal::MTLCommandBuffer>>| {
+                let handler = handler.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // SAFETY: Metal passes the command buffer, which lives during the call.
+                let error = unsafe { commands.as_ref() }.error();
+                if let Some(handler) = handler {
+                    handler(match error {
+                        None => Ok(()),
+                        Some(error) => Err(failed("a command buffer", &error)),
+                    });
+                }
+            },
+        );
+        // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
+        unsafe { self.0.0.addCompletedHandler(RcBlock::as_ptr(&block)) };
+    }
+
+    fn commit(&self) {
+        self.0.0.commit();
+    }
+}
+
+/// Whether a range is inside a buffer and consists of what a blit moves.
+fn is_for_blits(buffer: &Buffer, offset: usize, bytes: usize) -> bool {
+    let aligned = [offset, bytes]
+        .iter()
+        .all(|number| number.is_multiple_of(super::BLIT_ALIGNMENT));
+    let end = offset.checked_add(bytes);
+    aligned && end.is_some_and(|end| end <= super::Buffer::length(buffer))
+}
+
+impl super::BlitEncoder for Blit {
+    type Buffer = Buffer;
+
+    fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
+        if !is_for_blits(from.0, from.1, bytes) || !is_for_blits(to.0, to.1, bytes) {
+            tracing::error!(bytes, "a blit was left out: its places are not inside the buffers");
+            return;
+        }
+        // SAFETY: both ranges are inside their buffers, at multiples of four; the command buffer keeps the buffers.
+        unsafe {
+            self.0
+                .0
+                .copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(
+                    &from.0.0.0,
+                    from.1,
+                    &to.0.0.0,
+                    to.1,
+                    bytes,
+                );
+        };
+    }
+
+    fn fill(&self, buffer: &Buffer, range: Range<usize>, value: u8) {
+        if !is_for_blits(buffer, range.start, range.len()) {
+            tracing::error!(?range, "a fill was left out: it is not inside the buffer");
+            return;
+        }
+        let range = objc2_foundation::NSRange {
+            location: range.start,
+            length: range.len(),
+        };
+        self.0.0.fillBuffer_range_value(&buffer.0.0, range, value);
+    }
+
+    fn synchronize(&self, buffer: &Buffer) {
+        self.0.0.synchronizeResource((*buffer.0.0).as_ref());
+    }
+
+    fn end(&self) {
+        self.0.0.endEncoding();
+    }
+}
+
+impl super::ComputeEncoder for Compute {
+    type Metal = Device;
+
+    fn set_pipeline(&self, pipeline: &Pipeline) {
+        self.0.0.setComputePipelineState(&pipeline.0.0);
+    }
+
+    fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
+        // SAFETY: the kernels stay inside the buffer, which the command buffer keeps; indices are theirs.
+        unsafe {
+            self.0
+                .0
+                .setBuffer_offset_atIndex(Some(&buffer.0.0), offset, index);
+        };
+    }
+
+    fn set_bytes(&self, bytes: &[u8], index: usize) {
+        let bytes = &bytes[..bytes.len().min(SET_BYTES_MAX)];
+        // SAFETY: Metal copies so many bytes from there.
+        unsafe {
+            self.0
+                .0
+                .setBytes_length_atIndex(NonNull::from(bytes).cast(), bytes.len(), index);
+        };
+    }
+
+    fn dispatch(&self, threads: usize) {
+        let line = |width| MTLSize {
+            width,
+            height: 1,
+            depth: 1,
+        };
+        self.0
+            .0
+            .dispatchThreads_threadsPerThreadgroup(line(threads), line(GROUP.min(threads)));
+    }
+
+    fn end(&self) {
+        self.0.0.endEncoding();
+    }
+}
+
+impl super::SharedEvent for Event {
+    fn signaled_value(&self) -> u64 {
+        self.0.0.signaledValue()
+    }
+
+    fn set_signaled_value(&self, value: u64) {
+        self.0.0.setSignaledValue(value);
+    }
+
+    fn notify(&self, value: u64, block: Box<dyn FnOnce() + Send>) {
+        let block = Mutex::new(Some(block));
+        let called = RcBlock::new(
+            move |_event: NonNull<ProtocolObject<dyn objc2_metal::MTLSharedEvent>>, _value: u64| {
+                let block = block.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(block) = block {
+                    block();
+                }
+            },
+        );
+        let listener = MTLSharedEventListener::new();
+        // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
+        unsafe {
+            self.0
+                .0
+                .notifyListener_atValue_block(&listener, value, RcBlock::as_ptr(&called));
+        };
+    }
+
+    fn wait(&self, value: u64, milliseconds: u64) -> bool {
+        self.0.0.waitUntilSignaledValue_timeoutMS(value, milliseconds)
+    }
+}
+
+fn allocation<'a>(of: Allocation<'a, Device>) -> &'a ProtocolObject<dyn MTLAllocation> {
+    match of {
+        Allocation::Heap(heap) => (*heap.0.0).as_ref(),
+        Allocation::Buffer(buffer) => (*buffer.0.0).as_ref(),
+    }
+}
+
+impl super::ResidencySet for Set {
+    type Metal = Device;
+
+    fn add(&self, of: Allocation<'_, Device>) {
+        self.0.0.addAllocation(allocation(of));
+    }
+
+    fn remove(&self, of: Allocation<'_, Device>) {
+        self.0.0.removeAllocation(allocation(of));
+    }
+
+    fn commit(&self) {
+        self.0.0.commit();
+    }
+
+    fn request_residency(&self) {
+        self.0.0.requestResidency();
+    }
+
+    fn end_residency(&self) {
+        self.0.0.endResidency();
+    }
+}
