@@ -9,7 +9,7 @@ use super::faults::{Fault, Faults};
 use super::queue::{Behaviour, Core, FakeQueue, Memory};
 use super::random;
 use super::violation::{Rule, Violation, Violations};
-use crate::device::DeviceQueue;
+use crate::device::{DeviceQueue, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 
@@ -185,6 +185,14 @@ impl Control {
         queues.next += 1;
         queues.cores.insert(number, Arc::clone(&core));
         Ok(core)
+    }
+
+    /// Says what tells how far the newest queue has come.
+    pub(super) fn set_points(&self, points: Arc<dyn Timeline>) {
+        let queues = self.queues.lock();
+        if let Some((_, newest)) = queues.cores.last_key_value() {
+            newest.set_points(points);
+        }
     }
 
     /// The rules broken so far, oldest first; at most the first 256. A test asserts that there are none.

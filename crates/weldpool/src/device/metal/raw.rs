@@ -4,7 +4,8 @@
 //! and the model of Metal under [`FakeApple`](crate::device::fake::FakeApple), which keeps the rules that Apple documents
 //! for them, on any machine. Functions are named after the methods they call; objects are handles of what is counted.
 
-#![forbid(unsafe_code)]
+#[cfg(target_os = "macos")]
+pub(in crate::device) mod objc;
 
 use std::fmt::Debug;
 use std::ops::Range;

@@ -25,7 +25,7 @@ use crate::device::{
     ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::Result;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 
 pub use self::builder::{AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
@@ -50,6 +50,7 @@ const ALIGNMENT: usize = 256;
 pub struct FakeApple {
     device: MetalDevice<Metal>,
     control: Arc<Control>,
+    creating: Mutex<()>,
 }
 
 impl FakeApple {
@@ -89,6 +90,7 @@ impl FakeApple {
         Ok(Self {
             device: MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, residency),
             control,
+            creating: Mutex::default(),
         })
     }
 
@@ -182,7 +184,10 @@ impl Device for FakeApple {
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {
+        // One at a time, so that the newest queue is this one.
+        let _creating = self.creating.lock();
         let inner = self.device.create_queue()?;
+        self.control.set_points(Arc::clone(inner.timeline()));
         Ok(Arc::new(AppleQueue::new(
             inner,
             self.metal(),

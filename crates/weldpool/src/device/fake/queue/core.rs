@@ -13,7 +13,7 @@ use crate::device::fake::control::{Ledger, Step};
 use crate::device::fake::random;
 use crate::device::fence::{SoftwareTimeline, deadline_in, sleep, wait_for_other};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock};
 
 /// Delays up to this long are waited out awake, since the system's sleep is no finer.
 const AWAKE_MAX: Duration = Duration::from_micros(100);
@@ -43,6 +43,8 @@ pub(in crate::device::fake) struct Core {
     /// Held while work touches memory, so that a queue is lost only between two items.
     touching: Mutex<()>,
     progress: Arc<SoftwareTimeline>,
+    /// What tells how far it has come, where signals are events of somebody else's.
+    points: OnceLock<Arc<dyn Timeline>>,
     timeline: Arc<ChargedTimeline>,
 }
 
@@ -69,6 +71,7 @@ impl Core {
             behaviour,
             memory,
             progress,
+            points: OnceLock::new(),
             ledger: Arc::clone(ledger),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -90,7 +93,15 @@ impl Core {
     }
 
     pub(in crate::device::fake) fn reached(&self) -> u64 {
-        self.progress.reached()
+        match self.points.get() {
+            Some(points) => points.completed().unwrap_or(0),
+            None => self.progress.reached(),
+        }
+    }
+
+    /// Says what tells how far it has come.
+    pub(in crate::device::fake) fn set_points(&self, points: Arc<dyn Timeline>) {
+        let _first = self.points.set(points);
     }
 
     /// Items submitted and not begun.

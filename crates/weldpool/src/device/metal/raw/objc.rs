@@ -16,7 +16,7 @@ use objc2_foundation::NSString;
 use objc2_metal::{
     MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
     MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
-    MTLGPUFamily, MTLHeap as _, MTLHeapDescriptor, MTLHeapType, MTLHazardTrackingMode,
+    MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor, MTLHeapType,
     MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _, MTLResidencySetDescriptor,
     MTLResource as _, MTLResourceOptions, MTLSharedEvent as _, MTLSharedEventListener, MTLSize,
     MTLStorageMode,
@@ -112,10 +112,7 @@ fn mode(storage: StorageMode) -> MTLStorageMode {
 /// Metal gives no object and no reason when it has no memory for one.
 fn made<T>(object: Option<T>, what: impl FnOnce() -> String) -> Result<T> {
     object.ok_or_else(|| {
-        Error::with_message(
-            ErrorKind::OutOfMemory,
-            format!("Metal made no {}", what()),
-        )
+        Error::with_message(ErrorKind::OutOfMemory, format!("Metal made no {}", what()))
     })
 }
 
@@ -331,7 +328,10 @@ impl super::Heap for Heap {
     }
 
     fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
-        let before = self.0.0.setPurgeableState(MTLPurgeableState(state as usize));
+        let before = self
+            .0
+            .0
+            .setPurgeableState(MTLPurgeableState(state as usize));
         match before {
             MTLPurgeableState::Volatile => PurgeableState::Volatile,
             MTLPurgeableState::Empty => PurgeableState::Empty,
@@ -399,11 +399,15 @@ impl super::CommandBuffer for Commands {
     }
 
     fn wait_for(&self, event: &Event, value: u64) {
-        self.0.0.encodeWaitForEvent_value((*event.0.0).as_ref(), value);
+        self.0
+            .0
+            .encodeWaitForEvent_value((*event.0.0).as_ref(), value);
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        self.0.0.encodeSignalEvent_value((*event.0.0).as_ref(), value);
+        self.0
+            .0
+            .encodeSignalEvent_value((*event.0.0).as_ref(), value);
     }
 
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
@@ -411,7 +415,10 @@ impl super::CommandBuffer for Commands {
         let handler = Mutex::new(Some(handler));
         let block = RcBlock::new(
             move |commands: NonNull<ProtocolObject<dyn objc2_metal::MTLCommandBuffer>>| {
-                let handler = handler.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let handler = handler
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 // SAFETY: Metal passes the command buffer, which lives during the call.
                 let error = unsafe { commands.as_ref() }.error();
                 if let Some(handler) = handler {
@@ -445,7 +452,10 @@ impl super::BlitEncoder for Blit {
 
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
         if !is_for_blits(from.0, from.1, bytes) || !is_for_blits(to.0, to.1, bytes) {
-            tracing::error!(bytes, "a blit was left out: its places are not inside the buffers");
+            tracing::error!(
+                bytes,
+                "a blit was left out: its places are not inside the buffers"
+            );
             return;
         }
         // SAFETY: both ranges are inside their buffers, at multiples of four; the command buffer keeps the buffers.
@@ -554,7 +564,9 @@ impl super::SharedEvent for Event {
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
-        self.0.0.waitUntilSignaledValue_timeoutMS(value, milliseconds)
+        self.0
+            .0
+            .waitUntilSignaledValue_timeoutMS(value, milliseconds)
     }
 }
 
