@@ -20,7 +20,7 @@ mod numa;
 mod queue;
 #[cfg(target_os = "linux")]
 pub(crate) mod stall;
-mod system;
+pub(in crate::device) mod system;
 #[cfg(target_os = "linux")]
 mod virtual_memory;
 pub(crate) mod wait;

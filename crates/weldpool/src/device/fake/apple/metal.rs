@@ -381,7 +381,7 @@ impl raw::Metal for Metal {
         Buffer::over(self, memory)
     }
 
-    fn find_buffer(&self, resource: crate::binding::Resource) -> Option<Buffer> {
+    fn find_buffer(&self, resource: Resource) -> Option<Buffer> {
         let object = resource.as_ptr().addr().get();
         let objects = self.shared.objects.lock();
         objects.buffers.get(&object)?.2.upgrade()

@@ -10,8 +10,8 @@ mod macos;
 mod pages;
 
 #[cfg(target_os = "linux")]
-pub(super) use self::linux::{budget, list, node_memory, numa_nodes, processor_name};
+pub(in crate::device) use self::linux::{budget, list, node_memory, numa_nodes, processor_name};
 #[cfg(target_os = "macos")]
-pub(super) use self::macos::{budget, numa_nodes, processor_name};
+pub(in crate::device) use self::macos::{budget, numa_nodes, processor_name};
 #[cfg(target_os = "macos")]
 pub(super) use self::pages::Pages;

@@ -16,14 +16,15 @@ use objc2_foundation::NSString;
 use objc2_metal::{
     MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
     MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
-    MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor, MTLHeapType,
-    MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _, MTLResidencySetDescriptor,
-    MTLResource as _, MTLResourceOptions, MTLSharedEvent as _, MTLSharedEventListener, MTLSize,
-    MTLStorageMode,
+    MTLEvent as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor,
+    MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
+    MTLResidencySetDescriptor, MTLResource as _, MTLResourceOptions, MTLSharedEvent as _,
+    MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
 
 use super::{Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign};
 use crate::binding::Resource;
+use crate::device::host::system;
 use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -184,7 +185,7 @@ impl Metal for Device {
     }
 
     fn memory_bytes(&self) -> u64 {
-        crate::device::host::memory_bytes()
+        system::budget().map_or(0, |budget| budget.total)
     }
 
     fn page_bytes(&self) -> usize {
