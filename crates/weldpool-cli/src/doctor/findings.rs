@@ -6,6 +6,8 @@ use super::report::{
     BarVerdict, DeviceReport, Finding, Level, Measured, Outcome, Report, StepReport, Verdict,
 };
 
+const INSTALL_DRIVER: &str = "install NVIDIA's driver, or leave --device out to examine what is here; if nvidia-smi works, \
+                              report it";
 const REPORT_IT: &str = concat!(
     "report it with the file that --json writes: ",
     env!("CARGO_PKG_REPOSITORY"),
@@ -112,6 +114,9 @@ fn of_step(device: &str, step: &StepReport) -> Option<Finding> {
             said.to_owned(),
             "end what else uses the device's memory and run it again",
         ),
+        Outcome::Failed if said.contains("no CUDA driver") => {
+            (Level::Broken, said.to_owned(), INSTALL_DRIVER)
+        }
         Outcome::Failed | Outcome::Died => (Level::Broken, said.to_owned(), REPORT_IT),
         Outcome::TimedOut => (
             Level::Broken,
