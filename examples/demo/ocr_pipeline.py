@@ -78,7 +78,7 @@ def compare(read, expected):
 
 def latencies(seconds, statistics_of):
     """Returns the table of latencies: seen by the client, and the model's own mean as the server counts it."""
-    out = [f"  {'model':<18} {'requests':>8} {'p50':>9} {'p90':>9}   in the model"]
+    out = [f"  {'model':<18} {'requests':>8} {'p50':>9} {'p90':>9}   in the model (mean)"]
     for model, values in seconds.items():
         deciles = statistics.quantiles(values, n=10, method="inclusive")
         compute = statistics_of(model)["model_stats"][0]["inference_stats"]["compute_infer"]

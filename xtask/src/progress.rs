@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::process::Run;
 
 const SPINNER: [char; 4] = ['|', '/', '-', '\\'];
-const LINE_CHARS_MAX: usize = 100;
+/// A line that wraps is cleared in part only, and terminals have 80 columns or more.
+const LINE_CHARS_MAX: usize = 79;
 
 /// The steps of one subcommand. Writes to standard error.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
         .args([
             "test",
             "--workspace",
+            "--no-fail-fast",
             "--features",
             "weldpool-bench/allocators",
         ])

@@ -5,7 +5,11 @@ use super::environment::IS_OPTIMISED;
 use super::report::{
     BarVerdict, DeviceReport, Finding, Level, Measured, Outcome, Report, StepReport, Verdict,
 };
+use super::step::Step;
 
+/// For a device that cannot even be opened.
+const NOT_HERE: &str = "install the device's driver, or leave --device out to examine what is here; if other programs use \
+                        the device, report it";
 const REPORT_IT: &str = concat!(
     "report it with the file that --json writes: ",
     env!("CARGO_PKG_REPOSITORY"),
@@ -112,6 +116,9 @@ fn of_step(device: &str, step: &StepReport) -> Option<Finding> {
             said.to_owned(),
             "end what else uses the device's memory and run it again",
         ),
+        Outcome::Failed if step.step == Step::Facts.to_string() => {
+            (Level::Broken, said.to_owned(), NOT_HERE)
+        }
         Outcome::Failed | Outcome::Died => (Level::Broken, said.to_owned(), REPORT_IT),
         Outcome::TimedOut => (
             Level::Broken,

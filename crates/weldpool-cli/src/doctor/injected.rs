@@ -54,7 +54,7 @@ impl Injected {
     /// Where that is how.
     pub(super) fn run(self, make: MakeDevice) {
         match self {
-            Self::Panic => panic!("it was to fail, at /home/somebody/of/this/machine.rs"),
+            Self::Panic => panic!("it was to fail, at /a/folder/of/this/machine.rs"),
             Self::Abort => std::process::abort(),
             Self::Hang => loop {
                 std::thread::sleep(Duration::from_secs(3600));

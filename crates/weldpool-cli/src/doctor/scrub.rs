@@ -105,10 +105,7 @@ mod tests {
     #[test]
     fn of_a_path_its_last_part_is_left() {
         for (text, expected) in [
-            (
-                "at /home/alice/x/src/lib.rs:12: no",
-                "at <path>/lib.rs:12: no",
-            ),
+            ("at /a/alice/x/src/lib.rs:12: no", "at <path>/lib.rs:12: no"),
             ("(/usr/lib/libcuda.so.1)", "(<path>/libcuda.so.1)"),
             ("\"~/models/a b\"", "\"<path>/a b\""),
             ("in /tmp/, /var/log/", "in <path>/tmp, <path>/log"),

@@ -59,7 +59,9 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let environment = Environment::read()?;
-    if options.log_verbose > 0 || environment.debug.is_some() {
+    // That a profiler was asked for in vain is told too.
+    let wants_log = environment.debug.is_some() || environment.profile == Some(true);
+    if options.log_verbose > 0 || wants_log {
         crate::logging::start(options.log_verbose, environment.debug);
     }
     let mut config = Config::default();

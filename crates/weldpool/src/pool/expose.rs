@@ -26,19 +26,17 @@ impl Pool {
             return Ok(());
         }
         let who = match exposure.export {
-            Some(export) => format!("other processes by a {export}"),
-            None => "peers of the device".to_owned(),
+            Some(export) => format!("other processes could reach by a {export}"),
+            None => "peers of the device could reach".to_owned(),
         };
         let both = if exposure.export.is_some() && exposure.peers {
-            " and peers of the device"
+            ", and peers of the device besides"
         } else {
             ""
         };
         Err(Error::with_message(
             ErrorKind::Unsupported,
-            format!(
-                "the device has no {storage} memory that {who}{both} could reach; see weldpool::Export"
-            ),
+            format!("the device has no {storage} memory that {who}{both}; see weldpool::Export"),
         ))
     }
 

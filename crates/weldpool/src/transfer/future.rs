@@ -102,7 +102,8 @@ impl<S: Owned, D: Owned> CopyFuture<S, D> {
 
     /// Blocks until the copy has ended, and helps with it: this thread comes on top of
     /// [`CopierConfig::threads_max`](super::CopierConfig::threads_max). It does not help in a function that a queue
-    /// calls, where the driver must not be called from there. None if the future was polled to its end before.
+    /// calls, where the driver must not be called from there, nor ever end there if the copy waits for what that
+    /// function holds up. None if the future was polled to its end before.
     #[must_use]
     pub fn wait(mut self) -> Option<Outcome<S, D>> {
         if let State::Working { job, .. } = &self.state {

@@ -124,12 +124,17 @@ fn are_of_same_device(one: &Pool, two: &Pool) -> bool {
 }
 
 /// Whether the address of an operand is one to the queues of a pool, be it reached or not: NVIDIA GPUs have one space
-/// of addresses, and so have devices of software that are linked. Elsewhere the same number is something else.
+/// of addresses, and so have devices of software that are linked. Elsewhere the same number is something else. Metal names
+/// memory by its own objects alone.
 pub(crate) fn is_addressed_by(pool: &Pool, operand: &(impl Operand + ?Sized)) -> bool {
     let Some(owner) = operand.pool() else {
         return true;
     };
     let (one, two) = (owner.device().properties(), pool.device().properties());
+    if two.kind == DeviceKind::FakeApple {
+        // It knows no addresses, but objects of its own.
+        return are_of_same_device(&owner, pool);
+    }
     reach_of(one.kind, operand.part().storage) != Reach::Device
         || are_of_same_device(&owner, pool)
         || one.kind == two.kind
