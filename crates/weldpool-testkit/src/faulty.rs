@@ -505,6 +505,10 @@ unsafe impl AddressRange for FaultyRange {
         self.inner.device_address()
     }
 
+    fn resource(&self) -> Option<(Resource, usize)> {
+        self.inner.resource()
+    }
+
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
         self.faults.check(Call::Map)?;
         // SAFETY: the caller's promise is the same.

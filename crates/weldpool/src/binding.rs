@@ -110,7 +110,7 @@ impl Base {
         Self {
             host: range.host_address(),
             device: range.device_address(),
-            resource: None,
+            resource: range.resource(),
         }
     }
 

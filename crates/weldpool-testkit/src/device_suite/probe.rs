@@ -68,7 +68,9 @@ fn place(range: &dyn AddressRange, at: usize) -> Location {
             unsafe { host.add(at) }
         }),
         device: range.device_address().map(|address| address + at as u64),
-        resource: None,
+        resource: range
+            .resource()
+            .map(|(resource, start)| (resource, start + at)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::ptr::NonNull;
 
 use super::StorageMode;
+use crate::binding::Resource;
 use crate::error::Result;
 
 /// Physical memory obtained from the driver: the handle's number and, where handles are
@@ -36,8 +37,8 @@ impl Physical {
 /// What a device's virtual memory can do, and what its calls cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VirtualMemoryProperties {
-    /// Sizes of handles and positions of mappings are multiples of this many bytes (CUDA: 2 MiB; the
-    /// host: a page).
+    /// Sizes of handles and positions of mappings are multiples of this many bytes (CUDA and Metal: 2 MiB;
+    /// the host: a page).
     pub granularity: usize,
     /// Whether a part of a handle can be mapped and released. Otherwise a handle is mapped and
     /// released whole.
@@ -54,7 +55,8 @@ pub struct VirtualMemoryProperties {
     pub remap_ns: u32,
 }
 
-/// Address space and physical memory apart (Linux: ranges of a memory file; CUDA: `cuMem*`).
+/// Address space and physical memory apart (Linux: ranges of a memory file; CUDA: `cuMem*`; Metal 4: placement sparse
+/// buffers).
 ///
 /// Implementations are shared between threads and called without any lock held by the caller.
 pub trait VirtualMemory: Debug + Send + Sync {
@@ -118,6 +120,11 @@ pub unsafe trait AddressRange: Debug + Send + Sync {
 
     /// Address for the device, where it has addresses of its own.
     fn device_address(&self) -> Option<u64> {
+        None
+    }
+
+    /// The driver's object and the offset in it at which the addresses begin, where the driver wants those.
+    fn resource(&self) -> Option<(Resource, usize)> {
         None
     }
 

@@ -38,3 +38,10 @@ weldpool_testkit::device_suite!(fake_discrete, || Arc::new(Checked(
 weldpool_testkit::device_suite!(fake_apple, || Arc::new(Checked(
     FakeApple::builder().seed(2).build().unwrap()
 )));
+weldpool_testkit::device_suite!(fake_apple_placement_sparse, || Arc::new(Checked(
+    FakeApple::builder()
+        .seed(3)
+        .placement_sparse(true)
+        .build()
+        .unwrap()
+)));

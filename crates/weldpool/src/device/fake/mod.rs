@@ -31,7 +31,7 @@ mod violation;
 
 pub use apple::{
     AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
-    PurgeableState,
+    NoPlacementSparse, PlacementSparse, PurgeableState,
 };
 pub use builder::Builder;
 pub use call::Call;

@@ -57,6 +57,23 @@ pub enum Rule {
     ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.
     NotVolatile,
+    /// Metal 4: placement sparse buffers are used only where system and GPU have them (macOS 26, `MTLGPUFamilyMetal4`).
+    SparseOffered,
+    /// Metal 4: mappings are of pages of a placement sparse buffer, which consists of whole ones, and of a placement heap
+    /// whose `maxCompatiblePlacementSparsePageSize` is no smaller (documentation of
+    /// `updateBufferMappings:heap:operations:count:`).
+    SparsePages,
+    /// Metal 4: a placement sparse buffer and the heaps behind it are of one storage mode, and here of private storage,
+    /// since what the host sees of others is not documented.
+    SparseStorage,
+    /// Metal 4: work on a placement sparse buffer waits for the event behind the update that mapped its pages, which is
+    /// done on the GPU's timeline (documentation of `MTL4CommandQueue`).
+    MappingAwaited,
+    /// Metal 4: buffer and heap live until an update that names them is done, since its queues keep nothing alive.
+    MappingKept,
+    /// Metal 4: the heap behind a page that work touches is in a residency set of the queue, committed (documentation of
+    /// `MTLResidencySet`).
+    SparseResident,
 }
 
 /// A rule that was broken, and how.

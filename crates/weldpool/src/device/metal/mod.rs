@@ -4,8 +4,10 @@
 //! [`FakeApple`](crate::device::fake::FakeApple). docs/metal.md lists the rules it relies on, with their sources.
 
 mod blit;
+mod config;
 mod kernels;
 mod known;
+mod mapped;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -13,21 +15,26 @@ mod residency;
 mod resident;
 mod segment;
 mod timeline;
+mod updates;
+mod virtual_memory;
 
 use self::kernels::Kernels;
 use self::known::Known;
+use self::mapped::Mapped;
 use self::queue::MetalQueue;
 use self::raw::{Family, Metal};
 use self::registration::Wrapped;
 use self::resident::Resident;
 use self::segment::MetalSegment;
+use self::virtual_memory::MetalMemory;
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError,
+    ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
+pub use self::config::{MetalConfig, NoPlacementSparse, PlacementSparse};
 pub use self::residency::ResidencyConfig;
 
 /// Above this a segment is a buffer of its own: a heap would hold nothing else.
@@ -44,12 +51,16 @@ struct Shared<M: Metal> {
     known: Known<M>,
     resident: Resident<M>,
     kernels: Kernels<M>,
+    /// What work waits for where memory is mapped.
+    mapped: Option<Arc<Mapped<M>>>,
 }
 
 /// A GPU, over Metal or over the model of it.
 #[derive(Debug)]
 pub(in crate::device) struct MetalDevice<M: Metal> {
     properties: DeviceProperties,
+    placement_sparse: PlacementSparse,
+    memory: Option<Arc<MetalMemory<M>>>,
     shared: Arc<Shared<M>>,
 }
 
@@ -59,21 +70,37 @@ impl<M: Metal> MetalDevice<M> {
         metal: M,
         kind: DeviceKind,
         ordinal: u32,
-        residency: ResidencyConfig,
+        config: MetalConfig,
     ) -> Self {
         let properties = M::pooled(|| properties(&metal, kind, ordinal));
         let heaps = properties.name != PARAVIRTUAL;
-        let resident = Resident::new(&metal, residency);
+        let resident = Resident::new(&metal, config.residency);
+        let (placement_sparse, opened) = open_sparse(&metal, &config, heaps);
+        let shared = Arc::new(Shared {
+            heaps,
+            known: Known::default(),
+            resident,
+            kernels: Kernels::default(),
+            mapped: opened.as_ref().map(|opened| Arc::clone(&opened.mapped)),
+            metal,
+        });
         Self {
             properties,
-            shared: Arc::new(Shared {
-                heaps,
-                known: Known::default(),
-                resident,
-                kernels: Kernels::default(),
-                metal,
-            }),
+            placement_sparse,
+            memory: opened.map(|opened| Arc::new(MetalMemory::new(&shared, opened))),
+            shared,
         }
+    }
+
+    /// What became of [`MetalConfig::placement_sparse`].
+    pub(in crate::device) fn placement_sparse(&self) -> &PlacementSparse {
+        &self.placement_sparse
+    }
+
+    /// The memory that is mapped, for private storage, where there is such.
+    pub(in crate::device) fn mapped_memory(&self) -> Option<Arc<dyn VirtualMemory>> {
+        let memory = self.memory.as_ref()?;
+        Some(Arc::clone(memory) as Arc<dyn VirtualMemory>)
     }
 
     /// What the device makes its calls through.
@@ -112,6 +139,27 @@ impl<M: Metal> MetalDevice<M> {
     /// Whether memory of this mode lies on a heap, which holds no managed storage (documentation of `MTLHeap`).
     fn lies_on_heap(&self, bytes: usize, storage: StorageMode) -> bool {
         self.shared.heaps && storage != StorageMode::Managed && bytes <= HEAP_BYTES_MAX
+    }
+}
+
+/// Placement sparse buffers, if they are asked for and can be had; says once if they cannot.
+fn open_sparse<M: Metal>(
+    metal: &M,
+    config: &MetalConfig,
+    heaps: bool,
+) -> (PlacementSparse, Option<virtual_memory::Opened<M>>) {
+    if !config.placement_sparse {
+        return (PlacementSparse::Off, None);
+    }
+    match M::pooled(|| virtual_memory::open(metal, config, heaps)) {
+        Ok(opened) => {
+            let page_bytes = opened.page.bytes();
+            (PlacementSparse::On { page_bytes }, Some(opened))
+        }
+        Err(why) => {
+            tracing::warn!(%why, "private memory comes as segments: placement sparse buffers cannot be had");
+            (PlacementSparse::Unavailable(why), None)
+        }
     }
 }
 
@@ -175,6 +223,11 @@ impl<M: Metal> Device for MetalDevice<M> {
         }
         M::pooled(|| drop(segment));
         Ok(())
+    }
+
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        let memory = self.memory.as_ref()?;
+        (storage == StorageMode::Private).then_some(memory.as_ref() as &dyn VirtualMemory)
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {

@@ -39,6 +39,8 @@ struct State {
     gate: u64,
     /// Residency sets that the command queue has.
     sets: usize,
+    /// Mapping updates that the command queue has waited for.
+    mapped: u64,
 }
 
 impl<M: Metal> MetalQueue<M> {
@@ -73,10 +75,13 @@ impl<M: Metal> MetalQueue<M> {
             self.points.enter()?;
             let encoded = self.queue.command_buffer().and_then(|commands| {
                 commands.set_label(label);
-                encode(&commands).map(|()| commands)
+                let mapped = self.shared.mapped.as_ref();
+                let seen = mapped.map_or(0, |mapped| mapped.precede(&commands, state.mapped));
+                encode(&commands).map(|()| (commands, seen))
             });
             match encoded {
-                Ok(commands) => {
+                Ok((commands, seen)) => {
+                    state.mapped = seen;
                     let points = Arc::clone(&self.points);
                     // What the commands use is kept by the command buffer until then.
                     commands.on_completed(Box::new(move |outcome| points.leave(outcome)));

@@ -6,6 +6,7 @@
 
 #[cfg(target_os = "macos")]
 pub(in crate::device) mod objc;
+mod sparse;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -14,6 +15,8 @@ use std::ptr::NonNull;
 use crate::binding::Resource;
 use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, Result};
+
+pub(in crate::device) use self::sparse::{MappingQueue, SparsePageSize, Tiles};
 
 /// What all objects of Metal are.
 pub(in crate::device) trait Object:
@@ -34,6 +37,7 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     type Pipeline: Debug + Send + Sync + 'static;
     type Event: SharedEvent;
     type Set: ResidencySet<Metal = Self>;
+    type Mappings: MappingQueue<Metal = Self>;
 
     /// Runs `work` in an autorelease pool of its own, so that what Metal autoreleases goes with it.
     fn pooled<T>(work: impl FnOnce() -> T) -> T;
@@ -60,13 +64,29 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn page_bytes(&self) -> usize;
     /// Whether the system has residency sets (macOS 15).
     fn has_residency_sets(&self) -> bool;
+    /// Whether the system has placement sparse buffers (macOS 26). The GPU must be of [`Family::Metal4`] besides.
+    fn has_placement_sparse(&self) -> bool;
     /// `heapBufferSizeAndAlignWithLength:options:`, in bytes.
     fn heap_buffer_size_and_align(&self, length: usize, storage: StorageMode) -> SizeAndAlign;
 
     /// `newHeapWithDescriptor:`, of type placement, with hazard tracking off.
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Self::Heap>;
+    /// The same with `maxCompatiblePlacementSparsePageSize`, so that its tiles can be mapped.
+    fn new_sparse_heap(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Self::Heap>;
     /// `newBufferWithLength:options:`, with hazard tracking off.
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Self::Buffer>;
+    /// `newBufferWithLength:options:placementSparsePageSize:`, with hazard tracking off; of whole pages.
+    fn new_sparse_buffer(
+        &self,
+        length: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Self::Buffer>;
     /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
     /// mapped while the buffer lives, and nobody else's.
     fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Self::Buffer>;
@@ -77,6 +97,8 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     }
     /// `newCommandQueueWithMaxCommandBufferCount:`.
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Self::Queue>;
+    /// `newMTL4CommandQueueWithDescriptor:error:`.
+    fn new_mapping_queue(&self, label: &str) -> Result<Self::Mappings>;
     /// `newSharedEvent`.
     fn new_shared_event(&self) -> Result<Self::Event>;
     /// `newResidencySetWithDescriptor:error:`.

@@ -3,6 +3,7 @@
 use super::FakeApple;
 use super::costs::AppleCosts;
 use crate::device::fake::builder::Builder;
+use crate::device::metal::raw::SparsePageSize;
 use crate::error::Result;
 
 /// Builds a [`FakeApple`]. Sizes that are not given are those of a Mac with 128 GiB, or their share of
@@ -15,6 +16,9 @@ pub struct AppleModel {
     pub(super) memory: u64,
     pub(super) working_set: Option<u64>,
     pub(super) buffer_bytes_max: Option<u64>,
+    pub(super) metal4: bool,
+    pub(super) placement_sparse: bool,
+    pub(super) sparse_page_max: SparsePageSize,
     pub(super) costs: AppleCosts,
 }
 
@@ -24,6 +28,9 @@ impl Default for AppleModel {
             memory: 128 << 30,
             working_set: None,
             buffer_bytes_max: None,
+            metal4: true,
+            placement_sparse: false,
+            sparse_page_max: SparsePageSize::Size256,
             costs: AppleCosts::assumed(),
         }
     }
@@ -46,6 +53,19 @@ impl FakeAppleBuilder {
     /// `maxBufferLength` in bytes. Default: 63 % of the memory, as seen on the same machine.
     pub fn max_buffer_length(mut self, bytes: u64) -> Self {
         self.model.buffer_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Whether system and GPU have Metal 4, as macOS 26 on Apple silicon does. Default: yes.
+    pub fn metal4(mut self, there: bool) -> Self {
+        self.model.metal4 = there;
+        self
+    }
+
+    /// Whether private memory is mapped into placement sparse buffers instead of coming as segments, where that can be
+    /// had; [`FakeApple::placement_sparse`] says. Default: off.
+    pub fn placement_sparse(mut self, on: bool) -> Self {
+        self.model.placement_sparse = on;
         self
     }
 

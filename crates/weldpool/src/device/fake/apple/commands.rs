@@ -8,6 +8,7 @@ use super::event::Event;
 use super::heap::Buffer;
 use super::metal::Metal;
 use super::residency::Set;
+use super::sparse::Seen;
 use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
@@ -24,7 +25,7 @@ pub(in crate::device) struct Queue {
 struct Open {
     core: Arc<Core>,
     metal: Metal,
-    sets: Mutex<Vec<Set>>,
+    seen: Arc<Seen>,
 }
 
 impl Drop for Open {
@@ -34,13 +35,9 @@ impl Drop for Open {
 }
 
 impl Queue {
-    pub(super) fn new(core: Arc<Core>, metal: Metal) -> Self {
+    pub(super) fn new(core: Arc<Core>, metal: Metal, seen: Arc<Seen>) -> Self {
         Self {
-            inner: Arc::new(Open {
-                core,
-                metal,
-                sets: Mutex::default(),
-            }),
+            inner: Arc::new(Open { core, metal, seen }),
         }
     }
 }
@@ -65,11 +62,12 @@ impl raw::CommandQueue for Queue {
     }
 
     fn add_residency_set(&self, set: &Set) {
-        self.inner.sets.lock().push(set.clone());
+        self.inner.seen.sets().lock().push(set.clone());
     }
 
     fn remove_residency_set(&self, set: &Set) {
-        self.inner.sets.lock().retain(|other| !other.is(set));
+        let mut sets = self.inner.seen.sets().lock();
+        sets.retain(|other| !other.is(set));
     }
 }
 
@@ -107,6 +105,10 @@ impl std::fmt::Debug for State {
 impl Commands {
     fn metal(&self) -> &Metal {
         &self.inner.queue.inner.metal
+    }
+
+    fn seen(&self) -> &Arc<Seen> {
+        &self.inner.queue.inner.seen
     }
 
     fn record(&self, rule: Rule, text: String) {
@@ -153,11 +155,15 @@ impl raw::CommandBuffer for Commands {
 
     fn wait_for(&self, event: &Event, value: u64) {
         self.push(Command::Wait(event.timeline(), value));
+        let (event, seen) = (event.clone(), Arc::clone(self.seen()));
+        let learn = move || seen.learn(event.known_at(value));
+        self.push(Command::Raise(Box::new(learn)));
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        let event = event.clone();
-        self.push(Command::Raise(Box::new(move || event.raise(value))));
+        let (event, seen) = (event.clone(), Arc::clone(self.seen()));
+        let raise = move || event.raise_knowing(value, seen.updates());
+        self.push(Command::Raise(Box::new(raise)));
     }
 
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
@@ -202,7 +208,7 @@ impl raw::CommandBuffer for Commands {
 impl Queue {
     /// What is wrong with the residency of a buffer's memory: a set has it that was changed and not committed.
     fn uncommitted(&self, buffer: &Buffer) -> Option<String> {
-        let sets = self.inner.sets.lock();
+        let sets = self.inner.seen.sets().lock();
         let staged = sets.iter().any(|set| set.has_staged(buffer.allocation()));
         staged.then(|| "work on memory whose residency set was changed and not committed".into())
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::device::Timeline;
@@ -9,6 +10,9 @@ use crate::device::fence::{deadline_in, sleep};
 use crate::device::metal::raw;
 use crate::error::Result;
 use crate::sync::{Arc, Condvar, Mutex};
+
+/// Values kept to tell what whoever raised them knew.
+const KNOWN_MAX: usize = 1024;
 
 type Block = Box<dyn FnOnce() + Send>;
 
@@ -35,6 +39,8 @@ struct State {
     value: u64,
     /// What is to be called at which values.
     listeners: Vec<(u64, Block)>,
+    /// Number of the last mapping update that whoever raised a value had waited for, by value.
+    known: BTreeMap<u64, u64>,
 }
 
 /// Calls a block on a thread that nobody else knows, as Metal's listeners do; returns when it has returned.
@@ -55,8 +61,19 @@ fn call_elsewhere(block: Block) {
 impl Event {
     /// Raises the value, which never falls, and calls who listens.
     pub(super) fn raise(&self, value: u64) {
+        self.raise_knowing(value, 0);
+    }
+
+    /// The same by somebody who has waited for mapping updates up to this one.
+    pub(super) fn raise_knowing(&self, value: u64, update: u64) {
         let due = {
             let mut state = self.inner.state.lock();
+            if update > 0 || !state.known.is_empty() {
+                state.known.insert(value, update);
+                if state.known.len() > KNOWN_MAX {
+                    state.known.pop_first();
+                }
+            }
             state.value = state.value.max(value);
             let reached = state.value;
             let due: Vec<_> = state
@@ -69,6 +86,12 @@ impl Event {
         for (_, block) in due {
             call_elsewhere(block);
         }
+    }
+
+    /// Number of the last mapping update that whoever has waited for a value knows to be done.
+    pub(super) fn known_at(&self, value: u64) -> u64 {
+        let state = self.inner.state.lock();
+        state.known.range(value..).next().map_or(0, |(_, &update)| update)
     }
 
     /// What queues wait by.

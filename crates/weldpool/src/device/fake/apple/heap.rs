@@ -6,10 +6,11 @@ use std::ptr::NonNull;
 
 use super::ALIGNMENT;
 use super::metal::Metal;
+use super::sparse::SparseMemory;
 use crate::binding::Resource;
 use crate::device::fake::store::{Pages, State, Store};
 use crate::device::fake::violation::{Rule, Violation};
-use crate::device::metal::raw;
+use crate::device::metal::raw::{self, SparsePageSize};
 use crate::device::{HostRange, StorageMode};
 use crate::error::Result;
 use crate::sync::{Arc, Mutex, Weak};
@@ -31,6 +32,8 @@ pub(super) struct HeapMemory {
     store: Arc<Store>,
     storage: StorageMode,
     address: u64,
+    /// Largest page of placement sparse buffers that its tiles can be mapped to.
+    compatible: Option<SparsePageSize>,
     purgeable: Mutex<PurgeableState>,
 }
 
@@ -40,8 +43,15 @@ impl HeapMemory {
             store,
             storage,
             address,
+            compatible: None,
             purgeable: Mutex::new(PurgeableState::NonVolatile),
         }
+    }
+
+    /// Of a heap with this `maxCompatiblePlacementSparsePageSize`.
+    pub(super) fn compatible_with(mut self, page: Option<SparsePageSize>) -> Self {
+        self.compatible = page;
+        self
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -191,6 +201,30 @@ impl Heap {
     pub(super) fn address(&self) -> u64 {
         self.shared.memory.address
     }
+
+    /// `maxCompatiblePlacementSparsePageSize` of what it was made by.
+    pub(super) fn compatible(&self) -> Option<SparsePageSize> {
+        self.shared.memory.compatible
+    }
+
+    pub(super) fn store(&self) -> &Arc<Store> {
+        &self.shared.memory.store
+    }
+
+    pub(super) fn downgrade(&self) -> WeakHeap {
+        WeakHeap(Arc::downgrade(&self.shared))
+    }
+}
+
+/// A heap that may have come to its end.
+#[derive(Debug)]
+pub(super) struct WeakHeap(Weak<Shared>);
+
+impl WeakHeap {
+    pub(super) fn upgrade(&self) -> Option<Heap> {
+        let shared = self.0.upgrade()?;
+        Some(Heap { shared })
+    }
 }
 
 impl raw::Object for Heap {
@@ -238,6 +272,8 @@ enum Memory {
         address: u64,
         pages: Option<Arc<Pages>>,
     },
+    /// Tiles of heaps, which it does not keep alive.
+    Sparse(Arc<SparseMemory>),
 }
 
 impl Buffer {
@@ -269,6 +305,20 @@ impl Buffer {
         Self::new(metal.clone(), memory, length)
     }
 
+    /// A placement sparse buffer.
+    pub(super) fn of_pages(metal: &Metal, sparse: Arc<SparseMemory>) -> Self {
+        let length = sparse.bytes();
+        Self::new(metal.clone(), Memory::Sparse(sparse), length)
+    }
+
+    /// What is mapped to its pages, if it is a placement sparse buffer.
+    pub(super) fn sparse(&self) -> Option<&Arc<SparseMemory>> {
+        match &self.object.memory {
+            Memory::Sparse(sparse) => Some(sparse),
+            Memory::Heap { .. } | Memory::Own { .. } => None,
+        }
+    }
+
     /// A buffer over memory of the program's (`newBufferWithBytesNoCopy:`).
     pub(super) fn over(metal: &Metal, memory: HostRange) -> Result<Self> {
         let (store, address) = metal.map_others(memory)?;
@@ -287,7 +337,7 @@ impl Buffer {
     pub fn heap(&self) -> Option<&Heap> {
         match &self.object.memory {
             Memory::Heap { heap, .. } => Some(heap),
-            Memory::Own { .. } => None,
+            Memory::Own { .. } | Memory::Sparse(_) => None,
         }
     }
 
@@ -296,7 +346,7 @@ impl Buffer {
     pub fn heap_offset(&self) -> usize {
         match self.object.memory {
             Memory::Heap { offset, .. } => offset,
-            Memory::Own { .. } => 0,
+            Memory::Own { .. } | Memory::Sparse(_) => 0,
         }
     }
 
@@ -306,6 +356,7 @@ impl Buffer {
         match &self.object.memory {
             Memory::Heap { heap, offset } => heap.address() + *offset as u64,
             Memory::Own { address, .. } => *address,
+            Memory::Sparse(sparse) => sparse.address(),
         }
     }
 
@@ -314,6 +365,7 @@ impl Buffer {
         match &self.object.memory {
             Memory::Heap { heap, .. } => heap.address(),
             Memory::Own { address, .. } => *address,
+            Memory::Sparse(sparse) => sparse.address(),
         }
     }
 
@@ -327,6 +379,7 @@ impl Buffer {
                 Some(unsafe { pages.address().add(*offset) })
             }
             Memory::Own { pages, .. } => Some(pages.as_ref()?.address()),
+            Memory::Sparse(_) => None,
         }
     }
 
@@ -382,10 +435,14 @@ impl Drop for Object {
     fn drop(&mut self) {
         let object = Resource::new(NonNull::from(&*self).cast());
         self.metal.forget_buffer(object);
-        if let Memory::Own { store, address, .. } = &self.memory {
-            // Work that comes later finds nothing there.
-            store.set_state(State::Released);
-            self.metal.unmap_others(*address, store.bytes());
+        match &self.memory {
+            Memory::Own { store, address, .. } => {
+                // Work that comes later finds nothing there.
+                store.set_state(State::Released);
+                self.metal.unmap_others(*address, store.bytes());
+            }
+            Memory::Sparse(sparse) => self.metal.forget_sparse(sparse),
+            Memory::Heap { .. } => {}
         }
     }
 }

@@ -7,19 +7,20 @@ use super::costs::AppleCosts;
 use super::event::Event;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::residency::Set;
+use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
 use super::{ALIGNMENT, PAGE};
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;
 use crate::device::fake::control::{Control, Ledger};
-use crate::device::fake::queue::{self, Side};
+use crate::device::fake::queue::{self, Core, Side};
 use crate::device::fake::store::{Fresh, Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::mapping::Mapper;
-use crate::device::metal::raw::{self, Family, SizeAndAlign};
+use crate::device::metal::raw::{self, Family, SizeAndAlign, SparsePageSize, Tiles};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Weak};
 
 /// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ struct Shared {
     space: AddressSpace,
     limits: Limits,
     objects: Mutex<Objects>,
+    /// Mapping updates done.
+    updates: AtomicU64,
 }
 
 /// What the device says of itself.
@@ -46,6 +49,9 @@ pub(super) struct Limits {
     pub(super) working_set: u64,
     pub(super) buffer_bytes_max: u64,
     pub(super) poison: bool,
+    pub(super) metal4: bool,
+    /// Largest page of placement sparse buffers.
+    pub(super) sparse_page_max: SparsePageSize,
 }
 
 /// The objects that are alive, by address.
@@ -54,6 +60,8 @@ struct Objects {
     heaps: BTreeMap<u64, Arc<HeapMemory>>,
     /// Buffers: from the object's own address to its device address and length.
     buffers: BTreeMap<usize, (u64, usize, WeakBuffer)>,
+    /// Placement sparse buffers, by their first device address.
+    sparse: BTreeMap<u64, Arc<SparseMemory>>,
 }
 
 impl Metal {
@@ -73,6 +81,7 @@ impl Metal {
             space: AddressSpace::new(ordinal, PAGE),
             limits,
             objects: Mutex::default(),
+            updates: AtomicU64::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -87,6 +96,14 @@ impl Metal {
     /// heaps do not have, which is a violation too;
     /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) when there is no memory for it.
     pub fn new_heap(&self, descriptor: &HeapDescriptor) -> Result<Heap> {
+        self.make_heap(descriptor, None)
+    }
+
+    fn make_heap(
+        &self,
+        descriptor: &HeapDescriptor,
+        compatible: Option<SparsePageSize>,
+    ) -> Result<Heap> {
         let HeapDescriptor { bytes, storage } = *descriptor;
         if storage == StorageMode::Managed {
             return Err(self.record(Violation {
@@ -104,7 +121,8 @@ impl Metal {
             }));
         };
         let (store, pages, address) = self.obtain(bytes, storage)?;
-        let memory = Arc::new(HeapMemory::new(store, storage, address));
+        let memory = HeapMemory::new(store, storage, address).compatible_with(compatible);
+        let memory = Arc::new(memory);
         self.shared
             .objects
             .lock()
@@ -248,6 +266,55 @@ impl Metal {
         self.shared.objects.lock().buffers.remove(&object);
     }
 
+    /// The placement sparse buffer around an address.
+    pub(super) fn sparse_at(&self, address: u64) -> Option<Arc<SparseMemory>> {
+        let objects = self.shared.objects.lock();
+        let (&start, sparse) = objects.sparse.range(..=address).next_back()?;
+        (address - start < sparse.bytes() as u64).then(|| Arc::clone(sparse))
+    }
+
+    pub(super) fn forget_sparse(&self, sparse: &SparseMemory) {
+        let (address, bytes) = (sparse.address(), sparse.bytes());
+        self.shared.objects.lock().sparse.remove(&address);
+        let _mapped = self.shared.space.give_back(address, bytes);
+    }
+
+    /// Counts a mapping update that is being done; its number.
+    pub(super) fn count_update(&self) -> u64 {
+        self.shared.updates.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn updates_done(&self) -> u64 {
+        self.shared.updates.load(Ordering::Acquire)
+    }
+
+    /// Whether there are placement sparse buffers with such pages; asking where there are none breaks a rule.
+    fn check_sparse(&self, page: SparsePageSize, what: &str) -> Result<()> {
+        if !self.shared.limits.metal4 {
+            return Err(self.record(Violation {
+                rule: Rule::SparseOffered,
+                text: format!("{what} is made where there is no Metal 4"),
+            }));
+        }
+        if page > self.shared.limits.sparse_page_max {
+            return Err(Error::with_message(
+                ErrorKind::OutOfMemory,
+                format!("Metal made no {what} with pages of {} bytes", page.bytes()),
+            ));
+        }
+        Ok(())
+    }
+
+    fn make_core(&self, seen: &Arc<Seen>) -> Result<Arc<Core>> {
+        let control = self.shared.control.upgrade();
+        let control = control
+            .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
+        control.create_core(Arc::new(Seeing {
+            metal: self.clone(),
+            seen: Arc::clone(seen),
+        }))
+    }
+
     /// Whether a buffer object of this device is alive.
     pub(super) fn knows(&self, object: Resource) -> bool {
         let object = object.as_ptr().addr().get();
@@ -295,6 +362,7 @@ impl raw::Metal for Metal {
     type Pipeline = Pipeline;
     type Event = Event;
     type Set = Set;
+    type Mappings = MappingQueue;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
         work()
@@ -309,10 +377,11 @@ impl raw::Metal for Metal {
     }
 
     fn supports_family(&self, family: Family) -> bool {
-        matches!(
-            family,
-            Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3
-        )
+        match family {
+            Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3 => true,
+            Family::Metal4 => self.shared.limits.metal4,
+            Family::Mac2 => false,
+        }
     }
 
     fn max_buffer_length(&self) -> u64 {
@@ -347,6 +416,10 @@ impl raw::Metal for Metal {
         true
     }
 
+    fn has_placement_sparse(&self) -> bool {
+        self.shared.limits.metal4
+    }
+
     fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
         let (size, align) = Self::heap_buffer_size_and_align(self, length);
         SizeAndAlign { size, align }
@@ -354,6 +427,45 @@ impl raw::Metal for Metal {
 
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
         Self::new_heap(self, &HeapDescriptor { bytes, storage })
+    }
+
+    fn new_sparse_heap(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Heap> {
+        self.check_sparse(page, "a heap")?;
+        self.make_heap(&HeapDescriptor { bytes, storage }, Some(page))
+    }
+
+    fn new_sparse_buffer(
+        &self,
+        length: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Buffer> {
+        self.check_sparse(page, "a placement sparse buffer")?;
+        let rule = if storage != StorageMode::Private {
+            Some(Rule::SparseStorage)
+        } else if Tiles::of(page, 0, length).is_none() {
+            Some(Rule::SparsePages)
+        } else {
+            (length as u64 > Self::max_buffer_length(self)).then_some(Rule::BufferLength)
+        };
+        if let Some(rule) = rule {
+            return Err(self.record(Violation {
+                rule,
+                text: format!("a placement sparse buffer of {length} bytes and {storage} storage"),
+            }));
+        }
+        let address = self.shared.space.reserve(length, page.bytes())?;
+        let sparse = Arc::new(SparseMemory::new(address, length, storage, page));
+        let mut objects = self.shared.objects.lock();
+        objects.sparse.insert(address, Arc::clone(&sparse));
+        drop(objects);
+        self.charge(self.shared.costs.addresses.ns(length as u64));
+        Ok(Buffer::of_pages(self, sparse))
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
@@ -388,11 +500,14 @@ impl raw::Metal for Metal {
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
-        let control = self.shared.control.upgrade();
-        let control = control
-            .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
-        let core = control.create_core(Arc::new(self.clone()))?;
-        Ok(Queue::new(core, self.clone()))
+        let seen = Arc::<Seen>::default();
+        let core = self.make_core(&seen)?;
+        Ok(Queue::new(core, self.clone(), seen))
+    }
+
+    fn new_mapping_queue(&self, _label: &str) -> Result<MappingQueue> {
+        let core = self.make_core(&Arc::default())?;
+        Ok(MappingQueue::new(core, self.clone()))
     }
 
     fn new_shared_event(&self) -> Result<Event> {

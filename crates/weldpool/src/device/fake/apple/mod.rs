@@ -11,18 +11,21 @@ mod heap;
 mod metal;
 mod queue;
 mod residency;
+mod sparse;
+mod virtual_memory;
 
 use self::metal::Limits;
 use self::queue::AppleQueue;
+use self::virtual_memory::AppleMemory;
 use super::call::Call;
 use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::binding::Resource;
-use crate::device::metal::{MetalDevice, ResidencyConfig};
+use crate::device::metal::{MetalConfig, MetalDevice};
 use crate::device::{
     Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError,
+    ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::Result;
 use crate::sync::{Arc, Mutex};
@@ -31,6 +34,7 @@ pub use self::builder::{AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
 pub use self::metal::Metal;
+pub use crate::device::metal::{NoPlacementSparse, PlacementSparse};
 
 /// Size of a page on Apple silicon, of which heaps are multiples.
 const PAGE: usize = 16 << 10;
@@ -38,7 +42,8 @@ const PAGE: usize = 16 << 10;
 /// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.
 const ALIGNMENT: usize = 256;
 
-/// The model of an Apple silicon GPU: one memory for host and device, no virtual memory.
+/// The model of an Apple silicon GPU: one memory for host and device, and virtual memory only
+/// [on demand](FakeAppleBuilder::placement_sparse).
 ///
 /// * A segment is a placement heap with one buffer over all of it; a block is the buffer and an offset.
 /// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
@@ -49,6 +54,7 @@ const ALIGNMENT: usize = 256;
 #[derive(Debug)]
 pub struct FakeApple {
     device: MetalDevice<Metal>,
+    memory: Option<AppleMemory>,
     control: Arc<Control>,
     creating: Mutex<()>,
 }
@@ -74,6 +80,9 @@ impl FakeApple {
             memory,
             working_set,
             buffer_bytes_max,
+            metal4,
+            placement_sparse,
+            sparse_page_max,
             costs,
         } = model;
         let percent = |share: u64| memory / 100 * share;
@@ -81,14 +90,25 @@ impl FakeApple {
             working_set: working_set.unwrap_or(percent(84)),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             poison: settings.poison,
+            metal4,
+            sparse_page_max,
         };
         let ordinal = settings.ordinal;
         let control = Control::new(settings, costs.event_signal_ns, costs.event_query_ns, true);
         let control = Arc::new(control);
         let metal = Metal::new(ordinal, &control, costs, memory, limits)?;
-        let residency = ResidencyConfig::default();
+        let config = MetalConfig {
+            placement_sparse,
+            ..MetalConfig::default()
+        };
+        let device = MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, config);
+        let memory = device.mapped_memory();
         Ok(Self {
-            device: MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, residency),
+            memory: memory.map(|memory| {
+                let costs = device.metal().costs();
+                AppleMemory::new(memory, costs, control.ledger())
+            }),
+            device,
             control,
             creating: Mutex::default(),
         })
@@ -98,6 +118,12 @@ impl FakeApple {
     #[must_use]
     pub fn metal(&self) -> &Metal {
         self.device.metal()
+    }
+
+    /// What became of [`placement_sparse`](FakeAppleBuilder::placement_sparse).
+    #[must_use]
+    pub fn placement_sparse(&self) -> &PlacementSparse {
+        self.device.placement_sparse()
     }
 
     /// What the device saw, and what is to go wrong.
@@ -181,6 +207,12 @@ impl Device for FakeApple {
             });
         }
         self.device.unregister(registration)
+    }
+
+    fn virtual_memory(&self, storage: StorageMode) -> Option<&dyn VirtualMemory> {
+        self.device.virtual_memory(storage)?;
+        let memory = self.memory.as_ref()?;
+        Some(memory)
     }
 
     fn create_queue(&self) -> Result<Arc<dyn DeviceQueue>> {

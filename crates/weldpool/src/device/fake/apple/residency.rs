@@ -28,6 +28,11 @@ impl Set {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
+    /// Whether it has an allocation since a commit.
+    pub(super) fn has_committed(&self, allocation: u64) -> bool {
+        self.state.lock().members.contains(&allocation)
+    }
+
     /// Whether it was told of an allocation and did not commit that.
     pub(super) fn has_staged(&self, allocation: u64) -> bool {
         self.state.lock().added.contains(&allocation)

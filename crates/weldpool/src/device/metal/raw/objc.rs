@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+mod sparse;
+
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -22,7 +24,9 @@ use objc2_metal::{
     MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
 
-use super::{Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign};
+use super::{
+    Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign, SparsePageSize,
+};
 use crate::binding::Resource;
 use crate::device::host::system;
 use crate::device::{HostRange, StorageMode};
@@ -91,6 +95,8 @@ objects! {
     Event: MTLSharedEvent;
     /// `MTLResidencySet`.
     Set: MTLResidencySet;
+    /// `MTL4CommandQueue`, for mappings.
+    Mappings: MTL4CommandQueue;
 }
 
 fn options(storage: StorageMode) -> MTLResourceOptions {
@@ -140,6 +146,7 @@ impl Metal for Device {
     type Pipeline = Pipeline;
     type Event = Event;
     type Set = Set;
+    type Mappings = Mappings;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
         autoreleasepool(|_| work())
@@ -196,6 +203,10 @@ impl Metal for Device {
         objc2::available!(macos = 15.0)
     }
 
+    fn has_placement_sparse(&self) -> bool {
+        sparse::is_there(self)
+    }
+
     fn heap_buffer_size_and_align(&self, length: usize, storage: StorageMode) -> SizeAndAlign {
         let needed = self
             .0
@@ -215,6 +226,28 @@ impl Metal for Device {
         descriptor.setHazardTrackingMode(MTLHazardTrackingMode::Untracked);
         let heap = self.0.0.newHeapWithDescriptor(&descriptor);
         made(heap, || format!("heap of {bytes} bytes")).map(Heap::new)
+    }
+
+    fn new_sparse_heap(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Heap> {
+        sparse::new_heap(self, bytes, storage, page)
+    }
+
+    fn new_sparse_buffer(
+        &self,
+        length: usize,
+        storage: StorageMode,
+        page: SparsePageSize,
+    ) -> Result<Buffer> {
+        sparse::new_buffer(self, length, storage, page)
+    }
+
+    fn new_mapping_queue(&self, label: &str) -> Result<Mappings> {
+        sparse::new_queue(self, label)
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
