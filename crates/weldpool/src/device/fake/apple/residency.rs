@@ -30,7 +30,8 @@ impl Set {
 
     /// Whether it has an allocation since a commit.
     pub(super) fn has_committed(&self, allocation: u64) -> bool {
-        self.state.lock().members.contains(&allocation)
+        let state = self.state.lock();
+        state.members.contains(&allocation) && !state.added.contains(&allocation)
     }
 
     /// Whether it was told of an allocation and did not commit that.
@@ -68,9 +69,10 @@ impl raw::ResidencySet for Set {
             added,
             removed,
         } = &mut *state;
-        members.append(added);
+        // What lies now where something lay that went comes after.
         members.retain(|member| !removed.contains(member));
         removed.clear();
+        members.append(added);
     }
 
     fn request_residency(&self) {}
