@@ -72,9 +72,13 @@ impl<M: Metal> MetalDevice<M> {
         ordinal: u32,
         config: MetalConfig,
     ) -> Self {
-        let properties = M::pooled(|| properties(&metal, kind, ordinal));
+        let (properties, resident) = M::pooled(|| {
+            (
+                properties(&metal, kind, ordinal),
+                Resident::new(&metal, config.residency),
+            )
+        });
         let heaps = properties.name != PARAVIRTUAL;
-        let resident = Resident::new(&metal, config.residency);
         let (placement_sparse, opened) = open_sparse(&metal, &config, heaps);
         let shared = Arc::new(Shared {
             heaps,
@@ -87,7 +91,7 @@ impl<M: Metal> MetalDevice<M> {
         Self {
             properties,
             placement_sparse,
-            memory: opened.map(|opened| Arc::new(MetalMemory::new(&shared, opened))),
+            memory: opened.map(|opened| Arc::new(M::pooled(|| MetalMemory::new(&shared, opened)))),
             shared,
         }
     }
@@ -196,12 +200,14 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn budget(&self) -> Result<Budget> {
         let metal = &self.shared.metal;
-        let total = metal.memory_bytes();
-        let limit = metal.recommended_max_working_set_size();
-        Ok(Budget {
-            total,
-            available: Some(total.saturating_sub(metal.current_allocated_size())),
-            limit: (limit > 0).then_some(limit),
+        M::pooled(|| {
+            let total = metal.memory_bytes();
+            let limit = metal.recommended_max_working_set_size();
+            Ok(Budget {
+                total,
+                available: Some(total.saturating_sub(metal.current_allocated_size())),
+                limit: (limit > 0).then_some(limit),
+            })
         })
     }
 

@@ -16,7 +16,7 @@ use crate::sync::{Arc, Mutex};
 /// hold up the host.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Physical memory: a heap, resident until its end.
+/// Physical memory: a heap, resident until its end, which is in an autorelease pool.
 #[derive(Debug)]
 pub(super) struct Handle<M: Metal> {
     pub(super) shared: Arc<Shared<M>>,

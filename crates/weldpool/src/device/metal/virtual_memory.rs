@@ -120,7 +120,10 @@ impl<M: Metal> Inner<M> {
 
 impl<M: Metal> Drop for Inner<M> {
     fn drop(&mut self) {
-        M::pooled(|| self.updates.end(&self.mapped));
+        M::pooled(|| {
+            self.updates.end(&self.mapped);
+            self.handles.get_mut().held.clear();
+        });
     }
 }
 
@@ -246,7 +249,10 @@ impl<M: Metal> VirtualMemory for MetalMemory<M> {
 #[derive(Debug)]
 struct Addresses<M: Metal> {
     inner: Arc<Inner<M>>,
-    buffer: M::Buffer,
+    /// None once it has ended.
+    buffer: Option<M::Buffer>,
+    resource: Resource,
+    address: u64,
     /// Where they begin in the buffer.
     start: usize,
     bytes: usize,
@@ -279,12 +285,19 @@ impl<M: Metal> Addresses<M> {
             .add(&shared.metal, Allocation::Buffer(&buffer), 0);
         Ok(Self {
             inner: Arc::clone(inner),
-            buffer,
+            resource: buffer.resource(),
+            address: address + start as u64,
+            buffer: Some(buffer),
             start,
             bytes,
             member,
             mapped: Mutex::default(),
         })
+    }
+
+    fn buffer(&self) -> Result<&M::Buffer> {
+        let buffer = self.buffer.as_ref();
+        buffer.ok_or_else(|| invalid("addresses whose end has come".into()))
     }
 
     /// The tiles of a part.
@@ -334,11 +347,11 @@ unsafe impl<M: Metal> AddressRange for Addresses<M> {
     }
 
     fn device_address(&self) -> Option<u64> {
-        Some(self.buffer.gpu_address() + self.start as u64)
+        Some(self.address)
     }
 
     fn resource(&self) -> Option<(Resource, usize)> {
-        Some((self.buffer.resource(), self.start))
+        Some((self.resource, self.start))
     }
 
     unsafe fn map(&self, at: usize, physical: Physical, bytes: usize) -> Result<()> {
@@ -349,7 +362,8 @@ unsafe impl<M: Metal> AddressRange for Addresses<M> {
             return Err(invalid(format!("{bytes} bytes at {at} are mapped already")));
         }
         M::pooled(|| {
-            let map = |queue: &M::Mappings| queue.map(&self.buffer, tiles, &handle.heap, 0);
+            let buffer = self.buffer()?;
+            let map = |queue: &M::Mappings| queue.map(buffer, tiles, &handle.heap, 0);
             self.inner.updates.issue(&self.inner.mapped, map)
         })?;
         mapped.insert(at, handle);
@@ -362,7 +376,8 @@ unsafe impl<M: Metal> AddressRange for Addresses<M> {
         let starts = inside(&mapped, at, bytes)?;
         M::pooled(|| {
             let (event, updates) = (&self.inner.mapped, &self.inner.updates);
-            updates.issue(event, |queue| queue.unmap(&self.buffer, tiles))?;
+            let buffer = self.buffer()?;
+            updates.issue(event, |queue| queue.unmap(buffer, tiles))?;
             let gone = starts.iter().filter_map(|start| mapped.remove(start));
             updates.keep(event, gone.map(Kept::Handle));
             Ok(())
@@ -380,15 +395,15 @@ impl<M: Metal> Drop for Addresses<M> {
             ..
         } = self.inner.as_ref();
         M::pooled(|| {
-            shared.known.remove(self.buffer.resource());
-            if let Some(member) = self.member {
-                let buffer = Allocation::Buffer(&self.buffer);
+            shared.known.remove(self.resource);
+            let buffer = self.buffer.take();
+            if let (Some(member), Some(buffer)) = (self.member, &buffer) {
+                let buffer = Allocation::Buffer(buffer);
                 shared.resident.remove(member, buffer);
             }
             let mapped = std::mem::take(self.mapped.get_mut());
             let handles = mapped.into_values().map(Kept::Handle);
-            let buffer = Kept::Buffer(self.buffer.clone());
-            updates.keep(event, handles.chain([buffer]));
+            updates.keep(event, handles.chain(buffer.map(Kept::Buffer)));
         });
     }
 }

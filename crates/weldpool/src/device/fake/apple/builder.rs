@@ -16,6 +16,7 @@ pub struct AppleModel {
     pub(super) memory: u64,
     pub(super) working_set: Option<u64>,
     pub(super) buffer_bytes_max: Option<u64>,
+    pub(super) macos26: bool,
     pub(super) metal4: bool,
     pub(super) placement_sparse: bool,
     pub(super) sparse_page_max: SparsePageSize,
@@ -28,6 +29,7 @@ impl Default for AppleModel {
             memory: 128 << 30,
             working_set: None,
             buffer_bytes_max: None,
+            macos26: true,
             metal4: true,
             placement_sparse: false,
             sparse_page_max: SparsePageSize::Size256,
@@ -56,7 +58,13 @@ impl FakeAppleBuilder {
         self
     }
 
-    /// Whether system and GPU have Metal 4, as macOS 26 on Apple silicon does. Default: yes.
+    /// Whether the system is macOS 26, which has the calls of Metal 4. Default: yes.
+    pub fn macos26(mut self, it_is: bool) -> Self {
+        self.model.macos26 = it_is;
+        self
+    }
+
+    /// Whether the GPU is of the family Metal 4. Default: yes.
     pub fn metal4(mut self, there: bool) -> Self {
         self.model.metal4 = there;
         self

@@ -2,30 +2,38 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::labels::Labelled;
+use super::metal::Metal;
+use super::order::Object;
+use crate::binding::Resource;
 use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
 use crate::device::metal::raw;
 use crate::error::Result;
 use crate::sync::{Arc, Condvar, Mutex};
 
-/// Values kept to tell what whoever raised them knew.
-const KNOWN_MAX: usize = 1024;
-
 type Block = Box<dyn FnOnce() + Send>;
 
 /// An event; cloning it gives another handle.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::device) struct Event {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
+    metal: Metal,
     state: Mutex<State>,
     raised: Condvar,
+    label: Labelled,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.metal.order().forget(std::ptr::from_ref(self).addr());
+    }
 }
 
 impl std::fmt::Debug for Inner {
@@ -39,8 +47,6 @@ struct State {
     value: u64,
     /// What is to be called at which values.
     listeners: Vec<(u64, Block)>,
-    /// Number of the last mapping update that whoever raised a value had waited for, by value.
-    known: BTreeMap<u64, u64>,
 }
 
 /// Calls a block on a thread that nobody else knows, as Metal's listeners do; returns when it has returned.
@@ -59,21 +65,25 @@ fn call_elsewhere(block: Block) {
 }
 
 impl Event {
-    /// Raises the value, which never falls, and calls who listens.
-    pub(super) fn raise(&self, value: u64) {
-        self.raise_knowing(value, 0);
+    pub(super) fn new(metal: &Metal) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                metal: metal.clone(),
+                state: Mutex::default(),
+                raised: Condvar::new(),
+                label: metal.alive("event"),
+            }),
+        }
     }
 
-    /// The same by somebody who has waited for mapping updates up to this one.
-    pub(super) fn raise_knowing(&self, value: u64, update: u64) {
+    pub(super) fn object(&self) -> Object {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
+    /// Raises the value, which never falls, and calls who listens.
+    pub(super) fn raise(&self, value: u64) {
         let due = {
             let mut state = self.inner.state.lock();
-            if update > 0 || !state.known.is_empty() {
-                state.known.insert(value, update);
-                if state.known.len() > KNOWN_MAX {
-                    state.known.pop_first();
-                }
-            }
             state.value = state.value.max(value);
             let reached = state.value;
             let due: Vec<_> = state
@@ -86,12 +96,6 @@ impl Event {
         for (_, block) in due {
             call_elsewhere(block);
         }
-    }
-
-    /// Number of the last mapping update that whoever has waited for a value knows to be done.
-    pub(super) fn known_at(&self, value: u64) -> u64 {
-        let state = self.inner.state.lock();
-        state.known.range(value..).next().map_or(0, |(_, &update)| update)
     }
 
     /// What queues wait by.
@@ -119,19 +123,28 @@ impl Timeline for Event {
 }
 
 impl raw::Object for Event {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.inner.label.set(label);
+    }
 }
 
 impl raw::SharedEvent for Event {
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(self.inner.as_ref()).cast())
+    }
+
     fn signaled_value(&self) -> u64 {
+        self.inner.metal.enter("signaledValue");
         self.inner.state.lock().value
     }
 
     fn set_signaled_value(&self, value: u64) {
+        self.inner.metal.enter("setSignaledValue:");
         self.raise(value);
     }
 
     fn notify(&self, value: u64, block: Block) {
+        self.inner.metal.enter("notifyListener:");
         let mut state = self.inner.state.lock();
         if state.value < value {
             state.listeners.push((value, block));
@@ -147,6 +160,7 @@ impl raw::SharedEvent for Event {
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
+        self.inner.metal.enter("waitUntilSignaledValue:");
         let timeout = Some(Duration::from_millis(milliseconds));
         Timeline::wait(self, value, timeout).unwrap_or(false)
     }
@@ -158,10 +172,17 @@ mod tests {
 
     use super::raw::SharedEvent;
     use super::*;
+    use crate::device::fake::FakeApple;
+    use crate::device::fake::apple::pools::pooled;
 
     #[test]
     fn who_listens_is_called_elsewhere_when_the_value_is_reached() {
-        let event = Event::default();
+        let device = FakeApple::new().unwrap();
+        let event = Event::new(device.metal());
+        pooled(|| listen(&event));
+    }
+
+    fn listen(event: &Event) {
         let (say, said) = channel();
         for at in [2, 1, 3] {
             let say = say.clone();
@@ -185,8 +206,8 @@ mod tests {
             Box::new(move || say.send((20, std::thread::current().id())).unwrap()),
         );
         assert_eq!(said.recv().unwrap().0, 20);
-        assert!(!SharedEvent::wait(&event, 3, 1));
+        assert!(!SharedEvent::wait(event, 3, 1));
         event.raise(3);
-        assert!(SharedEvent::wait(&event, 3, 1000));
+        assert!(SharedEvent::wait(event, 3, 1000));
     }
 }

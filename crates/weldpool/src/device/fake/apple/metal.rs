@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
 use super::event::Event;
+use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
+use super::labels::{Alive, Labelled, LiveObject};
+use super::order::Order;
+use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
 use super::{ALIGNMENT, PAGE};
@@ -20,7 +24,7 @@ use crate::device::mapping::Mapper;
 use crate::device::metal::raw::{self, Family, SizeAndAlign, SparsePageSize, Tiles};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Weak};
+use crate::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
 #[derive(Debug, Clone)]
@@ -39,8 +43,8 @@ struct Shared {
     space: AddressSpace,
     limits: Limits,
     objects: Mutex<Objects>,
-    /// Mapping updates done.
-    updates: AtomicU64,
+    order: Mutex<Order>,
+    alive: Arc<Alive>,
 }
 
 /// What the device says of itself.
@@ -49,6 +53,9 @@ pub(super) struct Limits {
     pub(super) working_set: u64,
     pub(super) buffer_bytes_max: u64,
     pub(super) poison: bool,
+    /// The system has Metal 4.
+    pub(super) macos26: bool,
+    /// The GPU has.
     pub(super) metal4: bool,
     /// Largest page of placement sparse buffers.
     pub(super) sparse_page_max: SparsePageSize,
@@ -81,7 +88,8 @@ impl Metal {
             space: AddressSpace::new(ordinal, PAGE),
             limits,
             objects: Mutex::default(),
-            updates: AtomicU64::new(0),
+            order: Mutex::default(),
+            alive: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -209,6 +217,36 @@ impl Metal {
         discarded
     }
 
+    /// The objects that are alive, oldest first: what is not balanced by a release stays among them.
+    #[must_use]
+    pub fn live_objects(&self) -> Vec<LiveObject> {
+        self.shared.alive.list()
+    }
+
+    /// An object's place among those.
+    pub(super) fn alive(&self, what: &'static str) -> Labelled {
+        self.shared.alive.add(what)
+    }
+
+    /// Which passes are known to run behind others.
+    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
+        self.shared.order.lock()
+    }
+
+    /// Begins a call of Metal's, which is made in an autorelease pool: on a thread without one, what the framework
+    /// autoreleases stays for ever (Apple's "Advanced Memory Management Programming Guide", Using Autorelease Pool Blocks).
+    pub(super) fn enter(&self, call: &str) {
+        if !in_a_pool() {
+            let text = format!("{call} outside of an autorelease pool");
+            self.break_rule(Rule::AutoreleasePool, text);
+        }
+    }
+
+    /// Takes note of a broken rule, where no error is returned.
+    pub(super) fn break_rule(&self, rule: Rule, text: String) {
+        drop(self.record(Violation { rule, text }));
+    }
+
     pub(super) fn costs(&self) -> &AppleCosts {
         &self.shared.costs
     }
@@ -279,18 +317,9 @@ impl Metal {
         let _mapped = self.shared.space.give_back(address, bytes);
     }
 
-    /// Counts a mapping update that is being done; its number.
-    pub(super) fn count_update(&self) -> u64 {
-        self.shared.updates.fetch_add(1, Ordering::AcqRel) + 1
-    }
-
-    pub(super) fn updates_done(&self) -> u64 {
-        self.shared.updates.load(Ordering::Acquire)
-    }
-
     /// Whether there are placement sparse buffers with such pages; asking where there are none breaks a rule.
     fn check_sparse(&self, page: SparsePageSize, what: &str) -> Result<()> {
-        if !self.shared.limits.metal4 {
+        if !self.shared.limits.macos26 || !self.shared.limits.metal4 {
             return Err(self.record(Violation {
                 rule: Rule::SparseOffered,
                 text: format!("{what} is made where there is no Metal 4"),
@@ -361,22 +390,26 @@ impl raw::Metal for Metal {
     type Compute = Compute;
     type Pipeline = Pipeline;
     type Event = Event;
+    type Fence = Fence;
     type Set = Set;
     type Mappings = MappingQueue;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
-        work()
+        pooled(work)
     }
 
     fn name(&self) -> String {
+        self.enter("name");
         "model of an Apple silicon GPU".into()
     }
 
     fn has_unified_memory(&self) -> bool {
+        self.enter("hasUnifiedMemory");
         true
     }
 
     fn supports_family(&self, family: Family) -> bool {
+        self.enter("supportsFamily:");
         match family {
             Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3 => true,
             Family::Metal4 => self.shared.limits.metal4,
@@ -385,18 +418,22 @@ impl raw::Metal for Metal {
     }
 
     fn max_buffer_length(&self) -> u64 {
+        self.enter("maxBufferLength");
         Self::max_buffer_length(self)
     }
 
     fn recommended_max_working_set_size(&self) -> u64 {
+        self.enter("recommendedMaxWorkingSetSize");
         Self::recommended_max_working_set_size(self)
     }
 
     fn current_allocated_size(&self) -> u64 {
+        self.enter("currentAllocatedSize");
         Self::current_allocated_size(self)
     }
 
     fn peer_group_id(&self) -> u64 {
+        self.enter("peerGroupID");
         0
     }
 
@@ -417,15 +454,17 @@ impl raw::Metal for Metal {
     }
 
     fn has_placement_sparse(&self) -> bool {
-        self.shared.limits.metal4
+        self.shared.limits.macos26
     }
 
     fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
+        self.enter("heapBufferSizeAndAlignWithLength:options:");
         let (size, align) = Self::heap_buffer_size_and_align(self, length);
         SizeAndAlign { size, align }
     }
 
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
+        self.enter("newHeapWithDescriptor:");
         Self::new_heap(self, &HeapDescriptor { bytes, storage })
     }
 
@@ -435,6 +474,7 @@ impl raw::Metal for Metal {
         storage: StorageMode,
         page: SparsePageSize,
     ) -> Result<Heap> {
+        self.enter("newHeapWithDescriptor:");
         self.check_sparse(page, "a heap")?;
         self.make_heap(&HeapDescriptor { bytes, storage }, Some(page))
     }
@@ -445,6 +485,7 @@ impl raw::Metal for Metal {
         storage: StorageMode,
         page: SparsePageSize,
     ) -> Result<Buffer> {
+        self.enter("newBufferWithLength:options:placementSparsePageSize:");
         self.check_sparse(page, "a placement sparse buffer")?;
         let rule = if storage != StorageMode::Private {
             Some(Rule::SparseStorage)
@@ -469,6 +510,7 @@ impl raw::Metal for Metal {
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        self.enter("newBufferWithLength:options:");
         if length == 0 || length as u64 > Self::max_buffer_length(self) {
             return Err(self.record(Violation {
                 rule: Rule::BufferLength,
@@ -482,6 +524,7 @@ impl raw::Metal for Metal {
     }
 
     fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+        self.enter("newBufferWithBytesNoCopy:");
         let start = memory.address.as_ptr().addr();
         if !start.is_multiple_of(PAGE) || !memory.bytes.is_multiple_of(PAGE) {
             return Err(self.record(Violation {
@@ -500,25 +543,35 @@ impl raw::Metal for Metal {
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+        self.enter("newCommandQueueWithMaxCommandBufferCount:");
         let seen = Arc::<Seen>::default();
         let core = self.make_core(&seen)?;
         Ok(Queue::new(core, self.clone(), seen))
     }
 
-    fn new_mapping_queue(&self, _label: &str) -> Result<MappingQueue> {
+    fn new_mapping_queue(&self, label: &str) -> Result<MappingQueue> {
+        self.enter("newMTL4CommandQueueWithDescriptor:error:");
         let core = self.make_core(&Arc::default())?;
-        Ok(MappingQueue::new(core, self.clone()))
+        Ok(MappingQueue::new(core, self.clone(), label))
     }
 
     fn new_shared_event(&self) -> Result<Event> {
-        Ok(Event::default())
+        self.enter("newSharedEvent");
+        Ok(Event::new(self))
     }
 
-    fn new_residency_set(&self, _label: &str) -> Result<Set> {
-        Ok(Set::default())
+    fn new_fence(&self) -> Result<Fence> {
+        self.enter("newFence");
+        Ok(Fence::new(self))
+    }
+
+    fn new_residency_set(&self, label: &str) -> Result<Set> {
+        self.enter("newResidencySetWithDescriptor:");
+        Ok(Set::new(self, label))
     }
 
     fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {
+        self.enter("newComputePipelineState");
         match function {
             "weldpool_copy" => Ok(Pipeline::Copy),
             "weldpool_fill" => Ok(Pipeline::Fill),

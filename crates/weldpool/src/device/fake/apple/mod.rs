@@ -7,8 +7,12 @@ mod builder;
 mod commands;
 mod costs;
 mod event;
+mod fence;
 mod heap;
+mod labels;
 mod metal;
+mod order;
+mod pools;
 mod queue;
 mod residency;
 mod sparse;
@@ -33,6 +37,7 @@ use crate::sync::{Arc, Mutex};
 pub use self::builder::{AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
+pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 pub use crate::device::metal::{NoPlacementSparse, PlacementSparse};
 
@@ -80,6 +85,7 @@ impl FakeApple {
             memory,
             working_set,
             buffer_bytes_max,
+            macos26,
             metal4,
             placement_sparse,
             sparse_page_max,
@@ -90,6 +96,7 @@ impl FakeApple {
             working_set: working_set.unwrap_or(percent(84)),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             poison: settings.poison,
+            macos26,
             metal4,
             sparse_page_max,
         };

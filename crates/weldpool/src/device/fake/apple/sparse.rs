@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use super::event::Event;
 use super::heap::{Buffer, Heap, WeakBuffer, WeakHeap};
+use super::labels::Labelled;
 use super::metal::Metal;
+use super::order::{Number, Read};
 use super::residency::Set;
 use crate::device::fake::address_space::Reach;
 use crate::device::fake::queue::{self, Command, Core, Side};
@@ -43,7 +45,7 @@ struct Tile {
     /// Where the tile begins in the heap.
     at: usize,
     /// Number of the update that mapped it.
-    update: u64,
+    update: Number,
 }
 
 impl SparseMemory {
@@ -74,7 +76,7 @@ impl SparseMemory {
     fn reach(&self, address: u64, bytes: usize, seen: &Seen) -> Checked<Vec<Reach>> {
         let page = self.page.bytes();
         let tiles = self.tiles.lock();
-        let known = seen.updates();
+        let known = seen.mapped.load(Ordering::Relaxed);
         let mut reached: Vec<Reach> = Vec::with_capacity(1);
         let start = usize::try_from(address - self.address).unwrap_or(usize::MAX);
         let mut at = start;
@@ -127,7 +129,7 @@ impl SparseMemory {
         Ok(reached)
     }
 
-    fn map(&self, tiles: Tiles, heap: &Heap, heap_tile: usize, update: u64) {
+    fn map(&self, tiles: Tiles, heap: &Heap, heap_tile: usize, update: Number) {
         let mut mapped = self.tiles.lock();
         for number in 0..tiles.count {
             let tile = Tile {
@@ -146,21 +148,18 @@ impl SparseMemory {
     }
 }
 
-/// What a command queue has waited for, and what it keeps resident.
+/// What the work of a command queue goes by.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    updates: AtomicU64,
+    /// The last mapping update that the pass which runs now is behind. A queue runs one after the other.
+    mapped: AtomicU64,
     sets: Mutex<Vec<Set>>,
 }
 
 impl Seen {
-    /// Number of the last mapping update that work may rely on from now on.
-    pub(super) fn updates(&self) -> u64 {
-        self.updates.load(Ordering::Acquire)
-    }
-
-    pub(super) fn learn(&self, update: u64) {
-        self.updates.fetch_max(update, Ordering::AcqRel);
+    /// A pass begins, behind the mapping updates up to this one.
+    pub(super) fn begin_pass(&self, mapped: Number) {
+        self.mapped.store(mapped, Ordering::Relaxed);
     }
 
     pub(super) fn sets(&self) -> &Mutex<Vec<Set>> {
@@ -198,6 +197,10 @@ impl queue::Memory for Seeing {
 pub(in crate::device) struct MappingQueue {
     core: Arc<Core>,
     metal: Metal,
+    /// What its next signal is behind; held for whatever it is given, so that all is in one order.
+    given: Mutex<Read>,
+    /// Known by its label alone.
+    _label: Labelled,
 }
 
 impl Drop for MappingQueue {
@@ -207,8 +210,15 @@ impl Drop for MappingQueue {
 }
 
 impl MappingQueue {
-    pub(super) fn new(core: Arc<Core>, metal: Metal) -> Self {
-        Self { core, metal }
+    pub(super) fn new(core: Arc<Core>, metal: Metal, label: &str) -> Self {
+        let alive = metal.alive("mapping queue");
+        alive.set(label);
+        Self {
+            core,
+            metal,
+            given: Mutex::default(),
+            _label: alive,
+        }
     }
 
     fn commit(&self, work: impl FnOnce() + Send + 'static) {
@@ -225,12 +235,13 @@ impl MappingQueue {
         &self,
         buffer: &Buffer,
         heap: Option<&Heap>,
-        change: impl FnOnce(&SparseMemory, Option<&Heap>, u64) + Send + 'static,
+        change: impl FnOnce(&SparseMemory, Option<&Heap>, Number) + Send + 'static,
     ) {
+        let mut given = self.given.lock();
+        let update = self.metal.order().update(&mut given);
         let weak: (WeakBuffer, Option<WeakHeap>) = (buffer.downgrade(), heap.map(Heap::downgrade));
         let metal = self.metal.clone();
         self.commit(move || {
-            let update = metal.count_update();
             let heap = match weak.1.as_ref().map(WeakHeap::upgrade) {
                 Some(None) => None,
                 Some(some) => Some(some),
@@ -303,6 +314,7 @@ impl raw::MappingQueue for MappingQueue {
     type Metal = Metal;
 
     fn map(&self, buffer: &Buffer, tiles: Tiles, heap: &Heap, heap_tile: usize) -> Result<()> {
+        self.metal.enter("updateBufferMappings:heap:operations:count:");
         let behind = Tiles {
             first: heap_tile,
             ..tiles
@@ -320,6 +332,7 @@ impl raw::MappingQueue for MappingQueue {
     }
 
     fn unmap(&self, buffer: &Buffer, tiles: Tiles) -> Result<()> {
+        self.metal.enter("updateBufferMappings:heap:operations:count:");
         self.check(pages(buffer, tiles).map(drop))?;
         let bytes = (tiles.count * tiles.page.bytes()) as u64;
         self.metal.charge(self.metal.costs().unmap.ns(bytes));
@@ -328,8 +341,13 @@ impl raw::MappingQueue for MappingQueue {
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        let (event, metal) = (event.clone(), self.metal.clone());
-        self.commit(move || event.raise_knowing(value, metal.updates_done()));
+        self.metal.enter("signalEvent:value:");
+        let given = self.given.lock();
+        let mut order = self.metal.order();
+        order.signal(event.object(), value, &given);
+        drop(order);
+        let event = event.clone();
+        self.commit(move || event.raise(value));
     }
 }
 
