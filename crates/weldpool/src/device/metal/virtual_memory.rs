@@ -407,3 +407,6 @@ impl<M: Metal> Drop for Addresses<M> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

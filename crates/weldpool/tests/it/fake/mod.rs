@@ -10,6 +10,7 @@ mod closing;
 mod discrete;
 mod pool;
 mod queues;
+mod sparse;
 mod untold;
 
 use std::sync::Arc;

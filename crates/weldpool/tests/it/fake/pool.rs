@@ -96,6 +96,15 @@ fn each_memory_call_fails_once_on_the_apple_fake() {
 }
 
 #[test]
+fn each_memory_call_fails_once_on_placement_sparse_buffers() {
+    let make = || {
+        let fake = FakeApple::builder().placement_sparse(true);
+        fake.build().unwrap()
+    };
+    fail_each(make, StorageMode::Private);
+}
+
+#[test]
 fn an_address_that_would_not_be_found_again_is_not_given_up_for() {
     for (ordinal, known) in [(5, true), (6, false)] {
         let device = FakeDiscrete::builder().ordinal(ordinal).build().unwrap();

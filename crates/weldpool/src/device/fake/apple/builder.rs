@@ -77,6 +77,13 @@ impl FakeAppleBuilder {
         self
     }
 
+    /// Largest page of placement sparse buffers.
+    #[cfg(test)]
+    pub(in crate::device) fn sparse_page_max(mut self, page: SparsePageSize) -> Self {
+        self.model.sparse_page_max = page;
+        self
+    }
+
     /// What calls are charged. Default: [`AppleCosts::assumed`].
     pub fn costs(mut self, costs: AppleCosts) -> Self {
         self.model.costs = costs;

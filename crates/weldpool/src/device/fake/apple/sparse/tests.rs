@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::device::fake::{FakeApple, FakeAppleBuilder, PurgeableState};
 use crate::device::metal::raw::{
-    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
+    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _,
     MappingQueue as _, Metal as _, ResidencySet as _,
 };
 use crate::device::StorageMode::{Private, Shared};
@@ -297,9 +297,7 @@ fn there_are_sparse_buffers_only_with_metal_4_and_pages_that_the_device_has() {
             assert!(broken.iter().all(|one| one.rule == Rule::SparseOffered));
             assert_eq!(broken.len(), 2);
         }
-        let mut builder = FakeApple::builder();
-        builder.model.sparse_page_max = SparsePageSize::Size16;
-        let bench = bench_of(builder);
+        let bench = bench_of(FakeApple::builder().sparse_page_max(SparsePageSize::Size16));
         // That is no broken rule: Metal makes none.
         let error = bench.metal.new_sparse_buffer(PAGE, Private, SIZE);
         assert_eq!(error.unwrap_err().kind(), ErrorKind::OutOfMemory);
