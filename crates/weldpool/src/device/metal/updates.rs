@@ -29,6 +29,8 @@ impl<M: Metal> Drop for Handle<M> {
     fn drop(&mut self) {
         let heap = Allocation::Heap(&self.heap);
         self.shared.resident.remove(self.member, heap);
+        // A set keeps what it holds until then.
+        self.shared.resident.commit();
     }
 }
 

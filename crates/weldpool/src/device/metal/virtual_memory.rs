@@ -400,6 +400,7 @@ impl<M: Metal> Drop for Addresses<M> {
             if let (Some(member), Some(buffer)) = (self.member, &buffer) {
                 let buffer = Allocation::Buffer(buffer);
                 shared.resident.remove(member, buffer);
+                shared.resident.commit();
             }
             let mapped = std::mem::take(self.mapped.get_mut());
             let handles = mapped.into_values().map(Kept::Handle);

@@ -222,7 +222,7 @@ impl MappingQueue {
     }
 
     fn commit(&self, work: impl FnOnce() + Send + 'static) {
-        let commands = vec![Command::Raise(Box::new(work))];
+        let commands = vec![Command::Do(Box::new(work))];
         self.core.commit(commands, Box::new(|_| ()));
     }
 

@@ -255,10 +255,11 @@ fn the_heap_behind_a_page_is_alive_resident_and_not_volatile() {
         broken.push(Rule::NotVolatile);
         assert_eq!(bench.fill(&buffer, 0, 4, 1, 4), broken);
         raw::Heap::set_purgeable_state(&heap, PurgeableState::NonVolatile);
+        set.remove(Allocation::Heap(&heap));
+        set.commit();
         drop(heap);
         broken.push(Rule::NotReleased);
         assert_eq!(bench.fill(&buffer, 0, 4, 1, 5), broken);
-        set.commit();
     });
 }
 
