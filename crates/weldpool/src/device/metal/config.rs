@@ -74,7 +74,10 @@ impl fmt::Display for PlacementSparse {
         match self {
             Self::Off => f.write_str("no placement sparse buffers were asked for"),
             Self::On { page_bytes } => {
-                write!(f, "placement sparse buffers with pages of {page_bytes} bytes")
+                write!(
+                    f,
+                    "placement sparse buffers with pages of {page_bytes} bytes"
+                )
             }
             Self::Unavailable(why) => write!(f, "no placement sparse buffers: {why}"),
         }

@@ -38,7 +38,7 @@ impl<M: Metal> Drop for Handle<M> {
 #[derive(Debug)]
 pub(super) enum Kept<M: Metal> {
     Handle(#[expect(dead_code, reason = "kept alive")] Arc<Handle<M>>),
-    Buffer(#[expect(dead_code, reason = "kept alive")] M::Buffer),
+    Buffer(M::Buffer),
 }
 
 /// The queue of a device's mapping updates. It keeps nothing alive that it is given, so that is done here.
@@ -110,7 +110,10 @@ impl<M: Metal> Updates<M> {
         self.settle(mapped);
         let stuck = std::mem::take(&mut *self.kept.lock());
         if !stuck.is_empty() {
-            tracing::error!(count = stuck.len(), "mapping updates were never done; what they name stays");
+            tracing::error!(
+                count = stuck.len(),
+                "mapping updates were never done; what they name stays"
+            );
             std::mem::forget(stuck);
         }
     }

@@ -12,7 +12,9 @@ use std::ptr::NonNull;
 use super::Shared;
 use super::config::{MetalConfig, NoPlacementSparse};
 use super::mapped::Mapped;
-use super::raw::{Allocation, Buffer, Family, Heap, MappingQueue, Metal, Object, SparsePageSize, Tiles};
+use super::raw::{
+    Allocation, Buffer, Family, Heap, MappingQueue, Metal, Object, SparsePageSize, Tiles,
+};
 use super::residency::Member;
 use super::updates::{Handle, Kept, Updates};
 use crate::binding::Resource;
@@ -204,7 +206,9 @@ impl<M: Metal> VirtualMemory for MetalMemory<M> {
         M::pooled(|| {
             let Inner { shared, .. } = self.inner.as_ref();
             self.inner.updates.let_go(&self.inner.mapped);
-            let heap = shared.metal.new_sparse_heap(bytes, storage, self.inner.page)?;
+            let heap = shared
+                .metal
+                .new_sparse_heap(bytes, storage, self.inner.page)?;
             heap.set_label("weldpool handle");
             let member = shared
                 .resident
@@ -306,14 +310,12 @@ impl<M: Metal> Addresses<M> {
         let inside = at.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let tiles = (inside && at.is_multiple_of(GRANULARITY))
             .then(|| Tiles::of(self.inner.page, self.start + at, bytes));
-        tiles
-            .flatten()
-            .ok_or_else(|| {
-                invalid(format!(
-                    "a mapping of {bytes} bytes at {at} of {} bytes of addresses",
-                    self.bytes
-                ))
-            })
+        tiles.flatten().ok_or_else(|| {
+            invalid(format!(
+                "a mapping of {bytes} bytes at {at} of {} bytes of addresses",
+                self.bytes
+            ))
+        })
     }
 }
 

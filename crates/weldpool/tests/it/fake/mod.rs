@@ -68,7 +68,8 @@ impl Fake for FakeApple {
         // Forgets those that have ended.
         let _alive = self.control().queues();
         let mut objects = self.metal().live_objects();
-        objects.retain(|object| object.what != "residency set");
+        // The device's own: residency sets, and what mappings are made with.
+        objects.retain(|one| one.what != "residency set" && one.label != "weldpool mappings");
         objects
     }
 }

@@ -78,7 +78,10 @@ fn where_there_are_none_segments_serve_and_the_reason_is_told_once() {
         drop(private(&allocator, 4 * MIB));
     });
     let device = device.unwrap();
-    let warnings: Vec<_> = lines.iter().filter(|line| line.level == Level::WARN).collect();
+    let warnings: Vec<_> = lines
+        .iter()
+        .filter(|line| line.level == Level::WARN)
+        .collect();
     assert_eq!(warnings.len(), 1, "{lines:?}");
     assert!(warnings[0].field("why").contains("macOS 26"), "{lines:?}");
     let told = device.0.placement_sparse();

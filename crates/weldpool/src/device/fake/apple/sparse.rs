@@ -81,7 +81,12 @@ impl SparseMemory {
         let start = usize::try_from(address - self.address).unwrap_or(usize::MAX);
         let mut at = start;
         while at < start + bytes {
-            let work = || format!("work on {bytes} bytes at {address:#x} touches page {}", at / page);
+            let work = || {
+                format!(
+                    "work on {bytes} bytes at {address:#x} touches page {}",
+                    at / page
+                )
+            };
             let Some(tile) = tiles.get(&(at / page)) else {
                 return broken(Rule::Mapped, format!("{}, where nothing is mapped", work()));
             };
@@ -253,10 +258,13 @@ impl MappingQueue {
                         change(sparse, heap.as_ref(), update);
                     }
                 }
-                _ => drop(metal.record(Violation {
-                    rule: Rule::MappingKept,
-                    text: "the buffer or the heap of a mapping update ended before it was done".into(),
-                })),
+                _ => drop(
+                    metal.record(Violation {
+                        rule: Rule::MappingKept,
+                        text: "the buffer or the heap of a mapping update ended before it was done"
+                            .into(),
+                    }),
+                ),
             }
         });
     }
@@ -314,7 +322,8 @@ impl raw::MappingQueue for MappingQueue {
     type Metal = Metal;
 
     fn map(&self, buffer: &Buffer, tiles: Tiles, heap: &Heap, heap_tile: usize) -> Result<()> {
-        self.metal.enter("updateBufferMappings:heap:operations:count:");
+        self.metal
+            .enter("updateBufferMappings:heap:operations:count:");
         let behind = Tiles {
             first: heap_tile,
             ..tiles
@@ -332,7 +341,8 @@ impl raw::MappingQueue for MappingQueue {
     }
 
     fn unmap(&self, buffer: &Buffer, tiles: Tiles) -> Result<()> {
-        self.metal.enter("updateBufferMappings:heap:operations:count:");
+        self.metal
+            .enter("updateBufferMappings:heap:operations:count:");
         self.check(pages(buffer, tiles).map(drop))?;
         let bytes = (tiles.count * tiles.page.bytes()) as u64;
         self.metal.charge(self.metal.costs().unmap.ns(bytes));

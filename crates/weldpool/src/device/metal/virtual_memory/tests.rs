@@ -141,7 +141,10 @@ fn addresses_begin_at_a_multiple_of_the_granularity_wherever_the_buffer_does() {
     let fake = sparse().build().unwrap();
     let page = SparsePageSize::Size256;
     // Buffers of one page between them, so that they lie at every multiple of one.
-    let between = || fake.metal().new_sparse_buffer(page.bytes(), StorageMode::Private, page);
+    let between = || {
+        fake.metal()
+            .new_sparse_buffer(page.bytes(), StorageMode::Private, page)
+    };
     let both = [0; 8].map(|_| {
         let range = private(&fake).reserve(GRANULARITY).unwrap();
         (range, Model::pooled(between).unwrap())
@@ -170,14 +173,21 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     let range = memory.reserve(4 * GRANULARITY).unwrap();
     let range = range.as_ref();
-    let two = memory.create(2 * GRANULARITY, StorageMode::Private).unwrap();
+    let two = memory
+        .create(2 * GRANULARITY, StorageMode::Private)
+        .unwrap();
     let invalid = |result: Result<()>| {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidRequest);
     };
     invalid(map(range, 0, two, GRANULARITY));
     invalid(map(range, MIB, two, 2 * GRANULARITY));
     invalid(map(range, 3 * GRANULARITY, two, 2 * GRANULARITY));
-    invalid(map(range, usize::MAX & !(GRANULARITY - 1), two, 2 * GRANULARITY));
+    invalid(map(
+        range,
+        usize::MAX & !(GRANULARITY - 1),
+        two,
+        2 * GRANULARITY,
+    ));
     invalid(map(range, 0, Physical::new(99), 2 * GRANULARITY));
     map(range, GRANULARITY, two, 2 * GRANULARITY).unwrap();
     invalid(map(range, 0, two, 2 * GRANULARITY));
@@ -295,10 +305,7 @@ fn calls_are_charged_as_the_costs_say() {
 
 #[test]
 fn work_of_every_queue_waits_for_mappings() {
-    let fake = sparse()
-        .delays(Duration::from_millis(2))
-        .build()
-        .unwrap();
+    let fake = sparse().delays(Duration::from_millis(2)).build().unwrap();
     let memory = private(&fake);
     let range = memory.reserve(8 * GRANULARITY).unwrap();
     let queues = [0; 3].map(|_| fake.create_queue().unwrap());
@@ -311,7 +318,10 @@ fn work_of_every_queue_waits_for_mappings() {
             let place = |bytes: usize| crate::device::Location {
                 host: None,
                 device: None,
-                resource: Some((resource, start + at * GRANULARITY + number * MIB / 2 + bytes)),
+                resource: Some((
+                    resource,
+                    start + at * GRANULARITY + number * MIB / 2 + bytes,
+                )),
             };
             // SAFETY: the places are mapped, and nobody else uses them.
             unsafe { queue.fill(place(0), 0, 1) }.unwrap();

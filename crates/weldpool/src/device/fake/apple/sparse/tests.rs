@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use super::*;
+use crate::device::StorageMode::{Private, Shared};
 use crate::device::fake::{FakeApple, FakeAppleBuilder, PurgeableState};
 use crate::device::metal::raw::{
     Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _,
     MappingQueue as _, Metal as _, ResidencySet as _,
 };
-use crate::device::StorageMode::{Private, Shared};
 use crate::error::ErrorKind;
 
 const SIZE: SparsePageSize = SparsePageSize::Size64;
@@ -167,7 +167,10 @@ fn an_update_names_pages_and_tiles_that_there_are() {
             .new_sparse_heap(4 * PAGE, Private, SparsePageSize::Size256)
             .unwrap();
         let before = bench.rules().len();
-        bench.mappings.map(&buffer, tiles(0, 1), &larger, 0).unwrap();
+        bench
+            .mappings
+            .map(&buffer, tiles(0, 1), &larger, 0)
+            .unwrap();
         assert_eq!(bench.rules().len(), before);
     });
 }

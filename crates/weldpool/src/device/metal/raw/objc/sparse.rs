@@ -10,7 +10,8 @@ use objc2_foundation::{NSRange, NSString};
 use objc2_metal::{
     MTL4CommandQueue as _, MTL4CommandQueueDescriptor, MTL4UpdateSparseBufferMappingOperation,
     MTLBuffer as _, MTLBufferSparseTier, MTLDevice as _, MTLHazardTrackingMode, MTLHeap as _,
-    MTLHeapDescriptor, MTLHeapType, MTLResource as _, MTLSparsePageSize, MTLSparseTextureMappingMode,
+    MTLHeapDescriptor, MTLHeapType, MTLResource as _, MTLSparsePageSize,
+    MTLSparseTextureMappingMode,
 };
 
 use super::{Buffer, Device, Event, Heap, Mappings, failed, made, mode, options};
@@ -97,12 +98,7 @@ pub(super) fn new_queue(device: &Device, label: &str) -> Result<Mappings> {
 
 impl Mappings {
     /// Makes the call once what it leaves to its caller is checked.
-    fn update(
-        &self,
-        buffer: &Buffer,
-        tiles: Tiles,
-        heap: Option<(&Heap, usize)>,
-    ) -> Result<()> {
+    fn update(&self, buffer: &Buffer, tiles: Tiles, heap: Option<(&Heap, usize)>) -> Result<()> {
         let (to, length) = (&buffer.0.0, buffer.0.0.length());
         if to.sparseBufferTier() == MTLBufferSparseTier::TierNone || !tiles.lie_inside(length) {
             return Err(invalid(format!(
