@@ -289,11 +289,11 @@ pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
             format!("Metal shows {count} devices, of which {ordinal} is none; numbers begin at 0"),
         )
     })?;
-    let residency = ResidencyConfig::default();
+    let config = MetalConfig::default();
     Ok(Arc::new(MetalDevice::new(
         metal,
         DeviceKind::Metal,
         ordinal,
-        residency,
+        config,
     )))
 }

@@ -152,6 +152,6 @@ impl MappingQueue for Mappings {
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        self.0.0.signalEvent_value((*event.0.0).as_ref(), value);
+        self.0.0.signalEvent_value((*event.event.0).as_ref(), value);
     }
 }
