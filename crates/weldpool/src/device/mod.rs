@@ -14,7 +14,7 @@ mod fence;
 pub mod host;
 mod mapping;
 mod mappings;
-pub(crate) mod metal;
+pub mod metal;
 mod metered;
 mod pages;
 mod properties;

@@ -1,6 +1,6 @@
 //! GPUs through Metal.
 //!
-//! The code here makes its calls through [`raw`], which a Mac's Metal provides and, on any machine, the model under
+//! The code here makes its calls through `raw`, which a Mac's Metal provides and, on any machine, the model under
 //! [`FakeApple`](crate::device::fake::FakeApple). docs/metal.md lists the rules it relies on, with their sources.
 
 mod blit;
