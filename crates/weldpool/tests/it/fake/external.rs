@@ -87,7 +87,11 @@ fn who_does_not_wait_is_noticed() {
     made.add_one(&beside);
     assert_eq!(made.broken(), [Rule::Ordered]);
     made.device.control().resume(0);
-    made.queue.after_external_submit(submission).unwrap().wait(None).unwrap();
+    made.queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
 }
 
 #[test]
@@ -99,7 +103,11 @@ fn who_does_not_say_that_he_has_submitted_is_noticed() {
     made.queue.fill(&mut made.buffer, 5).unwrap();
     assert_eq!(made.broken(), [Rule::Ordered]);
     made.device.control().resume(0);
-    made.queue.after_external_submit(submission).unwrap().wait(None).unwrap();
+    made.queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
 }
 
 #[test]
@@ -111,7 +119,11 @@ fn memory_that_came_after_the_announcement_is_not_resident() {
     made.buffer = made.allocator.allocate_with(&request).unwrap();
     made.add_one(&early.order().unwrap());
     assert_eq!(made.broken(), [Rule::ResidencyCommitted]);
-    made.queue.after_external_submit(early).unwrap().wait(None).unwrap();
+    made.queue
+        .after_external_submit(early)
+        .unwrap()
+        .wait(None)
+        .unwrap();
 }
 
 #[test]
@@ -123,7 +135,11 @@ fn an_announcement_is_of_one_queue_and_may_be_let_go() {
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     // Nobody waits for what was never submitted.
     drop(made.queue.before_external_submit().unwrap());
-    made.queue.fill(&mut made.buffer, 1).unwrap().wait(None).unwrap();
+    made.queue
+        .fill(&mut made.buffer, 1)
+        .unwrap()
+        .wait(None)
+        .unwrap();
     assert_eq!(made.broken(), []);
 }
 
@@ -135,7 +151,13 @@ fn where_the_stream_keeps_the_order_nothing_is_asked() {
     let counted = Arc::clone(&count);
     let submission = queue.before_external_submit().unwrap();
     assert_eq!(submission.order(), None);
-    queue.call(move || drop(counted.fetch_add(1, Ordering::Relaxed))).unwrap();
-    queue.after_external_submit(submission).unwrap().wait(None).unwrap();
+    queue
+        .call(move || drop(counted.fetch_add(1, Ordering::Relaxed)))
+        .unwrap();
+    queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }

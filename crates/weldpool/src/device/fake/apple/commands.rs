@@ -295,7 +295,9 @@ impl raw::CommandBuffer for Commands {
         let (commands, passes) = self.resolve(steps);
         let this = self.clone();
         let ended = move |mut outcome: Outcome| {
-            passes.into_iter().for_each(|pass| this.metal().order().end(pass));
+            passes
+                .into_iter()
+                .for_each(|pass| this.metal().order().end(pass));
             // What the commands use is kept until now.
             drop(buffers);
             for handler in handlers {
@@ -393,8 +395,7 @@ impl Encoder {
         work: Box<dyn FnOnce() + Send>,
     ) {
         for (buffer, range, writes) in touches {
-            let Some(Side::Device(address)) =
-                self.side((buffer, range.start), range.len(), false)
+            let Some(Side::Device(address)) = self.side((buffer, range.start), range.len(), false)
             else {
                 return;
             };

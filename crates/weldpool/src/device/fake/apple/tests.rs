@@ -9,12 +9,12 @@ use super::fence::Fence;
 use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
+use crate::device::StorageMode;
 use crate::device::fake::Rule;
 use crate::device::metal::raw::{
     Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
     Metal as _, ResidencySet as _, SharedEvent as _,
 };
-use crate::device::StorageMode;
 
 const PAGE: usize = super::PAGE;
 
@@ -92,7 +92,11 @@ fn blits_are_of_multiples_of_four() {
             blit.end();
             commands.commit();
         });
-        assert_eq!(broken.contains(&Rule::BlitAlignment), fault, "{offset} {bytes}");
+        assert_eq!(
+            broken.contains(&Rule::BlitAlignment),
+            fault,
+            "{offset} {bytes}"
+        );
         assert!(broken.iter().all(|rule| *rule == Rule::BlitAlignment));
     }
 }
@@ -240,7 +244,11 @@ fn changes_of_residency_sets_are_committed_before_work() {
             }
             fill(made, 0, false);
         });
-        let expected: &[Rule] = if committed { &[] } else { &[Rule::ResidencyCommitted] };
+        let expected: &[Rule] = if committed {
+            &[]
+        } else {
+            &[Rule::ResidencyCommitted]
+        };
         assert_eq!(broken, expected);
     }
 }
