@@ -172,7 +172,6 @@ impl<M: Metal> MetalQueue<M> {
             self.order(commands)
         })
     }
-
 }
 
 // SAFETY: each pass waits for the one before it by the fence, so the work of a queue runs in the order of its submission;
@@ -212,7 +211,13 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
             |blit, part| blit.copy((&from, part.from), (&to, part.to), part.bytes),
             |kernel, part| {
                 if let Some(pipeline) = pipeline {
-                    encode_copy::<M>(kernel, pipeline, (&from, part.from), (&to, part.to), part.bytes);
+                    encode_copy::<M>(
+                        kernel,
+                        pipeline,
+                        (&from, part.from),
+                        (&to, part.to),
+                        part.bytes,
+                    );
                 }
             },
         )

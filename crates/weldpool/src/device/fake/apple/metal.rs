@@ -598,10 +598,11 @@ impl raw::Metal for Metal {
         objects.buffers.get(&object)?.2.upgrade()
     }
 
-    fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+    fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
         self.enter("newCommandQueueWithMaxCommandBufferCount:");
         let seen = Arc::<Seen>::default();
-        let queue = Queue::new(self.make_core(&seen)?, self.clone(), seen);
+        let core = self.make_core(&seen)?;
+        let queue = Queue::new(core, self.clone(), seen, command_buffers_max);
         let object = key(raw::CommandQueue::resource(&queue));
         let mut objects = self.shared.objects.lock();
         objects.queues.insert(object, queue.downgrade());
