@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tracing::Level;
-use weldpool::device::fake::{FakeApple, NoPlacementSparse, PlacementSparse};
+use weldpool::device::fake::{FakeApple, NoPlacementSparse, PlacementSparse, Rule};
 use weldpool::{Allocator, Buffer, Config, Device, ErrorKind, Request, StorageMode};
 
-use super::Checked;
+use super::{Checked, broken};
 use crate::log;
 
 const MIB: usize = 1 << 20;
@@ -111,4 +111,28 @@ fn memory_that_may_not_stay_resident_is_out_of_memory() {
     drop(allocator.allocate(40 * MIB).unwrap());
     drop(block);
     drop(allocator.allocate_with(&request).unwrap());
+}
+
+/// Others wait for a point of the queue, which stands for all mappings before it.
+#[test]
+fn work_that_others_submit_finds_what_was_mapped_before_it_was_announced() {
+    for early in [false, true] {
+        let fake = FakeApple::builder().seed(13).placement_sparse(true);
+        let device = Arc::new(fake.build().unwrap());
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        queue.fence().unwrap();
+        let before = early.then(|| queue.before_external_submit().unwrap());
+        let block = private(&allocator, 4 * MIB);
+        let submission = before.unwrap_or_else(|| queue.before_external_submit().unwrap());
+        let order = submission.order().unwrap();
+        let touches = [(block.binding(), true)];
+        device.submit_external(&order, &touches, || ()).unwrap();
+        let fence = queue.after_external_submit(submission).unwrap();
+        block.note_use(&queue).unwrap();
+        fence.wait(None).unwrap();
+        let rules = broken(device.control());
+        assert_eq!(rules.contains(&Rule::MappingAwaited), early, "{rules:?}");
+        assert_eq!(rules.is_empty(), !early, "{rules:?}");
+    }
 }

@@ -13,7 +13,7 @@ use super::metal::Metal;
 use super::order::{Number, Pass, Read, Touch};
 use super::pools::autorelease;
 use super::residency::Set;
-use super::sparse::Seen;
+use super::sparse::{Seeing, Seen};
 use crate::binding::Resource;
 use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
@@ -198,6 +198,14 @@ impl Commands {
         };
         autorelease(encoder.clone());
         Ok(encoder)
+    }
+
+    /// The device's memory as work of the queue finds it.
+    fn seeing(&self) -> Seeing {
+        Seeing {
+            metal: self.metal().clone(),
+            seen: Arc::clone(&self.inner.queue.inner.seen),
+        }
     }
 
     /// What comes between encoders.
@@ -416,10 +424,15 @@ impl Encoder {
             else {
                 return;
             };
-            self.inner.pass.lock().0.touches.push(Touch {
-                bytes: address..address + range.len() as u64,
+            let seeing = self.inner.commands.seeing();
+            let (bytes, end) = (range.len(), address + range.len() as u64);
+            let mut encoded = self.inner.pass.lock();
+            encoded.0.touches.push(Touch {
+                bytes: address..end,
                 writes: *writes,
             });
+            let check = move || seeing.check_sparse(address, bytes);
+            encoded.1.push(Command::Do(Box::new(check)));
         }
         self.inner.pass.lock().1.push(Command::Do(work));
     }

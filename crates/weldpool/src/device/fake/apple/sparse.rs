@@ -184,6 +184,17 @@ pub(super) struct Seeing {
     pub(super) seen: Arc<Seen>,
 }
 
+impl Seeing {
+    /// Takes note of what is wrong with work on a placement sparse buffer that runs now.
+    pub(super) fn check_sparse(&self, address: u64, bytes: usize) {
+        let sparse = self.metal.sparse_at(address);
+        let reached = sparse.map(|sparse| sparse.reach(address, bytes, &self.seen));
+        if let Some(Err(violation)) = reached {
+            drop(self.metal.record(violation));
+        }
+    }
+}
+
 impl queue::Memory for Seeing {
     fn identify(&self, location: &Location, bytes: usize) -> Checked<Side> {
         self.metal.identify(location, bytes)
