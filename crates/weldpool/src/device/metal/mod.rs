@@ -6,6 +6,7 @@
 mod blit;
 mod kernels;
 mod known;
+mod object;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -13,6 +14,9 @@ mod residency;
 mod resident;
 mod segment;
 mod timeline;
+mod zero_copy;
+
+use std::any::Any;
 
 use self::kernels::Kernels;
 use self::known::Known;
@@ -68,7 +72,7 @@ impl<M: Metal> MetalDevice<M> {
             properties,
             shared: Arc::new(Shared {
                 heaps,
-                known: Known::default(),
+                known: Known::new(metal.buffers_max()),
                 resident,
                 kernels: Kernels::default(),
                 metal,
@@ -190,21 +194,23 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn unregister(
         &self,
-        registration: Box<dyn Registration>,
+        mut registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
-        let resource = registration.resource();
-        if !resource.is_some_and(|resource| self.shared.known.has(resource)) {
-            let error = Error::new(
+        let any: &mut dyn Any = registration.as_mut();
+        let own = any
+            .downcast_mut::<Wrapped<M>>()
+            .filter(|wrapped| wrapped.is_of(&self.shared));
+        let ended = match own {
+            Some(wrapped) => wrapped.end(),
+            None => Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the registered memory is not of this device",
-            );
-            return Err(UnregisterError {
-                registration,
-                error,
-            });
-        }
-        M::pooled(|| drop(registration));
-        Ok(())
+            )),
+        };
+        ended.map_err(|error| UnregisterError {
+            registration,
+            error,
+        })
     }
 }
 

@@ -67,9 +67,20 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Self::Heap>;
     /// `newBufferWithLength:options:`, with hazard tracking off.
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Self::Buffer>;
-    /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
-    /// mapped while the buffer lives, and nobody else's.
-    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Self::Buffer>;
+    /// `newBufferWithBytesNoCopy:length:options:deallocator:` of shared storage, over whole pages, one at least. The memory
+    /// stays mapped while the buffer lives: until `ended` is called, which the deallocator does, or no buffer was made.
+    fn new_buffer_no_copy(
+        &self,
+        memory: HostRange,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Self::Buffer>;
+    /// Whether pages are mapped whole on each of which some byte is mapped. Where they are the system's own, they are.
+    fn has_whole_pages(&self, pages: Range<usize>) -> bool {
+        let _ = pages;
+        true
+    }
+    /// How many buffers may be alive (`iogpu.rsrc_limit`).
+    fn buffers_max(&self) -> usize;
     /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.
     fn find_buffer(&self, resource: Resource) -> Option<Self::Buffer> {
         let _ = resource;

@@ -5,11 +5,12 @@
 use std::ptr::NonNull;
 
 use super::Shared;
+use super::object::{Own, Parts};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object};
 use super::residency::Member;
 use crate::binding::Resource;
-use crate::device::{Segment, StorageMode};
-use crate::error::Result;
+use crate::device::{DriverObject, Segment, StorageMode};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
 /// A segment of a device.
@@ -17,6 +18,9 @@ use crate::sync::Arc;
 pub(super) struct MetalSegment<M: Metal> {
     shared: Arc<Shared<M>>,
     bytes: usize,
+    storage: StorageMode,
+    /// Buffers over blocks on the heap.
+    parts: Parts<M>,
     buffer: M::Buffer,
     /// What keeps it resident is known by this.
     member: Option<Member>,
@@ -35,15 +39,14 @@ impl<M: Metal> MetalSegment<M> {
         let heap = on_heap
             .then(|| metal.new_heap(bytes, storage))
             .transpose()?;
-        let buffer = match &heap {
+        let buffer = shared.known.make(0..bytes, || match &heap {
             Some(heap) => {
                 heap.set_label("weldpool segment");
-                heap.new_buffer(bytes, 0)?
+                heap.new_buffer(bytes, 0)
             }
-            None => metal.new_buffer(bytes, storage)?,
-        };
+            None => metal.new_buffer(bytes, storage),
+        })?;
         buffer.set_label("weldpool segment");
-        shared.known.add(&buffer);
         let allocation = match &heap {
             Some(heap) => Allocation::Heap(heap),
             None => Allocation::Buffer(&buffer),
@@ -53,6 +56,8 @@ impl<M: Metal> MetalSegment<M> {
         Ok(Self {
             shared: Arc::clone(shared),
             bytes,
+            storage,
+            parts: Parts::default(),
             buffer,
             member,
             heap,
@@ -69,6 +74,7 @@ impl<M: Metal> MetalSegment<M> {
 
 impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
+        self.parts.clear();
         self.shared.known.remove(self.buffer.resource());
         if let Some(member) = self.member {
             self.shared.resident.remove(member, self.allocation());
@@ -93,5 +99,19 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
 
     fn resource(&self) -> Option<Resource> {
         Some(self.buffer.resource())
+    }
+
+    fn object(&self, offset: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
+        if let Some(heap) = &self.heap {
+            let heap = (heap, self.storage);
+            return self.parts.get(&self.shared, heap, offset, bytes);
+        }
+        if offset == 0 && bytes <= self.bytes {
+            return Ok(Arc::new(Own(self.buffer.clone())));
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "memory that lies on no heap has one buffer, and no others over its parts; name it by buffer and offset              (Buffer::binding), or ask for memory that is on a heap, which managed and very large memory is not",
+        ))
     }
 }

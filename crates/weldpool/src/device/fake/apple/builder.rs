@@ -15,6 +15,8 @@ pub struct AppleModel {
     pub(super) memory: u64,
     pub(super) working_set: Option<u64>,
     pub(super) buffer_bytes_max: Option<u64>,
+    pub(super) buffers_max: usize,
+    pub(super) empty_no_copy: bool,
     pub(super) costs: AppleCosts,
 }
 
@@ -24,6 +26,8 @@ impl Default for AppleModel {
             memory: 128 << 30,
             working_set: None,
             buffer_bytes_max: None,
+            buffers_max: 499_000,
+            empty_no_copy: false,
             costs: AppleCosts::assumed(),
         }
     }
@@ -46,6 +50,19 @@ impl FakeAppleBuilder {
     /// `maxBufferLength` in bytes. Default: 63 % of the memory, as seen on the same machine.
     pub fn max_buffer_length(mut self, bytes: u64) -> Self {
         self.model.buffer_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Buffers that may be alive at once. Default: 499,000, as MLX presumes where the system does not tell.
+    pub fn buffers_max(mut self, buffers: usize) -> Self {
+        self.model.buffers_max = buffers;
+        self
+    }
+
+    /// Whether memory that is wrapped without a copy gives a buffer of no bytes and no error, as a GPU in a virtual
+    /// machine did (runner-images 10663). Default: off.
+    pub fn empty_no_copy(mut self, on: bool) -> Self {
+        self.model.empty_no_copy = on;
         self
     }
 

@@ -6,7 +6,9 @@ use std::ptr::NonNull;
 
 use super::ALIGNMENT;
 use super::metal::Metal;
+use super::no_copy::Others;
 use crate::binding::Resource;
+use crate::device::fake::call::Call;
 use crate::device::fake::store::{Pages, State, Store};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw;
@@ -176,6 +178,11 @@ impl Heap {
                 ),
             }));
         }
+        // What covers all of the heap belongs to the making of a segment.
+        if (offset, length) != (0, self.size()) {
+            metal.enter(Call::Object)?;
+        }
+        metal.check_count()?;
         metal.charge(metal.costs().buffer.ns(length as u64));
         Ok(Buffer::new(
             metal.clone(),
@@ -237,6 +244,7 @@ enum Memory {
         store: Arc<Store>,
         address: u64,
         pages: Option<Arc<Pages>>,
+        others: Option<Others>,
     },
 }
 
@@ -265,15 +273,35 @@ impl Buffer {
             store,
             address,
             pages,
+            others: None,
         };
         Self::new(metal.clone(), memory, length)
     }
 
     /// A buffer over memory of the program's (`newBufferWithBytesNoCopy:`).
-    pub(super) fn over(metal: &Metal, memory: HostRange) -> Result<Self> {
+    /// `length` is what it says of itself.
+    pub(super) fn over(
+        metal: &Metal,
+        memory: HostRange,
+        length: usize,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Self> {
         let (store, address) = metal.map_others(memory)?;
-        let pages = Some(store.pages()?);
-        Ok(Self::of_its_own(metal, store, address, pages))
+        let memory = Memory::Own {
+            pages: Some(store.pages()?),
+            store,
+            address,
+            others: Some(Others::new(memory, ended)),
+        };
+        Ok(Self::new(metal.clone(), memory, length))
+    }
+
+    /// Whether it is over memory of the program's that is mapped for reading.
+    pub(super) fn is_read_only(&self) -> bool {
+        match &self.object.memory {
+            Memory::Own { others, .. } => others.as_ref().is_some_and(Others::is_read_only),
+            Memory::Heap { .. } => false,
+        }
     }
 
     /// `length` in bytes.
@@ -382,10 +410,19 @@ impl Drop for Object {
     fn drop(&mut self) {
         let object = Resource::new(NonNull::from(&*self).cast());
         self.metal.forget_buffer(object);
-        if let Memory::Own { store, address, .. } = &self.memory {
+        if let Memory::Own {
+            store,
+            address,
+            others,
+            ..
+        } = &self.memory
+        {
             // Work that comes later finds nothing there.
             store.set_state(State::Released);
             self.metal.unmap_others(*address, store.bytes());
+            if let Some(Err(violation)) = others.as_ref().map(Others::end) {
+                drop(self.metal.record(violation));
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod costs;
 mod event;
 mod heap;
 mod metal;
+mod no_copy;
 mod queue;
 mod residency;
 
@@ -44,7 +45,9 @@ const ALIGNMENT: usize = 256;
 /// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
 /// * Heaps can be volatile, and then be discarded by [`Metal::purge_volatile`]; work that touches one is
 ///   a broken rule, and discarded contents are poison.
-/// * Memory of the program can be [registered](crate::Allocator::register) if it consists of whole pages.
+/// * Memory of the program can be [registered](crate::Allocator::register) where the pages of 16 KiB that it lies on are
+///   mapped whole, which on a Mac all are.
+/// * A buffer on a heap has [an object of its own](crate::Buffer::object).
 /// * Host functions of queues are called on threads that nobody else knows, one per function.
 #[derive(Debug)]
 pub struct FakeApple {
@@ -74,12 +77,16 @@ impl FakeApple {
             memory,
             working_set,
             buffer_bytes_max,
+            buffers_max,
+            empty_no_copy,
             costs,
         } = model;
         let percent = |share: u64| memory / 100 * share;
         let limits = Limits {
             working_set: working_set.unwrap_or(percent(84)),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
+            buffers_max,
+            empty_no_copy,
             poison: settings.poison,
         };
         let ordinal = settings.ordinal;
