@@ -401,6 +401,10 @@ unsafe impl Registration for FaultyRegistration {
     fn resource(&self) -> Option<Resource> {
         self.inner.resource()
     }
+
+    fn resource_offset(&self) -> usize {
+        self.inner.resource_offset()
+    }
 }
 
 /// The virtual memory of a device for one storage mode.

@@ -107,3 +107,161 @@ impl fmt::Debug for Others {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, target_os = "linux", feature = "cuda"))]
+mod tests {
+    use std::ptr::NonNull;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::device::fake::{FakeApple, FakeAppleBuilder};
+    use crate::device::mapping::AlignedMapping;
+    use crate::device::metal::raw::{BlitEncoder, CommandBuffer, CommandQueue, Metal};
+    use crate::error::ErrorKind;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn pages(count: usize) -> AlignedMapping {
+        AlignedMapping::new(count * PAGE, PAGE).unwrap()
+    }
+
+    fn range(mapping: &AlignedMapping, from: usize, bytes: usize) -> HostRange {
+        let start = mapping.address().as_ptr().wrapping_add(from);
+        HostRange {
+            address: NonNull::new(start).unwrap(),
+            bytes,
+            read_only: false,
+        }
+    }
+
+    fn built(build: impl FnOnce(FakeAppleBuilder) -> FakeAppleBuilder) -> FakeApple {
+        build(FakeApple::builder()).build().unwrap()
+    }
+
+    fn rules(device: &FakeApple) -> Vec<Rule> {
+        device.violations().iter().map(|one| one.rule).collect()
+    }
+
+    /// Fills the buffer by a command buffer of its own, and waits until that has ended.
+    fn fill(device: &FakeApple, buffer: &crate::device::fake::Buffer, bytes: usize) {
+        let queue = device.metal().new_command_queue(8).unwrap();
+        let commands = queue.command_buffer().unwrap();
+        let blit = commands.blit_encoder().unwrap();
+        blit.fill(buffer, 0..bytes, 7);
+        blit.end();
+        let (over, is_over) = channel();
+        commands.on_completed(Box::new(move |_| over.send(()).unwrap()));
+        commands.commit();
+        is_over.recv_timeout(LONG).unwrap();
+    }
+
+    fn told() -> (Box<dyn FnOnce() + Send>, Receiver<()>) {
+        let (tell, told) = channel();
+        (Box::new(move || tell.send(()).unwrap()), told)
+    }
+
+    #[test]
+    fn whole_mapped_pages_are_wrapped_and_nothing_else() {
+        let device = built(|builder| builder.max_buffer_length(2 * PAGE as u64));
+        let memory = pages(3);
+        let gone = range(&pages(1), 0, PAGE);
+        for (range, rule) in [
+            (range(&memory, 1, PAGE), Rule::WholePages),
+            (range(&memory, 4096, PAGE), Rule::WholePages),
+            (range(&memory, 0, 100), Rule::WholePages),
+            (range(&memory, 0, 0), Rule::WholePages),
+            (range(&memory, 0, 3 * PAGE), Rule::BufferLength),
+            (gone, Rule::WholePages),
+        ] {
+            let made = device.metal().new_buffer_no_copy(range, Box::new(|| ()));
+            assert_eq!(made.unwrap_err().kind(), ErrorKind::InvalidRequest);
+            assert_eq!(rules(&device).last(), Some(&rule), "{range:?}");
+        }
+        assert_eq!(device.violations().len(), 6);
+        let (end, ended) = told();
+        let buffer = device
+            .metal()
+            .new_buffer_no_copy(range(&memory, PAGE, 2 * PAGE), end)
+            .unwrap();
+        assert_eq!(buffer.length(), 2 * PAGE);
+        fill(&device, &buffer, PAGE);
+        assert!(ended.try_recv().is_err(), "the buffer is alive");
+        drop(buffer);
+        ended.recv_timeout(LONG).unwrap();
+        assert_eq!(device.violations().len(), 6);
+    }
+
+    #[test]
+    fn memory_that_is_unmapped_under_its_buffer_is_found_by_work_and_at_the_end() {
+        let device = built(|builder| builder);
+        let memory = pages(2);
+        let buffer = device
+            .metal()
+            .new_buffer_no_copy(range(&memory, 0, 2 * PAGE), Box::new(|| ()))
+            .unwrap();
+        fill(&device, &buffer, 2 * PAGE);
+        assert_eq!(rules(&device), []);
+        drop(memory);
+        fill(&device, &buffer, PAGE);
+        assert_eq!(rules(&device), [Rule::StaysMapped], "and nothing was touched");
+        drop(buffer);
+        assert_eq!(rules(&device), [Rule::StaysMapped, Rule::StaysMapped]);
+    }
+
+    #[test]
+    fn nothing_is_written_to_what_is_mapped_for_reading() {
+        let device = built(|builder| builder);
+        let memory = pages(1);
+        let read_only = HostRange {
+            read_only: true,
+            ..range(&memory, 0, PAGE)
+        };
+        let buffer = device
+            .metal()
+            .new_buffer_no_copy(read_only, Box::new(|| ()))
+            .unwrap();
+        fill(&device, &buffer, PAGE);
+        assert_eq!(rules(&device), [Rule::Writable]);
+    }
+
+    #[test]
+    fn a_device_may_wrap_nothing_without_an_error() {
+        let device = built(|builder| builder.empty_no_copy(true));
+        let memory = pages(1);
+        let (end, ended) = told();
+        let made = device
+            .metal()
+            .new_buffer_no_copy(range(&memory, 0, PAGE), end)
+            .unwrap();
+        assert_eq!(made.length(), 0, "and no error");
+        drop(made);
+        ended.recv_timeout(LONG).unwrap();
+        assert_eq!(device.metal().current_allocated_size(), 0);
+        assert_eq!(rules(&device), []);
+    }
+
+    #[test]
+    fn there_is_a_most_of_buffers() {
+        let device = built(|builder| builder.buffers_max(2));
+        let metal = device.metal();
+        let memory = pages(3);
+        let wrap = |from| metal.new_buffer_no_copy(range(&memory, from, PAGE), Box::new(|| ()));
+        let first = wrap(0).unwrap();
+        let second = wrap(PAGE).unwrap();
+        wrap(2 * PAGE).unwrap_err();
+        let storage = crate::device::StorageMode::Shared;
+        let descriptor = crate::device::fake::HeapDescriptor {
+            bytes: PAGE,
+            storage,
+        };
+        let heap = metal.new_heap(&descriptor).unwrap();
+        heap.new_buffer(PAGE, 0).unwrap_err();
+        metal.new_buffer(PAGE, storage).unwrap_err();
+        assert_eq!(rules(&device), [Rule::BufferCount; 3]);
+        drop(first);
+        let third = wrap(2 * PAGE).unwrap();
+        drop((second, third));
+        assert_eq!(device.violations().len(), 3);
+    }
+}
