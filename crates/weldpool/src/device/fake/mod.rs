@@ -30,7 +30,7 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
+    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, LiveObject, Metal,
     PurgeableState,
 };
 pub use builder::Builder;

@@ -65,9 +65,13 @@ impl<M: Metal> MetalDevice<M> {
         ordinal: u32,
         residency: ResidencyConfig,
     ) -> Self {
-        let properties = M::pooled(|| properties(&metal, kind, ordinal));
+        let (properties, resident) = M::pooled(|| {
+            (
+                properties(&metal, kind, ordinal),
+                Resident::new(&metal, residency),
+            )
+        });
         let heaps = properties.name != PARAVIRTUAL;
-        let resident = Resident::new(&metal, residency);
         Self {
             properties,
             shared: Arc::new(Shared {
@@ -152,12 +156,14 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn budget(&self) -> Result<Budget> {
         let metal = &self.shared.metal;
-        let total = metal.memory_bytes();
-        let limit = metal.recommended_max_working_set_size();
-        Ok(Budget {
-            total,
-            available: Some(total.saturating_sub(metal.current_allocated_size())),
-            limit: (limit > 0).then_some(limit),
+        M::pooled(|| {
+            let total = metal.memory_bytes();
+            let limit = metal.recommended_max_working_set_size();
+            Ok(Budget {
+                total,
+                available: Some(total.saturating_sub(metal.current_allocated_size())),
+                limit: (limit > 0).then_some(limit),
+            })
         })
     }
 

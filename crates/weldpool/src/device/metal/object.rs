@@ -23,18 +23,16 @@ struct Part<M: Metal> {
     resource: Resource,
     bytes: usize,
     /// Goes after the buffer.
-    _heap: M::Heap,
+    heap: Option<M::Heap>,
 }
-
-// SAFETY: the object belongs to no thread, and `buffer` keeps it alive.
-unsafe impl<M: Metal> Send for Part<M> {}
-// SAFETY: as for `Send`; nothing of it changes.
-unsafe impl<M: Metal> Sync for Part<M> {}
 
 impl<M: Metal> Drop for Part<M> {
     fn drop(&mut self) {
-        self.shared.known.remove(self.resource);
-        M::pooled(|| drop(self.buffer.take()));
+        M::pooled(|| {
+            self.shared.known.remove(self.resource);
+            drop(self.buffer.take());
+            drop(self.heap.take());
+        });
     }
 }
 
@@ -85,7 +83,7 @@ impl<M: Metal> Parts<M> {
             *asked = now;
             return Ok(Arc::clone(part) as Arc<dyn DriverObject>);
         }
-        let make = || M::pooled(|| make(shared, (heap, storage), offset, bytes));
+        let make = || make(shared, (heap, storage), offset, bytes);
         let mut made = make();
         let is_full = |error: &Error| error.kind() == ErrorKind::LimitExceeded;
         if made.as_ref().is_err_and(is_full) && !kept.parts.is_empty() {
@@ -146,21 +144,24 @@ fn make<M: Metal>(
         resource: buffer.resource(),
         buffer: Some(buffer),
         bytes,
-        _heap: heap.clone(),
+        heap: Some(heap.clone()),
     })
 }
 
 /// A segment's own buffer, for what begins where it does.
 #[derive(Debug)]
-pub(super) struct Own<B: Buffer>(pub(super) B);
+pub(super) struct Whole {
+    pub(super) resource: Resource,
+    pub(super) bytes: usize,
+}
 
-// SAFETY: the handle keeps the object alive.
-unsafe impl<B: Buffer> DriverObject for Own<B> {
+// SAFETY: whoever has it drops it before the segment goes, and until then the buffer is alive.
+unsafe impl DriverObject for Whole {
     fn resource(&self) -> Resource {
-        self.0.resource()
+        self.resource
     }
 
     fn bytes(&self) -> usize {
-        self.0.length()
+        self.bytes
     }
 }

@@ -22,6 +22,8 @@ const END_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Wrapped<M: Metal> {
     shared: Arc<Shared<M>>,
+    device: u64,
+    resource: Resource,
     /// None once it was let go.
     buffer: Option<M::Buffer>,
     /// Of the memory in it, in bytes.
@@ -102,6 +104,8 @@ impl<M: Metal> Wrapped<M> {
         buffer.set_label("weldpool registered");
         Ok(Self {
             shared: Arc::clone(shared),
+            device: buffer.gpu_address() + offset as u64,
+            resource: buffer.resource(),
             buffer: Some(buffer),
             offset,
             ended,
@@ -112,8 +116,10 @@ impl<M: Metal> Wrapped<M> {
     /// buffer that has raised its event may still keep it for a moment.
     pub(super) fn end(&mut self) -> Result<()> {
         if let Some(buffer) = self.buffer.take() {
-            self.shared.known.remove(buffer.resource());
-            M::pooled(|| drop(buffer));
+            M::pooled(|| {
+                self.shared.known.remove(self.resource);
+                drop(buffer);
+            });
         }
         if self.ended.wait(END_WAIT) {
             return Ok(());
@@ -160,12 +166,11 @@ impl<M: Metal> Drop for Wrapped<M> {
 // SAFETY: the buffer stands for the pages of the memory until it is let go, at the end of the registration.
 unsafe impl<M: Metal> Registration for Wrapped<M> {
     fn device_address(&self) -> Option<u64> {
-        let buffer = self.buffer.as_ref()?;
-        Some(buffer.gpu_address() + self.offset as u64)
+        Some(self.device)
     }
 
     fn resource(&self) -> Option<Resource> {
-        self.buffer.as_ref().map(Buffer::resource)
+        self.buffer.is_some().then_some(self.resource)
     }
 
     fn resource_offset(&self) -> usize {

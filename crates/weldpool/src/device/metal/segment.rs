@@ -5,10 +5,11 @@
 use std::ptr::NonNull;
 
 use super::Shared;
-use super::object::{Own, Parts};
+use super::object::{Parts, Whole};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object};
 use super::residency::Member;
 use crate::binding::Resource;
+use crate::device::raw::Address;
 use crate::device::{DriverObject, Segment, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -19,6 +20,16 @@ pub(super) struct MetalSegment<M: Metal> {
     shared: Arc<Shared<M>>,
     bytes: usize,
     storage: StorageMode,
+    host: Option<Address>,
+    device: u64,
+    resource: Resource,
+    /// None once it has ended.
+    objects: Option<Objects<M>>,
+}
+
+/// What it is made of.
+#[derive(Debug)]
+struct Objects<M: Metal> {
     /// Buffers over blocks on the heap.
     parts: Parts<M>,
     buffer: M::Buffer,
@@ -26,6 +37,15 @@ pub(super) struct MetalSegment<M: Metal> {
     member: Option<Member>,
     /// Goes after its buffer.
     heap: Option<M::Heap>,
+}
+
+impl<M: Metal> Objects<M> {
+    fn allocation(&self) -> Allocation<'_, M> {
+        match &self.heap {
+            Some(heap) => Allocation::Heap(heap),
+            None => Allocation::Buffer(&self.buffer),
+        }
+    }
 }
 
 impl<M: Metal> MetalSegment<M> {
@@ -36,49 +56,54 @@ impl<M: Metal> MetalSegment<M> {
         on_heap: bool,
     ) -> Result<Self> {
         let metal = &shared.metal;
+        let label = format!("weldpool {storage} {bytes}");
         let heap = on_heap
             .then(|| metal.new_heap(bytes, storage))
             .transpose()?;
         let buffer = shared.known.make(0..bytes, || match &heap {
             Some(heap) => {
-                heap.set_label("weldpool segment");
+                heap.set_label(&label);
                 heap.new_buffer(bytes, 0)
             }
             None => metal.new_buffer(bytes, storage),
         })?;
-        buffer.set_label("weldpool segment");
-        let allocation = match &heap {
-            Some(heap) => Allocation::Heap(heap),
-            None => Allocation::Buffer(&buffer),
+        buffer.set_label(&label);
+        let mut objects = Objects {
+            parts: Parts::default(),
+            buffer,
+            member: None,
+            heap,
         };
-        let held = heap.as_ref().map_or(bytes, Heap::size) as u64;
-        let member = shared.resident.add(metal, allocation, held);
+        let held = objects.heap.as_ref().map_or(bytes, Heap::size) as u64;
+        objects.member = shared.resident.add(metal, objects.allocation(), held);
+        let buffer = &objects.buffer;
         Ok(Self {
             shared: Arc::clone(shared),
             bytes,
             storage,
-            parts: Parts::default(),
-            buffer,
-            member,
-            heap,
+            host: buffer.contents().map(Address),
+            device: buffer.gpu_address(),
+            resource: buffer.resource(),
+            objects: Some(objects),
         })
-    }
-
-    fn allocation(&self) -> Allocation<'_, M> {
-        match &self.heap {
-            Some(heap) => Allocation::Heap(heap),
-            None => Allocation::Buffer(&self.buffer),
-        }
     }
 }
 
 impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
-        self.parts.clear();
-        self.shared.known.remove(self.buffer.resource());
-        if let Some(member) = self.member {
-            self.shared.resident.remove(member, self.allocation());
-        }
+        M::pooled(|| {
+            let objects = self.objects.take();
+            if let Some(objects) = &objects {
+                objects.parts.clear();
+            }
+            self.shared.known.remove(self.resource);
+            if let Some(objects) = objects
+                && let Some(member) = objects.member
+            {
+                let resident = &self.shared.resident;
+                resident.remove(member, objects.allocation());
+            }
+        });
     }
 }
 
@@ -90,28 +115,36 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
     }
 
     fn host_address(&self) -> Option<NonNull<u8>> {
-        self.buffer.contents()
+        self.host.as_ref().map(|address| address.0)
     }
 
     fn device_address(&self) -> Option<u64> {
-        Some(self.buffer.gpu_address())
+        Some(self.device)
     }
 
     fn resource(&self) -> Option<Resource> {
-        Some(self.buffer.resource())
+        Some(self.resource)
     }
 
     fn object(&self, offset: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
-        if let Some(heap) = &self.heap {
+        let objects = self.objects.as_ref();
+        if let Some(objects) = objects
+            && let Some(heap) = &objects.heap
+        {
             let heap = (heap, self.storage);
-            return self.parts.get(&self.shared, heap, offset, bytes);
+            return M::pooled(|| objects.parts.get(&self.shared, heap, offset, bytes));
         }
+        // The segment outlives whoever has it.
         if offset == 0 && bytes <= self.bytes {
-            return Ok(Arc::new(Own(self.buffer.clone())));
+            return Ok(Arc::new(Whole {
+                resource: self.resource,
+                bytes: self.bytes,
+            }));
         }
         Err(Error::new(
             ErrorKind::Unsupported,
-            "memory that lies on no heap has one buffer, and no others over its parts; name it by buffer and offset              (Buffer::binding), or ask for memory that is on a heap, which managed and very large memory is not",
+            "memory that lies on no heap has one buffer, and no others over its parts; name it by buffer and offset \
+             (Buffer::binding), or ask for memory that is on a heap, which managed and very large memory is not",
         ))
     }
 }

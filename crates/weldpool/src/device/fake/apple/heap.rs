@@ -5,6 +5,7 @@
 use std::ptr::NonNull;
 
 use super::ALIGNMENT;
+use super::labels::Labelled;
 use super::metal::Metal;
 use super::no_copy::Others;
 use crate::binding::Resource;
@@ -105,6 +106,7 @@ struct Shared {
     memory: Arc<HeapMemory>,
     /// Mapped from the beginning where the host may touch them, so that addresses never change.
     pages: Option<Arc<Pages>>,
+    label: Labelled,
 }
 
 impl Drop for Shared {
@@ -118,6 +120,7 @@ impl Drop for Shared {
 impl Heap {
     pub(super) fn new(metal: Metal, memory: Arc<HeapMemory>, pages: Option<Arc<Pages>>) -> Self {
         let shared = Shared {
+            label: metal.alive("heap"),
             metal,
             memory,
             pages,
@@ -180,7 +183,7 @@ impl Heap {
         }
         // What covers all of the heap belongs to the making of a segment.
         if (offset, length) != (0, self.size()) {
-            metal.enter(Call::Object)?;
+            metal.begin(Call::Object)?;
         }
         metal.check_count()?;
         metal.charge(metal.costs().buffer.ns(length as u64));
@@ -201,21 +204,26 @@ impl Heap {
 }
 
 impl raw::Object for Heap {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.shared.label.set(label);
+    }
 }
 
 impl raw::Heap for Heap {
     type Buffer = Buffer;
 
     fn size(&self) -> usize {
+        self.shared.metal.enter("size");
         Self::size(self)
     }
 
     fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
+        self.shared.metal.enter("newBufferWithLength:options:offset:");
         Self::new_buffer(self, length, offset)
     }
 
     fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
+        self.shared.metal.enter("setPurgeableState:");
         Self::set_purgeable_state(self, state)
     }
 }
@@ -232,6 +240,7 @@ struct Object {
     metal: Metal,
     memory: Memory,
     length: usize,
+    label: Labelled,
 }
 
 /// What a buffer lies on.
@@ -252,6 +261,7 @@ impl Buffer {
     fn new(metal: Metal, memory: Memory, length: usize) -> Self {
         let buffer = Self {
             object: Arc::new(Object {
+                label: metal.alive("buffer"),
                 metal,
                 memory,
                 length,
@@ -383,19 +393,24 @@ impl Buffer {
 }
 
 impl raw::Object for Buffer {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.object.label.set(label);
+    }
 }
 
 impl raw::Buffer for Buffer {
     fn length(&self) -> usize {
+        self.object.metal.enter("length");
         Self::length(self)
     }
 
     fn contents(&self) -> Option<NonNull<u8>> {
+        self.object.metal.enter("contents");
         Self::contents(self)
     }
 
     fn gpu_address(&self) -> u64 {
+        self.object.metal.enter("gpuAddress");
         Self::gpu_address(self)
     }
 

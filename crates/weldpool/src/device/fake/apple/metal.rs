@@ -6,7 +6,11 @@ use std::ops::Range;
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
 use super::event::Event;
+use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
+use super::labels::{Alive, Labelled, LiveObject};
+use super::order::Order;
+use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use super::{ALIGNMENT, PAGE, no_copy};
 use crate::binding::Resource;
@@ -21,7 +25,7 @@ use crate::device::mapping::{Mapper, is_mapped};
 use crate::device::metal::raw::{self, Family, SizeAndAlign};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ struct Shared {
     space: AddressSpace,
     limits: Limits,
     objects: Mutex<Objects>,
+    order: Mutex<Order>,
+    alive: Arc<Alive>,
 }
 
 /// What the device says of itself.
@@ -77,6 +83,8 @@ impl Metal {
             space: AddressSpace::new(ordinal, PAGE),
             limits,
             objects: Mutex::default(),
+            order: Mutex::default(),
+            alive: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -195,6 +203,36 @@ impl Metal {
         discarded
     }
 
+    /// The objects that are alive, oldest first: what is not balanced by a release stays among them.
+    #[must_use]
+    pub fn live_objects(&self) -> Vec<LiveObject> {
+        self.shared.alive.list()
+    }
+
+    /// An object's place among those.
+    pub(super) fn alive(&self, what: &'static str) -> Labelled {
+        self.shared.alive.add(what)
+    }
+
+    /// Which passes are known to run behind others.
+    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
+        self.shared.order.lock()
+    }
+
+    /// Begins a call of Metal's, which is made in an autorelease pool: on a thread without one, what the framework
+    /// autoreleases stays for ever (Apple's "Advanced Memory Management Programming Guide", Using Autorelease Pool Blocks).
+    pub(super) fn enter(&self, call: &str) {
+        if !in_a_pool() {
+            let text = format!("{call} outside of an autorelease pool");
+            self.break_rule(Rule::AutoreleasePool, text);
+        }
+    }
+
+    /// Takes note of a broken rule, where no error is returned.
+    pub(super) fn break_rule(&self, rule: Rule, text: String) {
+        drop(self.record(Violation { rule, text }));
+    }
+
     pub(super) fn costs(&self) -> &AppleCosts {
         &self.shared.costs
     }
@@ -213,7 +251,7 @@ impl Metal {
     }
 
     /// Begins a call that can be made to fail.
-    pub(super) fn enter(&self, call: Call) -> Result<()> {
+    pub(super) fn begin(&self, call: Call) -> Result<()> {
         self.shared.ledger.enter(call)
     }
 
@@ -319,21 +357,25 @@ impl raw::Metal for Metal {
     type Compute = Compute;
     type Pipeline = Pipeline;
     type Event = Event;
+    type Fence = Fence;
     type Set = Set;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
-        work()
+        pooled(work)
     }
 
     fn name(&self) -> String {
+        self.enter("name");
         "model of an Apple silicon GPU".into()
     }
 
     fn has_unified_memory(&self) -> bool {
+        self.enter("hasUnifiedMemory");
         true
     }
 
     fn supports_family(&self, family: Family) -> bool {
+        self.enter("supportsFamily:");
         matches!(
             family,
             Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3
@@ -341,18 +383,22 @@ impl raw::Metal for Metal {
     }
 
     fn max_buffer_length(&self) -> u64 {
+        self.enter("maxBufferLength");
         Self::max_buffer_length(self)
     }
 
     fn recommended_max_working_set_size(&self) -> u64 {
+        self.enter("recommendedMaxWorkingSetSize");
         Self::recommended_max_working_set_size(self)
     }
 
     fn current_allocated_size(&self) -> u64 {
+        self.enter("currentAllocatedSize");
         Self::current_allocated_size(self)
     }
 
     fn peer_group_id(&self) -> u64 {
+        self.enter("peerGroupID");
         0
     }
 
@@ -373,15 +419,18 @@ impl raw::Metal for Metal {
     }
 
     fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
+        self.enter("heapBufferSizeAndAlignWithLength:options:");
         let (size, align) = Self::heap_buffer_size_and_align(self, length);
         SizeAndAlign { size, align }
     }
 
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
+        self.enter("newHeapWithDescriptor:");
         Self::new_heap(self, &HeapDescriptor { bytes, storage })
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        self.enter("newBufferWithLength:options:");
         if length == 0 || length as u64 > Self::max_buffer_length(self) {
             return Err(self.record(Violation {
                 rule: Rule::BufferLength,
@@ -400,6 +449,7 @@ impl raw::Metal for Metal {
         memory: HostRange,
         ended: Box<dyn FnOnce() + Send>,
     ) -> Result<Buffer> {
+        self.enter("newBufferWithBytesNoCopy:");
         let Limits {
             buffer_bytes_max,
             empty_no_copy,
@@ -427,6 +477,7 @@ impl raw::Metal for Metal {
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+        self.enter("newCommandQueueWithMaxCommandBufferCount:");
         let control = self.shared.control.upgrade();
         let control = control
             .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
@@ -435,14 +486,22 @@ impl raw::Metal for Metal {
     }
 
     fn new_shared_event(&self) -> Result<Event> {
-        Ok(Event::default())
+        self.enter("newSharedEvent");
+        Ok(Event::new(self))
     }
 
-    fn new_residency_set(&self, _label: &str) -> Result<Set> {
-        Ok(Set::default())
+    fn new_fence(&self) -> Result<Fence> {
+        self.enter("newFence");
+        Ok(Fence::new(self))
+    }
+
+    fn new_residency_set(&self, label: &str) -> Result<Set> {
+        self.enter("newResidencySetWithDescriptor:");
+        Ok(Set::new(self, label))
     }
 
     fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {
+        self.enter("newComputePipelineState");
         match function {
             "weldpool_copy" => Ok(Pipeline::Copy),
             "weldpool_fill" => Ok(Pipeline::Fill),

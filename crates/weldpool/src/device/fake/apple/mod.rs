@@ -7,9 +7,13 @@ mod builder;
 mod commands;
 mod costs;
 mod event;
+mod fence;
 mod heap;
+mod labels;
 mod metal;
 mod no_copy;
+mod order;
+mod pools;
 mod queue;
 mod residency;
 
@@ -31,6 +35,7 @@ use crate::sync::{Arc, Mutex};
 pub use self::builder::{AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
+pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 
 /// Size of a page on Apple silicon, of which heaps are multiples.
