@@ -346,10 +346,8 @@ impl Encoder {
     /// A place that is written to, likewise.
     fn written(&self, place: (&Buffer, usize), bytes: usize, blit: bool) -> Option<Side> {
         if place.0.is_read_only() {
-            self.inner.commands.record(
-                Rule::Writable,
-                format!("{bytes} bytes are written to memory that is mapped for reading"),
-            );
+            let text = format!("{bytes} bytes are written to memory that is mapped for reading");
+            self.metal().break_rule(Rule::Writable, text);
             return None;
         }
         self.side(place, bytes, blit)

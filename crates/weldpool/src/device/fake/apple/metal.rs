@@ -184,6 +184,14 @@ impl Metal {
         self.shared.memory.total()
     }
 
+    /// The buffer that an object is, while that is alive.
+    #[must_use]
+    pub fn buffer(&self, object: Resource) -> Option<Buffer> {
+        let object = object.as_ptr().addr().get();
+        let objects = self.shared.objects.lock();
+        objects.buffers.get(&object)?.2.upgrade()
+    }
+
     /// What the system does under memory pressure: discards volatile heaps, lowest address first, until
     /// `bytes` bytes are discarded or none is left; returns the bytes. The contents become poison.
     ///
@@ -471,9 +479,7 @@ impl raw::Metal for Metal {
     }
 
     fn find_buffer(&self, resource: Resource) -> Option<Buffer> {
-        let object = resource.as_ptr().addr().get();
-        let objects = self.shared.objects.lock();
-        objects.buffers.get(&object)?.2.upgrade()
+        self.buffer(resource)
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {

@@ -1,0 +1,115 @@
+//! Parts of pages.
+
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use weldpool::device::fake::FakeApple;
+use weldpool::{Allocator, CopyReason, ErrorKind, RawBytes};
+use weldpool_testkit::Pages;
+
+use super::{allocators, apple, pattern, seen_by_a_queue};
+
+const PAGE: usize = Pages::PAGE_BYTES;
+
+/// A part of pages that outlive what is registered of it.
+fn part(pages: &Pages, from: usize, bytes: usize) -> RawBytes {
+    let start = NonNull::new(pages.start().as_ptr().wrapping_add(from)).unwrap();
+    // SAFETY: it lies inside of the pages, which the test keeps and does not touch meanwhile.
+    unsafe { RawBytes::new(start, bytes) }
+}
+
+#[test]
+fn work_touches_the_part_and_nothing_around_it() {
+    for allocator in allocators() {
+        let pages = Pages::new(3);
+        for (from, bytes) in [(100, 50), (PAGE - 3, 2 * PAGE), (PAGE, PAGE), (7, 3 * PAGE - 7)] {
+            let mut memory = allocator.register(part(&pages, from, bytes)).unwrap();
+            let expected = pattern(from, bytes);
+            memory.write::<u8>().unwrap().copy_from_slice(&expected);
+            assert_eq!(seen_by_a_queue(&allocator, &memory, bytes), expected);
+            let binding = memory.binding();
+            assert_eq!(
+                binding.host.unwrap().as_ptr(),
+                pages.start().as_ptr().wrapping_add(from)
+            );
+            if let Some((_, offset)) = binding.resource {
+                assert_eq!(offset, from % PAGE);
+            }
+            let queue = allocator.create_queue().unwrap();
+            queue.fill(&mut memory, 0xEE).unwrap();
+            drop(memory);
+            for (at, byte) in pages.contents().iter().enumerate() {
+                let inside = (from..from + bytes).contains(&at);
+                assert_eq!(*byte, if inside { 0xEE } else { 0 }, "{at}");
+            }
+            let mut all = allocator.register(part(&pages, 0, 3 * PAGE)).unwrap();
+            all.write::<u8>().unwrap().fill(0);
+        }
+        assert_eq!(allocator.stats().registered.value, 0);
+    }
+}
+
+#[test]
+fn parts_of_one_page_are_registered_beside_each_other() {
+    for allocator in allocators() {
+        let pages = Pages::new(1);
+        let queue = allocator.create_queue().unwrap();
+        let mut first = allocator.register(part(&pages, 0, 1000)).unwrap();
+        let mut second = allocator.register(part(&pages, 1000, 3001)).unwrap();
+        queue.fill(&mut first, 1).unwrap();
+        queue.fill(&mut second, 2).unwrap();
+        queue.copy(&first, &mut allocator.allocate(1000).unwrap()).unwrap();
+        drop(first);
+        second.wait(None).unwrap();
+        assert!(second.read::<u8>().unwrap().iter().all(|&byte| byte == 2));
+        drop(second);
+        assert!(pages.contents()[..1000].iter().all(|&byte| byte == 1));
+        assert_eq!(pages.contents()[4001], 0);
+    }
+}
+
+#[test]
+fn what_is_longer_than_a_buffer_may_be_is_refused_with_its_pages_counted() {
+    let builder = FakeApple::builder().max_buffer_length(2 * PAGE as u64);
+    let allocator = apple(builder.build().unwrap());
+    let pages = Pages::new(3);
+    drop(allocator.register(part(&pages, 5, 2 * PAGE - 5)).unwrap());
+    for (from, bytes) in [(5, 2 * PAGE), (0, 2 * PAGE + 1)] {
+        let error = allocator.register(part(&pages, from, bytes)).unwrap_err().error;
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+        assert_eq!(error.copy_reason(), Some(CopyReason::TooLong));
+        assert!(error.to_string().contains("maxBufferLength"), "{error}");
+    }
+    assert_eq!(allocator.stats().registered.value, 0);
+}
+
+#[test]
+fn a_driver_that_wraps_less_than_it_was_asked_to_is_noticed() {
+    let builder = FakeApple::builder().empty_no_copy(true);
+    let allocator = apple(builder.build().unwrap());
+    let failed = allocator.register(Pages::new(1)).unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Unsupported);
+    assert_eq!(failed.error.copy_reason(), Some(CopyReason::WrappedInPart));
+    drop(failed.memory);
+}
+
+#[test]
+fn there_are_no_more_buffers_than_the_system_allows() {
+    let device = Arc::new(FakeApple::builder().buffers_max(3).build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let mut held: Vec<_> = (0..3)
+        .map(|_| allocator.register(Pages::new(1)).unwrap())
+        .collect();
+    let failed = allocator.register(Pages::new(1)).unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::LimitExceeded);
+    assert_eq!(failed.error.copy_reason(), Some(CopyReason::LimitReached));
+    let error = allocator.allocate(100).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    drop(held.pop());
+    held.push(allocator.register(failed.memory).unwrap());
+    held.truncate(1);
+    drop(allocator.allocate(100).unwrap());
+    assert_eq!(device.violations(), [], "the device refuses before Metal does");
+}
