@@ -144,10 +144,7 @@ impl<M: StableBytes> Adopted<M> {
 
     /// Length in bytes; never zero.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "adopted memory is never empty"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "adopted memory is never empty")]
     pub fn len(&self) -> usize {
         either!(self, one => one.len())
     }
@@ -231,7 +228,8 @@ pub(crate) struct Adoptions {
 impl Adoptions {
     fn count_wrapped(&self, bytes: usize) {
         self.wrapped.fetch_add(1, Ordering::Relaxed);
-        self.wrapped_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.wrapped_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn count_copied(&self, bytes: usize) {

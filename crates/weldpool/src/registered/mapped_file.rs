@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::ptr::NonNull;
 
-use super::mapping::{Access, FileMapping};
 use super::StableBytes;
+use super::mapping::{Access, FileMapping};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
@@ -115,7 +115,8 @@ impl MappedFile {
                  F_SEAL_SHRINK)",
             ));
         }
-        let stat = rustix::fs::fstat(&file).map_err(|error| super::mapping::failed("fstat", error))?;
+        let stat =
+            rustix::fs::fstat(&file).map_err(|error| super::mapping::failed("fstat", error))?;
         let bytes = usize::try_from(stat.st_size).unwrap_or(0);
         Ok(Self {
             mapping: Arc::new(FileMapping::new(file, 0, bytes, Access::Sealed)?),

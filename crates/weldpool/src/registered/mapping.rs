@@ -56,12 +56,7 @@ unsafe impl Sync for FileMapping {}
 impl FileMapping {
     /// Maps `bytes` bytes, one at least, from `offset` on, neither of which need be a multiple of anything. The file has
     /// as many.
-    pub(super) fn new(
-        file: impl AsFd,
-        offset: u64,
-        bytes: usize,
-        access: Access,
-    ) -> Result<Self> {
+    pub(super) fn new(file: impl AsFd, offset: u64, bytes: usize, access: Access) -> Result<Self> {
         let unit = unit();
         let begin = offset / unit as u64 * unit as u64;
         let lead = usize::try_from(offset - begin).unwrap_or(0);

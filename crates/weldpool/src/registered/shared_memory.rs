@@ -209,13 +209,20 @@ mod tests {
 
     #[test]
     fn names_have_one_slash_in_front() {
-        for (name, path) in [("a", "/a"), ("/a", "/a"), ("/a.b c", "/a.b c"), ("...", "/...")] {
+        for (name, path) in [
+            ("a", "/a"),
+            ("/a", "/a"),
+            ("/a.b c", "/a.b c"),
+            ("...", "/..."),
+        ] {
             assert_eq!(path_of(name).unwrap(), path);
         }
         let longest = "x".repeat(NAME_BYTES_MAX - 1);
         assert_eq!(path_of(&longest).unwrap().len(), NAME_BYTES_MAX);
         let long = format!("{longest}x");
-        for name in ["", "/", ".", "/..", "//a", "a/b", "a/", "../a", "a\0b", &long] {
+        for name in [
+            "", "/", ".", "/..", "//a", "a/b", "a/", "../a", "a\0b", &long,
+        ] {
             let error = path_of(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{name:?}");
         }

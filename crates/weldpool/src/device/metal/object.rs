@@ -99,8 +99,7 @@ impl<M: Metal> Parts<M> {
                 kept.parts.remove(&key);
             }
         }
-        kept.parts
-            .insert((offset, bytes), (now, Arc::clone(&part)));
+        kept.parts.insert((offset, bytes), (now, Arc::clone(&part)));
         Ok(part)
     }
 
@@ -121,9 +120,7 @@ fn make<M: Metal>(
 ) -> Result<Part<M>> {
     let needed = shared.metal.heap_buffer_size_and_align(bytes, storage);
     let end = offset.checked_add(needed.size.max(bytes));
-    if bytes == 0
-        || !offset.is_multiple_of(needed.align)
-        || end.is_none_or(|end| end > heap.size())
+    if bytes == 0 || !offset.is_multiple_of(needed.align) || end.is_none_or(|end| end > heap.size())
     {
         return Err(Error::with_message(
             ErrorKind::InvalidRequest,

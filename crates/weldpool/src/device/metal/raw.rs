@@ -57,7 +57,7 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn peer_index_and_count(&self) -> (u32, u32);
     /// Physical memory in bytes (`hw.memsize`).
     fn memory_bytes(&self) -> u64;
-    /// Bytes of a page of the host (`hw.pagesize`).
+    /// Bytes of a page of the host's kernel (`vm_kernel_page_size`).
     fn page_bytes(&self) -> usize;
     /// Whether the system has residency sets (macOS 15).
     fn has_residency_sets(&self) -> bool;
@@ -75,11 +75,9 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
         memory: HostRange,
         ended: Box<dyn FnOnce() + Send>,
     ) -> Result<Self::Buffer>;
-    /// Whether pages are mapped whole on each of which some byte is mapped. Where they are the system's own, they are.
-    fn has_whole_pages(&self, pages: Range<usize>) -> bool {
-        let _ = pages;
-        true
-    }
+    /// Whether pages are mapped whole on each of which some byte is mapped. Where the process's pages are as large, they
+    /// are.
+    fn has_whole_pages(&self, pages: Range<usize>) -> bool;
     /// How many buffers may be alive (`iogpu.rsrc_limit`).
     fn buffers_max(&self) -> usize;
     /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete};
 use weldpool::transfer::{Copier, CopyOptions};
 use weldpool::{
-    AdoptOptions, Adopted, Allocator, CopyReason, Device, ErrorKind, StableBytes,
+    AdoptOptions, Adopted, Allocator, CopyReason, Device, ErrorKind, Request, StableBytes,
+    StorageMode,
 };
 use weldpool_testkit::{FaultyDevice, Pages};
 
@@ -41,7 +42,10 @@ fn it_is_an_operand_either_way_and_says_which() {
             let bytes = adopted.len();
             assert_eq!(bytes, 2 * PAGE);
             assert_eq!(adopted.copy_reason(), reason);
-            assert_eq!(seen_by_a_queue(&allocator, &adopted, bytes), pattern(0, bytes));
+            assert_eq!(
+                seen_by_a_queue(&allocator, &adopted, bytes),
+                pattern(0, bytes)
+            );
             let queue = allocator.create_queue().unwrap();
             queue.fill(&mut adopted, 5).unwrap();
             adopted.wait(None).unwrap();
@@ -98,19 +102,39 @@ fn each_reason_is_told_and_the_contents_are_there() {
 
     let short = FakeApple::builder().empty_no_copy(true);
     copied(&apple(short.build().unwrap()), CopyReason::WrappedInPart);
-    let few = FakeApple::builder().buffers_max(2);
+    let few = FakeApple::builder().buffers_max(8);
     let allocator = apple(few.build().unwrap());
-    let (first, second) = (Pages::new(1), Pages::new(1));
-    let first = allocator.adopt_with(first, &any()).unwrap();
-    // What is held for the copy counts too.
-    drop(allocator.allocate(2 * PAGE).unwrap());
-    copied(&allocator, CopyReason::LimitReached);
-    drop((first, second));
+    // What is held for the copy, and for a look at it, counts too.
+    let queue = allocator.create_queue().unwrap();
+    let request = [StorageMode::Shared, StorageMode::Private]
+        .map(|storage| Request::new(2 * PAGE).storage(storage));
+    drop(request.map(|request| allocator.allocate_with(&request).unwrap()));
+    let mut known = Vec::new();
+    let reason = loop {
+        match allocator.register(Pages::new(1)) {
+            Ok(registered) => known.push(registered),
+            Err(failed) => break failed.error.copy_reason(),
+        }
+    };
+    assert_eq!((reason, known.len()), (Some(CopyReason::LimitReached), 5));
+    drop(known.pop());
+    let adopted = allocator.adopt_with(written(2), &any()).unwrap();
+    let other = allocator.adopt_with(written(2), &any()).unwrap();
+    assert_eq!(adopted.copy_reason(), None);
+    assert_eq!(other.copy_reason(), Some(CopyReason::LimitReached));
+    drop(adopted);
+    let seen = seen_by_a_queue(&allocator, &other, 2 * PAGE);
+    assert_eq!(seen, pattern(0, 2 * PAGE));
+    drop((known, queue));
     for inner in [
         Arc::new(FakeApple::new().unwrap()) as Arc<dyn Device>,
         Arc::new(FakeDiscrete::new().unwrap()),
     ] {
-        for kind in [ErrorKind::OutOfMemory, ErrorKind::System, ErrorKind::Unsupported] {
+        for kind in [
+            ErrorKind::OutOfMemory,
+            ErrorKind::System,
+            ErrorKind::Unsupported,
+        ] {
             let device = Arc::new(FaultyDevice::new(Arc::clone(&inner)));
             device.fail(Call::Register, kind, 1);
             let allocator = Allocator::builder(device).build().unwrap();
@@ -121,7 +145,10 @@ fn each_reason_is_told_and_the_contents_are_there() {
 
 #[test]
 fn what_can_neither_be_used_nor_copied_comes_back() {
-    let device = Arc::new(FakeApple::builder().memory(1 << 20).build().unwrap());
+    let builder = FakeApple::builder()
+        .memory(1 << 20)
+        .max_buffer_length(4 << 20);
+    let device = Arc::new(builder.build().unwrap());
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     let pages = 2 << 20 >> PAGE.ilog2();
     let failed = allocator.adopt(Pages::new(pages)).unwrap_err();

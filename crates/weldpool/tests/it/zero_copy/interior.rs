@@ -24,7 +24,12 @@ fn part(pages: &Pages, from: usize, bytes: usize) -> RawBytes {
 fn work_touches_the_part_and_nothing_around_it() {
     for allocator in allocators() {
         let pages = Pages::new(3);
-        for (from, bytes) in [(100, 50), (PAGE - 3, 2 * PAGE), (PAGE, PAGE), (7, 3 * PAGE - 7)] {
+        for (from, bytes) in [
+            (100, 50),
+            (PAGE - 3, 2 * PAGE),
+            (PAGE, PAGE),
+            (7, 3 * PAGE - 7),
+        ] {
             let mut memory = allocator.register(part(&pages, from, bytes)).unwrap();
             let expected = pattern(from, bytes);
             memory.write::<u8>().unwrap().copy_from_slice(&expected);
@@ -51,6 +56,49 @@ fn work_touches_the_part_and_nothing_around_it() {
     }
 }
 
+/// Where the system's pages are smaller than the device's, one may be mapped and the next not.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_that_is_not_mapped_whole_is_refused_and_copied() {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    use weldpool::AdoptOptions;
+
+    let small = rustix::param::page_size();
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: the system picks free addresses.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), 4 * PAGE, access, flags) }.unwrap();
+    let first = start.addr().next_multiple_of(PAGE) - start.addr();
+    let rest = |from: usize, to: usize| {
+        // SAFETY: nobody uses that part of the mapping any more.
+        unsafe { munmap(start.wrapping_byte_add(from), to - from) }.unwrap();
+    };
+    // Left are a whole page of the device's, and one of the system's behind it.
+    rest(first + PAGE + small, 4 * PAGE);
+    let memory = |from: usize, bytes| {
+        let start = NonNull::new(start.cast::<u8>().wrapping_add(first + from)).unwrap();
+        // SAFETY: it is mapped until the end of the test.
+        unsafe { RawBytes::new(start, bytes) }
+    };
+    let allocator = apple(FakeApple::new().unwrap());
+    drop(allocator.register(memory(5, PAGE - 5)).unwrap());
+    if small < PAGE {
+        for (from, bytes) in [(0, PAGE + 1), (PAGE, small), (PAGE + 7, 9)] {
+            let error = allocator.register(memory(from, bytes)).unwrap_err().error;
+            assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+            assert_eq!(error.copy_reason(), Some(CopyReason::PartialPages));
+            assert!(error.to_string().contains("16384"), "{error}");
+        }
+        let any = AdoptOptions {
+            zero_copy_bytes_min: 0,
+            ..AdoptOptions::default()
+        };
+        let adopted = allocator.adopt_with(memory(PAGE, small), &any).unwrap();
+        assert_eq!(adopted.copy_reason(), Some(CopyReason::PartialPages));
+        assert_eq!(adopted.read::<u8>().unwrap()[..], vec![0; small]);
+    }
+    rest(0, first + PAGE + small);
+}
+
 #[test]
 fn parts_of_one_page_are_registered_beside_each_other() {
     for allocator in allocators() {
@@ -60,7 +108,9 @@ fn parts_of_one_page_are_registered_beside_each_other() {
         let mut second = allocator.register(part(&pages, 1000, 3001)).unwrap();
         queue.fill(&mut first, 1).unwrap();
         queue.fill(&mut second, 2).unwrap();
-        queue.copy(&first, &mut allocator.allocate(1000).unwrap()).unwrap();
+        queue
+            .copy(&first, &mut allocator.allocate(1000).unwrap())
+            .unwrap();
         drop(first);
         second.wait(None).unwrap();
         assert!(second.read::<u8>().unwrap().iter().all(|&byte| byte == 2));
@@ -77,7 +127,10 @@ fn what_is_longer_than_a_buffer_may_be_is_refused_with_its_pages_counted() {
     let pages = Pages::new(3);
     drop(allocator.register(part(&pages, 5, 2 * PAGE - 5)).unwrap());
     for (from, bytes) in [(5, 2 * PAGE), (0, 2 * PAGE + 1)] {
-        let error = allocator.register(part(&pages, from, bytes)).unwrap_err().error;
+        let error = allocator
+            .register(part(&pages, from, bytes))
+            .unwrap_err()
+            .error;
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         assert_eq!(error.copy_reason(), Some(CopyReason::TooLong));
         assert!(error.to_string().contains("maxBufferLength"), "{error}");
@@ -111,5 +164,9 @@ fn there_are_no_more_buffers_than_the_system_allows() {
     held.push(allocator.register(failed.memory).unwrap());
     held.truncate(1);
     drop(allocator.allocate(100).unwrap());
-    assert_eq!(device.violations(), [], "the device refuses before Metal does");
+    assert_eq!(
+        device.violations(),
+        [],
+        "the device refuses before Metal does"
+    );
 }

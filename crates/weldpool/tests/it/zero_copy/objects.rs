@@ -67,13 +67,19 @@ fn a_view_has_one_where_the_driver_allows() {
         let error = view.slice(range).unwrap().object().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     }
-    assert_eq!(device.violations(), [], "the device refuses before Metal does");
+    assert_eq!(
+        device.violations(),
+        [],
+        "the device refuses before Metal does"
+    );
 }
 
 #[test]
 fn the_last_ones_are_kept_and_who_holds_one_keeps_it() {
     let (device, allocator) = fake();
-    let buffers: Vec<_> = (0..100).map(|_| allocator.allocate(4096).unwrap()).collect();
+    let buffers: Vec<_> = (0..100)
+        .map(|_| allocator.allocate(4096).unwrap())
+        .collect();
     let before = buffers_alive(&device);
     let held = buffers[0].object().unwrap();
     for buffer in &buffers[1..] {
@@ -88,7 +94,9 @@ fn the_last_ones_are_kept_and_who_holds_one_keeps_it() {
     // The memory of a buffer that was freed has the same object for the next.
     let last = address(buffers[99].object().unwrap().resource());
     drop(buffers);
-    let buffers: Vec<_> = (0..100).map(|_| allocator.allocate(4096).unwrap()).collect();
+    let buffers: Vec<_> = (0..100)
+        .map(|_| allocator.allocate(4096).unwrap())
+        .collect();
     assert!(
         buffers
             .iter()
@@ -105,7 +113,9 @@ fn the_last_ones_are_kept_and_who_holds_one_keeps_it() {
 #[test]
 fn no_more_are_made_than_the_system_allows_buffers() {
     let (device, allocator) = limited(11);
-    let buffers: Vec<_> = (0..40).map(|_| allocator.allocate(100_000).unwrap()).collect();
+    let buffers: Vec<_> = (0..40)
+        .map(|_| allocator.allocate(100_000).unwrap())
+        .collect();
     let segments = buffers_alive(&device);
     let room = 11 - segments;
     assert!(room > 3, "{segments} segments");

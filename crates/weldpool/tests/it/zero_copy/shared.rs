@@ -108,7 +108,11 @@ fn what_is_wrong_is_refused_and_leaves_nothing() {
         (0, usize::MAX),
         (0, 0),
     ] {
-        assert_eq!(kind(open(&name.0, offset, bytes)), invalid, "{offset} {bytes}");
+        assert_eq!(
+            kind(open(&name.0, offset, bytes)),
+            invalid,
+            "{offset} {bytes}"
+        );
         assert_eq!(kind(open_read_only(&name.0, offset, bytes)), invalid);
     }
     drop(region);

@@ -277,7 +277,9 @@ impl raw::CommandBuffer for Commands {
         let (commands, passes) = self.resolve(steps);
         let this = self.clone();
         let ended = move |mut outcome: Outcome| {
-            passes.into_iter().for_each(|pass| this.metal().order().end(pass));
+            passes
+                .into_iter()
+                .for_each(|pass| this.metal().order().end(pass));
             // What the commands use is kept until now.
             drop(buffers);
             for handler in handlers {

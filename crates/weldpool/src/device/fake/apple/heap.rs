@@ -218,7 +218,9 @@ impl raw::Heap for Heap {
     }
 
     fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
-        self.shared.metal.enter("newBufferWithLength:options:offset:");
+        self.shared
+            .metal
+            .enter("newBufferWithLength:options:offset:");
         Self::new_buffer(self, length, offset)
     }
 

@@ -191,8 +191,10 @@ impl Metal for Device {
         system::budget().map_or(0, |budget| budget.total)
     }
 
+    // The kernel's, which the GPU maps, and not the smaller ones of a process under Rosetta.
     fn page_bytes(&self) -> usize {
-        rustix::param::page_size()
+        let page = rustix::param::page_size();
+        usize::try_from(darwin::kernel_page_bytes()).map_or(page, |kernel| kernel.max(page))
     }
 
     fn has_residency_sets(&self) -> bool {
@@ -266,6 +268,10 @@ impl Metal for Device {
             format!("buffer over {} bytes of the program's", memory.bytes)
         })
         .map(Buffer::new)
+    }
+
+    fn has_whole_pages(&self, _pages: Range<usize>) -> bool {
+        self.page_bytes() == rustix::param::page_size()
     }
 
     fn buffers_max(&self) -> usize {
