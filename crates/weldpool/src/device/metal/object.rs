@@ -53,8 +53,15 @@ pub(super) struct Parts<M: Metal>(Mutex<Kept<M>>);
 
 #[derive(Debug)]
 struct Kept<M: Metal> {
-    parts: BTreeMap<(usize, usize), (u64, Arc<Part<M>>)>,
+    parts: BTreeMap<(usize, usize), KeptPart<M>>,
     /// Times that one was asked for.
+    asked: u64,
+}
+
+#[derive(Debug)]
+struct KeptPart<M: Metal> {
+    part: Arc<Part<M>>,
+    /// When it was asked for last.
     asked: u64,
 }
 
@@ -79,9 +86,9 @@ impl<M: Metal> Parts<M> {
         let mut kept = self.0.lock();
         kept.asked += 1;
         let now = kept.asked;
-        if let Some((asked, part)) = kept.parts.get_mut(&(offset, bytes)) {
-            *asked = now;
-            return Ok(Arc::clone(part) as Arc<dyn DriverObject>);
+        if let Some(one) = kept.parts.get_mut(&(offset, bytes)) {
+            one.asked = now;
+            return Ok(Arc::clone(&one.part) as Arc<dyn DriverObject>);
         }
         let make = || make(shared, (heap, storage), offset, bytes);
         let mut made = make();
@@ -93,13 +100,17 @@ impl<M: Metal> Parts<M> {
         }
         let part = Arc::new(made?);
         if kept.parts.len() >= KEPT_MAX {
-            let oldest = kept.parts.iter().min_by_key(|(_, (asked, _))| *asked);
+            let oldest = kept.parts.iter().min_by_key(|(_, one)| one.asked);
             if let Some(key) = oldest.map(|(key, _)| *key) {
                 // Whoever holds it keeps it.
                 kept.parts.remove(&key);
             }
         }
-        kept.parts.insert((offset, bytes), (now, Arc::clone(&part)));
+        let one = KeptPart {
+            part: Arc::clone(&part),
+            asked: now,
+        };
+        kept.parts.insert((offset, bytes), one);
         Ok(part)
     }
 

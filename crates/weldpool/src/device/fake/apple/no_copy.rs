@@ -109,6 +109,10 @@ impl fmt::Debug for Others {
 }
 
 #[cfg(all(test, target_os = "linux", feature = "cuda"))]
+#[allow(
+    clippy::unwrap_used,
+    reason = "the helpers of these tests report by panicking, as the tests do"
+)]
 mod tests {
     use std::ptr::NonNull;
     use std::sync::mpsc::{Receiver, channel};
