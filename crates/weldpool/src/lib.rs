@@ -118,7 +118,7 @@ pub use out_of_memory::{
     OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, OutOfMemoryStats, Recourse, RecoveryStep,
 };
 pub use preset::Preset;
-pub use queue::{Fence, Operand, Queue};
+pub use queue::{ExternalSubmission, Fence, Operand, Queue};
 pub use registered::{
     AdoptOptions, Adopted, CopyReason, MappedFile, RawBytes, RegisterError, Registered,
     SharedMemory, StableBytes,

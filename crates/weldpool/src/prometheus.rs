@@ -89,6 +89,7 @@ const POOLS: &[Metric<Stats>] = metrics! { "weldpool_pool_":
     "adopted_wrapped_bytes_total", Counter, "Bytes of adopted memory that is used where it is",
         |all| all.adopted.wrapped_bytes;
     "adopted_copied_bytes_total", Counter, "Bytes of adopted memory that was copied", |all| all.adopted.copied_bytes;
+    "parked_bytes", Gauge, "Bytes of empty segments that the system may take", |all| all.parked.value;
     "cached_bytes", Gauge, "Bytes held from the driver and idle", |all| all.cached_bytes;
     "deferred_bytes", Gauge, "Bytes of freed blocks that wait for a fence",
         |all| all.deferred_bytes;

@@ -153,6 +153,7 @@ impl Pool {
             staging: self.device.staging(),
             registered: self.device.registered(),
             adopted: self.adoptions.read(),
+            parked: self.device.parked(),
             limit: self.reserve.limit(),
             block_bytes,
             cached_bytes: reserved.value.saturating_sub(block_bytes + deferred_bytes),

@@ -21,7 +21,7 @@ use std::any::Any;
 use self::kernels::Kernels;
 use self::known::Known;
 use self::queue::MetalQueue;
-use self::raw::{Family, Metal};
+use self::raw::Metal;
 use self::registration::Wrapped;
 use self::resident::Resident;
 use self::segment::MetalSegment;
@@ -30,7 +30,7 @@ use crate::device::{
     ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 pub use self::residency::ResidencyConfig;
 
@@ -46,6 +46,8 @@ struct Shared<M: Metal> {
     /// Whether segments lie on heaps.
     heaps: bool,
     known: Known<M>,
+    /// Bytes of heaps that the system may take.
+    parked: AtomicU64,
     resident: Resident<M>,
     kernels: Kernels<M>,
 }
@@ -77,6 +79,7 @@ impl<M: Metal> MetalDevice<M> {
             shared: Arc::new(Shared {
                 heaps,
                 known: Known::new(metal.buffers_max()),
+                parked: AtomicU64::new(0),
                 resident,
                 kernels: Kernels::default(),
                 metal,
@@ -159,9 +162,11 @@ impl<M: Metal> Device for MetalDevice<M> {
         M::pooled(|| {
             let total = metal.memory_bytes();
             let limit = metal.recommended_max_working_set_size();
+            let parked = self.shared.parked.load(Ordering::Relaxed);
+            let held = metal.current_allocated_size().saturating_sub(parked);
             Ok(Budget {
                 total,
-                available: Some(total.saturating_sub(metal.current_allocated_size())),
+                available: Some(total.saturating_sub(held)),
                 limit: (limit > 0).then_some(limit),
             })
         })
@@ -220,10 +225,28 @@ impl<M: Metal> Device for MetalDevice<M> {
     }
 }
 
-/// The newest family of a device that decides anything.
-pub(in crate::device) fn family<M: Metal>(metal: &M) -> Option<Family> {
-    let newest_first = [Family::Apple9, Family::Apple8, Family::Apple7, Family::Mac2];
-    newest_first
-        .into_iter()
-        .find(|&family| metal.supports_family(family))
+/// GPUs that this machine has.
+#[cfg(target_os = "macos")]
+pub(crate) fn count() -> u32 {
+    u32::try_from(raw::objc::devices().len()).unwrap_or(u32::MAX)
+}
+
+/// Opens one of them.
+#[cfg(target_os = "macos")]
+pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
+    let devices = raw::objc::devices();
+    let count = devices.len();
+    let metal = devices.into_iter().nth(ordinal as usize).ok_or_else(|| {
+        Error::with_message(
+            ErrorKind::InvalidRequest,
+            format!("Metal shows {count} devices, of which {ordinal} is none; numbers begin at 0"),
+        )
+    })?;
+    let residency = ResidencyConfig::default();
+    Ok(Arc::new(MetalDevice::new(
+        metal,
+        DeviceKind::Metal,
+        ordinal,
+        residency,
+    )))
 }

@@ -6,13 +6,13 @@ use std::ptr::NonNull;
 
 use super::Shared;
 use super::object::{Parts, Whole};
-use super::raw::{Allocation, Buffer, Heap, Metal, Object};
+use super::raw::{Allocation, Buffer, Heap, Metal, Object, PurgeableState};
 use super::residency::Member;
 use crate::binding::Resource;
 use crate::device::raw::Address;
 use crate::device::{DriverObject, Segment, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// A segment of a device.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(super) struct MetalSegment<M: Metal> {
     host: Option<Address>,
     device: u64,
     resource: Resource,
+    parked: AtomicBool,
     /// None once it has ended.
     objects: Option<Objects<M>>,
 }
@@ -33,13 +34,27 @@ struct Objects<M: Metal> {
     /// Buffers over blocks on the heap.
     parts: Parts<M>,
     buffer: M::Buffer,
+    bytes: u64,
     /// What keeps it resident is known by this.
-    member: Option<Member>,
+    member: Mutex<Option<Member>>,
     /// Goes after its buffer.
     heap: Option<M::Heap>,
 }
 
 impl<M: Metal> Objects<M> {
+    fn enter_residency(&self, shared: &Shared<M>) {
+        let member = shared
+            .resident
+            .add(&shared.metal, self.allocation(), self.bytes);
+        *self.member.lock() = member;
+    }
+
+    fn leave_residency(&self, shared: &Shared<M>) {
+        if let Some(member) = self.member.lock().take() {
+            shared.resident.remove(member, self.allocation());
+        }
+    }
+
     fn allocation(&self) -> Allocation<'_, M> {
         match &self.heap {
             Some(heap) => Allocation::Heap(heap),
@@ -68,14 +83,14 @@ impl<M: Metal> MetalSegment<M> {
             None => metal.new_buffer(bytes, storage),
         })?;
         buffer.set_label(&label);
-        let mut objects = Objects {
+        let objects = Objects {
             parts: Parts::default(),
             buffer,
-            member: None,
+            bytes: heap.as_ref().map_or(bytes, Heap::size) as u64,
+            member: Mutex::default(),
             heap,
         };
-        let held = objects.heap.as_ref().map_or(bytes, Heap::size) as u64;
-        objects.member = shared.resident.add(metal, objects.allocation(), held);
+        objects.enter_residency(shared);
         let buffer = &objects.buffer;
         Ok(Self {
             shared: Arc::clone(shared),
@@ -84,8 +99,27 @@ impl<M: Metal> MetalSegment<M> {
             host: buffer.contents().map(Address),
             device: buffer.gpu_address(),
             resource: buffer.resource(),
+            parked: AtomicBool::new(false),
             objects: Some(objects),
         })
+    }
+}
+
+impl<M: Metal> MetalSegment<M> {
+    fn heap(&self) -> Option<&M::Heap> {
+        self.objects.as_ref()?.heap.as_ref()
+    }
+
+    /// What is parked can be had again, and counts as available.
+    fn count_parked(&self, parked: bool) {
+        if self.parked.swap(parked, Ordering::Relaxed) == parked {
+            return;
+        }
+        let (counter, bytes) = (&self.shared.parked, self.bytes as u64);
+        match parked {
+            true => counter.fetch_add(bytes, Ordering::Relaxed),
+            false => counter.fetch_sub(bytes, Ordering::Relaxed),
+        };
     }
 }
 
@@ -97,12 +131,12 @@ impl<M: Metal> Drop for MetalSegment<M> {
                 objects.parts.clear();
             }
             self.shared.known.remove(self.resource);
-            if let Some(objects) = objects
-                && let Some(member) = objects.member
-            {
-                let resident = &self.shared.resident;
-                resident.remove(member, objects.allocation());
+            if let Some(objects) = objects {
+                objects.leave_residency(&self.shared);
+                // A set keeps what it holds until then.
+                self.shared.resident.commit();
             }
+            self.count_parked(false);
         });
     }
 }
@@ -146,5 +180,42 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
             "memory that lies on no heap has one buffer, and no others over its parts; name it by buffer and offset \
              (Buffer::binding), or ask for memory that is on a heap, which managed and very large memory is not",
         ))
+    }
+
+    fn parks(&self) -> bool {
+        self.heap().is_some()
+    }
+
+    fn park(&self) {
+        let (Some(objects), Some(heap)) = (&self.objects, self.heap()) else {
+            return;
+        };
+        M::pooled(|| {
+            objects.parts.clear();
+            // What a set holds is wired, and wired memory is not taken.
+            objects.leave_residency(&self.shared);
+            self.shared.resident.commit();
+            heap.set_purgeable_state(PurgeableState::Volatile);
+        });
+        self.count_parked(true);
+    }
+
+    fn is_discarded(&self) -> bool {
+        let state = |heap: &M::Heap| heap.set_purgeable_state(PurgeableState::KeepCurrent);
+        self.heap()
+            .is_some_and(|heap| M::pooled(|| state(heap)) == PurgeableState::Empty)
+    }
+
+    fn reclaim(&self) -> bool {
+        let (Some(objects), Some(heap)) = (&self.objects, self.heap()) else {
+            return true;
+        };
+        let before = M::pooled(|| heap.set_purgeable_state(PurgeableState::NonVolatile));
+        self.count_parked(false);
+        if before == PurgeableState::Empty {
+            return false;
+        }
+        M::pooled(|| objects.enter_residency(&self.shared));
+        true
     }
 }

@@ -8,6 +8,7 @@
 mod apple;
 mod closing;
 mod discrete;
+mod external;
 mod pool;
 mod queues;
 mod untold;

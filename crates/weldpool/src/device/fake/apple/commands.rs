@@ -18,7 +18,7 @@ use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
 
 /// Residency sets that a command queue takes (Metal's feature set tables).
 const SETS_MAX: usize = 32;
@@ -39,7 +39,19 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.metal.forget_queue(std::ptr::from_ref(self).addr());
         self.core.close();
+    }
+}
+
+/// A command queue that may have come to its end.
+#[derive(Debug)]
+pub(super) struct WeakQueue(Weak<Open>);
+
+impl WeakQueue {
+    pub(super) fn upgrade(&self) -> Option<Queue> {
+        let inner = self.0.upgrade()?;
+        Some(Queue { inner })
     }
 }
 
@@ -53,6 +65,12 @@ impl Queue {
                 sets: Mutex::default(),
             }),
         }
+    }
+}
+
+impl Queue {
+    pub(super) fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.inner))
     }
 }
 
@@ -125,7 +143,7 @@ struct State {
 
 /// What a command buffer does, one after the other.
 enum Step {
-    Pass(Pass, Vec<Move>),
+    Pass(Pass, Vec<Command>),
     Wait(Event, u64),
     Signal(Event, u64),
 }
@@ -191,9 +209,9 @@ impl Commands {
                     if let Some(Violation { rule, text }) = violation {
                         metal.break_rule(rule, text);
                     }
-                    commands.extend(moves.into_iter().map(Command::Move));
+                    commands.extend(moves);
                     let ended = metal.clone();
-                    commands.push(Command::Raise(Box::new(move || ended.order().end(number))));
+                    commands.push(Command::Do(Box::new(move || ended.order().end(number))));
                     passes.push(number);
                 }
                 Step::Wait(event, value) => {
@@ -206,7 +224,7 @@ impl Commands {
                     if commands.is_empty() {
                         raise();
                     } else {
-                        commands.push(Command::Raise(Box::new(raise)));
+                        commands.push(Command::Do(Box::new(raise)));
                     }
                 }
             }
@@ -313,7 +331,7 @@ pub(in crate::device) struct Encoder {
 #[derive(Debug)]
 struct Encoding {
     commands: Commands,
-    pass: Mutex<(Pass, Vec<Move>)>,
+    pass: Mutex<(Pass, Vec<Command>)>,
     ended: AtomicBool,
 }
 
@@ -373,11 +391,31 @@ impl Encoder {
         let mut encoded = self.inner.pass.lock();
         encoded.0.touches.extend(read);
         encoded.0.touches.extend(touch(&destination, true));
-        encoded.1.push(Move {
+        encoded.1.push(Command::Move(Move {
             source,
             destination,
             bytes,
-        });
+        }));
+    }
+
+    /// Encodes work of somebody else's on this memory, with whether it writes it.
+    pub(super) fn run(
+        &self,
+        touches: &[(&Buffer, Range<usize>, bool)],
+        work: Box<dyn FnOnce() + Send>,
+    ) {
+        for (buffer, range, writes) in touches {
+            let Some(Side::Device(address)) =
+                self.side((buffer, range.start), range.len(), false)
+            else {
+                return;
+            };
+            self.inner.pass.lock().0.touches.push(Touch {
+                bytes: address..address + range.len() as u64,
+                writes: *writes,
+            });
+        }
+        self.inner.pass.lock().1.push(Command::Do(work));
     }
 }
 

@@ -7,6 +7,7 @@ mod builder;
 mod commands;
 mod costs;
 mod event;
+mod external;
 mod fence;
 mod heap;
 mod labels;
@@ -215,3 +216,6 @@ impl Device for FakeApple {
         thread_ns()
     }
 }
+
+#[cfg(test)]
+mod tests;

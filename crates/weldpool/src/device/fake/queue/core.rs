@@ -315,9 +315,9 @@ impl Core {
                             wait_for_other(&other, value);
                             Ok(())
                         }
-                        Command::Raise(raise) => {
+                        Command::Do(work) => {
                             if !self.is_lost() {
-                                raise();
+                                work();
                             }
                             Ok(())
                         }

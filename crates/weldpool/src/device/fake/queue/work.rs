@@ -59,8 +59,8 @@ pub(super) enum Work {
 pub(in crate::device::fake) enum Command {
     Move(Move),
     Wait(Arc<dyn Timeline>, u64),
-    /// An event is raised.
-    Raise(Box<dyn FnOnce() + Send>),
+    /// An event is raised, for one.
+    Do(Box<dyn FnOnce() + Send>),
 }
 
 /// What is called at the end of a command buffer, in any case.
@@ -81,6 +81,16 @@ impl Drop for End {
     fn drop(&mut self) {
         if let Some(ended) = self.0.take() {
             ended(Err(Error::new(ErrorKind::DeviceLost, "the queue was lost")));
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move(work) => work.fmt(f),
+            Self::Wait(_, value) => write!(f, "Wait({value})"),
+            Self::Do(_) => f.write_str("Do(..)"),
         }
     }
 }
