@@ -122,10 +122,10 @@ fn each_reason_is_told_and_the_contents_are_there() {
     let other = allocator.adopt_with(written(2), &any()).unwrap();
     assert_eq!(adopted.copy_reason(), None);
     assert_eq!(other.copy_reason(), Some(CopyReason::LimitReached));
-    drop(adopted);
+    // To look at it takes buffers too.
+    drop((known, adopted, queue));
     let seen = seen_by_a_queue(&allocator, &other, 2 * PAGE);
     assert_eq!(seen, pattern(0, 2 * PAGE));
-    drop((known, queue));
     for inner in [
         Arc::new(FakeApple::new().unwrap()) as Arc<dyn Device>,
         Arc::new(FakeDiscrete::new().unwrap()),
