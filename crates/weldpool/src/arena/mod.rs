@@ -27,9 +27,7 @@ pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
-use crate::device::{
-    DriverObject, Mapped, Metered, Segment, StorageMode, VirtualMemoryProperties,
-};
+use crate::device::{DriverObject, Mapped, Metered, Segment, StorageMode, VirtualMemoryProperties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};

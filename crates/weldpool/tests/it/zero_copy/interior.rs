@@ -5,8 +5,9 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use weldpool::device::Location;
 use weldpool::device::fake::FakeApple;
-use weldpool::{Allocator, CopyReason, ErrorKind, RawBytes};
+use weldpool::{Allocator, CopyReason, Device, ErrorKind, RawBytes};
 use weldpool_testkit::Pages;
 
 use super::{allocators, apple, pattern, seen_by_a_queue};
@@ -169,4 +170,62 @@ fn there_are_no_more_buffers_than_the_system_allows() {
         [],
         "the device refuses before Metal does"
     );
+}
+
+#[test]
+fn a_devices_work_is_held_to_the_part() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let pages = Pages::new(2);
+    let memory = allocator.register(part(&pages, 64, 1000)).unwrap();
+    let (resource, offset) = memory.binding().resource.unwrap();
+    assert_eq!(offset, 64);
+    let queue = device.create_queue().unwrap();
+    for (at, bytes, inside) in [
+        (64, 1000, true),
+        (60, 4, false),
+        (63, 1, false),
+        (1060, 8, false),
+        (64, 1001, false),
+    ] {
+        let place = Location {
+            host: None,
+            device: None,
+            resource: Some((resource, at)),
+        };
+        // SAFETY: the memory is there until the queue has ended, and nobody touches it meanwhile.
+        let filled = unsafe { queue.fill(place, bytes, 1) };
+        let kind = filled.map_err(|error| error.kind());
+        let refused = Err(ErrorKind::InvalidRequest);
+        assert_eq!(kind, if inside { Ok(()) } else { refused }, "{at} {bytes}");
+    }
+    let value = queue.signal().unwrap();
+    assert!(queue.timeline().wait(value, None).unwrap());
+    drop(memory);
+    assert_eq!((pages.contents()[63], pages.contents()[1064]), (0, 0));
+    assert_eq!(device.violations(), []);
+}
+
+/// As a GPU capture does.
+#[test]
+fn memory_stays_registered_while_something_keeps_its_buffer() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let memory = allocator.register(Pages::new(1)).unwrap();
+    let (resource, _) = memory.binding().resource.unwrap();
+    let kept = device.metal().buffer(resource).unwrap();
+    let failed = memory.into_inner().unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Busy);
+    let memory = failed.memory;
+    assert_eq!(allocator.stats().registered.value, PAGE as u64);
+    assert_eq!(memory.read::<u8>().unwrap().len(), PAGE);
+    let mut target = allocator.allocate(PAGE).unwrap();
+    let queue = allocator.create_queue().unwrap();
+    assert!(
+        queue.copy(&memory, &mut target).is_err(),
+        "it is on its way out"
+    );
+    drop(kept);
+    drop(memory.into_inner().unwrap());
+    assert_eq!(allocator.stats().registered.value, 0);
 }
