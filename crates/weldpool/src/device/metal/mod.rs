@@ -92,6 +92,13 @@ impl<M: Metal> MetalDevice<M> {
         &self.shared.metal
     }
 
+    /// Whether registered memory is of this device.
+    pub(in crate::device) fn has_registered(&self, registration: &dyn Registration) -> bool {
+        let any: &dyn Any = registration;
+        let own = any.downcast_ref::<Wrapped<M>>();
+        own.is_some_and(|wrapped| wrapped.is_of(&self.shared))
+    }
+
     fn check_length(&self, bytes: usize, storage: StorageMode) -> Result<()> {
         if !self.properties.storage_modes.contains(&storage) {
             return Err(Error::with_message(
@@ -207,13 +214,11 @@ impl<M: Metal> Device for MetalDevice<M> {
         &self,
         mut registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
+        let own = self.has_registered(registration.as_ref());
         let any: &mut dyn Any = registration.as_mut();
-        let own = any
-            .downcast_mut::<Wrapped<M>>()
-            .filter(|wrapped| wrapped.is_of(&self.shared));
-        let ended = match own {
-            Some(wrapped) => wrapped.end(),
-            None => Err(Error::new(
+        let ended = match any.downcast_mut::<Wrapped<M>>() {
+            Some(wrapped) if own => wrapped.end(),
+            _ => Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the registered memory is not of this device",
             )),

@@ -186,7 +186,9 @@ impl Device for FakeApple {
         registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
         let entered = self.control.ledger().enter(Call::Unregister);
-        let own = || self.check_own(registration.resource(), "registered memory");
+        // One whose buffer was let go has no object any more.
+        let own = self.device.has_registered(registration.as_ref());
+        let own = || self.control.check_own(own, "registered memory");
         if let Err(error) = entered.and_then(|()| own()) {
             return Err(UnregisterError {
                 registration,

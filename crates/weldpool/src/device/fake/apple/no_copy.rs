@@ -177,7 +177,7 @@ mod tests {
     fn whole_mapped_pages_are_wrapped_and_nothing_else() {
         let device = built(|builder| builder.max_buffer_length(2 * PAGE as u64));
         let memory = pages(3);
-        let gone = range(&pages(1), 0, PAGE);
+        let gone = range(&pages(1 << 16), 0, PAGE);
         for (range, rule) in [
             (range(&memory, 1, PAGE), Rule::WholePages),
             (range(&memory, 4096, PAGE), Rule::WholePages),
@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn memory_that_is_unmapped_under_its_buffer_is_found_by_work_and_at_the_end() {
         let device = built(|builder| builder);
-        let memory = pages(2);
+        // What other threads map comes to lie at the end of what is free.
+        let memory = pages(1 << 16);
         let buffer = wrap(&device, range(&memory, 0, 2 * PAGE)).0.unwrap();
         fill(&device, &buffer, 2 * PAGE);
         assert_eq!(rules(&device), []);
