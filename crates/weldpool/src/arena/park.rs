@@ -45,7 +45,12 @@ impl Arena {
         most: u64,
     ) -> Option<Box<dyn Segment>> {
         let Home { storage, node, .. } = self.home;
-        let room = self.device.parked().value.saturating_add(segment.bytes() as u64) <= most;
+        let room = self
+            .device
+            .parked()
+            .value
+            .saturating_add(segment.bytes() as u64)
+            <= most;
         if !room || !self.device.park(segment.as_ref(), storage, node.index()) {
             return Some(segment);
         }

@@ -30,8 +30,8 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, LiveObject, Metal,
-    PurgeableState,
+    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, LiveObject,
+    Metal, PurgeableState,
 };
 pub use builder::Builder;
 pub use call::Call;

@@ -69,20 +69,12 @@ fn aligned(offset: usize) -> (usize, u64) {
 impl<M: Metal> Kernels<M> {
     /// The kernel that copies, if one of the parts needs it. Compiled before an encoder is made, which has to be ended
     /// once it is there.
-    pub(super) fn copy_for(
-        &self,
-        metal: &M,
-        parts: &[(By, Part)],
-    ) -> Result<Option<&M::Pipeline>> {
+    pub(super) fn copy_for(&self, metal: &M, parts: &[(By, Part)]) -> Result<Option<&M::Pipeline>> {
         self.for_parts(metal, parts, &self.copy, COPY)
     }
 
     /// The kernel that fills, likewise.
-    pub(super) fn fill_for(
-        &self,
-        metal: &M,
-        parts: &[(By, Part)],
-    ) -> Result<Option<&M::Pipeline>> {
+    pub(super) fn fill_for(&self, metal: &M, parts: &[(By, Part)]) -> Result<Option<&M::Pipeline>> {
         self.for_parts(metal, parts, &self.fill, FILL)
     }
 
@@ -94,9 +86,7 @@ impl<M: Metal> Kernels<M> {
         function: &str,
     ) -> Result<Option<&'a M::Pipeline>> {
         let needed = parts.iter().any(|part| part.0 == By::Kernel);
-        needed
-            .then(|| self.get(metal, place, function))
-            .transpose()
+        needed.then(|| self.get(metal, place, function)).transpose()
     }
 
     fn get<'a>(

@@ -107,8 +107,8 @@ impl<M: Metal> Known<M> {
                 "{resource:?} is no buffer of this device, or its end has come"
             ));
         };
-        let end = offset.checked_add(bytes);
-        if offset < window.start || end.is_none_or(|end| end > window.end) {
+        let ends_beyond = offset.checked_add(bytes).is_none_or(|end| end > window.end);
+        if offset < window.start || ends_beyond {
             return invalid(format!(
                 "work on {bytes} bytes at {offset} of a buffer of {} bytes, of which {window:?} may be touched",
                 buffer.length()

@@ -194,7 +194,9 @@ impl Residency {
             .last_request
             .map(|last| now.saturating_duration_since(last));
         match since {
-            Some(since) if since < self.config.heartbeat => Beat::Wait(self.config.heartbeat - since),
+            Some(since) if since < self.config.heartbeat => {
+                Beat::Wait(self.config.heartbeat - since)
+            }
             _ => {
                 self.last_request = Some(now);
                 Beat::Request(self.config.heartbeat)

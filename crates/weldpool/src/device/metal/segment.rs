@@ -75,12 +75,14 @@ impl<M: Metal> MetalSegment<M> {
         let heap = on_heap
             .then(|| metal.new_heap(bytes, storage))
             .transpose()?;
-        let buffer = shared.known.make(0..bytes, || match &heap {
-            Some(heap) => {
-                heap.set_label(&label);
-                heap.new_buffer(bytes, 0)
-            }
-            None => metal.new_buffer(bytes, storage),
+        let buffer = shared.known.make(0..bytes, || {
+            Ok(match &heap {
+                Some(heap) => {
+                    heap.set_label(&label);
+                    heap.new_buffer(bytes, 0)?
+                }
+                None => metal.new_buffer(bytes, storage)?,
+            })
         })?;
         buffer.set_label(&label);
         let objects = Objects {

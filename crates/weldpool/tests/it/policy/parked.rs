@@ -69,7 +69,11 @@ fn empty_segments_are_put_away_under_pressure_and_taken_back_without_a_new_heap(
     assert_eq!(held(&allocator), (24 << 20, 16 << 20));
     let discarded = device.metal().purge_volatile(u64::MAX);
     assert_eq!(discarded, 16 << 20, "and nothing that is in use");
-    assert!(buffers.iter().all(|buffer| buffer.read::<u8>().unwrap()[MIB] == 7));
+    assert!(
+        buffers
+            .iter()
+            .all(|buffer| buffer.read::<u8>().unwrap()[MIB] == 7)
+    );
     assert_eq!(device.violations(), []);
 }
 
@@ -193,7 +197,9 @@ fn heaps_start_small_and_are_halved_where_there_is_not_as_much() {
     let eighth = config.segment_bytes_max as u64 / 8;
     assert!(allocator.stats().reserved.value <= eighth);
     // An arena that holds much would grow by 64 MiB.
-    let built = FakeApple::builder().memory(900 << 20).max_buffer_length(900 << 20);
+    let built = FakeApple::builder()
+        .memory(900 << 20)
+        .max_buffer_length(900 << 20);
     let device = Arc::new(built.build().unwrap());
     let config = Config {
         segment_bytes_min: 64 << 20,
@@ -204,6 +210,10 @@ fn heaps_start_small_and_are_halved_where_there_is_not_as_much() {
     let _most = allocator.allocate(850 * MIB).unwrap();
     let _little = allocator.allocate(MIB).unwrap();
     let grown = allocator.stats().reserved.value - (850 << 20);
-    assert_eq!(grown, 32 << 20, "half of the usual, since all of it was not there");
+    assert_eq!(
+        grown,
+        32 << 20,
+        "half of the usual, since all of it was not there"
+    );
     assert_eq!(device.violations(), []);
 }

@@ -9,12 +9,14 @@ use super::fence::Fence;
 use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
+use crate::allocator::Allocator;
+use crate::device::StorageMode;
 use crate::device::fake::Rule;
 use crate::device::metal::raw::{
     Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
     Metal as _, ResidencySet as _, SharedEvent as _,
 };
-use crate::device::StorageMode;
+use crate::sync::Arc;
 
 const PAGE: usize = super::PAGE;
 
@@ -92,7 +94,11 @@ fn blits_are_of_multiples_of_four() {
             blit.end();
             commands.commit();
         });
-        assert_eq!(broken.contains(&Rule::BlitAlignment), fault, "{offset} {bytes}");
+        assert_eq!(
+            broken.contains(&Rule::BlitAlignment),
+            fault,
+            "{offset} {bytes}"
+        );
         assert!(broken.iter().all(|rule| *rule == Rule::BlitAlignment));
     }
 }
@@ -194,6 +200,33 @@ fn a_signal_alone_in_a_command_buffer_overtakes_work() {
 }
 
 #[test]
+fn a_command_queue_has_no_more_command_buffers_than_it_was_made_for() {
+    let broken = broken(|made| {
+        let queue = made.metal.new_command_queue(2).unwrap();
+        for _ in 0..5 {
+            pooled(|| drop(queue.command_buffer().unwrap()));
+        }
+        assert_eq!(made.device.violations(), [], "one at a time");
+        let _three = [(); 3].map(|()| queue.command_buffer().unwrap());
+    });
+    assert_eq!(broken, [Rule::CommandBuffers]);
+}
+
+#[test]
+fn a_queue_of_the_device_waits_before_it_has_too_many_command_buffers() {
+    let built = FakeApple::builder().delays(Duration::from_micros(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut buffer = allocator.allocate(64).unwrap();
+    for _ in 0..2000 {
+        queue.fill(&mut buffer, 1).unwrap();
+    }
+    buffer.wait(None).unwrap();
+    assert_eq!(device.violations(), []);
+}
+
+#[test]
 fn an_encoder_waits_for_a_fence_before_it_updates_it() {
     let broken = broken(|made| {
         let commands = made.queue.command_buffer().unwrap();
@@ -240,7 +273,11 @@ fn changes_of_residency_sets_are_committed_before_work() {
             }
             fill(made, 0, false);
         });
-        let expected: &[Rule] = if committed { &[] } else { &[Rule::ResidencyCommitted] };
+        let expected: &[Rule] = if committed {
+            &[]
+        } else {
+            &[Rule::ResidencyCommitted]
+        };
         assert_eq!(broken, expected);
     }
 }

@@ -17,8 +17,8 @@ use objc2_foundation::NSString;
 use objc2_metal::{
     MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
     MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
-    MTLEvent as _, MTLFence as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor,
-    MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
+    MTLEvent as _, MTLFence as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _,
+    MTLHeapDescriptor, MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
     MTLResidencySetDescriptor, MTLResource as _, MTLResourceOptions, MTLSharedEvent as _,
     MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
