@@ -256,7 +256,8 @@ impl Device for FaultyDevice {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
-        Ok(self.noted(self.inner.create_segment(bytes, storage)?))
+        let segment = self.inner.create_segment(bytes, storage)?;
+        Ok(self.noted(FaultySegment::wrap(segment, &self.faults)))
     }
 
     fn create_segment_on(
@@ -266,7 +267,8 @@ impl Device for FaultyDevice {
         node: usize,
     ) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
-        Ok(self.noted(self.inner.create_segment_on(bytes, storage, node)?))
+        let segment = self.inner.create_segment_on(bytes, storage, node)?;
+        Ok(self.noted(FaultySegment::wrap(segment, &self.faults)))
     }
 
     fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
@@ -400,6 +402,10 @@ unsafe impl Registration for FaultyRegistration {
 
     fn resource(&self) -> Option<Resource> {
         self.inner.resource()
+    }
+
+    fn resource_offset(&self) -> usize {
+        self.inner.resource_offset()
     }
 }
 

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use weldpool::device::fake::Call;
-use weldpool::device::{ReleaseError, Segment};
+use weldpool::device::{DriverObject, ReleaseError, Segment};
 use weldpool::{ExportedHandle, Resource, Result};
 
 use crate::faulty::Faults;
@@ -67,6 +67,14 @@ unsafe impl Segment for FaultySegment {
 
     fn resource(&self) -> Option<Resource> {
         self.inner()?.resource()
+    }
+
+    fn object(&self, offset: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
+        self.faults.check(Call::Object)?;
+        match self.inner() {
+            Some(inner) => inner.object(offset, bytes),
+            None => unreachable!("a segment is unwrapped when it is released"),
+        }
     }
 
     fn parks(&self) -> bool {

@@ -17,7 +17,7 @@ mod waiting;
 
 pub use faulty::FaultyDevice;
 pub use held::Held;
-pub use pages::Pages;
+pub use pages::{PagePart, Pages};
 pub use sharing::{export, import, offered};
 pub use subject::Subject;
 pub use waiting::{block, in_time};

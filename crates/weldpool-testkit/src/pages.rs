@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use weldpool::StableBytes;
@@ -43,6 +44,13 @@ impl Pages {
         unsafe { self.0.as_ref() }
     }
 
+    /// A part of it, if the range lies inside and has bytes.
+    #[must_use]
+    pub fn part(self, range: Range<usize>) -> Option<PagePart> {
+        let inside = range.start < range.end && range.end <= self.0.len();
+        inside.then_some(PagePart { pages: self, range })
+    }
+
     fn layout(bytes: usize) -> Layout {
         match Layout::from_size_align(bytes, Self::PAGE_BYTES) {
             Ok(layout) => layout,
@@ -62,5 +70,29 @@ impl Drop for Pages {
 unsafe impl StableBytes for Pages {
     fn as_bytes(&mut self) -> NonNull<[u8]> {
         self.0
+    }
+}
+
+/// Part of the memory of whole pages.
+#[derive(Debug)]
+pub struct PagePart {
+    pages: Pages,
+    range: Range<usize>,
+}
+
+impl PagePart {
+    /// The contents of the pages, of which this is a part.
+    #[must_use]
+    pub fn all(&self) -> &[u8] {
+        self.pages.contents()
+    }
+}
+
+// SAFETY: as for all of the pages.
+unsafe impl StableBytes for PagePart {
+    fn as_bytes(&mut self) -> NonNull<[u8]> {
+        // SAFETY: the range lies inside of the pages.
+        let start = unsafe { self.pages.start().add(self.range.start) };
+        NonNull::slice_from_raw_parts(start, self.range.len())
     }
 }

@@ -11,6 +11,7 @@ use crate::address_map::is_covered;
 use crate::binding::Binding;
 use crate::block::{Block, ListId, Point};
 use crate::device::StorageMode;
+use crate::driver_object::ObjectGuard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Exported;
 use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
@@ -72,6 +73,22 @@ impl Buffer {
     #[must_use]
     pub fn binding(&self) -> Binding<'_> {
         self.binding_of(0..self.len())
+    }
+
+    /// The driver's object for this buffer alone, for calls that take no offset (Metal: an `MTLBuffer`); a
+    /// [`binding`](Self::binding) has the object of all the memory around, and the offset in it, and costs nothing. Made
+    /// when it is first asked for, in some microseconds; the segment keeps the last of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) where the driver has no such objects, or none for this place;
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) when as many are alive as the device allows; else what the driver says.
+    pub fn object(&self) -> Result<ObjectGuard<'_>> {
+        self.object_of(0..self.len())
+    }
+
+    pub(crate) fn object_of(&self, range: Range<usize>) -> Result<ObjectGuard<'_>> {
+        ObjectGuard::new(&self.block, range)
     }
 
     /// Read access to the contents.

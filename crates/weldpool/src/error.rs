@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::name::Name;
+use crate::registered::CopyReason;
 
 /// Result of the memory manager.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -65,6 +66,7 @@ pub struct Error {
     pool: Option<Box<PoolState>>,
     source: Option<std::io::ErrorKind>,
     os_error: Option<i32>,
+    copy_reason: Option<CopyReason>,
 }
 
 #[derive(Clone)]
@@ -84,6 +86,7 @@ impl Error {
             pool: None,
             source: None,
             os_error: None,
+            copy_reason: None,
         }
     }
 
@@ -150,6 +153,22 @@ impl Error {
     #[must_use]
     pub fn os_error(&self) -> Option<i32> {
         self.os_error
+    }
+
+    /// Why memory of the program cannot be used where it is, where the error is about that. Of a
+    /// [`Device`](crate::Device) that says nothing, an [adopted](crate::Allocator::adopt) memory was
+    /// [`Refused`](CopyReason::Refused).
+    #[must_use]
+    pub fn copy_reason(&self) -> Option<CopyReason> {
+        self.copy_reason
+    }
+
+    /// The same, with the reason for which memory of the program cannot be used where it is; for implementations of
+    /// [`Device::register`](crate::Device::register).
+    #[must_use]
+    pub const fn with_copy_reason(mut self, reason: CopyReason) -> Self {
+        self.copy_reason = Some(reason);
+        self
     }
 
     /// The same, its text behind what was wanted.

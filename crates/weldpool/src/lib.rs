@@ -51,6 +51,7 @@ mod config;
 mod counter;
 mod dashboard;
 pub mod device;
+mod driver_object;
 pub mod env;
 mod error;
 mod export;
@@ -106,6 +107,7 @@ pub use buffer::Buffer;
 pub use config::{Config, LeakHandler};
 pub use dashboard::{Dashboard, DashboardOptions};
 pub use device::{Device, StorageMode};
+pub use driver_object::ObjectGuard;
 pub use error::{Error, ErrorKind, PoolState, Result};
 pub use export::{Export, Exported, ExportedHandle};
 pub use guard::{Element, ReadGuard, WriteGuard};
@@ -117,13 +119,16 @@ pub use out_of_memory::{
 };
 pub use preset::Preset;
 pub use queue::{ExternalSubmission, Fence, Operand, Queue};
-pub use registered::{RawBytes, RegisterError, Registered, StableBytes};
+pub use registered::{
+    AdoptOptions, Adopted, CopyReason, MappedFile, RawBytes, RegisterError, Registered,
+    SharedMemory, StableBytes,
+};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;
 pub use runtime::{Absent, Runtime};
 pub use sampler::Samples;
 pub use size_class::{SizeClass, SizeClasses};
-pub use stats::{ClassStats, Counter, NodeStats, Stats};
+pub use stats::{AdoptedStats, ClassStats, Counter, NodeStats, Stats};
 pub use strategy::Strategy;
 pub use view::BufferView;
 
@@ -156,6 +161,11 @@ struct Sharing;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/profiling.md")]
 struct ProfilingPage;
+
+/// Compiles and runs the examples of the page on zero copy.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/zero-copy.md")]
+struct ZeroCopy;
 
 /// Compiles and runs the README's example.
 #[cfg(doctest)]

@@ -42,7 +42,7 @@ use crate::observer::Observer;
 use crate::order::{Deferred, Orders};
 use crate::out_of_memory::{Callbacks, Ledger, OutOfMemoryCallback};
 use crate::profiling::{SlowPath, Span};
-use crate::registered::Ranges;
+use crate::registered::{Adoptions, Ranges};
 use crate::request::DEFAULT_ALIGNMENT;
 use crate::strategy::Strategy;
 use crate::supervisor::Supervisor;
@@ -90,6 +90,7 @@ pub struct Pool {
     orders: Orders,
     deferred: Deferred,
     registered: Ranges,
+    adoptions: Adoptions,
     reserve: Arc<Reserve>,
     pooling: AtomicBool,
     alignment: usize,
@@ -197,6 +198,7 @@ impl Pool {
             orders: Orders::default(),
             deferred: Deferred::default(),
             registered: Ranges::default(),
+            adoptions: Adoptions::default(),
             reserve,
             pooling: AtomicBool::new(config.pooling),
             alignment: config.alignment,
@@ -261,6 +263,11 @@ impl Pool {
     /// Memory of others that the device knows.
     pub(crate) fn registered(&self) -> &Ranges {
         &self.registered
+    }
+
+    /// What was adopted.
+    pub(crate) fn adoptions(&self) -> &Adoptions {
+        &self.adoptions
     }
 
     pub(crate) fn orders(&self) -> &Orders {

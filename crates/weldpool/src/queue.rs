@@ -724,11 +724,11 @@ impl fmt::Debug for Fence {
     }
 }
 
-/// What queue work can use: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`](crate::pinned::PinnedBuffer) or
-/// [`Registered`](crate::registered::Registered) memory.
+/// What queue work can use: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`](crate::pinned::PinnedBuffer),
+/// [`Registered`](crate::registered::Registered) or [`Adopted`](crate::registered::Adopted) memory.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not memory that queue work can use",
-    note = "that is a `Buffer`, a `BufferView`, a `PinnedBuffer` or `Registered` memory; `Queue::write` and `Queue::read` \
+    note = "that is a `Buffer`, a `BufferView`, a `PinnedBuffer`, `Registered` or `Adopted` memory; `Queue::write` and `Queue::read` \
             take slices, and `Runtime::copy` copies between any of these"
 )]
 pub trait Operand: sealed::Operand {}

@@ -103,6 +103,21 @@ impl NodeStats {
     }
 }
 
+/// Memory that was [adopted](crate::Allocator::adopt), since the beginning: what is used where it is, and what was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct AdoptedStats {
+    /// Times that memory is used where it is.
+    pub wrapped: u64,
+    /// Bytes of that.
+    pub wrapped_bytes: u64,
+    /// Times that memory was copied.
+    pub copied: u64,
+    /// Bytes of that.
+    pub copied_bytes: u64,
+}
+
 /// Statistics of an allocator: exact when no call is under way. To read them takes O(threads * classes), and
 /// O(n) for freed memory in n places that waits for work; no driver call obtains, maps or returns memory for it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -121,6 +136,8 @@ pub struct Stats {
     pub staging: Counter,
     /// Bytes of others' memory that the device was made to know; in no other figure.
     pub registered: Counter,
+    /// Memory of the program that was [adopted](crate::Allocator::adopt).
+    pub adopted: AdoptedStats,
     /// Bytes of empty segments that the system may take when memory is short (Metal: volatile heaps), and that are taken
     /// back before more is obtained. The limit on what is reserved counts them, and no other figure.
     pub parked: Counter,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::binding::Binding;
 use crate::buffer::Buffer;
+use crate::driver_object::ObjectGuard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{Borrow, BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::Access;
@@ -92,6 +93,16 @@ impl BufferView {
     #[must_use]
     pub fn binding(&self) -> Binding<'_> {
         self.shared.buffer.binding_of(self.start..self.end)
+    }
+
+    /// The driver's object for the range alone; see [`Buffer::object`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Buffer::object`], and [`InvalidRequest`](ErrorKind::InvalidRequest) for a range that is empty or does not
+    /// begin at a multiple of what the driver wants (256 bytes on Apple silicon).
+    pub fn object(&self) -> Result<ObjectGuard<'_>> {
+        self.shared.buffer.object_of(self.start..self.end)
     }
 
     /// Read access to the contents.

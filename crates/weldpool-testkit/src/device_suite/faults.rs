@@ -94,6 +94,7 @@ pub fn every_failing_driver_call_is_survived(make: MakeDevice) {
                     let buffer = exposed(&allocator, 8 << 20).unwrap();
                     import(&allocator, &export(&buffer).unwrap()).map(drop)
                 }
+                Call::Object => kept.object().map(drop),
                 other => panic!("{other:?} is not exercised"),
             };
             match error {
@@ -144,10 +145,22 @@ fn exposed(allocator: &Allocator, bytes: usize) -> Result<Buffer> {
     allocator.allocate_with(&Request::new(bytes).storage(storage).exportable(form))
 }
 
+/// Whether buffers of the device have objects of their own.
+pub(super) fn has_objects(device: &dyn Device) -> bool {
+    let bytes = device.properties().granularity;
+    let segment = device.create_segment(bytes, StorageMode::Shared).unwrap();
+    let has = segment.object(0, bytes).is_ok();
+    device.release_segment(segment).unwrap();
+    has
+}
+
 /// Whether an allocator of shared storage ever makes this call on the device.
 fn is_made(device: &dyn Device, call: Call) -> bool {
     if Call::EXPOSED.contains(&call) {
         return offered(device).is_some();
+    }
+    if call == Call::Object {
+        return has_objects(device);
     }
     match device.virtual_memory(StorageMode::Shared) {
         None => !Call::VIRTUAL_MEMORY.contains(&call),

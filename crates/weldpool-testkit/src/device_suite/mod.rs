@@ -26,6 +26,7 @@ pub mod threads;
 pub mod transfers;
 pub mod virtual_memory;
 pub mod waste;
+pub mod zero_copy;
 
 use std::sync::Arc;
 
@@ -108,6 +109,10 @@ macro_rules! device_suite {
             ],
             waste: [
                 waste_is_told_apart_at_every_step
+            ],
+            zero_copy: [
+                adopted_memory_is_there_either_way,
+                buffers_have_objects_or_the_device_has_none
             ],
             faults: [
                 every_failing_driver_call_is_survived

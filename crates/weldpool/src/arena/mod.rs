@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use self::grow::Source;
 use self::mappings::{Mappings, Piece};
-use self::region::Region;
+use self::region::{Backing, Region};
 pub(crate) use self::reserve::Reserve;
 pub(crate) use self::room::{FreeBytes, end_index, new_index};
 use self::room::{Room, Sparing};
@@ -27,7 +27,8 @@ pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
-use crate::device::{Mapped, Metered, Segment, StorageMode, VirtualMemoryProperties};
+use crate::device::{DriverObject, Mapped, Metered, Segment, StorageMode, VirtualMemoryProperties};
+use crate::error::{Error, ErrorKind, Result};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
@@ -186,6 +187,19 @@ impl Arena {
     /// Free memory.
     pub(crate) fn free(&self) -> FreeBytes {
         self.state.lock().free()
+    }
+
+    /// The driver's object for memory of one block alone.
+    pub(crate) fn object_at(&self, position: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
+        let growth = self.growth.lock();
+        let region = growth.regions.range(..=position).next_back();
+        match region.map(|(_, region)| (region.start, &region.backing)) {
+            Some((start, Backing::Segment(segment))) => segment.object(position - start, bytes),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the device has no object for each buffer; its memory is known by address",
+            )),
+        }
     }
 
     /// Segments held, or pieces of physical memory mapped.

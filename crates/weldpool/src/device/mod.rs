@@ -32,6 +32,7 @@ use std::time::Duration;
 use crate::binding::Resource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::{Exported, ExportedHandle};
+use crate::registered::CopyReason;
 use crate::sync::Arc;
 use crate::transfer::Rows;
 
@@ -186,14 +187,16 @@ pub trait Device: Debug + Send + Sync {
     /// # Errors
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) where the device never does it,
-    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) where it wants other addresses, or as the driver says.
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) where it wants other addresses, or as the driver says; with
+    /// the [reason](Error::with_copy_reason) where one fits.
     #[allow(unsafe_code)]
     unsafe fn register(&self, memory: HostRange) -> Result<Box<dyn Registration>> {
         let _ = memory;
         Err(Error::new(
             ErrorKind::Unsupported,
             "the device cannot use memory that it did not give",
-        ))
+        )
+        .with_copy_reason(CopyReason::NotOffered))
     }
 
     /// Has the device forget registered memory. Nothing of the device uses it any more.
@@ -259,6 +262,21 @@ pub unsafe trait Segment: Any + Debug + Send + Sync {
     fn resource(&self) -> Option<Resource> {
         None
     }
+    /// The driver's object for `bytes` bytes from `offset` on alone, for calls that take an object and no offset (Metal:
+    /// an `MTLBuffer`). Both lie inside of the segment. Made when it is first asked for; the segment may keep it for the
+    /// next. Whoever has it drops it before the segment goes back.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) where the driver has no such objects, or none for a part of this segment;
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) when too many are alive; else what the driver says.
+    fn object(&self, offset: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
+        let _ = (offset, bytes);
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "the device has no object for each buffer; its memory is known by address",
+        ))
+    }
     /// Whether it can be [parked](Self::park); constant. Default: no.
     fn parks(&self) -> bool {
         false
@@ -290,6 +308,19 @@ pub unsafe trait Segment: Any + Debug + Send + Sync {
             "the memory was not requested to be exportable; see Request::exportable",
         ))
     }
+}
+
+/// A driver's object for part of a segment; see [`Segment::object`].
+///
+/// # Safety
+///
+/// While the value lives, [`resource`](Self::resource) gives the same object, which is alive and stands for that part.
+#[allow(unsafe_code)]
+pub unsafe trait DriverObject: Debug + Send + Sync {
+    /// The driver's pointer.
+    fn resource(&self) -> Resource;
+    /// Length of the object in bytes, which may be more than was asked for.
+    fn bytes(&self) -> usize;
 }
 
 /// A place in device memory, as a driver call needs it.

@@ -37,6 +37,11 @@ pub unsafe trait Registration: Any + Debug + Send + Sync {
     fn resource(&self) -> Option<Resource> {
         None
     }
+
+    /// Where the memory begins in that object, in bytes. Default: at its start.
+    fn resource_offset(&self) -> usize {
+        0
+    }
 }
 
 /// Memory that could not be unregistered, and why.

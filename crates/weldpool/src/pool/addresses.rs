@@ -4,7 +4,8 @@
 
 use super::Pool;
 use crate::address::BlockInfo;
-use crate::block::Record;
+use crate::arena::Arena;
+use crate::block::{Block, Record};
 use crate::buffer::Buffer;
 
 impl Pool {
@@ -24,6 +25,11 @@ impl Pool {
         let mut found = self.records_around(address);
         let block = found.find_map(|record| record.attach(self.key, address))?;
         Some(Buffer::new(block))
+    }
+
+    /// The arena whose segments a block lies in.
+    pub(crate) fn segments_of(&self, block: &Block) -> &Arena {
+        &self.arenas.of(block).0
     }
 
     /// The records among which is that of the block that contains an address.

@@ -152,6 +152,7 @@ impl Pool {
             reserved,
             staging: self.device.staging(),
             registered: self.device.registered(),
+            adopted: self.adoptions.read(),
             parked: self.device.parked(),
             limit: self.reserve.limit(),
             block_bytes,

@@ -18,15 +18,25 @@
 
 #![allow(unsafe_code)]
 
+mod adopted;
+mod mapped_file;
+mod mapping;
 mod memory;
 mod ranges;
+mod reason;
+mod shared_memory;
 
 use std::fmt;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+pub(crate) use self::adopted::Adoptions;
+pub use self::adopted::{AdoptOptions, Adopted};
+pub use self::mapped_file::MappedFile;
 pub use self::memory::{RawBytes, StableBytes};
 pub(crate) use self::ranges::Ranges;
+pub use self::reason::CopyReason;
+pub use self::shared_memory::SharedMemory;
 use crate::allocator::Allocator;
 use crate::binding::{Binding, Place};
 use crate::device::{HostRange, Registration, StorageMode, UnregisterError};
@@ -72,16 +82,18 @@ pub struct RegisterError<T> {
 
 impl Allocator {
     /// Makes memory that exists known to the device, so that work uses it where it is. On CUDA that locks its pages,
-    /// which costs up to 0.4 ms per MiB, and no address need be aligned; Metal wants whole pages. The bytes count
-    /// in [`Stats::registered`](crate::Stats::registered) and not toward what is reserved or any limit of this
-    /// allocator.
+    /// which costs up to 0.4 ms per MiB. On Metal the pages that it begins and ends in are wrapped whole, so kernels of
+    /// the program reach their neighbours' bytes too. No address need be aligned. The bytes count in
+    /// [`Stats::registered`](crate::Stats::registered) and not toward what is reserved or any limit of this allocator.
+    /// [`adopt`](Self::adopt) copies what cannot be registered.
     ///
     /// # Errors
     ///
     /// With the memory: [`InvalidRequest`](ErrorKind::InvalidRequest) when it is empty, overlaps memory that is
-    /// registered, begins or ends in a live buffer of the allocator's own, or is not aligned as the device wants;
+    /// registered, begins or ends in a live buffer of the allocator's own, or in a page that is not mapped whole;
     /// [`Unsupported`](ErrorKind::Unsupported) where the device registers none, or none that is read-only;
-    /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond 65536 registrations; else what the driver says.
+    /// [`LimitExceeded`](ErrorKind::LimitExceeded) beyond 65536 registrations, or the longest buffer of the device; else
+    /// what the driver says. [`Error::copy_reason`](crate::Error::copy_reason) names the reason.
     pub fn register<M: StableBytes>(
         &self,
         memory: M,
@@ -275,7 +287,7 @@ impl<M: StableBytes> Registered<M> {
                 .and_then(|one| one.device_address())
                 .unwrap_or(0),
             resource: resource.map_or(std::ptr::null_mut(), |one| one.as_ptr().as_ptr()),
-            resource_offset: 0,
+            resource_offset: registration.map_or(0, |one| one.resource_offset()),
         }
     }
 }
@@ -344,14 +356,16 @@ impl Pool {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "memory of zero bytes cannot be registered",
-            ));
+            )
+            .with_copy_reason(CopyReason::Empty));
         }
         let last = start.saturating_add(range.bytes - 1);
         if self.find(start).or_else(|| self.find(last)).is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the memory is a buffer of this allocator, which the device knows",
-            ));
+            )
+            .with_copy_reason(CopyReason::AlreadyKnown));
         }
         self.registered().add(start, range.bytes)?;
         // SAFETY: the caller's promise.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::CopyReason;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 
@@ -28,7 +29,8 @@ impl Ranges {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
                 "65536 ranges of memory are registered, which is the most",
-            ));
+            )
+            .with_copy_reason(CopyReason::LimitReached));
         }
         // None overlap, so only the last that begins before the end can reach in.
         let last = ranges.range(..end).next_back();
@@ -39,7 +41,8 @@ impl Ranges {
                     "{bytes} bytes at {start:#x} overlap {} bytes at {other:#x}, which are registered already",
                     other_end - other
                 ),
-            ));
+            )
+            .with_copy_reason(CopyReason::AlreadyKnown));
         }
         ranges.insert(start, end);
         Ok(())

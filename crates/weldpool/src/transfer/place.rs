@@ -13,7 +13,7 @@ use crate::guard::{BorrowToken, Element};
 use crate::pinned::PinnedBuffer;
 use crate::queue::sealed::Operand as Sealed;
 use crate::queue::{Operand, Part};
-use crate::registered::{Registered, StableBytes};
+use crate::registered::{Adopted, Registered, StableBytes};
 use crate::view::BufferView;
 
 /// Where a copy comes from, for as long as it takes: an [`Operand`], or a slice, an array or a vector of any
@@ -166,14 +166,15 @@ impl Destination<'_> {
     }
 }
 
-/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`], [`Registered`] memory,
-/// or a vector or boxed slice of any [`Element`].
+/// What a copy can own while it is under way: a [`Buffer`], a [`BufferView`], a [`PinnedBuffer`], [`Registered`] or
+/// [`Adopted`] memory, or a vector or boxed slice of any [`Element`].
 pub trait Owned: sealed::Owned + Any + Send {}
 
 impl Owned for Buffer {}
 impl Owned for BufferView {}
 impl Owned for PinnedBuffer {}
 impl<M: StableBytes> Owned for Registered<M> {}
+impl<M: StableBytes> Owned for Adopted<M> {}
 impl<T: Element + Send> Owned for Vec<T> {}
 impl<T: Element + Send> Owned for Box<[T]> {}
 
@@ -214,7 +215,7 @@ macro_rules! of_pool {
     )*};
 }
 
-of_pool!([] Buffer, [] BufferView, [] PinnedBuffer, [M: StableBytes] Registered<M>);
+of_pool!([] Buffer, [] BufferView, [] PinnedBuffer, [M: StableBytes] Registered<M>, [M: StableBytes] Adopted<M>);
 
 macro_rules! of_host {
     ($($owner:ty),*) => {$(

@@ -25,6 +25,7 @@ mod registered;
 mod thread_caches;
 mod trace;
 mod transfer;
+mod zero_copy;
 
 use self::fake::Checked;
 

@@ -105,20 +105,6 @@ fn vectors_of_any_address_and_length_are_registered_where_pages_are_locked() {
 }
 
 #[test]
-fn metal_wants_whole_pages_and_says_so() {
-    let device = Arc::new(FakeApple::new().unwrap());
-    let allocator = Allocator::builder(device.clone()).build().unwrap();
-    let failed = allocator.register(vec![3_u8; 5000]).unwrap_err();
-    assert_eq!(failed.error.kind(), ErrorKind::InvalidRequest);
-    assert!(failed.to_string().contains("16384"), "{failed}");
-    assert_eq!(failed.memory, [3; 5000], "it comes back");
-    assert_eq!(device.violations(), []);
-    assert_eq!(allocator.stats().registered.value, 0);
-    let whole = allocator.register(Pages::new(1)).unwrap();
-    assert!(whole.binding().resource.is_some());
-}
-
-#[test]
 fn what_another_allocator_of_the_device_registered_is_refused_and_breaks_no_rule() {
     let (device, first) = discrete(false);
     let second = Allocator::builder(device.clone()).build().unwrap();

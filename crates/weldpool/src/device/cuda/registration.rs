@@ -8,6 +8,7 @@ use super::raw::Driver;
 use crate::device::raw::Address;
 use crate::device::{HostRange, Registration};
 use crate::error::{Error, ErrorKind, Result};
+use crate::registered::CopyReason;
 use crate::sync::Arc;
 
 /// Memory whose pages the driver has locked. Neither address nor length need be aligned; pages are locked whole,
@@ -39,7 +40,8 @@ impl CudaRegistration {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     "this device registers no memory that must not be written; copy it, or map it for writing",
-                ));
+                )
+                .with_copy_reason(CopyReason::ReadOnly));
             }
         }
         // SAFETY: the caller's promise.

@@ -49,11 +49,13 @@ pub enum Call {
     Export,
     /// [`Device::import`](crate::Device::import).
     Import,
+    /// [`Segment::object`](crate::device::Segment::object), where one is made.
+    Object,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Budget,
         Self::CreateSegment,
         Self::ReleaseSegment,
@@ -76,6 +78,7 @@ impl Call {
         Self::CreateExposed,
         Self::Export,
         Self::Import,
+        Self::Object,
     ];
 
     /// Those of [`Timeline`](crate::device::Timeline).

@@ -134,6 +134,14 @@ impl Store {
         self.bytes
     }
 
+    /// Where it begins, if others obtained it.
+    pub(super) fn others_address(&self) -> Option<usize> {
+        match self.pages.lock().as_deref() {
+            Some(Pages::Others(address)) => Some(address.0.as_ptr().addr()),
+            _ => None,
+        }
+    }
+
     pub(super) fn state(&self) -> State {
         *self.state.lock()
     }

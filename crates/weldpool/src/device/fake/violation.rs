@@ -47,9 +47,15 @@ pub enum Rule {
     BufferLength,
     /// Metal: offsets and lengths of blits are multiples of four on macOS (documentation of `MTLBlitCommandEncoder`).
     BlitAlignment,
-    /// Metal: memory is wrapped without a copy in whole pages (documentation of
+    /// Metal: memory is wrapped without a copy in whole pages, one at least, all of them mapped (documentation of
     /// `newBufferWithBytesNoCopy:length:options:deallocator:`).
     WholePages,
+    /// Metal: memory that is wrapped without a copy stays mapped until the end of its buffer (same documentation).
+    StaysMapped,
+    /// Metal: no more buffers are alive than the system's limit (`iogpu.rsrc_limit`; MLX PR 3512).
+    BufferCount,
+    /// Nothing is written to memory that is mapped for reading.
+    Writable,
     /// Metal: one encoder of a command buffer at a time, which ends before the commit, of which there is one
     /// (documentation of `MTLCommandBuffer`).
     OneEncoder,

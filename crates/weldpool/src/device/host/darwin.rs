@@ -87,7 +87,7 @@ fn host() -> libc::mach_port_t {
 }
 
 /// Bytes of a page as the kernel counts them, which are more than the process's own under Rosetta.
-fn kernel_page_bytes() -> u64 {
+pub(crate) fn kernel_page_bytes() -> u64 {
     // SAFETY: the library sets it before any code of the program runs, and never again (mach/vm_page_size.h).
     let bytes = unsafe { vm_kernel_page_size };
     bytes as u64

@@ -7,6 +7,7 @@ mod aligned;
 mod anonymous;
 #[cfg(target_os = "linux")]
 mod memory_file;
+mod probe;
 #[cfg(target_os = "linux")]
 mod sealed;
 
@@ -18,6 +19,8 @@ pub(in crate::device) use anonymous::{Mapper, Mapping};
 pub(in crate::device) use memory_file::{Apart, FILE_BYTES_MAX, Mapper, Mapping};
 #[cfg(target_os = "linux")]
 pub(in crate::device) use sealed::SealedMapping;
+
+pub(in crate::device) use probe::is_mapped;
 
 use crate::error::{Error, ErrorKind};
 

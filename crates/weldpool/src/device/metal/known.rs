@@ -1,23 +1,32 @@
-//! The buffers of a device that are alive, by the objects that locations name.
+//! The buffers of a device that are alive, by the objects that locations name, and how many there may be.
 
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::raw::{Buffer, Metal};
 use crate::binding::Resource;
 use crate::device::Location;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::RwLock;
+use crate::registered::CopyReason;
+use crate::sync::{AtomicUsize, Ordering, RwLock};
 
 /// Buffers by the addresses of their objects. O(1).
 #[derive(Debug)]
-pub(super) struct Known<M: Metal>(RwLock<HashMap<usize, M::Buffer>>);
+pub(super) struct Known<M: Metal> {
+    buffers: RwLock<HashMap<usize, Entry<M>>>,
+    /// Buffers in it, and those being made.
+    count: AtomicUsize,
+    /// As many as there may be.
+    most: usize,
+}
 
-impl<M: Metal> Default for Known<M> {
-    fn default() -> Self {
-        Self(RwLock::default())
-    }
+#[derive(Debug)]
+struct Entry<M: Metal> {
+    buffer: M::Buffer,
+    /// What of it work may touch: all but what surrounds memory of the program.
+    window: Range<usize>,
 }
 
 fn key(resource: Resource) -> usize {
@@ -25,19 +34,52 @@ fn key(resource: Resource) -> usize {
 }
 
 impl<M: Metal> Known<M> {
-    pub(super) fn add(&self, buffer: &M::Buffer) {
-        let buffer = buffer.clone();
-        self.0.write().insert(key(buffer.resource()), buffer);
+    /// For a device that is to have at most `most` buffers. A system has a number of them from which on each is dear, or
+    /// none is made (MLX PR 3512, 3849: 2^19), and all processes' count on some.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            buffers: RwLock::default(),
+            count: AtomicUsize::new(0),
+            most,
+        }
+    }
+
+    /// Makes a buffer, of which work may touch `window`, and knows it until it is [removed](Self::remove).
+    pub(super) fn make(
+        &self,
+        window: Range<usize>,
+        make: impl FnOnce() -> Result<M::Buffer>,
+    ) -> Result<M::Buffer> {
+        let one_more = |count: usize| (count < self.most).then_some(count + 1);
+        let (relaxed, most) = (Ordering::Relaxed, self.most);
+        if self.count.fetch_update(relaxed, relaxed, one_more).is_err() {
+            let text = format!("{most} buffers of the device are alive, which is the most");
+            let error = Error::with_message(ErrorKind::LimitExceeded, text);
+            return Err(error.with_copy_reason(CopyReason::LimitReached));
+        }
+        let buffer = make().inspect_err(|_| {
+            self.count.fetch_sub(1, relaxed);
+        })?;
+        let entry = Entry {
+            buffer: buffer.clone(),
+            window,
+        };
+        let before = self.buffers.write().insert(key(buffer.resource()), entry);
+        debug_assert!(before.is_none(), "an object is made once");
+        Ok(buffer)
     }
 
     pub(super) fn remove(&self, resource: Resource) {
-        let removed = self.0.write().remove(&key(resource));
+        let removed = self.buffers.write().remove(&key(resource));
         // Its release is a call, made with the lock free.
-        drop(removed);
+        if removed.is_some() {
+            drop(removed);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn has(&self, resource: Resource) -> bool {
-        self.0.read().contains_key(&key(resource))
+        self.buffers.read().contains_key(&key(resource))
     }
 
     /// The buffer of a location and the offset in it, which has to hold `bytes` bytes from there.
@@ -51,16 +93,25 @@ impl<M: Metal> Known<M> {
         let Some((resource, offset)) = location.resource else {
             return invalid("a location without a buffer of this device".into());
         };
-        let found = self.0.read().get(&key(resource)).cloned();
-        let Some(buffer) = found.or_else(|| metal.find_buffer(resource)) else {
+        let found = self.buffers.read().get(&key(resource)).map(|entry| {
+            let Entry { buffer, window } = entry;
+            (buffer.clone(), window.clone())
+        });
+        let others = || {
+            let buffer = metal.find_buffer(resource)?;
+            let window = 0..buffer.length();
+            Some((buffer, window))
+        };
+        let Some((buffer, window)) = found.or_else(others) else {
             return invalid(format!(
                 "{resource:?} is no buffer of this device, or its end has come"
             ));
         };
-        let length = buffer.length();
-        if offset.checked_add(bytes).is_none_or(|end| end > length) {
+        let ends_beyond = offset.checked_add(bytes).is_none_or(|end| end > window.end);
+        if offset < window.start || ends_beyond {
             return invalid(format!(
-                "work on {bytes} bytes at {offset} of a buffer of {length} bytes"
+                "work on {bytes} bytes at {offset} of a buffer of {} bytes, of which {window:?} may be touched",
+                buffer.length()
             ));
         }
         Ok((buffer, offset))

@@ -8,6 +8,7 @@ mod config;
 mod kernels;
 mod known;
 mod mapped;
+mod object;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -17,6 +18,9 @@ mod segment;
 mod timeline;
 mod updates;
 mod virtual_memory;
+mod zero_copy;
+
+use std::any::Any;
 
 use self::kernels::Kernels;
 use self::known::Known;
@@ -84,7 +88,7 @@ impl<M: Metal> MetalDevice<M> {
         let (placement_sparse, opened) = open_sparse(&metal, &config, heaps);
         let shared = Arc::new(Shared {
             heaps,
-            known: Known::default(),
+            known: Known::new(metal.buffers_max()),
             parked: AtomicU64::new(0),
             resident,
             kernels: Kernels::default(),
@@ -113,6 +117,13 @@ impl<M: Metal> MetalDevice<M> {
     /// What the device makes its calls through.
     pub(in crate::device) fn metal(&self) -> &M {
         &self.shared.metal
+    }
+
+    /// Whether registered memory is of this device.
+    pub(in crate::device) fn has_registered(&self, registration: &dyn Registration) -> bool {
+        let any: &dyn Any = registration;
+        let own = any.downcast_ref::<Wrapped<M>>();
+        own.is_some_and(|wrapped| wrapped.is_of(&self.shared))
     }
 
     fn check_length(&self, bytes: usize, storage: StorageMode) -> Result<()> {
@@ -254,21 +265,21 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn unregister(
         &self,
-        registration: Box<dyn Registration>,
+        mut registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
-        let resource = registration.resource();
-        if !resource.is_some_and(|resource| self.shared.known.has(resource)) {
-            let error = Error::new(
+        let own = self.has_registered(registration.as_ref());
+        let any: &mut dyn Any = registration.as_mut();
+        let ended = match any.downcast_mut::<Wrapped<M>>() {
+            Some(wrapped) if own => wrapped.end(),
+            _ => Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "the registered memory is not of this device",
-            );
-            return Err(UnregisterError {
-                registration,
-                error,
-            });
-        }
-        M::pooled(|| drop(registration));
-        Ok(())
+            )),
+        };
+        ended.map_err(|error| UnregisterError {
+            registration,
+            error,
+        })
     }
 }
 

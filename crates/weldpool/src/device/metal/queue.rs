@@ -10,7 +10,9 @@ use std::time::Duration;
 use super::Shared;
 use super::blit::{By, Part, copy_parts, fill_parts};
 use super::kernels::{encode_copy, encode_fill};
-use super::raw::{BlitEncoder, CommandBuffer, CommandQueue, Encoder, Metal, Object, SharedEvent};
+use super::raw::{
+    BlitEncoder, Buffer, CommandBuffer, CommandQueue, Encoder, Metal, Object, SharedEvent,
+};
 use super::timeline::EventTimeline;
 use crate::device::{DeviceQueue, ExternalOrder, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,7 +71,8 @@ impl<M: Metal> MetalQueue<M> {
         let (gate, external) = (event("weldpool functions")?, event("weldpool external")?);
         let fence = metal.new_fence()?;
         fence.set_label("weldpool order");
-        let mark = metal.new_buffer(MARK_BYTES, StorageMode::Private)?;
+        let mark = || metal.new_buffer(MARK_BYTES, StorageMode::Private);
+        let mark = shared.known.make(0..MARK_BYTES, mark)?;
         mark.set_label("weldpool mark");
         Ok(Self {
             shared: Arc::clone(shared),
@@ -171,6 +174,12 @@ impl<M: Metal> MetalQueue<M> {
             commands.wait_for(event, value);
             self.order(commands)
         })
+    }
+}
+
+impl<M: Metal> Drop for MetalQueue<M> {
+    fn drop(&mut self) {
+        M::pooled(|| self.shared.known.remove(self.mark.resource()));
     }
 }
 

@@ -61,7 +61,7 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn peer_index_and_count(&self) -> (u32, u32);
     /// Physical memory in bytes (`hw.memsize`).
     fn memory_bytes(&self) -> u64;
-    /// Bytes of a page of the host (`hw.pagesize`).
+    /// Bytes of a page of the host's kernel (`vm_kernel_page_size`).
     fn page_bytes(&self) -> usize;
     /// Whether the system has residency sets (macOS 15).
     fn has_residency_sets(&self) -> bool;
@@ -88,9 +88,18 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
         storage: StorageMode,
         page: SparsePageSize,
     ) -> Result<Self::Buffer>;
-    /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
-    /// mapped while the buffer lives, and nobody else's.
-    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Self::Buffer>;
+    /// `newBufferWithBytesNoCopy:length:options:deallocator:` of shared storage, over whole pages, one at least. The memory
+    /// stays mapped while the buffer lives: until `ended` is called, which the deallocator does, or no buffer was made.
+    fn new_buffer_no_copy(
+        &self,
+        memory: HostRange,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Self::Buffer>;
+    /// Whether pages are mapped whole on each of which some byte is mapped. Where the process's pages are as large, they
+    /// are.
+    fn has_whole_pages(&self, pages: Range<usize>) -> bool;
+    /// How many buffers may be alive (`iogpu.rsrc_limit`).
+    fn buffers_max(&self) -> usize;
     /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.
     fn find_buffer(&self, resource: Resource) -> Option<Self::Buffer> {
         let _ = resource;

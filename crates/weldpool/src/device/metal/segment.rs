@@ -5,12 +5,13 @@
 use std::ptr::NonNull;
 
 use super::Shared;
+use super::object::{Parts, Whole};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object, PurgeableState};
 use super::residency::Member;
 use crate::binding::Resource;
 use crate::device::raw::Address;
-use crate::device::{Segment, StorageMode};
-use crate::error::Result;
+use crate::device::{DriverObject, Segment, StorageMode};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// A segment of a device.
@@ -18,6 +19,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 pub(super) struct MetalSegment<M: Metal> {
     shared: Arc<Shared<M>>,
     bytes: usize,
+    storage: StorageMode,
     host: Option<Address>,
     device: u64,
     resource: Resource,
@@ -29,6 +31,8 @@ pub(super) struct MetalSegment<M: Metal> {
 /// What it is made of.
 #[derive(Debug)]
 struct Objects<M: Metal> {
+    /// Buffers over blocks on the heap.
+    parts: Parts<M>,
     buffer: M::Buffer,
     bytes: u64,
     /// What keeps it resident is known by this.
@@ -71,16 +75,18 @@ impl<M: Metal> MetalSegment<M> {
         let heap = on_heap
             .then(|| metal.new_heap(bytes, storage))
             .transpose()?;
-        let buffer = match &heap {
-            Some(heap) => {
-                heap.set_label(&label);
-                heap.new_buffer(bytes, 0)?
-            }
-            None => metal.new_buffer(bytes, storage)?,
-        };
+        let buffer = shared.known.make(0..bytes, || {
+            Ok(match &heap {
+                Some(heap) => {
+                    heap.set_label(&label);
+                    heap.new_buffer(bytes, 0)?
+                }
+                None => metal.new_buffer(bytes, storage)?,
+            })
+        })?;
         buffer.set_label(&label);
-        shared.known.add(&buffer);
         let objects = Objects {
+            parts: Parts::default(),
             buffer,
             bytes: heap.as_ref().map_or(bytes, Heap::size) as u64,
             member: Mutex::default(),
@@ -91,6 +97,7 @@ impl<M: Metal> MetalSegment<M> {
         Ok(Self {
             shared: Arc::clone(shared),
             bytes,
+            storage,
             host: buffer.contents().map(Address),
             device: buffer.gpu_address(),
             resource: buffer.resource(),
@@ -121,8 +128,12 @@ impl<M: Metal> MetalSegment<M> {
 impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
         M::pooled(|| {
+            let objects = self.objects.take();
+            if let Some(objects) = &objects {
+                objects.parts.clear();
+            }
             self.shared.known.remove(self.resource);
-            if let Some(objects) = self.objects.take() {
+            if let Some(objects) = objects {
                 objects.leave_residency(&self.shared);
                 // A set keeps what it holds until then.
                 self.shared.resident.commit();
@@ -151,6 +162,28 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
         Some(self.resource)
     }
 
+    fn object(&self, offset: usize, bytes: usize) -> Result<Arc<dyn DriverObject>> {
+        let objects = self.objects.as_ref();
+        if let Some(objects) = objects
+            && let Some(heap) = &objects.heap
+        {
+            let heap = (heap, self.storage);
+            return M::pooled(|| objects.parts.get(&self.shared, heap, offset, bytes));
+        }
+        // The segment outlives whoever has it.
+        if offset == 0 && bytes <= self.bytes {
+            return Ok(Arc::new(Whole {
+                resource: self.resource,
+                bytes: self.bytes,
+            }));
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "memory that lies on no heap has one buffer, and no others over its parts; name it by buffer and offset \
+             (Buffer::binding), or ask for memory that is on a heap, which managed and very large memory is not",
+        ))
+    }
+
     fn parks(&self) -> bool {
         self.heap().is_some()
     }
@@ -160,6 +193,7 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
             return;
         };
         M::pooled(|| {
+            objects.parts.clear();
             // What a set holds is wired, and wired memory is not taken.
             objects.leave_residency(&self.shared);
             self.shared.resident.commit();

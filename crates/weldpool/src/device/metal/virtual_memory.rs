@@ -271,19 +271,20 @@ impl<M: Metal> Addresses<M> {
         let (shared, page) = (&inner.shared, inner.page);
         let length = bytes + GRANULARITY - page.bytes();
         let storage = StorageMode::Private;
-        let buffer = shared.metal.new_sparse_buffer(length, storage, page)?;
+        let make = || shared.metal.new_sparse_buffer(length, storage, page);
+        let buffer = shared.known.make(0..length, make)?;
         buffer.set_label("weldpool addresses");
         // Pages are mapped whole, so the address should be a multiple of one; that is not documented.
         let address = buffer.gpu_address();
         let start = address.next_multiple_of(GRANULARITY as u64) - address;
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         if !start.is_multiple_of(page.bytes()) {
+            shared.known.remove(buffer.resource());
             return Err(Error::with_message(
                 ErrorKind::Unsupported,
                 format!("a placement sparse buffer begins at {address:#x}, inside a page"),
             ));
         }
-        shared.known.add(&buffer);
         let member = shared
             .resident
             .add(&shared.metal, Allocation::Buffer(&buffer), 0);

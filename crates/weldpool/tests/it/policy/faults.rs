@@ -73,6 +73,7 @@ impl Workload<'_> {
         self.mixed(12);
         self.limits();
         self.exposed();
+        self.objects();
         let pooling = self.allocator.set_pooling(false);
         self.mixed(4);
         self.allocator.set_pooling(pooling);
@@ -255,6 +256,21 @@ impl Workload<'_> {
             } else {
                 drop(imported);
                 drop(buffer);
+            }
+        }
+    }
+
+    /// Objects of single buffers, on a device that has them.
+    fn objects(&mut self) {
+        for _ in 0..3 {
+            let buffer = self.allocator.allocate(40_000);
+            let Some(buffer) = self.noted(buffer) else {
+                continue;
+            };
+            match buffer.object() {
+                Ok(object) => assert_eq!(object.bytes(), buffer.len()),
+                Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                Err(error) => self.errors.push(error),
             }
         }
     }

@@ -20,6 +20,8 @@ pub struct AppleModel {
     pub(super) metal4: bool,
     pub(super) placement_sparse: bool,
     pub(super) sparse_page_max: SparsePageSize,
+    pub(super) buffers_max: usize,
+    pub(super) empty_no_copy: bool,
     pub(super) costs: AppleCosts,
 }
 
@@ -33,6 +35,8 @@ impl Default for AppleModel {
             metal4: true,
             placement_sparse: false,
             sparse_page_max: SparsePageSize::Size256,
+            buffers_max: 499_000,
+            empty_no_copy: false,
             costs: AppleCosts::assumed(),
         }
     }
@@ -81,6 +85,19 @@ impl FakeAppleBuilder {
     #[cfg(test)]
     pub(in crate::device) fn sparse_page_max(mut self, page: SparsePageSize) -> Self {
         self.model.sparse_page_max = page;
+        self
+    }
+
+    /// Buffers that may be alive at once. Default: 499,000, as MLX presumes where the system does not tell.
+    pub fn buffers_max(mut self, buffers: usize) -> Self {
+        self.model.buffers_max = buffers;
+        self
+    }
+
+    /// Whether memory that is wrapped without a copy gives a buffer of no bytes and no error, as a GPU in a virtual
+    /// machine did (runner-images 10663). Default: off.
+    pub fn empty_no_copy(mut self, on: bool) -> Self {
+        self.model.empty_no_copy = on;
         self
     }
 

@@ -388,6 +388,16 @@ impl Encoder {
         }
     }
 
+    /// A place that is written to, likewise.
+    fn written(&self, place: (&Buffer, usize), bytes: usize, blit: bool) -> Option<Side> {
+        if place.0.is_read_only() {
+            let text = format!("{bytes} bytes are written to memory that is mapped for reading");
+            self.metal().break_rule(Rule::Writable, text);
+            return None;
+        }
+        self.side(place, bytes, blit)
+    }
+
     fn transfer(&self, source: Option<Source>, destination: Option<Side>, bytes: usize) {
         let (Some(source), Some(destination)) = (source, destination) else {
             return;
@@ -476,13 +486,13 @@ impl raw::BlitEncoder for Encoder {
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
         self.metal().enter("copyFromBuffer:");
         let source = self.side(from, bytes, true).map(Source::Memory);
-        let destination = self.side(to, bytes, true);
+        let destination = self.written(to, bytes, true);
         self.transfer(source, destination, bytes);
     }
 
     fn fill(&self, buffer: &Buffer, range: Range<usize>, value: u8) {
         self.metal().enter("fillBuffer:");
-        let destination = self.side((buffer, range.start), range.len(), true);
+        let destination = self.written((buffer, range.start), range.len(), true);
         self.transfer(Some(Source::Value(value)), destination, range.len());
     }
 
@@ -561,7 +571,11 @@ impl raw::ComputeEncoder for Compute {
         };
         let place = |index: usize, rest: Option<usize>| {
             let (buffer, offset) = state.buffers[index].as_ref()?;
-            self.encoder.side((buffer, offset + rest?), threads, false)
+            let place = (buffer, offset + rest?);
+            match index {
+                0 => self.encoder.side(place, threads, false),
+                _ => self.encoder.written(place, threads, false),
+            }
         };
         let (source, destination) = match state.pipeline {
             Some(Pipeline::Copy) => (place(0, number(0)).map(Source::Memory), place(1, number(8))),

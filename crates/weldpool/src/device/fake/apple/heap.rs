@@ -8,7 +8,9 @@ use super::ALIGNMENT;
 use super::labels::Labelled;
 use super::metal::Metal;
 use super::sparse::SparseMemory;
+use super::no_copy::Others;
 use crate::binding::Resource;
+use crate::device::fake::call::Call;
 use crate::device::fake::store::{Pages, State, Store};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, SparsePageSize};
@@ -189,6 +191,11 @@ impl Heap {
                 ),
             }));
         }
+        // What covers all of the heap belongs to the making of a segment.
+        if (offset, length) != (0, self.size()) {
+            metal.begin(Call::Object)?;
+        }
+        metal.check_count()?;
         metal.charge(metal.costs().buffer.ns(length as u64));
         Ok(Buffer::new(
             metal.clone(),
@@ -282,6 +289,7 @@ enum Memory {
         store: Arc<Store>,
         address: u64,
         pages: Option<Arc<Pages>>,
+        others: Option<Others>,
     },
     /// Tiles of heaps, which it does not keep alive.
     Sparse(Arc<SparseMemory>),
@@ -313,6 +321,7 @@ impl Buffer {
             store,
             address,
             pages,
+            others: None,
         };
         Self::new(metal.clone(), memory, length)
     }
@@ -332,10 +341,29 @@ impl Buffer {
     }
 
     /// A buffer over memory of the program's (`newBufferWithBytesNoCopy:`).
-    pub(super) fn over(metal: &Metal, memory: HostRange) -> Result<Self> {
+    /// `length` is what it says of itself.
+    pub(super) fn over(
+        metal: &Metal,
+        memory: HostRange,
+        length: usize,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Self> {
         let (store, address) = metal.map_others(memory)?;
-        let pages = Some(store.pages()?);
-        Ok(Self::of_its_own(metal, store, address, pages))
+        let memory = Memory::Own {
+            pages: Some(store.pages()?),
+            store,
+            address,
+            others: Some(Others::new(memory, ended)),
+        };
+        Ok(Self::new(metal.clone(), memory, length))
+    }
+
+    /// Whether it is over memory of the program's that is mapped for reading.
+    pub(super) fn is_read_only(&self) -> bool {
+        match &self.object.memory {
+            Memory::Own { others, .. } => others.as_ref().is_some_and(Others::is_read_only),
+            Memory::Heap { .. } | Memory::Sparse(_) => false,
+        }
     }
 
     /// `length` in bytes.
@@ -453,10 +481,18 @@ impl Drop for Object {
         let object = Resource::new(NonNull::from(&*self).cast());
         self.metal.forget_buffer(object);
         match &self.memory {
-            Memory::Own { store, address, .. } => {
+            Memory::Own {
+                store,
+                address,
+                others,
+                ..
+            } => {
                 // Work that comes later finds nothing there.
                 store.set_state(State::Released);
                 self.metal.unmap_others(*address, store.bytes());
+                if let Some(Err(violation)) = others.as_ref().map(Others::end) {
+                    drop(self.metal.record(violation));
+                }
             }
             Memory::Sparse(sparse) => self.metal.forget_sparse(sparse),
             Memory::Heap { .. } => {}

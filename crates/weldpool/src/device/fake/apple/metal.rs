@@ -1,6 +1,7 @@
 //! The model of an `MTLDevice`: what its memory objects have in common.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue, WeakQueue};
 use super::costs::AppleCosts;
@@ -12,15 +13,16 @@ use super::order::Order;
 use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
-use super::{ALIGNMENT, PAGE};
+use super::{ALIGNMENT, PAGE, no_copy};
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
+use crate::device::fake::call::Call;
 use crate::device::fake::capacity::Capacity;
 use crate::device::fake::control::{Control, Ledger};
 use crate::device::fake::queue::{self, Core, Side};
 use crate::device::fake::store::{Fresh, Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
-use crate::device::mapping::Mapper;
+use crate::device::mapping::{Mapper, is_mapped};
 use crate::device::metal::raw::{self, Family, SizeAndAlign, SparsePageSize, Tiles};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,6 +54,8 @@ struct Shared {
 pub(super) struct Limits {
     pub(super) working_set: u64,
     pub(super) buffer_bytes_max: u64,
+    pub(super) buffers_max: usize,
+    pub(super) empty_no_copy: bool,
     pub(super) poison: bool,
     /// The system has Metal 4.
     pub(super) macos26: bool,
@@ -203,6 +207,13 @@ impl Metal {
         self.shared.memory.total()
     }
 
+    /// The buffer that an object is, while that is alive.
+    #[must_use]
+    pub fn buffer(&self, object: Resource) -> Option<Buffer> {
+        let objects = self.shared.objects.lock();
+        objects.buffers.get(&key(object))?.2.upgrade()
+    }
+
     /// What the system does under memory pressure: discards volatile heaps that no residency set holds, lowest address
     /// first, until `bytes` bytes are discarded or none is left; returns the bytes. The contents become poison.
     ///
@@ -293,6 +304,23 @@ impl Metal {
     pub(super) fn forget_heap(&self, heap: &HeapMemory) {
         self.shared.objects.lock().heaps.remove(&heap.address());
         let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
+    }
+
+    /// Begins a call that can be made to fail.
+    pub(super) fn begin(&self, call: Call) -> Result<()> {
+        self.shared.ledger.enter(call)
+    }
+
+    /// Refuses a buffer that would be one too many.
+    pub(super) fn check_count(&self) -> Result<()> {
+        let most = self.shared.limits.buffers_max;
+        if self.shared.objects.lock().buffers.len() < most {
+            return Ok(());
+        }
+        Err(self.record(Violation {
+            rule: Rule::BufferCount,
+            text: format!("a buffer is made while {most} are alive, which is the most"),
+        }))
     }
 
     /// Maps memory that the program obtained; the address it has for the device.
@@ -433,7 +461,11 @@ impl queue::Memory for Metal {
     }
 
     fn reach(&self, address: u64, bytes: usize) -> std::result::Result<Vec<Reach>, Violation> {
-        self.shared.space.reach(address, bytes)
+        let reached = self.shared.space.reach(address, bytes)?;
+        for reach in &reached {
+            no_copy::check_reach(reach)?;
+        }
+        Ok(reached)
     }
 }
 
@@ -573,29 +605,41 @@ impl raw::Metal for Metal {
                 text: format!("a buffer of {length} bytes"),
             }));
         }
+        self.check_count()?;
         let bytes = length.next_multiple_of(PAGE);
         let (store, pages, address) = self.obtain(bytes, storage)?;
         self.charge(self.shared.costs.heap.ns(bytes as u64));
         Ok(Buffer::of_its_own(self, store, address, pages))
     }
 
-    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+    fn new_buffer_no_copy(
+        &self,
+        memory: HostRange,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Buffer> {
         self.enter("newBufferWithBytesNoCopy:");
-        let start = memory.address.as_ptr().addr();
-        if !start.is_multiple_of(PAGE) || !memory.bytes.is_multiple_of(PAGE) {
-            return Err(self.record(Violation {
-                rule: Rule::WholePages,
-                text: format!("{} bytes at {start:#x} without a copy", memory.bytes),
-            }));
-        }
+        let Limits {
+            buffer_bytes_max,
+            empty_no_copy,
+            ..
+        } = self.shared.limits;
+        no_copy::check(&memory, buffer_bytes_max).map_err(|violation| self.record(violation))?;
+        self.check_count()?;
         self.charge(self.shared.costs.buffer.ns(memory.bytes as u64));
-        Buffer::over(self, memory)
+        let length = if empty_no_copy { 0 } else { memory.bytes };
+        Buffer::over(self, memory, length, ended)
+    }
+
+    fn has_whole_pages(&self, pages: Range<usize>) -> bool {
+        is_mapped(pages.start, pages.len())
+    }
+
+    fn buffers_max(&self) -> usize {
+        self.shared.limits.buffers_max
     }
 
     fn find_buffer(&self, resource: Resource) -> Option<Buffer> {
-        let object = key(resource);
-        let objects = self.shared.objects.lock();
-        objects.buffers.get(&object)?.2.upgrade()
+        self.buffer(resource)
     }
 
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {

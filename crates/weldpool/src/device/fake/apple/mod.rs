@@ -12,6 +12,7 @@ mod fence;
 mod heap;
 mod labels;
 mod metal;
+mod no_copy;
 mod order;
 mod pools;
 mod queue;
@@ -55,7 +56,9 @@ const ALIGNMENT: usize = 256;
 /// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
 /// * Heaps can be volatile, and then be discarded by [`Metal::purge_volatile`]; work that touches one is
 ///   a broken rule, and discarded contents are poison.
-/// * Memory of the program can be [registered](crate::Allocator::register) if it consists of whole pages.
+/// * Memory of the program can be [registered](crate::Allocator::register) where the pages of 16 KiB that it lies on are
+///   mapped whole, which on a Mac all are.
+/// * A buffer on a heap has [an object of its own](crate::Buffer::object).
 /// * Host functions of queues are called on threads that nobody else knows, one per function.
 #[derive(Debug)]
 pub struct FakeApple {
@@ -90,12 +93,16 @@ impl FakeApple {
             metal4,
             placement_sparse,
             sparse_page_max,
+            buffers_max,
+            empty_no_copy,
             costs,
         } = model;
         let percent = |share: u64| memory / 100 * share;
         let limits = Limits {
             working_set: working_set.unwrap_or(percent(84)),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
+            buffers_max,
+            empty_no_copy,
             poison: settings.poison,
             macos26,
             metal4,
@@ -207,7 +214,9 @@ impl Device for FakeApple {
         registration: Box<dyn Registration>,
     ) -> std::result::Result<(), UnregisterError> {
         let entered = self.control.ledger().enter(Call::Unregister);
-        let own = || self.check_own(registration.resource(), "registered memory");
+        // One whose buffer was let go has no object any more.
+        let own = self.device.has_registered(registration.as_ref());
+        let own = || self.control.check_own(own, "registered memory");
         if let Err(error) = entered.and_then(|()| own()) {
             return Err(UnregisterError {
                 registration,

@@ -6,6 +6,7 @@ use super::memory::Memory;
 use crate::device::fake::store::State;
 use crate::device::{HostRange, Registration};
 use crate::error::{Error, ErrorKind, Result};
+use crate::registered::CopyReason;
 use crate::sync::Arc;
 
 /// Registered memory. Its device address is the host's, as with CUDA's unified addressing, and ranges need not be
@@ -32,6 +33,7 @@ impl Registered {
                     violation.text
                 ),
             )
+            .with_copy_reason(CopyReason::AlreadyKnown)
         })?;
         memory.charge_pinning(range.bytes);
         Ok(Self {

@@ -6,6 +6,7 @@
 
 mod sparse;
 
+use std::ffi::c_void;
 use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -28,12 +29,14 @@ use super::{
     Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign, SparsePageSize,
 };
 use crate::binding::Resource;
-use crate::device::host::system;
+use crate::device::host::{darwin, system};
 use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Threads of a group: a multiple of every GPU's width (32 on Apple's).
 const GROUP: usize = 256;
+/// Buffers that may be alive where the system does not tell (MLX, `metal/allocator.cpp`).
+const BUFFERS_MAX: usize = 499_000;
 /// Bytes that `setBytes:length:atIndex:` takes at most (its documentation).
 const SET_BYTES_MAX: usize = 4 << 10;
 
@@ -218,8 +221,10 @@ impl Metal for Device {
         system::budget().map_or(0, |budget| budget.total)
     }
 
+    // The kernel's, which the GPU maps, and not the smaller ones of a process under Rosetta.
     fn page_bytes(&self) -> usize {
-        rustix::param::page_size()
+        let page = rustix::param::page_size();
+        usize::try_from(darwin::kernel_page_bytes()).map_or(page, |kernel| kernel.max(page))
     }
 
     fn has_residency_sets(&self) -> bool {
@@ -281,16 +286,30 @@ impl Metal for Device {
         made(buffer, || format!("buffer of {length} bytes")).map(Buffer::new)
     }
 
-    fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+    fn new_buffer_no_copy(
+        &self,
+        memory: HostRange,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Result<Buffer> {
         let page = self.page_bytes();
         let start = memory.address.as_ptr().addr();
-        if !start.is_multiple_of(page) || !memory.bytes.is_multiple_of(page) {
+        let whole = start.is_multiple_of(page) && memory.bytes.is_multiple_of(page);
+        if !whole || memory.bytes == 0 {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "memory that is wrapped without a copy consists of whole pages",
             ));
         }
-        // SAFETY: address and length are those of whole pages, and whoever registers them keeps them mapped.
+        // A block can be called any number of times; a buffer ends once.
+        let ended = Mutex::new(Some(ended));
+        let deallocator = RcBlock::new(move |_: NonNull<c_void>, _: usize| {
+            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(ended) = ended {
+                ended();
+            }
+        });
+        // SAFETY: address and length are those of whole pages, which whoever registers them keeps mapped until the
+        // deallocator was called; Metal copies the block, which owns all that it uses and may be called on any thread.
         let buffer = unsafe {
             self.0
                 .0
@@ -298,13 +317,23 @@ impl Metal for Device {
                     memory.address.cast(),
                     memory.bytes,
                     options(StorageMode::Shared),
-                    None,
+                    Some(&deallocator),
                 )
         };
         made(buffer, || {
             format!("buffer over {} bytes of the program's", memory.bytes)
         })
         .map(Buffer::new)
+    }
+
+    fn has_whole_pages(&self, _pages: Range<usize>) -> bool {
+        self.page_bytes() == rustix::param::page_size()
+    }
+
+    fn buffers_max(&self) -> usize {
+        let told = darwin::sysctl_number(c"iogpu.rsrc_limit").ok();
+        let told = told.and_then(|most| usize::try_from(most).ok());
+        told.filter(|&most| most > 0).unwrap_or(BUFFERS_MAX)
     }
 
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
