@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Physical,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location, Physical,
     Registration, ReleaseError, Segment, Staging, Topology, UnregisterError, VirtualMemory,
     VirtualMemoryProperties,
 };
@@ -267,6 +267,10 @@ impl Device for FaultyDevice {
     ) -> Result<Box<dyn Segment>> {
         self.faults.check(Call::CreateSegment)?;
         Ok(self.noted(self.inner.create_segment_on(bytes, storage, node)?))
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.inner.note_host_write(start, bytes);
     }
 
     fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {

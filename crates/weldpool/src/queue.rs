@@ -335,8 +335,8 @@ impl Queue {
             ));
         }
         refuse_overlap(&source.part(), &destination.part())?;
-        self.check_addressed(source)?;
-        self.check_addressed(destination)?;
+        self.check_addressed(source, Access::Read)?;
+        self.check_addressed(destination, Access::Write)?;
         let _writing = destination.borrow_exclusive()?;
         // Two ranges of one buffer share its borrow state, which is held for writing already.
         let one_buffer = source.part().is_of_buffer(&destination.part());
@@ -422,8 +422,8 @@ impl Queue {
     }
 
     /// Refuses memory whose address is not one to this queue's device.
-    fn check_addressed(&self, operand: &impl Operand) -> Result<()> {
-        if is_addressed_by(&self.pool, operand) {
+    fn check_addressed(&self, operand: &impl Operand, access: Access) -> Result<()> {
+        if is_addressed_by(&self.pool, operand, access) {
             return Ok(());
         }
         let pool = operand.pool();
@@ -467,7 +467,7 @@ impl Queue {
     ///
     /// As for [`copy`](Self::copy).
     pub fn fill(&self, destination: &mut impl Operand, value: u8) -> Result<Fence> {
-        self.check_addressed(destination)?;
+        self.check_addressed(destination, Access::Write)?;
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         let filled = self.submit(&[(to.in_flight, Access::Write)], |queue| {
@@ -525,6 +525,12 @@ impl Queue {
                 }
             }))
         })
+    }
+
+    /// Has the host see what work of others that was submitted so far writes to managed memory.
+    pub(crate) fn show_to_host(&self, start: &Location, bytes: usize) -> Result<()> {
+        let _submitting = self.core.lock_with_room()?;
+        self.core.device.note_device_write(start, bytes)
     }
 
     /// A fence at the present end of the queue.

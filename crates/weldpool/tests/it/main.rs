@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weldpool::device::fake::{FakeApple, FakeDiscrete};
+use weldpool::device::fake::{AppleGpu, FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 
 mod config;
@@ -37,4 +37,18 @@ weldpool_testkit::device_suite!(fake_discrete, || Arc::new(Checked(
 )));
 weldpool_testkit::device_suite!(fake_apple, || Arc::new(Checked(
     FakeApple::builder().seed(2).build().unwrap()
+)));
+weldpool_testkit::device_suite!(fake_intel_mac, || Arc::new(Checked(
+    FakeApple::builder()
+        .gpu(AppleGpu::Discrete)
+        .seed(3)
+        .build()
+        .unwrap()
+)));
+weldpool_testkit::device_suite!(fake_paravirtual, || Arc::new(Checked(
+    FakeApple::builder()
+        .gpu(AppleGpu::Paravirtual)
+        .seed(4)
+        .build()
+        .unwrap()
 )));

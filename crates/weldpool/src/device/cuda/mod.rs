@@ -39,7 +39,7 @@ use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
     Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -159,6 +159,9 @@ impl CudaDevice {
             numa_nodes: attribute::numa_node(&pci).into_iter().collect(),
             parallelism: 1,
             peers,
+            addressing: Addressing::OneSpace,
+            managed_copies: false,
+            chip: None,
         };
         Ok(Self {
             private,

@@ -30,7 +30,7 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
+    AppleCosts, AppleGpu, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
     PurgeableState,
 };
 pub use builder::Builder;

@@ -57,6 +57,21 @@ pub enum Rule {
     ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.
     NotVolatile,
+    /// Metal: only managed storage is told of changes, and synchronised (documentation of `didModifyRange:` and
+    /// `synchronizeResource:`).
+    OnlyManaged,
+    /// Metal: what the host wrote to managed storage is announced before work reads it (documentation of
+    /// `didModifyRange:`).
+    ManagedAnnounced,
+    /// Metal: what the device wrote to managed storage is synchronised before the host changes it (documentation of
+    /// `synchronizeResource:`).
+    ManagedSynchronized,
+    /// Metal: a remote view is of private storage, for a device of the same peer group, and the source of blits alone
+    /// (documentation of `newRemoteBufferViewForDevice:`).
+    RemoteView,
+    /// Metal: buffers are bound at offsets that suit the GPU (documentation of `setBuffer:offset:atIndex:`; 256 bytes on Intel
+    /// Macs, 4 on Apple silicon).
+    BindAlignment,
 }
 
 /// A rule that was broken, and how.

@@ -20,7 +20,8 @@ impl<M: Metal> Default for Known<M> {
     }
 }
 
-fn key(resource: Resource) -> usize {
+/// The address of an object.
+pub(super) fn key(resource: Resource) -> usize {
     resource.as_ptr().addr().get()
 }
 

@@ -4,8 +4,10 @@
 //! [`FakeApple`](crate::device::fake::FakeApple). docs/metal.md lists the rules it relies on, with their sources.
 
 mod blit;
+mod family;
 mod kernels;
 mod known;
+pub(in crate::device) mod peers;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -14,31 +16,36 @@ mod resident;
 mod segment;
 mod timeline;
 
+use self::family::Defaults;
 use self::kernels::Kernels;
 use self::known::Known;
 use self::queue::MetalQueue;
-use self::raw::{Family, Metal};
+use self::raw::{Buffer, Family, Metal};
 use self::registration::Wrapped;
 use self::resident::Resident;
 use self::segment::MetalSegment;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Location, Registration, ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
 
+pub use self::family::ChipFamily;
+pub(in crate::device) use self::family::PARAVIRTUAL;
 pub use self::residency::ResidencyConfig;
 
 /// Above this a segment is a buffer of its own: a heap would hold nothing else.
 const HEAP_BYTES_MAX: usize = 1 << 30;
-/// How a GPU in a virtual machine of Apple's calls itself; its heaps are no use (MLX, `metal/device.cpp`).
-const PARAVIRTUAL: &str = "Apple Paravirtual device";
 
 /// What all parts of a device share.
 #[derive(Debug)]
 struct Shared<M: Metal> {
     metal: M,
+    /// Of this opening of the device.
+    number: u64,
+    /// Whether managed storage is two copies.
+    two_copies: bool,
     /// Whether segments lie on heaps.
     heaps: bool,
     known: Known<M>,
@@ -62,18 +69,30 @@ impl<M: Metal> MetalDevice<M> {
         residency: ResidencyConfig,
     ) -> Self {
         let properties = M::pooled(|| properties(&metal, kind, ordinal));
-        let heaps = properties.name != PARAVIRTUAL;
+        let defaults = Defaults::of(properties.chip, metal.supports_family(Family::Metal3));
+        let residency = ResidencyConfig {
+            enabled: residency.enabled && defaults.residency_sets,
+            ..residency
+        };
         let resident = Resident::new(&metal, residency);
         Self {
-            properties,
             shared: Arc::new(Shared {
-                heaps,
+                number: peers::next_number(),
+                two_copies: properties.managed_copies,
+                heaps: defaults.heaps,
                 known: Known::default(),
                 resident,
                 kernels: Kernels::default(),
                 metal,
             }),
+            properties,
         }
+    }
+
+    /// The same device, which reads memory of the devices of these numbers; see [`peers::peers_of`].
+    pub(in crate::device) fn with_peers(mut self, peers: Vec<u32>) -> Self {
+        self.properties.peers = peers;
+        self
     }
 
     /// What the device makes its calls through.
@@ -121,10 +140,9 @@ fn properties<M: Metal>(metal: &M, kind: DeviceKind, ordinal: u32) -> DeviceProp
     let shared = metal.heap_buffer_size_and_align(page, StorageMode::Shared);
     let private = metal.heap_buffer_size_and_align(page, StorageMode::Private);
     let longest = usize::try_from(metal.max_buffer_length()).unwrap_or(usize::MAX);
-    let mut storage_modes = vec![StorageMode::Shared, StorageMode::Private];
-    if !unified {
-        storage_modes.push(StorageMode::Managed);
-    }
+    let storage_modes = StorageMode::ALL.into_iter();
+    // Where there is one memory, a copy of it gains nothing.
+    let storage_modes = storage_modes.filter(|&mode| !unified || mode != StorageMode::Managed);
     DeviceProperties {
         kind,
         ordinal,
@@ -134,10 +152,13 @@ fn properties<M: Metal>(metal: &M, kind: DeviceKind, ordinal: u32) -> DeviceProp
         granularity: page,
         alignment_min: shared.align.max(private.align),
         segment_bytes_max: longest / page * page,
-        storage_modes,
+        storage_modes: storage_modes.collect(),
         numa_nodes: vec![0],
         parallelism: 1,
         peers: Vec::new(),
+        addressing: Addressing::Objects,
+        managed_copies: !unified,
+        chip: ChipFamily::of(metal),
     }
 }
 
@@ -148,6 +169,14 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn budget(&self) -> Result<Budget> {
         let metal = &self.shared.metal;
+        if !self.properties.unified {
+            // Of memory of its own a GPU tells this alone; what it has allocated counts memory of the host too.
+            return Ok(Budget {
+                total: metal.recommended_max_working_set_size(),
+                available: None,
+                limit: None,
+            });
+        }
         let total = metal.memory_bytes();
         let limit = metal.recommended_max_working_set_size();
         Ok(Budget {
@@ -162,6 +191,55 @@ impl<M: Metal> Device for MetalDevice<M> {
         let on_heap = self.lies_on_heap(bytes, storage);
         let segment = M::pooled(|| MetalSegment::new(&self.shared, bytes, storage, on_heap));
         Ok(Box::new(segment?))
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        if !self.properties.managed_copies {
+            return;
+        }
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        M::pooled(|| match known.find(metal, start, bytes) {
+            Ok((buffer, at)) => buffer.did_modify_range(at..at + bytes),
+            Err(error) => tracing::error!(%error, "the device was not told of what the host wrote"),
+        });
+    }
+
+    /// Memory that peers read, and managed memory, which lies alone.
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        let offered = match storage {
+            StorageMode::Private => exposure.peers && !self.properties.peers.is_empty(),
+            StorageMode::Managed => !exposure.peers && self.properties.managed_copies,
+            StorageMode::Shared => false,
+        };
+        offered && exposure.export.is_none()
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        _node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.check_length(bytes, storage)?;
+        if !self.offers(exposure, storage) {
+            return Err(Error::with_message(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} shows private storage to its peers, of which it has {}, and nothing to other processes",
+                    self.properties.name,
+                    self.properties.peers.len()
+                ),
+            ));
+        }
+        let segment = M::pooled(|| {
+            let segment = MetalSegment::new(&self.shared, bytes, storage, false)?;
+            Ok(match exposure.peers {
+                true => segment.shown(),
+                false => segment,
+            })
+        });
+        segment.map(|segment| Box::new(segment) as Box<dyn Segment>)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
@@ -208,10 +286,8 @@ impl<M: Metal> Device for MetalDevice<M> {
     }
 }
 
-/// The newest family of a device that decides anything.
-pub(in crate::device) fn family<M: Metal>(metal: &M) -> Option<Family> {
-    let newest_first = [Family::Apple9, Family::Apple8, Family::Apple7, Family::Mac2];
-    newest_first
-        .into_iter()
-        .find(|&family| metal.supports_family(family))
+impl<M: Metal> Drop for Shared<M> {
+    fn drop(&mut self) {
+        peers::forget(self.number);
+    }
 }

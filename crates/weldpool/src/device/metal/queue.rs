@@ -6,11 +6,13 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::Shared;
+use super::{Shared, peers};
 use super::blit::{By, copy_parts, fill_parts};
-use super::raw::{BlitEncoder, CommandBuffer, CommandQueue, Metal, Object, SharedEvent};
+use super::raw::{
+    BlitEncoder, Buffer, CommandBuffer, CommandQueue, Metal, Object, SharedEvent,
+};
 use super::timeline::EventTimeline;
-use crate::device::{DeviceQueue, Location, Timeline};
+use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 use crate::transfer::Rows;
@@ -91,6 +93,17 @@ impl<M: Metal> MetalQueue<M> {
         })
     }
 
+    /// Encodes that the host's copy of managed memory becomes what the device's is, once all work before has ended: what was
+    /// written may lie in the device's caches until then (documentation of `synchronizeResource:`).
+    fn synchronize(&self, commands: &M::Commands, written: &M::Buffer) -> Result<()> {
+        if self.shared.two_copies && written.storage_mode() == StorageMode::Managed {
+            let blit = commands.blit_encoder()?;
+            blit.synchronize(written);
+            blit.end();
+        }
+        Ok(())
+    }
+
     fn encode_copy(
         &self,
         commands: &M::Commands,
@@ -127,16 +140,36 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
         let span = |pitch: usize| pitch.saturating_mul(rows.count.saturating_sub(1)) + rows.bytes;
-        let Shared { known, metal, .. } = self.shared.as_ref();
-        let (from, from_at) = known.find(metal, &source, span(rows.source_pitch))?;
+        let Shared {
+            known,
+            metal,
+            kernels,
+            number,
+            ..
+        } = self.shared.as_ref();
         let (to, to_at) = known.find(metal, &destination, span(rows.destination_pitch))?;
+        let read = span(rows.source_pitch);
+        let (from, from_at, is_view) = match known.find(metal, &source, read) {
+            Ok((buffer, at)) => (buffer, at, false),
+            Err(error) => {
+                let view = M::pooled(|| peers::view(metal, *number, &source, read))?;
+                let (view, at) = view.ok_or(error)?;
+                (view, at, true)
+            }
+        };
+        let mut passage = None;
         self.submit("weldpool copy", &mut self.state.lock(), |commands| {
             for row in 0..rows.count {
                 let from = (&from, from_at + row * rows.source_pitch);
                 let to = (&to, to_at + row * rows.destination_pitch);
-                self.encode_copy(commands, from, to, rows.bytes)?;
+                if is_view {
+                    let ours = (metal, kernels);
+                    peers::encode_copy(ours, commands, from, to, rows.bytes, &mut passage)?;
+                } else {
+                    self.encode_copy(commands, from, to, rows.bytes)?;
+                }
             }
-            Ok(())
+            self.synchronize(commands, &to)
         })
     }
 
@@ -158,7 +191,18 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
                     }
                 }
             }
-            Ok(())
+            self.synchronize(commands, &to)
+        })
+    }
+
+    fn note_device_write(&self, start: &Location, bytes: usize) -> Result<()> {
+        if !self.shared.two_copies {
+            return Ok(());
+        }
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        let (written, _) = known.find(metal, start, bytes)?;
+        self.submit("weldpool synchronize", &mut self.state.lock(), |commands| {
+            self.synchronize(commands, &written)
         })
     }
 

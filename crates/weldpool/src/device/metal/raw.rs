@@ -52,8 +52,6 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn current_allocated_size(&self) -> u64;
     /// `peerGroupID`; 0 for a device without peers.
     fn peer_group_id(&self) -> u64;
-    /// `peerIndex` and `peerCount`.
-    fn peer_index_and_count(&self) -> (u32, u32);
     /// Physical memory in bytes (`hw.memsize`).
     fn memory_bytes(&self) -> u64;
     /// Bytes of a page of the host (`hw.pagesize`).
@@ -65,11 +63,14 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
 
     /// `newHeapWithDescriptor:`, of type placement, with hazard tracking off.
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Self::Heap>;
-    /// `newBufferWithLength:options:`, with hazard tracking off.
+    /// `newBufferWithLength:options:`, with hazard tracking off but for managed storage, whose synchronisation has to come
+    /// after the writes before it.
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Self::Buffer>;
     /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
     /// mapped while the buffer lives, and nobody else's.
     fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Self::Buffer>;
+    /// `newRemoteBufferViewForDevice:` of a buffer of another device, for this one.
+    fn new_remote_view(&self, of: &Self::Buffer) -> Result<Self::Buffer>;
     /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.
     fn find_buffer(&self, resource: Resource) -> Option<Self::Buffer> {
         let _ = resource;
@@ -101,6 +102,8 @@ pub(in crate::device) enum Family {
     Apple8,
     /// M3 and M4.
     Apple9,
+    /// M5.
+    Apple10,
     /// GPUs of Intel Macs.
     Mac2,
     /// Residency sets need it.
@@ -139,6 +142,8 @@ pub(in crate::device) trait Heap: Object {
 pub(in crate::device) trait Buffer: Object {
     /// `length` in bytes.
     fn length(&self) -> usize;
+    /// `storageMode`.
+    fn storage_mode(&self) -> StorageMode;
     /// `contents`; none for private storage.
     fn contents(&self) -> Option<NonNull<u8>>;
     /// `gpuAddress`.

@@ -4,7 +4,7 @@
 
 use std::ptr::NonNull;
 
-use super::Shared;
+use super::{Shared, peers};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object};
 use super::residency::Member;
 use crate::binding::Resource;
@@ -20,6 +20,8 @@ pub(super) struct MetalSegment<M: Metal> {
     buffer: M::Buffer,
     /// What keeps it resident is known by this.
     member: Option<Member>,
+    /// Whether peers of the device read it.
+    shown: bool,
     /// Goes after its buffer.
     heap: Option<M::Heap>,
 }
@@ -55,8 +57,16 @@ impl<M: Metal> MetalSegment<M> {
             bytes,
             buffer,
             member,
+            shown: false,
             heap,
         })
+    }
+
+    /// The same, which peers of the device read.
+    pub(super) fn shown(mut self) -> Self {
+        peers::show(&self.shared.metal, &self.buffer);
+        self.shown = true;
+        self
     }
 
     fn allocation(&self) -> Allocation<'_, M> {
@@ -69,6 +79,9 @@ impl<M: Metal> MetalSegment<M> {
 
 impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
+        if self.shown {
+            peers::hide(self.buffer.resource());
+        }
         self.shared.known.remove(self.buffer.resource());
         if let Some(member) = self.member {
             self.shared.resident.remove(member, self.allocation());

@@ -8,6 +8,8 @@
 mod apple;
 mod closing;
 mod discrete;
+mod intel;
+mod peers;
 mod pool;
 mod queues;
 mod untold;
@@ -16,7 +18,8 @@ use std::sync::Arc;
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Registration,
+    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
+    Registration,
     ReleaseError, Segment, Staging, UnregisterError, VirtualMemory,
 };
 use weldpool::{Device, Exported, Result, StorageMode};
@@ -61,6 +64,10 @@ impl<D: Fake> Device for Checked<D> {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.0.create_segment(bytes, storage)
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.0.note_host_write(start, bytes);
     }
 
     fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {

@@ -90,6 +90,8 @@ struct State {
     commands: Vec<Command>,
     /// Kept until the end.
     buffers: Vec<Buffer>,
+    /// Ranges of managed storage that are read.
+    reads: Vec<(Buffer, Range<usize>)>,
     handlers: Vec<Box<dyn FnOnce(Outcome) + Send>>,
     /// An encoder that has not ended.
     encoding: bool,
@@ -177,7 +179,9 @@ impl raw::CommandBuffer for Commands {
         let commands = std::mem::take(&mut state.commands);
         let handlers = std::mem::take(&mut state.handlers);
         let buffers = std::mem::take(&mut state.buffers);
+        let reads = std::mem::take(&mut state.reads);
         drop(state);
+        self.see_host_writes(&buffers, &reads);
         for buffer in &buffers {
             if let Some(text) = self.inner.queue.uncommitted(buffer) {
                 self.record(Rule::ResidencyCommitted, text);
@@ -199,6 +203,23 @@ impl raw::CommandBuffer for Commands {
     }
 }
 
+impl Commands {
+    /// What the host announced is there for the commands; what it did not is a broken rule where they read it.
+    fn see_host_writes(&self, buffers: &[Buffer], reads: &[(Buffer, Range<usize>)]) {
+        for copy in buffers.iter().filter_map(Buffer::host_copy) {
+            if let Err(error) = copy.commit() {
+                tracing::error!(%error, "no memory for the device's copy of managed storage");
+            }
+        }
+        for (buffer, range) in reads {
+            let checked = buffer.host_copy().map(|copy| copy.check_read(range));
+            if let Some(Err(Violation { rule, text })) = checked {
+                self.record(rule, text);
+            }
+        }
+    }
+}
+
 impl Queue {
     /// What is wrong with the residency of a buffer's memory: a set has it that was changed and not committed.
     fn uncommitted(&self, buffer: &Buffer) -> Option<String> {
@@ -206,6 +227,13 @@ impl Queue {
         let staged = sets.iter().any(|set| set.has_staged(buffer.allocation()));
         staged.then(|| "work on memory whose residency set was changed and not committed".into())
     }
+}
+
+/// What a command does with a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    Read,
+    Write,
 }
 
 /// An encoder of blits.
@@ -216,7 +244,20 @@ pub(in crate::device) struct Encoder {
 
 impl Encoder {
     /// A place, if it keeps the rules; blits want multiples of four besides.
-    fn side(&self, (buffer, offset): (&Buffer, usize), bytes: usize, blit: bool) -> Option<Side> {
+    fn side(
+        &self,
+        (buffer, offset): (&Buffer, usize),
+        bytes: usize,
+        blit: bool,
+        touch: Touch,
+    ) -> Option<Side> {
+        if buffer.remote_storage_buffer().is_some() && !(blit && touch == Touch::Read) {
+            self.commands.record(
+                Rule::RemoteView,
+                "a remote view is written, or used by a kernel; it is a source of blits alone".into(),
+            );
+            return None;
+        }
         if blit
             && [offset, bytes]
                 .iter()
@@ -233,12 +274,21 @@ impl Encoder {
         let side = self.commands.metal().place(buffer, offset, bytes);
         match side {
             Ok(side) => {
-                self.commands
-                    .inner
-                    .state
-                    .lock()
-                    .buffers
-                    .push(buffer.clone());
+                let mut state = self.commands.inner.state.lock();
+                state.buffers.push(buffer.clone());
+                if let Some(copy) = buffer.host_copy() {
+                    let range = offset..offset + bytes;
+                    match touch {
+                        Touch::Read => state.reads.push((buffer.clone(), range)),
+                        Touch::Write => {
+                            let copy = Arc::clone(copy);
+                            state.commands.push(Command::Touch(Box::new(move || {
+                                copy.note_device_write(range);
+                                Ok(())
+                            })));
+                        }
+                    }
+                }
                 Some(side)
             }
             Err(violation) => {
@@ -268,17 +318,30 @@ impl raw::BlitEncoder for Encoder {
     type Buffer = Buffer;
 
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
-        let source = self.side(from, bytes, true).map(Source::Memory);
-        let destination = self.side(to, bytes, true);
+        let source = self.side(from, bytes, true, Touch::Read);
+        let source = source.map(Source::Memory);
+        let destination = self.side(to, bytes, true, Touch::Write);
         self.transfer(source, destination, bytes);
     }
 
     fn fill(&self, buffer: &Buffer, range: Range<usize>, value: u8) {
-        let destination = self.side((buffer, range.start), range.len(), true);
+        let to = (buffer, range.start);
+        let destination = self.side(to, range.len(), true, Touch::Write);
         self.transfer(Some(Source::Value(value)), destination, range.len());
     }
 
-    fn synchronize(&self, _buffer: &Buffer) {}
+    fn synchronize(&self, buffer: &Buffer) {
+        let Some(copy) = buffer.host_copy() else {
+            self.commands.record(
+                Rule::OnlyManaged,
+                format!("{} storage is synchronised", buffer.storage_mode()),
+            );
+            return;
+        };
+        self.commands.push(copy.synchronize());
+        let mut state = self.commands.inner.state.lock();
+        state.buffers.push(buffer.clone());
+    }
 
     fn end(&self) {
         self.finish();
@@ -314,6 +377,15 @@ impl raw::ComputeEncoder for Compute {
     }
 
     fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
+        let commands = &self.encoder.commands;
+        let alignment = commands.metal().bind_alignment();
+        if !offset.is_multiple_of(alignment) {
+            commands.record(
+                Rule::BindAlignment,
+                format!("a buffer is bound at {offset}; the GPU wants multiples of {alignment}"),
+            );
+            return;
+        }
         if let Some(place) = self.state.lock().buffers.get_mut(index) {
             *place = Some((buffer.clone(), offset));
         }
@@ -331,7 +403,9 @@ impl raw::ComputeEncoder for Compute {
         };
         let place = |index: usize, rest: Option<usize>| {
             let (buffer, offset) = state.buffers[index].as_ref()?;
-            self.encoder.side((buffer, offset + rest?), threads, false)
+            let touch = if index == 0 { Touch::Read } else { Touch::Write };
+            let place = (buffer, offset + rest?);
+            self.encoder.side(place, threads, false, touch)
         };
         let (source, destination) = match state.pipeline {
             Some(Pipeline::Copy) => (place(0, number(0)).map(Source::Memory), place(1, number(8))),

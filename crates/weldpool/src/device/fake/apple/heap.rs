@@ -5,6 +5,7 @@
 use std::ptr::NonNull;
 
 use super::ALIGNMENT;
+use super::managed::HostCopy;
 use super::metal::Metal;
 use crate::binding::Resource;
 use crate::device::fake::store::{Pages, State, Store};
@@ -238,6 +239,19 @@ enum Memory {
         address: u64,
         pages: Option<Arc<Pages>>,
     },
+    /// Memory of its own, of which the host has a copy.
+    Managed {
+        store: Arc<Store>,
+        address: u64,
+        copy: Arc<HostCopy>,
+    },
+    /// Memory of a buffer of another device, which lies at an address of this one.
+    Remote {
+        of: Buffer,
+        store: Arc<Store>,
+        address: u64,
+        offset: usize,
+    },
 }
 
 impl Buffer {
@@ -276,6 +290,104 @@ impl Buffer {
         Ok(Self::of_its_own(metal, store, address, pages))
     }
 
+    /// A buffer over memory of its own that is managed.
+    pub(super) fn managed(
+        metal: &Metal,
+        store: Arc<Store>,
+        address: u64,
+        copy: HostCopy,
+    ) -> Self {
+        let length = store.bytes();
+        let memory = Memory::Managed {
+            store,
+            address,
+            copy: Arc::new(copy),
+        };
+        Self::new(metal.clone(), memory, length)
+    }
+
+    /// A buffer of no bytes, which a virtual machine gives where it refuses a request.
+    pub(super) fn empty(metal: &Metal, store: Arc<Store>, address: u64) -> Self {
+        let memory = Memory::Own {
+            store,
+            address,
+            pages: None,
+        };
+        Self::new(metal.clone(), memory, 0)
+    }
+
+    /// A view of a buffer of another device (`newRemoteBufferViewForDevice:`).
+    pub(super) fn remote(
+        metal: &Metal,
+        of: &Self,
+        map: impl FnOnce(&Arc<Store>) -> Result<u64>,
+    ) -> Result<Self> {
+        let (store, offset) = of.store();
+        let memory = Memory::Remote {
+            of: of.clone(),
+            address: map(store)?,
+            store: Arc::clone(store),
+            offset,
+        };
+        Ok(Self::new(metal.clone(), memory, of.length()))
+    }
+
+    /// What it lies on, and where in it.
+    fn store(&self) -> (&Arc<Store>, usize) {
+        match &self.object.memory {
+            Memory::Heap { heap, offset } => (&heap.shared.memory.store, *offset),
+            Memory::Own { store, .. } | Memory::Managed { store, .. } => (store, 0),
+            Memory::Remote { store, offset, .. } => (store, *offset),
+        }
+    }
+
+    /// The device that it is of.
+    pub(super) fn metal(&self) -> &Metal {
+        &self.object.metal
+    }
+
+    /// The host's copy, for managed storage.
+    pub(super) fn host_copy(&self) -> Option<&Arc<HostCopy>> {
+        match &self.object.memory {
+            Memory::Managed { copy, .. } => Some(copy),
+            _ => None,
+        }
+    }
+
+    /// `remoteStorageBuffer`: the buffer of another device that this one is a view of.
+    #[must_use]
+    pub fn remote_storage_buffer(&self) -> Option<&Self> {
+        match &self.object.memory {
+            Memory::Remote { of, .. } => Some(of),
+            _ => None,
+        }
+    }
+
+    /// `storageMode`.
+    #[must_use]
+    pub fn storage_mode(&self) -> StorageMode {
+        match &self.object.memory {
+            Memory::Heap { heap, .. } => heap.storage_mode(),
+            Memory::Own { pages: Some(_), .. } => StorageMode::Shared,
+            Memory::Managed { .. } => StorageMode::Managed,
+            Memory::Own { pages: None, .. } | Memory::Remote { .. } => StorageMode::Private,
+        }
+    }
+
+    /// `didModifyRange:`. A change of other storage, or beyond the buffer, is a broken rule.
+    pub fn did_modify_range(&self, range: std::ops::Range<usize>) {
+        let announced = match self.host_copy() {
+            Some(copy) => copy.announce(range),
+            None => Err(Violation {
+                rule: Rule::OnlyManaged,
+                text: format!("a change of {} storage is announced", self.storage_mode()),
+            }),
+        };
+        if let Err(violation) = announced {
+            drop(self.object.metal.record(violation));
+        }
+    }
+
     /// `length` in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
@@ -287,7 +399,7 @@ impl Buffer {
     pub fn heap(&self) -> Option<&Heap> {
         match &self.object.memory {
             Memory::Heap { heap, .. } => Some(heap),
-            Memory::Own { .. } => None,
+            _ => None,
         }
     }
 
@@ -296,7 +408,7 @@ impl Buffer {
     pub fn heap_offset(&self) -> usize {
         match self.object.memory {
             Memory::Heap { offset, .. } => offset,
-            Memory::Own { .. } => 0,
+            _ => 0,
         }
     }
 
@@ -305,7 +417,10 @@ impl Buffer {
     pub fn gpu_address(&self) -> u64 {
         match &self.object.memory {
             Memory::Heap { heap, offset } => heap.address() + *offset as u64,
-            Memory::Own { address, .. } => *address,
+            Memory::Own { address, .. } | Memory::Managed { address, .. } => *address,
+            Memory::Remote {
+                address, offset, ..
+            } => *address + *offset as u64,
         }
     }
 
@@ -313,7 +428,9 @@ impl Buffer {
     pub(super) fn allocation(&self) -> u64 {
         match &self.object.memory {
             Memory::Heap { heap, .. } => heap.address(),
-            Memory::Own { address, .. } => *address,
+            Memory::Own { address, .. }
+            | Memory::Managed { address, .. }
+            | Memory::Remote { address, .. } => *address,
         }
     }
 
@@ -327,6 +444,8 @@ impl Buffer {
                 Some(unsafe { pages.address().add(*offset) })
             }
             Memory::Own { pages, .. } => Some(pages.as_ref()?.address()),
+            Memory::Managed { copy, .. } => Some(copy.address()),
+            Memory::Remote { .. } => None,
         }
     }
 
@@ -375,17 +494,29 @@ impl raw::Buffer for Buffer {
         Self::resource(self)
     }
 
-    fn did_modify_range(&self, _range: std::ops::Range<usize>) {}
+    fn storage_mode(&self) -> StorageMode {
+        Self::storage_mode(self)
+    }
+
+    fn did_modify_range(&self, range: std::ops::Range<usize>) {
+        Self::did_modify_range(self, range);
+    }
 }
 
 impl Drop for Object {
     fn drop(&mut self) {
         let object = Resource::new(NonNull::from(&*self).cast());
         self.metal.forget_buffer(object);
-        if let Memory::Own { store, address, .. } = &self.memory {
-            // Work that comes later finds nothing there.
-            store.set_state(State::Released);
-            self.metal.unmap_others(*address, store.bytes());
+        match &self.memory {
+            Memory::Heap { .. } => {}
+            Memory::Own { store, address, .. } | Memory::Managed { store, address, .. } => {
+                // Work that comes later finds nothing there.
+                store.set_state(State::Released);
+                self.metal.unmap_others(*address, store.bytes());
+            }
+            Memory::Remote { store, address, .. } => {
+                self.metal.unmap_others(*address, store.bytes());
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod costs;
 mod event;
 mod heap;
+mod managed;
 mod metal;
 mod queue;
 mod residency;
@@ -19,29 +20,31 @@ use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::binding::Resource;
+use crate::device::metal::peers::peers_of;
 use crate::device::metal::{MetalDevice, ResidencyConfig};
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Location,
+    Registration, ReleaseError, Segment, StorageMode, UnregisterError,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 
-pub use self::builder::{AppleModel, FakeAppleBuilder};
+pub use self::builder::{AppleGpu, AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
 pub use self::metal::Metal;
 
-/// Size of a page on Apple silicon, of which heaps are multiples.
-const PAGE: usize = 16 << 10;
-
 /// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.
 const ALIGNMENT: usize = 256;
 
-/// The model of an Apple silicon GPU: one memory for host and device, no virtual memory.
+/// The model of an Apple silicon GPU: one memory for host and device, no virtual memory. Others are
+/// [modelled](AppleGpu) too: the discrete GPU of an Intel Mac, and Apple's GPU in a virtual machine.
 ///
 /// * A segment is a placement heap with one buffer over all of it; a block is the buffer and an offset.
-/// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
+/// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`). A discrete GPU has
+///   `Managed` storage: buffers of which host and device have a copy each, so that what was not announced or synchronised
+///   is not there.
+/// * Discrete GPUs of one [peer group](FakeAppleBuilder::peer_group) read each other's private memory.
 /// * Heaps can be volatile, and then be discarded by [`Metal::purge_volatile`]; work that touches one is
 ///   a broken rule, and discarded contents are poison.
 /// * Memory of the program can be [registered](crate::Allocator::register) if it consists of whole pages.
@@ -71,24 +74,41 @@ impl FakeApple {
     fn build(builder: FakeAppleBuilder) -> Result<Self> {
         let FakeAppleBuilder { model, settings } = builder;
         let AppleModel {
+            gpu,
+            peer_group,
+            host_memory,
             memory,
             working_set,
             buffer_bytes_max,
             costs,
         } = model;
         let percent = |share: u64| memory / 100 * share;
+        let ordinal = settings.ordinal;
+        let (group, count) = peer_group.unwrap_or_default();
+        if peer_group.is_some() && (group == 0 || ordinal >= u32::from(count)) {
+            return Err(Error::with_message(
+                ErrorKind::InvalidConfig,
+                format!("device {ordinal} joins peer group {group} of {count} devices"),
+            ));
+        }
+        let own = if gpu == AppleGpu::Discrete { 100 } else { 84 };
         let limits = Limits {
-            working_set: working_set.unwrap_or(percent(84)),
+            gpu,
+            peers: (group, ordinal),
+            host_memory,
+            working_set: working_set.unwrap_or(percent(own)),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             poison: settings.poison,
         };
-        let ordinal = settings.ordinal;
         let control = Control::new(settings, costs.event_signal_ns, costs.event_query_ns, true);
         let control = Arc::new(control);
         let metal = Metal::new(ordinal, &control, costs, memory, limits)?;
         let residency = ResidencyConfig::default();
+        let groups = vec![group; usize::from(count)];
+        let peers = peers_of(&groups, usize::try_from(ordinal).unwrap_or(usize::MAX));
+        let device = MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, residency);
         Ok(Self {
-            device: MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, residency),
+            device: device.with_peers(peers),
             control,
             creating: Mutex::default(),
         })
@@ -124,6 +144,17 @@ impl FakeApple {
 }
 
 impl FakeApple {
+    fn check_granularity(&self, bytes: usize) -> Result<()> {
+        let granularity = self.properties().granularity;
+        if bytes == 0 || !bytes.is_multiple_of(granularity) {
+            return Err(self.control.ledger().record(Violation {
+                rule: Rule::Granularity,
+                text: format!("a segment of {bytes} bytes; granularity is {granularity}"),
+            }));
+        }
+        Ok(())
+    }
+
     /// Records a broken rule unless a driver's object is of this device.
     fn check_own(&self, object: Option<Resource>, what: &str) -> Result<()> {
         let known = object.is_some_and(|object| self.metal().knows(object));
@@ -143,13 +174,28 @@ impl Device for FakeApple {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.control.ledger().enter(Call::CreateSegment)?;
-        if bytes == 0 || !bytes.is_multiple_of(PAGE) {
-            return Err(self.control.ledger().record(Violation {
-                rule: Rule::Granularity,
-                text: format!("a segment of {bytes} bytes; granularity is {PAGE}"),
-            }));
-        }
+        self.check_granularity(bytes)?;
         self.device.create_segment(bytes, storage)
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.device.note_host_write(start, bytes);
+    }
+
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        self.device.offers(exposure, storage)
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.control.ledger().enter(Call::CreateExposed)?;
+        self.check_granularity(bytes)?;
+        self.device.create_exposed(bytes, storage, node, exposure)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {

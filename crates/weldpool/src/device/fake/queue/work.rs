@@ -61,6 +61,8 @@ pub(in crate::device::fake) enum Command {
     Wait(Arc<dyn Timeline>, u64),
     /// An event is raised.
     Raise(Box<dyn FnOnce() + Send>),
+    /// Memory is touched in another way.
+    Touch(Box<dyn FnOnce() -> Result<(), Error> + Send>),
 }
 
 /// What is called at the end of a command buffer, in any case.
