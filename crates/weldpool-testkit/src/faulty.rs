@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location, Physical,
-    Registration, ReleaseError, Segment, Staging, Topology, UnregisterError, VirtualMemory,
-    VirtualMemoryProperties,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
+    Physical, Registration, ReleaseError, Segment, Staging, Topology, UnregisterError,
+    VirtualMemory, VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Exported, Resource, Result, StorageMode};
 

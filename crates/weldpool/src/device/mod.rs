@@ -39,11 +39,11 @@ pub use exposure::{Exposure, Imported};
 pub(crate) use fence::SoftwareTimeline;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
+pub use metal::ChipFamily;
 pub(crate) use metered::Metered;
 #[cfg(test)]
 pub(crate) use pages::NONE_LEFT;
 pub(crate) use pages::ZeroedPages;
-pub use metal::ChipFamily;
 pub use properties::{Addressing, Budget, DeviceKind, DeviceProperties, StorageMode};
 pub use registration::{HostRange, Registration, UnregisterError};
 pub use staging::Staging;

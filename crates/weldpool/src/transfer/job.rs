@@ -491,7 +491,8 @@ impl Job {
         };
         // Nothing was written before it was this copy's turn.
         if self.began.get().is_some() {
-            self.destination.note_written(self.path, self.extent.whole());
+            self.destination
+                .note_written(self.path, self.extent.whole());
         }
         self.elapsed.get_or_init(|| self.start.elapsed());
         let copied = self.began.get().map(Instant::elapsed);

@@ -34,7 +34,8 @@ const HALVED_BYTES_MIN: usize = 128 << 10;
 pub(super) unsafe fn copy(plan: &Plan) -> Result<()> {
     // SAFETY: the caller's promise.
     let done = unsafe { move_bytes(plan) };
-    plan.destination.note_written(plan.path, plan.extent.whole());
+    plan.destination
+        .note_written(plan.path, plan.extent.whole());
     done
 }
 

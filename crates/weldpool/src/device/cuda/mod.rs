@@ -39,8 +39,9 @@ use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
-    Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Imported, Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError,
+    VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Exported;

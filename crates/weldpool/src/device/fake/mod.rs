@@ -30,8 +30,8 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, AppleGpu, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, Metal,
-    PurgeableState,
+    AppleCosts, AppleGpu, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor,
+    Metal, PurgeableState,
 };
 pub use builder::Builder;
 pub use call::Call;

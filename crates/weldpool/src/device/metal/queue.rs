@@ -6,12 +6,10 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::{Shared, peers};
 use super::blit::{By, copy_parts, fill_parts};
-use super::raw::{
-    BlitEncoder, Buffer, CommandBuffer, CommandQueue, Metal, Object, SharedEvent,
-};
+use super::raw::{BlitEncoder, Buffer, CommandBuffer, CommandQueue, Metal, Object, SharedEvent};
 use super::timeline::EventTimeline;
+use super::{Shared, peers};
 use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
 use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, Mutex};

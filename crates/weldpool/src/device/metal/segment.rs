@@ -4,9 +4,9 @@
 
 use std::ptr::NonNull;
 
-use super::{Shared, peers};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object};
 use super::residency::Member;
+use super::{Shared, peers};
 use crate::binding::Resource;
 use crate::device::{Segment, StorageMode};
 use crate::error::Result;

@@ -92,7 +92,9 @@ fn the_host_sees_what_work_wrote() {
     queue.fill(&mut odd, 6).unwrap().wait(None).unwrap();
     assert_eq!(view.read::<u8>().unwrap()[..8], [4, 6, 6, 6, 6, 6, 6, 4]);
     drop((odd, view));
-    let zeroed = Request::new(BYTES).storage(StorageMode::Managed).zeroed(true);
+    let zeroed = Request::new(BYTES)
+        .storage(StorageMode::Managed)
+        .zeroed(true);
     let by_host = allocator.allocate_with(&zeroed).unwrap();
     assert!(all(&seen(&allocator, &by_host, BYTES), 0));
     let by_queue = allocator.allocate_with(&zeroed.queue(&queue)).unwrap();
@@ -208,7 +210,10 @@ fn what_was_written_by_address_is_seen_once_it_was_noted() {
     unsafe { host.write_bytes(6, 4096) };
     buffer.note_host_write(0..4096).unwrap();
     assert!(all(&seen(&allocator, &buffer, 4096), 6));
-    #[expect(clippy::reversed_empty_ranges, reason = "it is the wrong range under test")]
+    #[expect(
+        clippy::reversed_empty_ranges,
+        reason = "it is the wrong range under test"
+    )]
     for wrong in [0..4097, 5..4] {
         let error = buffer.note_host_write(wrong).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);

@@ -18,8 +18,7 @@ use std::sync::Arc;
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
-    Registration,
+    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location, Registration,
     ReleaseError, Segment, Staging, UnregisterError, VirtualMemory,
 };
 use weldpool::{Device, Exported, Result, StorageMode};

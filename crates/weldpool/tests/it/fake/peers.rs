@@ -116,9 +116,15 @@ fn bytes_at_any_place_are_read() {
         let mut place = target.slice(to..to + length).unwrap();
         queue.copy(&source, &mut place).unwrap().wait(None).unwrap();
         let contents = target.read::<u8>().unwrap();
-        assert!(contents[to..to + length] == data[from..from + length], "{from} {to} {length}");
+        assert!(
+            contents[to..to + length] == data[from..from + length],
+            "{from} {to} {length}"
+        );
         let around = contents[..to].iter().chain(&contents[to + length..]);
-        assert!(around.into_iter().all(|&byte| byte == 0xAA), "{from} {to} {length}");
+        assert!(
+            around.into_iter().all(|&byte| byte == 0xAA),
+            "{from} {to} {length}"
+        );
     }
     assert_eq!((first.violations(), second.violations()), (vec![], vec![]));
 }

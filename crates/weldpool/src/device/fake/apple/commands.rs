@@ -254,7 +254,8 @@ impl Encoder {
         if buffer.remote_storage_buffer().is_some() && !(blit && touch == Touch::Read) {
             self.commands.record(
                 Rule::RemoteView,
-                "a remote view is written, or used by a kernel; it is a source of blits alone".into(),
+                "a remote view is written, or used by a kernel; it is a source of blits alone"
+                    .into(),
             );
             return None;
         }
@@ -403,7 +404,11 @@ impl raw::ComputeEncoder for Compute {
         };
         let place = |index: usize, rest: Option<usize>| {
             let (buffer, offset) = state.buffers[index].as_ref()?;
-            let touch = if index == 0 { Touch::Read } else { Touch::Write };
+            let touch = if index == 0 {
+                Touch::Read
+            } else {
+                Touch::Write
+            };
             let place = (buffer, offset + rest?);
             self.encoder.side(place, threads, false, touch)
         };

@@ -291,12 +291,7 @@ impl Buffer {
     }
 
     /// A buffer over memory of its own that is managed.
-    pub(super) fn managed(
-        metal: &Metal,
-        store: Arc<Store>,
-        address: u64,
-        copy: HostCopy,
-    ) -> Self {
+    pub(super) fn managed(metal: &Metal, store: Arc<Store>, address: u64, copy: HostCopy) -> Self {
         let length = store.bytes();
         let memory = Memory::Managed {
             store,

@@ -114,8 +114,7 @@ impl HostCopy {
                 format!("a change of {range:?} in a buffer of {length} bytes"),
             );
         }
-        let overlaps =
-            |other: &Range<usize>| other.start < range.end && range.start < other.end;
+        let overlaps = |other: &Range<usize>| other.start < range.end && range.start < other.end;
         let lost = state.unsynchronized.iter().find(|other| overlaps(other));
         let lost = lost.cloned();
         state.announced.push(range.clone());
@@ -123,7 +122,9 @@ impl HostCopy {
             None => Ok(()),
             Some(other) => broken(
                 Rule::ManagedSynchronized,
-                format!("the host changed {range:?} where the device wrote {other:?}, unseen by the host"),
+                format!(
+                    "the host changed {range:?} where the device wrote {other:?}, unseen by the host"
+                ),
             ),
         }
     }
@@ -143,9 +144,9 @@ impl HostCopy {
                 copy.run();
             }
             state.known[range.clone()].copy_from_slice(self.bytes(&range));
-            state.unsynchronized.retain(|other| {
-                other.start < range.start || other.end > range.end
-            });
+            state
+                .unsynchronized
+                .retain(|other| other.start < range.start || other.end > range.end);
         }
         Ok(())
     }

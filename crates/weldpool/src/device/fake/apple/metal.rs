@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
+use super::ALIGNMENT;
 use super::builder::AppleGpu;
+use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
 use super::event::Event;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::managed::HostCopy;
 use super::residency::Set;
-use super::ALIGNMENT;
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::capacity::Capacity;

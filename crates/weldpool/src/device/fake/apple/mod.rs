@@ -91,12 +91,14 @@ impl FakeApple {
                 format!("device {ordinal} joins peer group {group} of {count} devices"),
             ));
         }
-        let own = if gpu == AppleGpu::Discrete { 100 } else { 84 };
         let limits = Limits {
             gpu,
             peers: (group, ordinal),
             host_memory,
-            working_set: working_set.unwrap_or(percent(own)),
+            working_set: working_set.unwrap_or(match gpu {
+                AppleGpu::Discrete => memory,
+                AppleGpu::Silicon | AppleGpu::Paravirtual => percent(84),
+            }),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             poison: settings.poison,
         };

@@ -20,8 +20,8 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
-    Registration, ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Imported, Registration, ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError,
     VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};

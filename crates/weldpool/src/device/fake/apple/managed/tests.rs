@@ -42,7 +42,7 @@ fn run(queue: &Queue, encode: impl FnOnce(&Encoder)) {
 }
 
 /// Commits blits; waits for them in the function that it gives.
-fn commit(queue: &Queue, encode: impl FnOnce(&Encoder)) -> impl FnOnce() + use<> {
+fn commit(queue: &Queue, encode: impl FnOnce(&Encoder)) -> Box<dyn FnOnce()> {
     let commands = queue.command_buffer().unwrap();
     let blit = commands.blit_encoder().unwrap();
     encode(&blit);
@@ -50,7 +50,7 @@ fn commit(queue: &Queue, encode: impl FnOnce(&Encoder)) -> impl FnOnce() + use<>
     let (say, said) = channel();
     commands.on_completed(Box::new(move |outcome| say.send(outcome).unwrap()));
     commands.commit();
-    move || said.recv().unwrap().unwrap()
+    Box::new(move || said.recv().unwrap().unwrap())
 }
 
 fn place(buffer: &Buffer, at: usize) -> NonNull<u8> {
@@ -205,7 +205,10 @@ fn a_view_of_a_peers_memory_is_that_memory() {
     let held = theirs.metal().current_allocated_size();
     let view = theirs.metal().new_remote_view(&private).unwrap();
     assert_eq!(theirs.metal().current_allocated_size(), held);
-    assert_eq!(view.remote_storage_buffer().unwrap().resource(), private.resource());
+    assert_eq!(
+        view.remote_storage_buffer().unwrap().resource(),
+        private.resource()
+    );
     assert_eq!(view.contents(), None);
     assert_eq!(seen(&theirs, &queue(&theirs), &view, 64), 4);
     run(&queue(&ours), |blit| blit.fill(&private, 0..PAGE, 6));
