@@ -13,6 +13,11 @@ use crate::device::{AddressRange, Location, Segment};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resource(NonNull<c_void>);
 
+// SAFETY: a plain number here; whoever makes calls on the object answers for the thread he does it on.
+unsafe impl Send for Resource {}
+// SAFETY: as for `Send`; the type has no interior mutability.
+unsafe impl Sync for Resource {}
+
 impl Resource {
     /// Wraps the driver's pointer.
     #[must_use]

@@ -8,6 +8,7 @@ mod backlog;
 #[cfg(all(target_os = "linux", feature = "cuda"))]
 pub mod cuda;
 mod exposure;
+mod external;
 pub mod fake;
 mod fence;
 pub mod host;
@@ -36,6 +37,7 @@ use crate::transfer::Rows;
 
 pub(crate) use exposure::Vouched;
 pub use exposure::{Exposure, Imported};
+pub use external::ExternalOrder;
 pub(crate) use fence::SoftwareTimeline;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
@@ -409,6 +411,28 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
         let _ = timeout;
         Ok(true)
+    }
+
+    /// Prepares for work that others submit by themselves, behind the point `value`, which was signalled. Default: what
+    /// they submit to the stream is in its order.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says.
+    fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
+        let _ = value;
+        Ok(None)
+    }
+
+    /// Has later work of this queue wait for what others submitted.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for an order of another queue, otherwise as the driver says; later
+    /// work does not wait then.
+    fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
+        let _ = order;
+        Ok(())
     }
 
     /// Marks the present end of the queue and returns the value that [`timeline`](Self::timeline)

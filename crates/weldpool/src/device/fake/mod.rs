@@ -31,7 +31,7 @@ mod violation;
 
 pub use apple::{
     AppleCosts, AppleGpu, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor,
-    Metal, PurgeableState,
+    LiveObject, Metal, PurgeableState,
 };
 pub use builder::Builder;
 pub use call::Call;

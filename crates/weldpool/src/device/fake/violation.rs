@@ -53,6 +53,15 @@ pub enum Rule {
     /// Metal: one encoder of a command buffer at a time, which ends before the commit, of which there is one
     /// (documentation of `MTLCommandBuffer`).
     OneEncoder,
+    /// Metal: passes that touch the same untracked memory, one of them writing, are ordered by a fence or an event, whatever
+    /// the order of their commits (Apple's article "Resource synchronization").
+    Ordered,
+    /// Metal: an encoder waits for no fence that it has updated (header of `MTLBlitCommandEncoder`).
+    FenceReuse,
+    /// Metal: calls are made in an autorelease pool, so that what they autorelease ends.
+    AutoreleasePool,
+    /// Metal: a command queue takes 32 residency sets (Metal's feature set tables).
+    ResidencySets,
     /// Metal: changes of a residency set are committed before work that uses them (documentation of `MTLResidencySet`).
     ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.

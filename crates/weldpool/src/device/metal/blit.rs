@@ -15,6 +15,14 @@ pub(super) enum By {
     Kernel,
 }
 
+/// One move of bytes, by offsets in the buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) bytes: usize,
+}
+
 /// The parts of a copy, as ranges from its beginning: the middle by a blit, if both sides are at the same distance from a
 /// multiple, the rest by a kernel.
 pub(super) fn copy_parts(

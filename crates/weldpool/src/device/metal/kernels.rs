@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::raw::{CommandBuffer, ComputeEncoder, Metal};
+use super::blit::{By, Part};
+use super::raw::{ComputeEncoder, Metal};
 use crate::error::Result;
 use crate::sync::{Mutex, OnceLock};
 
@@ -66,6 +67,28 @@ fn aligned(offset: usize) -> (usize, u64) {
 }
 
 impl<M: Metal> Kernels<M> {
+    /// The kernel that copies, if one of the parts needs it. Compiled before an encoder is made, which has to be ended
+    /// once it is there.
+    pub(super) fn copy_for(&self, metal: &M, parts: &[(By, Part)]) -> Result<Option<&M::Pipeline>> {
+        self.for_parts(metal, parts, &self.copy, COPY)
+    }
+
+    /// The kernel that fills, likewise.
+    pub(super) fn fill_for(&self, metal: &M, parts: &[(By, Part)]) -> Result<Option<&M::Pipeline>> {
+        self.for_parts(metal, parts, &self.fill, FILL)
+    }
+
+    fn for_parts<'a>(
+        &self,
+        metal: &M,
+        parts: &[(By, Part)],
+        place: &'a OnceLock<M::Pipeline>,
+        function: &str,
+    ) -> Result<Option<&'a M::Pipeline>> {
+        let needed = parts.iter().any(|part| part.0 == By::Kernel);
+        needed.then(|| self.get(metal, place, function)).transpose()
+    }
+
     fn get<'a>(
         &self,
         metal: &M,
@@ -84,56 +107,46 @@ impl<M: Metal> Kernels<M> {
             }
         }
     }
+}
 
-    /// Encodes a copy of bytes.
-    pub(super) fn copy(
-        &self,
-        metal: &M,
-        commands: &M::Commands,
-        (from, from_offset): (&M::Buffer, usize),
-        (to, to_offset): (&M::Buffer, usize),
-        bytes: usize,
-    ) -> Result<()> {
-        let pipeline = self.get(metal, &self.copy, COPY)?;
-        let encoder = commands.compute_encoder()?;
-        encoder.set_pipeline(pipeline);
-        for start in (0..bytes).step_by(THREADS_MAX) {
-            let (from_bound, from_rest) = aligned(from_offset + start);
-            let (to_bound, to_rest) = aligned(to_offset + start);
-            let mut places = [0_u8; 16];
-            places[..8].copy_from_slice(&from_rest.to_ne_bytes());
-            places[8..].copy_from_slice(&to_rest.to_ne_bytes());
-            encoder.set_buffer(from, from_bound, FROM);
-            encoder.set_buffer(to, to_bound, TO);
-            encoder.set_bytes(&places, PLACES);
-            encoder.dispatch((bytes - start).min(THREADS_MAX));
-        }
-        encoder.end();
-        Ok(())
+/// Encodes a copy of bytes.
+pub(super) fn encode_copy<M: Metal>(
+    encoder: &M::Compute,
+    pipeline: &M::Pipeline,
+    (from, from_offset): (&M::Buffer, usize),
+    (to, to_offset): (&M::Buffer, usize),
+    bytes: usize,
+) {
+    encoder.set_pipeline(pipeline);
+    for start in (0..bytes).step_by(THREADS_MAX) {
+        let (from_bound, from_rest) = aligned(from_offset + start);
+        let (to_bound, to_rest) = aligned(to_offset + start);
+        let mut places = [0_u8; 16];
+        places[..8].copy_from_slice(&from_rest.to_ne_bytes());
+        places[8..].copy_from_slice(&to_rest.to_ne_bytes());
+        encoder.set_buffer(from, from_bound, FROM);
+        encoder.set_buffer(to, to_bound, TO);
+        encoder.set_bytes(&places, PLACES);
+        encoder.dispatch((bytes - start).min(THREADS_MAX));
     }
+}
 
-    /// Encodes a fill of bytes.
-    pub(super) fn fill(
-        &self,
-        metal: &M,
-        commands: &M::Commands,
-        (to, to_offset): (&M::Buffer, usize),
-        bytes: usize,
-        value: u8,
-    ) -> Result<()> {
-        let pipeline = self.get(metal, &self.fill, FILL)?;
-        let encoder = commands.compute_encoder()?;
-        encoder.set_pipeline(pipeline);
-        for start in (0..bytes).step_by(THREADS_MAX) {
-            let (bound, rest) = aligned(to_offset + start);
-            let mut place = [0_u8; 16];
-            place[..8].copy_from_slice(&rest.to_ne_bytes());
-            place[8] = value;
-            encoder.set_buffer(to, bound, TO);
-            encoder.set_bytes(&place, PLACES);
-            encoder.dispatch((bytes - start).min(THREADS_MAX));
-        }
-        encoder.end();
-        Ok(())
+/// Encodes a fill of bytes.
+pub(super) fn encode_fill<M: Metal>(
+    encoder: &M::Compute,
+    pipeline: &M::Pipeline,
+    (to, to_offset): (&M::Buffer, usize),
+    bytes: usize,
+    value: u8,
+) {
+    encoder.set_pipeline(pipeline);
+    for start in (0..bytes).step_by(THREADS_MAX) {
+        let (bound, rest) = aligned(to_offset + start);
+        let mut place = [0_u8; 16];
+        place[..8].copy_from_slice(&rest.to_ne_bytes());
+        place[8] = value;
+        encoder.set_buffer(to, bound, TO);
+        encoder.set_bytes(&place, PLACES);
+        encoder.dispatch((bytes - start).min(THREADS_MAX));
     }
 }

@@ -68,13 +68,16 @@ impl<M: Metal> MetalDevice<M> {
         ordinal: u32,
         residency: ResidencyConfig,
     ) -> Self {
-        let properties = M::pooled(|| properties(&metal, kind, ordinal));
-        let defaults = Defaults::of(properties.chip, metal.supports_family(Family::Metal3));
-        let residency = ResidencyConfig {
-            enabled: residency.enabled && defaults.residency_sets,
-            ..residency
-        };
-        let resident = Resident::new(&metal, residency);
+        let (properties, defaults, resident) = M::pooled(|| {
+            let properties = properties(&metal, kind, ordinal);
+            let metal3 = metal.supports_family(Family::Metal3);
+            let defaults = Defaults::of(properties.chip, metal3);
+            let residency = ResidencyConfig {
+                enabled: residency.enabled && defaults.residency_sets,
+                ..residency
+            };
+            (properties, defaults, Resident::new(&metal, residency))
+        });
         Self {
             shared: Arc::new(Shared {
                 number: peers::next_number(),
@@ -169,20 +172,22 @@ impl<M: Metal> Device for MetalDevice<M> {
 
     fn budget(&self) -> Result<Budget> {
         let metal = &self.shared.metal;
-        if !self.properties.unified {
-            // Of memory of its own a GPU tells this alone; what it has allocated counts memory of the host too.
-            return Ok(Budget {
-                total: metal.recommended_max_working_set_size(),
-                available: None,
-                limit: None,
-            });
-        }
-        let total = metal.memory_bytes();
-        let limit = metal.recommended_max_working_set_size();
-        Ok(Budget {
-            total,
-            available: Some(total.saturating_sub(metal.current_allocated_size())),
-            limit: (limit > 0).then_some(limit),
+        M::pooled(|| {
+            let limit = metal.recommended_max_working_set_size();
+            if !self.properties.unified {
+                // Of memory of its own a GPU tells this alone; what it has allocated counts memory of the host too.
+                return Ok(Budget {
+                    total: limit,
+                    available: None,
+                    limit: None,
+                });
+            }
+            let total = metal.memory_bytes();
+            Ok(Budget {
+                total,
+                available: Some(total.saturating_sub(metal.current_allocated_size())),
+                limit: (limit > 0).then_some(limit),
+            })
         })
     }
 

@@ -10,17 +10,16 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::blit::{By, copy_parts};
-use super::kernels::Kernels;
+use super::blit::Part;
 use super::known::key;
-use super::raw::{BLIT_ALIGNMENT, BlitEncoder, Buffer, CommandBuffer, Metal};
+use super::raw::{BLIT_ALIGNMENT, Buffer, Metal, Object as _};
 use crate::binding::Resource;
-use crate::device::{Location, StorageMode};
+use crate::device::Location;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Bytes that go at once where a view's bytes have to pass through memory of the reader's.
-const PASSAGE_BYTES: usize = 4 << 20;
+pub(super) const PASSAGE_BYTES: usize = 4 << 20;
 
 /// The buffers that are shown, by the addresses of their objects.
 static SHOWN: Mutex<BTreeMap<usize, Shown>> = Mutex::new(BTreeMap::new());
@@ -87,7 +86,7 @@ pub(in crate::device) fn is_shown_to<M: Metal>(metal: &M, location: &Location) -
     let Some((resource, _)) = location.resource else {
         return false;
     };
-    let group = metal.peer_group_id();
+    let group = M::pooled(|| metal.peer_group_id());
     let shown = SHOWN.lock();
     let shown = shown.get(&key(resource));
     shown.is_some_and(|one| group != 0 && one.group == group)
@@ -139,6 +138,7 @@ pub(super) fn view<M: Metal>(
         Some(view) => view,
         None => {
             let made = metal.new_remote_view(&buffer)?;
+            made.set_label("weldpool peer view");
             let mut shown = SHOWN.lock();
             if let Some(one) = shown.get_mut(&key(resource)) {
                 one.views.insert(device, Box::new(made.clone()));
@@ -149,67 +149,32 @@ pub(super) fn view<M: Metal>(
     Ok(Some((view, offset)))
 }
 
-/// What copies from a view have to pass through: memory of the reader's, and an event that orders the passes.
-#[derive(Debug)]
-pub(super) struct Passage<M: Metal> {
-    buffer: M::Buffer,
-    event: M::Event,
-    passes: u64,
+/// A part of a copy from a view that a kernel does, in memory of the reader's into which it is blitted before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leg {
+    /// Where the blit begins in the view, and its length: what the kernel needs, and what lies around it.
+    pub(super) from: usize,
+    pub(super) around: usize,
+    /// Where the bytes are behind the blit, and where they go to.
+    pub(super) part: Part,
 }
 
-impl<M: Metal> Passage<M> {
-    fn new(metal: &M) -> Result<Self> {
-        Ok(Self {
-            buffer: metal.new_buffer(PASSAGE_BYTES, StorageMode::Private)?,
-            event: metal.new_shared_event()?,
-            passes: 0,
-        })
-    }
-
-    /// What is encoded from here on begins when all before has ended: hazards are not tracked.
-    fn order(&mut self, commands: &M::Commands) {
-        self.passes += 1;
-        commands.signal(&self.event, self.passes);
-        commands.wait_for(&self.event, self.passes);
-    }
-}
-
-/// Encodes a copy from a view. What a blit cannot move, bytes that are not at a multiple of four, is blitted with what lies
-/// around it, and moved on by a kernel. `passage` is made where it is needed.
-pub(super) fn encode_copy<M: Metal>(
-    (metal, kernels): (&M, &Kernels<M>),
-    commands: &M::Commands,
-    (from, from_at): (&M::Buffer, usize),
-    (to, to_at): (&M::Buffer, usize),
-    bytes: usize,
-    passage: &mut Option<Passage<M>>,
-) -> Result<()> {
-    for (by, range) in copy_parts(from_at, to_at, bytes) {
-        if by == By::Blit {
-            let blit = commands.blit_encoder()?;
-            let (from, to) = ((from, from_at + range.start), (to, to_at + range.start));
-            blit.copy(from, to, range.len());
-            blit.end();
-            continue;
+/// What a kernel is to do of a copy from a view, in legs: a view is read by blits alone, which want multiples of four.
+pub(super) fn legs(part: &Part) -> impl Iterator<Item = Leg> + use<> {
+    let Part { from, to, bytes } = *part;
+    pieces(0..bytes).map(move |range| {
+        let start = from + range.start;
+        let skip = start % BLIT_ALIGNMENT;
+        Leg {
+            from: start - skip,
+            around: (skip + range.len()).next_multiple_of(BLIT_ALIGNMENT),
+            part: Part {
+                from: skip,
+                to: to + range.start,
+                bytes: range.len(),
+            },
         }
-        let passage = match passage {
-            Some(passage) => passage,
-            None => passage.insert(Passage::new(metal)?),
-        };
-        for range in pieces(range) {
-            let start = from_at + range.start;
-            let skip = start % BLIT_ALIGNMENT;
-            let around = (skip + range.len()).next_multiple_of(BLIT_ALIGNMENT);
-            passage.order(commands);
-            let blit = commands.blit_encoder()?;
-            blit.copy((from, start - skip), (&passage.buffer, 0), around);
-            blit.end();
-            passage.order(commands);
-            let (through, to) = ((&passage.buffer, skip), (to, to_at + range.start));
-            kernels.copy(metal, commands, through, to, range.len())?;
-        }
-    }
-    Ok(())
+    })
 }
 
 /// A range in pieces that fit the passage with what lies around them.
@@ -236,14 +201,20 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_the_whole() {
-        let range = 3..2 * PASSAGE_BYTES + 10;
-        let mut at = range.start;
-        for piece in pieces(range.clone()) {
-            assert_eq!(piece.start, at);
-            assert!(piece.len() + 2 * BLIT_ALIGNMENT <= PASSAGE_BYTES);
-            at = piece.end;
+    fn legs_are_the_whole_and_what_blits_move() {
+        for (from, bytes) in [(0, 3), (5, 1), (6, 11), (3, 2 * PASSAGE_BYTES + 10)] {
+            let part = Part { from, to: 9, bytes };
+            let mut done = 0;
+            for leg in legs(&part) {
+                assert_eq!(leg.from + leg.part.from, from + done);
+                assert_eq!(leg.part.to, 9 + done);
+                assert!(leg.from.is_multiple_of(BLIT_ALIGNMENT));
+                assert!(leg.around.is_multiple_of(BLIT_ALIGNMENT));
+                assert!(leg.around <= PASSAGE_BYTES);
+                assert!(leg.part.from + leg.part.bytes <= leg.around);
+                done += leg.part.bytes;
+            }
+            assert_eq!(done, bytes);
         }
-        assert_eq!(at, range.end);
     }
 }

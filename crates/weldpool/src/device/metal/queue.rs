@@ -2,16 +2,20 @@
 
 #![allow(unsafe_code)]
 
+mod remote;
+
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::blit::{By, copy_parts, fill_parts};
-use super::raw::{BlitEncoder, Buffer, CommandBuffer, CommandQueue, Metal, Object, SharedEvent};
+use super::blit::{By, Part, copy_parts, fill_parts};
+use super::kernels::{encode_copy, encode_fill};
+use super::raw::{BlitEncoder, CommandBuffer, CommandQueue, Encoder, Metal, Object, SharedEvent};
 use super::timeline::EventTimeline;
 use super::{Shared, peers};
-use crate::device::{DeviceQueue, Location, StorageMode, Timeline};
-use crate::error::{ErrorKind, Result};
+use crate::device::{DeviceQueue, ExternalOrder, Location, StorageMode, Timeline};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 use crate::transfer::Rows;
 
@@ -19,6 +23,8 @@ use crate::transfer::Rows;
 const COMMAND_BUFFERS_MAX: usize = 512;
 /// Command buffers in flight from which on whoever waits for room waits.
 const ROOM: usize = COMMAND_BUFFERS_MAX / 2;
+/// Bytes that a pass fills which only keeps the order.
+const MARK_BYTES: usize = 4;
 
 /// A queue of a device.
 #[derive(Debug)]
@@ -29,6 +35,12 @@ pub(super) struct MetalQueue<M: Metal> {
     timeline: Arc<dyn Timeline>,
     /// Raised before and after each function of ours.
     gate: M::Event,
+    /// Raised by others behind what they submitted themselves.
+    external: M::Event,
+    /// What each pass waits for and updates: memory is not tracked, so nothing else orders them.
+    fence: M::Fence,
+    /// What passes write that only keep the order.
+    mark: M::Buffer,
     state: Mutex<State>,
 }
 
@@ -37,6 +49,8 @@ struct State {
     signalled: u64,
     /// Value of the gate behind the last function.
     gate: u64,
+    /// Value that the last announced submission of others raises.
+    external: u64,
     /// Residency sets that the command queue has.
     sets: usize,
 }
@@ -46,16 +60,26 @@ impl<M: Metal> MetalQueue<M> {
         let metal = &shared.metal;
         let queue = metal.new_command_queue(COMMAND_BUFFERS_MAX)?;
         queue.set_label("weldpool");
-        let (event, gate) = (metal.new_shared_event()?, metal.new_shared_event()?);
-        event.set_label("weldpool points");
-        gate.set_label("weldpool functions");
-        let points = Arc::new(EventTimeline::new(event));
+        let event = |label: &str| -> Result<M::Event> {
+            let event = metal.new_shared_event()?;
+            event.set_label(label);
+            Ok(event)
+        };
+        let points = Arc::new(EventTimeline::<M>::new(event("weldpool points")?));
+        let (gate, external) = (event("weldpool functions")?, event("weldpool external")?);
+        let fence = metal.new_fence()?;
+        fence.set_label("weldpool order");
+        let mark = metal.new_buffer(MARK_BYTES, StorageMode::Private)?;
+        mark.set_label("weldpool mark");
         Ok(Self {
             shared: Arc::clone(shared),
             queue,
             timeline: Arc::clone(&points) as Arc<dyn Timeline>,
             points,
             gate,
+            external,
+            fence,
+            mark,
             state: Mutex::default(),
         })
     }
@@ -69,7 +93,7 @@ impl<M: Metal> MetalQueue<M> {
     ) -> Result<()> {
         M::pooled(|| {
             let resident = &self.shared.resident;
-            resident.before_submission(&self.queue, &mut state.sets)?;
+            resident.before_submission(&self.queue, &mut state.sets);
             self.points.enter()?;
             let encoded = self.queue.command_buffer().and_then(|commands| {
                 commands.set_label(label);
@@ -79,7 +103,9 @@ impl<M: Metal> MetalQueue<M> {
                 Ok(commands) => {
                     let points = Arc::clone(&self.points);
                     // What the commands use is kept by the command buffer until then.
-                    commands.on_completed(Box::new(move |outcome| points.leave(outcome)));
+                    commands.on_completed(Box::new(move |outcome| {
+                        M::pooled(|| points.leave(outcome));
+                    }));
                     commands.commit();
                     Ok(())
                 }
@@ -91,45 +117,60 @@ impl<M: Metal> MetalQueue<M> {
         })
     }
 
-    /// Encodes that the host's copy of managed memory becomes what the device's is, once all work before has ended: what was
-    /// written may lie in the device's caches until then (documentation of `synchronizeResource:`).
-    fn synchronize(&self, commands: &M::Commands, written: &M::Buffer) -> Result<()> {
-        if self.shared.two_copies && written.storage_mode() == StorageMode::Managed {
-            let blit = commands.blit_encoder()?;
-            blit.synchronize(written);
-            blit.end();
-        }
+    /// Encodes a pass that begins when all passes of the queue before it have ended.
+    fn pass<E: Encoder<Metal = M>>(&self, encoder: E, encode: impl FnOnce(&E)) {
+        encoder.wait_for_fence(&self.fence);
+        encode(&encoder);
+        encoder.update_fence(&self.fence);
+        encoder.end();
+    }
+
+    /// Encodes a pass that does nothing but that, so that an event behind it stands for all of the queue, and passes
+    /// behind it wait for an event before it. It fills a few bytes, lest it be left out as empty.
+    fn order(&self, commands: &M::Commands) -> Result<()> {
+        self.pass(commands.blit_encoder()?, |blit| {
+            blit.fill(&self.mark, 0..MARK_BYTES, 0);
+        });
         Ok(())
     }
 
-    fn encode_copy(
+    /// Submits moves of bytes to a buffer: a pass of blits and one of kernels at most. What is moved does not overlap.
+    fn submit_moves(
         &self,
-        commands: &M::Commands,
-        (from, from_at): (&M::Buffer, usize),
-        (to, to_at): (&M::Buffer, usize),
-        bytes: usize,
+        label: &str,
+        to: &M::Buffer,
+        parts: &[(By, Part)],
+        blit: impl Fn(&M::Blit, &Part),
+        kernel: impl Fn(&M::Compute, &Part),
     ) -> Result<()> {
-        for (by, range) in copy_parts(from_at, to_at, bytes) {
-            let (from, to) = ((from, from_at + range.start), (to, to_at + range.start));
-            match by {
-                By::Blit => {
-                    let blit = commands.blit_encoder()?;
-                    blit.copy(from, to, range.len());
-                    blit.end();
-                }
-                By::Kernel => {
-                    let kernels = &self.shared.kernels;
-                    kernels.copy(&self.shared.metal, commands, from, to, range.len())?;
-                }
+        let of = |by: By| parts.iter().filter(move |part| part.0 == by);
+        self.submit(label, &mut self.state.lock(), |commands| {
+            if of(By::Blit).next().is_some() {
+                self.pass(commands.blit_encoder()?, |encoder| {
+                    of(By::Blit).for_each(|(_, part)| blit(encoder, part));
+                });
             }
-        }
-        Ok(())
+            if of(By::Kernel).next().is_some() {
+                self.pass(commands.compute_encoder()?, |encoder| {
+                    of(By::Kernel).for_each(|(_, part)| kernel(encoder, part));
+                });
+            }
+            self.synchronize(commands, to)
+        })
+    }
+
+    /// Has what is submitted from now on wait for an event.
+    fn submit_wait(&self, label: &str, event: &M::Event, value: u64) -> Result<()> {
+        self.submit(label, &mut self.state.lock(), |commands| {
+            commands.wait_for(event, value);
+            self.order(commands)
+        })
     }
 }
 
-// SAFETY: a command queue runs its command buffers in the order of their commits, on one thread's locks here; an event is
-// raised by a command buffer when all before it has ended, and its writes to shared storage are visible to the host then
-// (documentation of MTLSharedEvent). Each submission waits for the one before by Metal's order of a queue's blits.
+// SAFETY: each pass waits for the one before it by the fence, so the work of a queue runs in the order of its submission;
+// a point's event is raised when the pass before it in its command buffer has ended, and with it all passes before, and
+// their writes to shared storage are visible to the host then (documentation of MTLSharedEvent).
 unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     unsafe fn copy(&self, source: Location, destination: Location, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
@@ -138,59 +179,81 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     unsafe fn copy_rows(&self, source: Location, destination: Location, rows: Rows) -> Result<()> {
         let span = |pitch: usize| pitch.saturating_mul(rows.count.saturating_sub(1)) + rows.bytes;
-        let Shared {
-            known,
-            metal,
-            kernels,
-            number,
-            ..
-        } = self.shared.as_ref();
-        let (to, to_at) = known.find(metal, &destination, span(rows.destination_pitch))?;
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        let find = |location: &Location, bytes| M::pooled(|| known.find(metal, location, bytes));
         let read = span(rows.source_pitch);
-        let (from, from_at, is_view) = match known.find(metal, &source, read) {
+        let (from, from_at, is_view) = match find(&source, read) {
             Ok((buffer, at)) => (buffer, at, false),
             Err(error) => {
-                let view = M::pooled(|| peers::view(metal, *number, &source, read))?;
+                let number = self.shared.number;
+                let view = M::pooled(|| peers::view(metal, number, &source, read))?;
                 let (view, at) = view.ok_or(error)?;
                 (view, at, true)
             }
         };
-        let mut passage = None;
-        self.submit("weldpool copy", &mut self.state.lock(), |commands| {
-            for row in 0..rows.count {
-                let from = (&from, from_at + row * rows.source_pitch);
-                let to = (&to, to_at + row * rows.destination_pitch);
-                if is_view {
-                    let ours = (metal, kernels);
-                    peers::encode_copy(ours, commands, from, to, rows.bytes, &mut passage)?;
-                } else {
-                    self.encode_copy(commands, from, to, rows.bytes)?;
+        let (to, to_at) = find(&destination, span(rows.destination_pitch))?;
+        let row = |row: usize| {
+            let (from, to) = (
+                from_at + row * rows.source_pitch,
+                to_at + row * rows.destination_pitch,
+            );
+            copy_parts(from, to, rows.bytes).map(move |(by, range)| {
+                let part = Part {
+                    from: from + range.start,
+                    to: to + range.start,
+                    bytes: range.len(),
+                };
+                (by, part)
+            })
+        };
+        let parts: Vec<_> = (0..rows.count).flat_map(row).collect();
+        if is_view {
+            return self.submit_view(&from, &to, &parts);
+        }
+        let pipeline = M::pooled(|| self.shared.kernels.copy_for(metal, &parts))?;
+        self.submit_moves(
+            "weldpool copy",
+            &to,
+            &parts,
+            |blit, part| blit.copy((&from, part.from), (&to, part.to), part.bytes),
+            |kernel, part| {
+                if let Some(pipeline) = pipeline {
+                    encode_copy::<M>(
+                        kernel,
+                        pipeline,
+                        (&from, part.from),
+                        (&to, part.to),
+                        part.bytes,
+                    );
                 }
-            }
-            self.synchronize(commands, &to)
-        })
+            },
+        )
     }
 
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()> {
         let Shared { known, metal, .. } = self.shared.as_ref();
-        let (to, at) = known.find(metal, &destination, bytes)?;
-        self.submit("weldpool fill", &mut self.state.lock(), |commands| {
-            for (by, range) in fill_parts(at, bytes) {
-                let range = at + range.start..at + range.end;
-                match by {
-                    By::Blit => {
-                        let blit = commands.blit_encoder()?;
-                        blit.fill(&to, range, value);
-                        blit.end();
-                    }
-                    By::Kernel => {
-                        let (kernels, metal) = (&self.shared.kernels, &self.shared.metal);
-                        kernels.fill(metal, commands, (&to, range.start), range.len(), value)?;
-                    }
+        let (to, at) = M::pooled(|| known.find(metal, &destination, bytes))?;
+        let part = |(by, range): (By, Range<usize>)| {
+            let part = Part {
+                from: 0,
+                to: at + range.start,
+                bytes: range.len(),
+            };
+            (by, part)
+        };
+        let parts: Vec<_> = fill_parts(at, bytes).map(part).collect();
+        let pipeline = M::pooled(|| self.shared.kernels.fill_for(metal, &parts))?;
+        self.submit_moves(
+            "weldpool fill",
+            &to,
+            &parts,
+            |blit, part| blit.fill(&to, part.to..part.to + part.bytes, value),
+            |kernel, part| {
+                if let Some(pipeline) = pipeline {
+                    encode_fill::<M>(kernel, pipeline, (&to, part.to), part.bytes, value);
                 }
-            }
-            self.synchronize(commands, &to)
-        })
+            },
+        )
     }
 
     fn note_device_write(&self, start: &Location, bytes: usize) -> Result<()> {
@@ -198,7 +261,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
             return Ok(());
         }
         let Shared { known, metal, .. } = self.shared.as_ref();
-        let (written, _) = known.find(metal, start, bytes)?;
+        let (written, _) = M::pooled(|| known.find(metal, start, bytes))?;
         self.submit("weldpool synchronize", &mut self.state.lock(), |commands| {
             self.synchronize(commands, &written)
         })
@@ -210,31 +273,27 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         let (before, after) = (state.gate + 1, state.gate + 2);
         let gate = &self.gate;
         self.submit("weldpool function", &mut state, |commands| {
+            self.order(commands)?;
             commands.signal(gate, before);
             commands.wait_for(gate, after);
-            Ok(())
+            self.order(commands)
         })?;
         state.gate = after;
         let raise = gate.clone();
-        gate.notify(
-            before,
-            Box::new(move || {
-                if catch_unwind(AssertUnwindSafe(function)).is_err() {
-                    tracing::error!("a host function on a queue panicked");
-                }
-                raise.set_signaled_value(after);
-            }),
-        );
+        let call = move || {
+            if catch_unwind(AssertUnwindSafe(function)).is_err() {
+                tracing::error!("a host function on a queue panicked");
+            }
+            M::pooled(|| raise.set_signaled_value(after));
+        };
+        M::pooled(|| gate.notify(before, Box::new(call)));
         Ok(())
     }
 
     fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()> {
         let other: &dyn Any = timeline.as_ref();
         if let Some(points) = other.downcast_ref::<EventTimeline<M>>() {
-            return self.submit("weldpool wait", &mut self.state.lock(), |commands| {
-                commands.wait_for(points.event(), value);
-                Ok(())
-            });
+            return self.submit_wait("weldpool wait", points.event(), value);
         }
         // Of another kind of device: waited for here.
         match timeline.wait(value, None) {
@@ -256,6 +315,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         let mut state = self.state.lock();
         let value = state.signalled + 1;
         self.submit("weldpool point", &mut state, |commands| {
+            self.order(commands)?;
             commands.signal(self.points.event(), value);
             Ok(())
         })?;
@@ -265,5 +325,30 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     fn timeline(&self) -> &Arc<dyn Timeline> {
         &self.timeline
+    }
+
+    fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
+        let mut state = self.state.lock();
+        M::pooled(|| {
+            let resident = &self.shared.resident;
+            resident.before_submission(&self.queue, &mut state.sets);
+        });
+        state.external += 1;
+        Ok(Some(ExternalOrder {
+            queue: self.queue.resource(),
+            wait: (self.points.event().resource(), value),
+            signal: (self.external.resource(), state.external),
+        }))
+    }
+
+    fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
+        let (event, value) = order.signal;
+        if event != self.external.resource() {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the submission was announced to another queue",
+            ));
+        }
+        self.submit_wait("weldpool external", &self.external, value)
     }
 }

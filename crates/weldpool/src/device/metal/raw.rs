@@ -29,10 +29,11 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     type Buffer: Buffer;
     type Queue: CommandQueue<Metal = Self>;
     type Commands: CommandBuffer<Metal = Self>;
-    type Blit: BlitEncoder<Buffer = Self::Buffer>;
+    type Blit: BlitEncoder<Metal = Self>;
     type Compute: ComputeEncoder<Metal = Self>;
     type Pipeline: Debug + Send + Sync + 'static;
     type Event: SharedEvent;
+    type Fence: Object;
     type Set: ResidencySet<Metal = Self>;
 
     /// Runs `work` in an autorelease pool of its own, so that what Metal autoreleases goes with it.
@@ -63,8 +64,7 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
 
     /// `newHeapWithDescriptor:`, of type placement, with hazard tracking off.
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Self::Heap>;
-    /// `newBufferWithLength:options:`, with hazard tracking off but for managed storage, whose synchronisation has to come
-    /// after the writes before it.
+    /// `newBufferWithLength:options:`, with hazard tracking off.
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Self::Buffer>;
     /// `newBufferWithBytesNoCopy:length:options:deallocator:` without a deallocator, of shared storage. The memory stays
     /// mapped while the buffer lives, and nobody else's.
@@ -80,6 +80,8 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Self::Queue>;
     /// `newSharedEvent`.
     fn new_shared_event(&self) -> Result<Self::Event>;
+    /// `newFence`.
+    fn new_fence(&self) -> Result<Self::Fence>;
     /// `newResidencySetWithDescriptor:error:`.
     fn new_residency_set(&self, label: &str) -> Result<Self::Set>;
     /// `newLibraryWithSource:options:error:` and `newComputePipelineStateWithFunction:error:` of a function in it.
@@ -163,8 +165,8 @@ pub(in crate::device) trait CommandQueue: Object {
     fn command_buffer(&self) -> Result<<Self::Metal as Metal>::Commands>;
     /// `addResidencySet:`.
     fn add_residency_set(&self, set: &<Self::Metal as Metal>::Set);
-    /// `removeResidencySet:`.
-    fn remove_residency_set(&self, set: &<Self::Metal as Metal>::Set);
+    /// The object itself, for callers of Metal; valid while this handle is.
+    fn resource(&self) -> Resource;
 }
 
 /// How a command buffer ended.
@@ -178,9 +180,11 @@ pub(in crate::device) trait CommandBuffer: Object {
     fn blit_encoder(&self) -> Result<<Self::Metal as Metal>::Blit>;
     /// `computeCommandEncoder`.
     fn compute_encoder(&self) -> Result<<Self::Metal as Metal>::Compute>;
-    /// `encodeWaitForEvent:value:`.
+    /// `encodeWaitForEvent:value:`, between encoders. The passes behind it in this command buffer wait, and no others
+    /// (documentation of the call).
     fn wait_for(&self, event: &<Self::Metal as Metal>::Event, value: u64);
-    /// `encodeSignalEvent:value:`.
+    /// `encodeSignalEvent:value:`, between encoders. Signalled when what comes before it in this command buffer has ended;
+    /// nothing is said of earlier command buffers (documentation of the call).
     fn signal(&self, event: &<Self::Metal as Metal>::Event, value: u64);
     /// `addCompletedHandler:`, before the commit. Called on a thread of Metal's.
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>);
@@ -188,18 +192,33 @@ pub(in crate::device) trait CommandBuffer: Object {
     fn commit(&self);
 }
 
-/// `MTLBlitCommandEncoder`. Offsets and lengths are multiples of [`BLIT_ALIGNMENT`].
-pub(in crate::device) trait BlitEncoder: Debug {
-    type Buffer: Buffer;
+/// What the encoders of passes have in common. Passes run at the same time as others unless fences order them, also of
+/// other command buffers (documentation of `MTLFence` and of untracked resources).
+pub(in crate::device) trait Encoder: Debug {
+    type Metal: Metal;
 
-    /// `copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:`.
-    fn copy(&self, from: (&Self::Buffer, usize), to: (&Self::Buffer, usize), bytes: usize);
-    /// `fillBuffer:range:value:`.
-    fn fill(&self, buffer: &Self::Buffer, range: Range<usize>, value: u8);
-    /// `synchronizeResource:`, so that the host sees what the device wrote to managed storage.
-    fn synchronize(&self, buffer: &Self::Buffer);
+    /// `waitForFence:`: the pass begins when the pass has ended that updated the fence last before it in the order of the
+    /// commits. Not after an update of it by the same encoder.
+    fn wait_for_fence(&self, fence: &<Self::Metal as Metal>::Fence);
+    /// `updateFence:`.
+    fn update_fence(&self, fence: &<Self::Metal as Metal>::Fence);
     /// `endEncoding`.
     fn end(&self);
+}
+
+/// `MTLBlitCommandEncoder`. Offsets and lengths are multiples of [`BLIT_ALIGNMENT`].
+pub(in crate::device) trait BlitEncoder: Encoder {
+    /// `copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:`.
+    fn copy(
+        &self,
+        from: (&<Self::Metal as Metal>::Buffer, usize),
+        to: (&<Self::Metal as Metal>::Buffer, usize),
+        bytes: usize,
+    );
+    /// `fillBuffer:range:value:`.
+    fn fill(&self, buffer: &<Self::Metal as Metal>::Buffer, range: Range<usize>, value: u8);
+    /// `synchronizeResource:`, so that the host sees what the device wrote to managed storage.
+    fn synchronize(&self, buffer: &<Self::Metal as Metal>::Buffer);
 }
 
 /// On macOS offsets and lengths of blits are multiples of this many bytes (documentation of
@@ -207,9 +226,7 @@ pub(in crate::device) trait BlitEncoder: Debug {
 pub(in crate::device) const BLIT_ALIGNMENT: usize = 4;
 
 /// `MTLComputeCommandEncoder`.
-pub(in crate::device) trait ComputeEncoder: Debug {
-    type Metal: Metal;
-
+pub(in crate::device) trait ComputeEncoder: Encoder {
     /// `setComputePipelineState:`.
     fn set_pipeline(&self, pipeline: &<Self::Metal as Metal>::Pipeline);
     /// `setBuffer:offset:atIndex:`.
@@ -218,12 +235,12 @@ pub(in crate::device) trait ComputeEncoder: Debug {
     fn set_bytes(&self, bytes: &[u8], index: usize);
     /// `dispatchThreads:threadsPerThreadgroup:`, in one dimension.
     fn dispatch(&self, threads: usize);
-    /// `endEncoding`.
-    fn end(&self);
 }
 
 /// `MTLSharedEvent`.
 pub(in crate::device) trait SharedEvent: Object {
+    /// The object itself, for callers of Metal; valid while this handle is.
+    fn resource(&self) -> Resource;
     /// `signaledValue`.
     fn signaled_value(&self) -> u64;
     /// `setSignaledValue:`.

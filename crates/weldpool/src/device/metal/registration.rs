@@ -13,7 +13,10 @@ use crate::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Wrapped<M: Metal> {
     shared: Arc<Shared<M>>,
-    buffer: M::Buffer,
+    device: u64,
+    resource: Resource,
+    /// None once it has ended.
+    buffer: Option<M::Buffer>,
 }
 
 impl<M: Metal> Wrapped<M> {
@@ -58,24 +61,29 @@ impl<M: Metal> Wrapped<M> {
         shared.known.add(&buffer);
         Ok(Self {
             shared: Arc::clone(shared),
-            buffer,
+            device: buffer.gpu_address(),
+            resource: buffer.resource(),
+            buffer: Some(buffer),
         })
     }
 }
 
 impl<M: Metal> Drop for Wrapped<M> {
     fn drop(&mut self) {
-        self.shared.known.remove(self.buffer.resource());
+        M::pooled(|| {
+            self.shared.known.remove(self.resource);
+            drop(self.buffer.take());
+        });
     }
 }
 
 // SAFETY: the buffer stands for the wrapped memory until the drop.
 unsafe impl<M: Metal> Registration for Wrapped<M> {
     fn device_address(&self) -> Option<u64> {
-        Some(self.buffer.gpu_address())
+        Some(self.device)
     }
 
     fn resource(&self) -> Option<Resource> {
-        Some(self.buffer.resource())
+        Some(self.resource)
     }
 }

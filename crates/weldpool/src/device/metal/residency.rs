@@ -28,9 +28,11 @@ pub struct ResidencyConfig {
     /// Part of the recommended working set that one set holds at most, but for a single heap that is larger. Default:
     /// 0.05, as MLX has it; never below 64 MiB.
     pub set_share: f64,
-    /// How long after the last submission residency is asked for anew. Default: 1 second.
+    /// How long after the last submission residency is asked for anew, and given up then. Default: 3 minutes, as
+    /// llama.cpp has it.
     pub active_for: Duration,
-    /// How often, meanwhile. macOS 26 lets go after about a second (llama.cpp PR 17766). Default: 500 ms.
+    /// How often, meanwhile, by a thread of the device's: macOS 26 lets go after about a second (llama.cpp PR 17766). Zero:
+    /// never, and no thread. Default: 500 ms.
     pub heartbeat: Duration,
 }
 
@@ -40,7 +42,7 @@ impl Default for ResidencyConfig {
             enabled: true,
             share: 0.75,
             set_share: 0.05,
-            active_for: Duration::from_secs(1),
+            active_for: Duration::from_secs(180),
             heartbeat: Duration::from_millis(500),
         }
     }
@@ -60,6 +62,19 @@ pub(super) enum Change {
     Remove(usize, Member),
 }
 
+/// What the heart does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beat {
+    /// Asks for residency, and looks again after so long.
+    Request(Duration),
+    /// Looks again after so long.
+    Wait(Duration),
+    /// Gives residency up, and sleeps until there is work.
+    End,
+    /// Sleeps until there is work.
+    Sleep,
+}
+
 /// Which members are in which sets.
 #[derive(Debug)]
 pub(super) struct Residency {
@@ -72,6 +87,7 @@ pub(super) struct Residency {
     /// Sets with changes that were not committed.
     staged: BTreeSet<usize>,
     last_submission: Option<Instant>,
+    /// None when residency was given up since.
     last_request: Option<Instant>,
 }
 
@@ -153,22 +169,34 @@ impl Residency {
         std::mem::take(&mut self.staged)
     }
 
-    /// Whether residency is to be asked for anew now, and after how long to look again; none when all is idle.
-    pub(super) fn heartbeat(&mut self, now: Instant) -> (bool, Option<Duration>) {
+    /// Whether a thread is to ask for residency from time to time.
+    pub(super) fn beats(&self) -> bool {
+        !self.config.heartbeat.is_zero()
+    }
+
+    /// What the heart does now.
+    pub(super) fn beat(&mut self, now: Instant) -> Beat {
         let active = self
             .last_submission
             .is_some_and(|last| now.saturating_duration_since(last) < self.config.active_for);
         if !active || self.members.is_empty() {
-            return (false, None);
+            return match self.last_request.take() {
+                Some(_) => Beat::End,
+                None => Beat::Sleep,
+            };
         }
-        let since = self.last_request.map_or(self.config.heartbeat, |last| {
-            now.saturating_duration_since(last)
-        });
-        if since >= self.config.heartbeat {
-            self.last_request = Some(now);
-            return (true, Some(self.config.heartbeat));
+        let since = self
+            .last_request
+            .map(|last| now.saturating_duration_since(last));
+        match since {
+            Some(since) if since < self.config.heartbeat => {
+                Beat::Wait(self.config.heartbeat - since)
+            }
+            _ => {
+                self.last_request = Some(now);
+                Beat::Request(self.config.heartbeat)
+            }
         }
-        (false, Some(self.config.heartbeat - since))
     }
 
     /// The sets that there are.
@@ -231,22 +259,27 @@ mod tests {
 
     #[test]
     fn the_heart_beats_only_while_there_is_work() {
-        let mut residency = residency(10 * GIB);
+        let config = ResidencyConfig {
+            active_for: Duration::from_secs(1),
+            ..ResidencyConfig::default()
+        };
+        let mut residency = Residency::new(config, 10 * GIB);
         let start = Instant::now();
         let after = |milliseconds| start + Duration::from_millis(milliseconds);
         residency.add(1, 1);
-        assert_eq!(residency.heartbeat(start), (false, None));
+        assert_eq!(residency.beat(start), Beat::Sleep);
         residency.before_submission(start);
-        let half = Some(Duration::from_millis(500));
-        assert_eq!(residency.heartbeat(start), (true, half));
+        let half = Duration::from_millis(500);
+        assert_eq!(residency.beat(start), Beat::Request(half));
         assert_eq!(
-            residency.heartbeat(after(100)),
-            (false, Some(Duration::from_millis(400)))
+            residency.beat(after(100)),
+            Beat::Wait(Duration::from_millis(400))
         );
-        assert_eq!(residency.heartbeat(after(500)), (true, half));
-        assert_eq!(residency.heartbeat(after(1000)), (false, None));
+        assert_eq!(residency.beat(after(500)), Beat::Request(half));
+        assert_eq!(residency.beat(after(1000)), Beat::End);
+        assert_eq!(residency.beat(after(1000)), Beat::Sleep);
         residency.before_submission(after(5000));
-        assert_eq!(residency.heartbeat(after(5000)), (true, half));
+        assert_eq!(residency.beat(after(5000)), Beat::Request(half));
     }
 
     #[test]

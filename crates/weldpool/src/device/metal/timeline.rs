@@ -116,7 +116,7 @@ impl<M: Metal> Timeline for EventTimeline<M> {
         if let Some(why) = self.work.lock().lost() {
             return Err(lost(why));
         }
-        Ok(self.event.signaled_value())
+        Ok(M::pooled(|| self.event.signaled_value()))
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
@@ -129,7 +129,7 @@ impl<M: Metal> Timeline for EventTimeline<M> {
             let slice = left.map_or(SLICE, |left| left.min(SLICE));
             // Milliseconds, rounded up, so that a short wait is one.
             let milliseconds = slice.as_micros().div_ceil(1000) as u64;
-            if self.event.wait(value, milliseconds) {
+            if M::pooled(|| self.event.wait(value, milliseconds)) {
                 // A lost queue lets everybody go.
                 let lost_now = self.work.lock().lost().map(lost);
                 return lost_now.map_or(Ok(true), Err);

@@ -15,8 +15,9 @@ mod queues;
 mod untold;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, Rule};
+use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, LiveObject, Rule};
 use weldpool::device::{
     Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location, Registration,
     ReleaseError, Segment, Staging, UnregisterError, VirtualMemory,
@@ -26,6 +27,30 @@ use weldpool::{Device, Exported, Result, StorageMode};
 /// A device made of software.
 pub(crate) trait Fake: Device {
     fn control(&self) -> &Control;
+
+    /// The objects of the driver's that are alive besides the device's own.
+    fn objects(&self) -> Vec<LiveObject> {
+        Vec::new()
+    }
+}
+
+/// Asserts that all memory and all objects have gone back, once what was submitted is done.
+pub(crate) fn assert_all_returned(device: &(impl Fake + ?Sized), about: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let budget = device.budget().unwrap();
+        let objects = device.objects();
+        if budget.available == Some(budget.total) && objects.is_empty() {
+            return;
+        }
+        assert!(
+            Instant::now() < end,
+            "{about}: {:?} of {} bytes are back, and alive are {objects:?}",
+            budget.available,
+            budget.total
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 impl Fake for FakeDiscrete {
@@ -37,6 +62,14 @@ impl Fake for FakeDiscrete {
 impl Fake for FakeApple {
     fn control(&self) -> &Control {
         self.control()
+    }
+
+    fn objects(&self) -> Vec<LiveObject> {
+        // Forgets those that have ended.
+        let _alive = self.control().queues();
+        let mut objects = self.metal().live_objects();
+        objects.retain(|object| object.what != "residency set");
+        objects
     }
 }
 

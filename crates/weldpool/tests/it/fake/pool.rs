@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, When};
 use weldpool::{Allocator, Buffer, ErrorKind, Request, StorageMode};
 
-use super::Fake;
+use super::{Fake, assert_all_returned};
 
 fn memory_calls() -> impl Iterator<Item = Call> {
     let segments = [Call::CreateSegment, Call::ReleaseSegment];
@@ -78,8 +78,7 @@ fn fail_each<D: Fake + 'static>(make: fn() -> D, storage: StorageMode) {
             let stats = allocator.stats();
             assert_eq!(stats.reserved.value, 0, "{call:?} {point}: {stats}");
             drop(allocator);
-            let budget = device.budget().unwrap();
-            assert_eq!(budget.available, Some(budget.total), "{call:?} {point}");
+            assert_all_returned(device.as_ref(), &format!("{call:?} {point}"));
             assert_eq!(device.control().violations(), [], "{call:?} {point}");
         }
     }

@@ -11,7 +11,7 @@ use weldpool::{
 };
 use weldpool_testkit::{FaultyDevice, export, import, offered};
 
-use crate::fake::Fake;
+use crate::fake::{Fake, assert_all_returned};
 
 const KINDS: [ErrorKind; 3] = [
     ErrorKind::OutOfMemory,
@@ -384,8 +384,7 @@ fn fail_each_on<D: Fake + 'static>(make: fn() -> D, storage: StorageMode) {
         let device = last.borrow_mut().take();
         if let Some(device) = device {
             assert_eq!(device.control().violations(), []);
-            let budget = device.budget().unwrap();
-            assert_eq!(budget.available, Some(budget.total));
+            assert_all_returned(device.as_ref(), "all calls failed in turn");
         }
     };
     let make = || {

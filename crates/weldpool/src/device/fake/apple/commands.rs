@@ -3,16 +3,25 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
+use std::ptr::NonNull;
 
 use super::event::Event;
+use super::fence::Fence;
 use super::heap::Buffer;
+use super::labels::Labelled;
 use super::metal::Metal;
+use super::order::{Number, Pass, Read, Touch};
+use super::pools::autorelease;
 use super::residency::Set;
+use crate::binding::Resource;
 use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+
+/// Residency sets that a command queue takes (Metal's feature set tables).
+const SETS_MAX: usize = 32;
 
 /// A command queue. With its last handle it closes: what was committed is still done.
 #[derive(Debug, Clone)]
@@ -25,6 +34,7 @@ struct Open {
     core: Arc<Core>,
     metal: Metal,
     sets: Mutex<Vec<Set>>,
+    label: Labelled,
 }
 
 impl Drop for Open {
@@ -38,6 +48,7 @@ impl Queue {
         Self {
             inner: Arc::new(Open {
                 core,
+                label: metal.alive("command queue"),
                 metal,
                 sets: Mutex::default(),
             }),
@@ -46,30 +57,45 @@ impl Queue {
 }
 
 impl raw::Object for Queue {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.inner.label.set(label);
+    }
 }
 
 impl raw::CommandQueue for Queue {
     type Metal = Metal;
 
     fn command_buffer(&self) -> Result<Commands> {
+        self.inner.metal.enter("commandBuffer");
         if self.inner.core.is_lost() {
             return Err(Error::new(ErrorKind::DeviceLost, "the queue was lost"));
         }
-        Ok(Commands {
+        let commands = Commands {
             inner: Arc::new(Recorded {
+                label: self.inner.metal.alive("command buffer"),
                 queue: self.clone(),
                 state: Mutex::default(),
             }),
-        })
+        };
+        autorelease(commands.clone());
+        Ok(commands)
     }
 
     fn add_residency_set(&self, set: &Set) {
-        self.inner.sets.lock().push(set.clone());
+        self.inner.metal.enter("addResidencySet:");
+        let mut sets = self.inner.sets.lock();
+        sets.push(set.clone());
+        if sets.len() > SETS_MAX {
+            drop(sets);
+            self.inner.metal.break_rule(
+                Rule::ResidencySets,
+                format!("more than {SETS_MAX} residency sets of a command queue"),
+            );
+        }
     }
 
-    fn remove_residency_set(&self, set: &Set) {
-        self.inner.sets.lock().retain(|other| !other.is(set));
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(self.inner.as_ref()).cast())
     }
 }
 
@@ -83,11 +109,12 @@ pub(in crate::device) struct Commands {
 struct Recorded {
     queue: Queue,
     state: Mutex<State>,
+    label: Labelled,
 }
 
 #[derive(Default)]
 struct State {
-    commands: Vec<Command>,
+    steps: Vec<Step>,
     /// Kept until the end.
     buffers: Vec<Buffer>,
     /// Ranges of managed storage that are read.
@@ -98,10 +125,17 @@ struct State {
     committed: bool,
 }
 
+/// What a command buffer does, one after the other.
+enum Step {
+    Pass(Pass, Vec<Command>),
+    Wait(Event, u64),
+    Signal(Event, u64),
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
-            .field("commands", &self.commands.len())
+            .field("steps", &self.steps.len())
             .finish_non_exhaustive()
     }
 }
@@ -111,11 +145,8 @@ impl Commands {
         &self.inner.queue.inner.metal
     }
 
-    fn record(&self, rule: Rule, text: String) {
-        drop(self.metal().record(Violation { rule, text }));
-    }
-
-    fn begin(&self) -> Result<Encoder> {
+    fn begin(&self, what: &str) -> Result<Encoder> {
+        self.metal().enter(what);
         let mut state = self.inner.state.lock();
         if state.encoding || state.committed {
             drop(state);
@@ -125,58 +156,118 @@ impl Commands {
             }));
         }
         state.encoding = true;
-        Ok(Encoder {
-            commands: self.clone(),
-        })
+        drop(state);
+        let encoder = Encoder {
+            inner: Arc::new(Encoding {
+                commands: self.clone(),
+                pass: Mutex::default(),
+                ended: AtomicBool::new(false),
+            }),
+        };
+        autorelease(encoder.clone());
+        Ok(encoder)
     }
 
-    fn push(&self, command: Command) {
-        self.inner.state.lock().commands.push(command);
+    /// What comes between encoders.
+    fn between(&self, what: &str, step: Step) {
+        self.metal().enter(what);
+        let mut state = self.inner.state.lock();
+        if state.encoding || state.committed {
+            drop(state);
+            let text = format!("{what} while an encoder has not ended, or after the commit");
+            self.metal().break_rule(Rule::OneEncoder, text);
+            return;
+        }
+        state.steps.push(step);
+    }
+
+    /// Takes note of the order of passes, and makes what the queue does of the steps. Signals with nothing before them
+    /// in the command buffer are given at once: nothing keeps them from overtaking what was committed before.
+    fn resolve(&self, steps: Vec<Step>) -> (Vec<Command>, Vec<Number>) {
+        let metal = self.metal();
+        let (mut commands, mut passes, mut read) = (Vec::new(), Vec::new(), Read::default());
+        for step in steps {
+            match step {
+                Step::Pass(pass, moves) => {
+                    let (number, violation) = metal.order().commit(pass, &mut read);
+                    if let Some(Violation { rule, text }) = violation {
+                        metal.break_rule(rule, text);
+                    }
+                    commands.extend(moves);
+                    let ended = metal.clone();
+                    commands.push(Command::Raise(Box::new(move || ended.order().end(number))));
+                    passes.push(number);
+                }
+                Step::Wait(event, value) => {
+                    metal.order().wait(event.object(), value, &mut read);
+                    commands.push(Command::Wait(event.timeline(), value));
+                }
+                Step::Signal(event, value) => {
+                    metal.order().signal(event.object(), value, &read);
+                    let raise = move || event.raise(value);
+                    if commands.is_empty() {
+                        raise();
+                    } else {
+                        commands.push(Command::Raise(Box::new(raise)));
+                    }
+                }
+            }
+        }
+        (commands, passes)
     }
 }
 
 impl raw::Object for Commands {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.inner.label.set(label);
+    }
 }
 
 impl raw::CommandBuffer for Commands {
     type Metal = Metal;
 
     fn blit_encoder(&self) -> Result<Encoder> {
-        self.begin()
+        self.begin("blitCommandEncoder")
     }
 
     fn compute_encoder(&self) -> Result<Compute> {
         Ok(Compute {
-            encoder: self.begin()?,
+            encoder: self.begin("computeCommandEncoder")?,
             state: Mutex::default(),
         })
     }
 
     fn wait_for(&self, event: &Event, value: u64) {
-        self.push(Command::Wait(event.timeline(), value));
+        self.between(
+            "encodeWaitForEvent:value:",
+            Step::Wait(event.clone(), value),
+        );
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        let event = event.clone();
-        self.push(Command::Raise(Box::new(move || event.raise(value))));
+        self.between(
+            "encodeSignalEvent:value:",
+            Step::Signal(event.clone(), value),
+        );
     }
 
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
+        self.metal().enter("addCompletedHandler:");
         self.inner.state.lock().handlers.push(handler);
     }
 
     fn commit(&self) {
+        self.metal().enter("commit");
         let mut state = self.inner.state.lock();
         if state.encoding || std::mem::replace(&mut state.committed, true) {
             drop(state);
-            self.record(
+            self.metal().break_rule(
                 Rule::OneEncoder,
                 "a command buffer is committed twice, or before its encoder has ended".into(),
             );
             return;
         }
-        let commands = std::mem::take(&mut state.commands);
+        let steps = std::mem::take(&mut state.steps);
         let handlers = std::mem::take(&mut state.handlers);
         let buffers = std::mem::take(&mut state.buffers);
         let reads = std::mem::take(&mut state.reads);
@@ -184,10 +275,15 @@ impl raw::CommandBuffer for Commands {
         self.see_host_writes(&buffers, &reads);
         for buffer in &buffers {
             if let Some(text) = self.inner.queue.uncommitted(buffer) {
-                self.record(Rule::ResidencyCommitted, text);
+                self.metal().break_rule(Rule::ResidencyCommitted, text);
             }
         }
+        let (commands, passes) = self.resolve(steps);
+        let this = self.clone();
         let ended = move |mut outcome: Outcome| {
+            passes
+                .into_iter()
+                .for_each(|pass| this.metal().order().end(pass));
             // What the commands use is kept until now.
             drop(buffers);
             for handler in handlers {
@@ -214,7 +310,7 @@ impl Commands {
         for (buffer, range) in reads {
             let checked = buffer.host_copy().map(|copy| copy.check_read(range));
             if let Some(Err(Violation { rule, text })) = checked {
-                self.record(rule, text);
+                self.metal().break_rule(rule, text);
             }
         }
     }
@@ -231,69 +327,69 @@ impl Queue {
 
 /// What a command does with a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Touch {
+enum Access {
     Read,
     Write,
 }
 
-/// An encoder of blits.
-#[derive(Debug)]
+/// An encoder of a pass.
+#[derive(Debug, Clone)]
 pub(in crate::device) struct Encoder {
+    inner: Arc<Encoding>,
+}
+
+#[derive(Debug)]
+struct Encoding {
     commands: Commands,
+    pass: Mutex<(Pass, Vec<Command>)>,
+    ended: AtomicBool,
 }
 
 impl Encoder {
+    fn metal(&self) -> &Metal {
+        self.inner.commands.metal()
+    }
+
     /// A place, if it keeps the rules; blits want multiples of four besides.
     fn side(
         &self,
         (buffer, offset): (&Buffer, usize),
         bytes: usize,
         blit: bool,
-        touch: Touch,
+        access: Access,
     ) -> Option<Side> {
-        if buffer.remote_storage_buffer().is_some() && !(blit && touch == Touch::Read) {
-            self.commands.record(
-                Rule::RemoteView,
-                "a remote view is written, or used by a kernel; it is a source of blits alone"
-                    .into(),
-            );
+        if buffer.remote_storage_buffer().is_some() && !(blit && access == Access::Read) {
+            let text =
+                "a remote view is written, or used by a kernel; it is a source of blits alone";
+            self.metal().break_rule(Rule::RemoteView, text.into());
             return None;
         }
-        if blit
-            && [offset, bytes]
-                .iter()
-                .any(|number| !number.is_multiple_of(BLIT_ALIGNMENT))
-        {
-            self.commands.record(
-                Rule::BlitAlignment,
-                format!(
-                    "a blit of {bytes} bytes at {offset}; macOS wants multiples of {BLIT_ALIGNMENT}"
-                ),
+        let uneven = |number: &usize| !number.is_multiple_of(BLIT_ALIGNMENT);
+        if blit && [offset, bytes].iter().any(uneven) {
+            let text = format!(
+                "a blit of {bytes} bytes at {offset}; macOS wants multiples of {BLIT_ALIGNMENT}"
             );
+            self.metal().break_rule(Rule::BlitAlignment, text);
             return None;
         }
-        let side = self.commands.metal().place(buffer, offset, bytes);
-        match side {
+        match self.metal().place(buffer, offset, bytes) {
             Ok(side) => {
-                let mut state = self.commands.inner.state.lock();
+                let mut state = self.inner.commands.inner.state.lock();
                 state.buffers.push(buffer.clone());
                 if let Some(copy) = buffer.host_copy() {
                     let range = offset..offset + bytes;
-                    match touch {
-                        Touch::Read => state.reads.push((buffer.clone(), range)),
-                        Touch::Write => {
-                            let copy = Arc::clone(copy);
-                            state.commands.push(Command::Touch(Box::new(move || {
-                                copy.note_device_write(range);
-                                Ok(())
-                            })));
+                    match access {
+                        Access::Read => state.reads.push((buffer.clone(), range)),
+                        Access::Write => {
+                            let write = copy.note_device_write(range);
+                            self.inner.pass.lock().1.push(write);
                         }
                     }
                 }
                 Some(side)
             }
-            Err(violation) => {
-                drop(self.commands.metal().record(violation));
+            Err(Violation { rule, text }) => {
+                self.metal().break_rule(rule, text);
                 None
             }
         }
@@ -303,49 +399,105 @@ impl Encoder {
         let (Some(source), Some(destination)) = (source, destination) else {
             return;
         };
-        self.commands.push(Command::Move(Move {
+        let touch = |side: &Side, writes: bool| match side {
+            Side::Device(address) => Some(Touch {
+                bytes: *address..*address + bytes as u64,
+                writes,
+            }),
+            Side::Host(_) => None,
+        };
+        let read = match &source {
+            Source::Memory(side) => touch(side, false),
+            Source::Value(_) => None,
+        };
+        let mut encoded = self.inner.pass.lock();
+        encoded.0.touches.extend(read);
+        encoded.0.touches.extend(touch(&destination, true));
+        encoded.1.push(Command::Move(Move {
             source,
             destination,
             bytes,
         }));
     }
+}
 
-    fn finish(&self) {
-        self.commands.inner.state.lock().encoding = false;
+impl raw::Encoder for Encoder {
+    type Metal = Metal;
+
+    fn wait_for_fence(&self, fence: &Fence) {
+        self.metal().enter("waitForFence:");
+        let mut encoded = self.inner.pass.lock();
+        if encoded.0.updates.contains(&fence.object()) {
+            drop(encoded);
+            let text = "an encoder waits for a fence that it has updated".into();
+            self.metal().break_rule(Rule::FenceReuse, text);
+            return;
+        }
+        encoded.0.waits.push(fence.object());
+    }
+
+    fn update_fence(&self, fence: &Fence) {
+        self.metal().enter("updateFence:");
+        self.inner.pass.lock().0.updates.push(fence.object());
+    }
+
+    fn end(&self) {
+        self.metal().enter("endEncoding");
+        if self.inner.ended.swap(true, Ordering::Relaxed) {
+            let text = "an encoder is ended twice".into();
+            self.metal().break_rule(Rule::OneEncoder, text);
+            return;
+        }
+        let (pass, moves) = std::mem::take(&mut *self.inner.pass.lock());
+        let mut state = self.inner.commands.inner.state.lock();
+        state.encoding = false;
+        state.steps.push(Step::Pass(pass, moves));
     }
 }
 
 impl raw::BlitEncoder for Encoder {
-    type Buffer = Buffer;
-
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
-        let source = self.side(from, bytes, true, Touch::Read);
+        self.metal().enter("copyFromBuffer:");
+        let source = self.side(from, bytes, true, Access::Read);
         let source = source.map(Source::Memory);
-        let destination = self.side(to, bytes, true, Touch::Write);
+        let destination = self.side(to, bytes, true, Access::Write);
         self.transfer(source, destination, bytes);
     }
 
     fn fill(&self, buffer: &Buffer, range: Range<usize>, value: u8) {
+        self.metal().enter("fillBuffer:");
         let to = (buffer, range.start);
-        let destination = self.side(to, range.len(), true, Touch::Write);
+        let destination = self.side(to, range.len(), true, Access::Write);
         self.transfer(Some(Source::Value(value)), destination, range.len());
     }
 
     fn synchronize(&self, buffer: &Buffer) {
+        self.metal().enter("synchronizeResource:");
         let Some(copy) = buffer.host_copy() else {
-            self.commands.record(
-                Rule::OnlyManaged,
-                format!("{} storage is synchronised", buffer.storage_mode()),
-            );
+            let text = format!("{} storage is synchronised", buffer.storage_mode());
+            self.metal().break_rule(Rule::OnlyManaged, text);
             return;
         };
-        self.commands.push(copy.synchronize());
-        let mut state = self.commands.inner.state.lock();
+        let address = buffer.gpu_address();
+        let mut encoded = self.inner.pass.lock();
+        encoded.0.touches.push(Touch {
+            bytes: address..address + buffer.length() as u64,
+            writes: false,
+        });
+        encoded.1.push(copy.synchronize());
+        drop(encoded);
+        let mut state = self.inner.commands.inner.state.lock();
         state.buffers.push(buffer.clone());
     }
+}
 
-    fn end(&self) {
-        self.finish();
+impl Drop for Encoding {
+    fn drop(&mut self) {
+        // Metal asserts that (message of its validation: "Command encoder released without endEncoding").
+        if !*self.ended.get_mut() {
+            let text = "an encoder is released that was not ended".into();
+            self.commands.metal().break_rule(Rule::OneEncoder, text);
+        }
     }
 }
 
@@ -370,21 +522,34 @@ pub(in crate::device) enum Pipeline {
     Fill,
 }
 
-impl raw::ComputeEncoder for Compute {
+impl raw::Encoder for Compute {
     type Metal = Metal;
 
+    fn wait_for_fence(&self, fence: &Fence) {
+        self.encoder.wait_for_fence(fence);
+    }
+
+    fn update_fence(&self, fence: &Fence) {
+        self.encoder.update_fence(fence);
+    }
+
+    fn end(&self) {
+        self.encoder.end();
+    }
+}
+
+impl raw::ComputeEncoder for Compute {
     fn set_pipeline(&self, pipeline: &Pipeline) {
         self.state.lock().pipeline = Some(*pipeline);
     }
 
     fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
-        let commands = &self.encoder.commands;
-        let alignment = commands.metal().bind_alignment();
+        let metal = self.encoder.metal();
+        let alignment = metal.bind_alignment();
         if !offset.is_multiple_of(alignment) {
-            commands.record(
-                Rule::BindAlignment,
-                format!("a buffer is bound at {offset}; the GPU wants multiples of {alignment}"),
-            );
+            let text =
+                format!("a buffer is bound at {offset}; the GPU wants multiples of {alignment}");
+            metal.break_rule(Rule::BindAlignment, text);
             return;
         }
         if let Some(place) = self.state.lock().buffers.get_mut(index) {
@@ -404,13 +569,13 @@ impl raw::ComputeEncoder for Compute {
         };
         let place = |index: usize, rest: Option<usize>| {
             let (buffer, offset) = state.buffers[index].as_ref()?;
-            let touch = if index == 0 {
-                Touch::Read
+            let access = if index == 0 {
+                Access::Read
             } else {
-                Touch::Write
+                Access::Write
             };
             let place = (buffer, offset + rest?);
-            self.encoder.side(place, threads, false, touch)
+            self.encoder.side(place, threads, false, access)
         };
         let (source, destination) = match state.pipeline {
             Some(Pipeline::Copy) => (place(0, number(0)).map(Source::Memory), place(1, number(8))),
@@ -421,9 +586,5 @@ impl raw::ComputeEncoder for Compute {
             None => (None, None),
         };
         self.encoder.transfer(source, destination, threads);
-    }
-
-    fn end(&self) {
-        self.encoder.finish();
     }
 }

@@ -2,8 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::labels::Labelled;
+use super::metal::Metal;
+use super::order::Object;
+use crate::binding::Resource;
 use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
 use crate::device::metal::raw;
@@ -13,15 +18,22 @@ use crate::sync::{Arc, Condvar, Mutex};
 type Block = Box<dyn FnOnce() + Send>;
 
 /// An event; cloning it gives another handle.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::device) struct Event {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
+    metal: Metal,
     state: Mutex<State>,
     raised: Condvar,
+    label: Labelled,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.metal.order().forget(std::ptr::from_ref(self).addr());
+    }
 }
 
 impl std::fmt::Debug for Inner {
@@ -53,6 +65,21 @@ fn call_elsewhere(block: Block) {
 }
 
 impl Event {
+    pub(super) fn new(metal: &Metal) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                metal: metal.clone(),
+                state: Mutex::default(),
+                raised: Condvar::new(),
+                label: metal.alive("event"),
+            }),
+        }
+    }
+
+    pub(super) fn object(&self) -> Object {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
     /// Raises the value, which never falls, and calls who listens.
     pub(super) fn raise(&self, value: u64) {
         let due = {
@@ -96,19 +123,28 @@ impl Timeline for Event {
 }
 
 impl raw::Object for Event {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.inner.label.set(label);
+    }
 }
 
 impl raw::SharedEvent for Event {
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(self.inner.as_ref()).cast())
+    }
+
     fn signaled_value(&self) -> u64 {
+        self.inner.metal.enter("signaledValue");
         self.inner.state.lock().value
     }
 
     fn set_signaled_value(&self, value: u64) {
+        self.inner.metal.enter("setSignaledValue:");
         self.raise(value);
     }
 
     fn notify(&self, value: u64, block: Block) {
+        self.inner.metal.enter("notifyListener:");
         let mut state = self.inner.state.lock();
         if state.value < value {
             state.listeners.push((value, block));
@@ -124,6 +160,7 @@ impl raw::SharedEvent for Event {
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
+        self.inner.metal.enter("waitUntilSignaledValue:");
         let timeout = Some(Duration::from_millis(milliseconds));
         Timeline::wait(self, value, timeout).unwrap_or(false)
     }
@@ -135,10 +172,17 @@ mod tests {
 
     use super::raw::SharedEvent;
     use super::*;
+    use crate::device::fake::FakeApple;
+    use crate::device::fake::apple::pools::pooled;
 
     #[test]
     fn who_listens_is_called_elsewhere_when_the_value_is_reached() {
-        let event = Event::default();
+        let device = FakeApple::new().unwrap();
+        let event = Event::new(device.metal());
+        pooled(|| listen(&event));
+    }
+
+    fn listen(event: &Event) {
         let (say, said) = channel();
         for at in [2, 1, 3] {
             let say = say.clone();
@@ -162,8 +206,8 @@ mod tests {
             Box::new(move || say.send((20, std::thread::current().id())).unwrap()),
         );
         assert_eq!(said.recv().unwrap().0, 20);
-        assert!(!SharedEvent::wait(&event, 3, 1));
+        assert!(!SharedEvent::wait(event, 3, 1));
         event.raise(3);
-        assert!(SharedEvent::wait(&event, 3, 1000));
+        assert!(SharedEvent::wait(event, 3, 1000));
     }
 }

@@ -5,6 +5,7 @@
 use std::ptr::NonNull;
 
 use super::ALIGNMENT;
+use super::labels::Labelled;
 use super::managed::HostCopy;
 use super::metal::Metal;
 use crate::binding::Resource;
@@ -104,6 +105,7 @@ struct Shared {
     memory: Arc<HeapMemory>,
     /// Mapped from the beginning where the host may touch them, so that addresses never change.
     pages: Option<Arc<Pages>>,
+    label: Labelled,
 }
 
 impl Drop for Shared {
@@ -117,6 +119,7 @@ impl Drop for Shared {
 impl Heap {
     pub(super) fn new(metal: Metal, memory: Arc<HeapMemory>, pages: Option<Arc<Pages>>) -> Self {
         let shared = Shared {
+            label: metal.alive("heap"),
             metal,
             memory,
             pages,
@@ -195,21 +198,28 @@ impl Heap {
 }
 
 impl raw::Object for Heap {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.shared.label.set(label);
+    }
 }
 
 impl raw::Heap for Heap {
     type Buffer = Buffer;
 
     fn size(&self) -> usize {
+        self.shared.metal.enter("size");
         Self::size(self)
     }
 
     fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
+        self.shared
+            .metal
+            .enter("newBufferWithLength:options:offset:");
         Self::new_buffer(self, length, offset)
     }
 
     fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
+        self.shared.metal.enter("setPurgeableState:");
         Self::set_purgeable_state(self, state)
     }
 }
@@ -226,6 +236,7 @@ struct Object {
     metal: Metal,
     memory: Memory,
     length: usize,
+    label: Labelled,
 }
 
 /// What a buffer lies on.
@@ -258,6 +269,7 @@ impl Buffer {
     fn new(metal: Metal, memory: Memory, length: usize) -> Self {
         let buffer = Self {
             object: Arc::new(Object {
+                label: metal.alive("buffer"),
                 metal,
                 memory,
                 length,
@@ -469,19 +481,24 @@ impl Buffer {
 }
 
 impl raw::Object for Buffer {
-    fn set_label(&self, _label: &str) {}
+    fn set_label(&self, label: &str) {
+        self.object.label.set(label);
+    }
 }
 
 impl raw::Buffer for Buffer {
     fn length(&self) -> usize {
+        self.object.metal.enter("length");
         Self::length(self)
     }
 
     fn contents(&self) -> Option<NonNull<u8>> {
+        self.object.metal.enter("contents");
         Self::contents(self)
     }
 
     fn gpu_address(&self) -> u64 {
+        self.object.metal.enter("gpuAddress");
         Self::gpu_address(self)
     }
 
@@ -490,10 +507,12 @@ impl raw::Buffer for Buffer {
     }
 
     fn storage_mode(&self) -> StorageMode {
+        self.object.metal.enter("storageMode");
         Self::storage_mode(self)
     }
 
     fn did_modify_range(&self, range: std::ops::Range<usize>) {
+        self.object.metal.enter("didModifyRange:");
         Self::did_modify_range(self, range);
     }
 }

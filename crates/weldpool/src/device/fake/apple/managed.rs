@@ -11,12 +11,15 @@ use std::ptr::NonNull;
 use std::sync::mpsc::channel;
 
 use super::metal::Metal;
+use super::pools::pooled;
 use crate::binding::Resource;
 use crate::device::Location;
 use crate::device::fake::queue::Command;
 use crate::device::fake::store::{Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
-use crate::device::metal::raw::{self, BlitEncoder as _, CommandBuffer as _, CommandQueue as _};
+use crate::device::metal::raw::{
+    self, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _,
+};
 use crate::device::raw::Transfer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
@@ -64,13 +67,16 @@ impl Metal {
                 "work of others on what is no buffer of the device",
             )
         })?;
-        let commands = raw::Metal::new_command_queue(self, 1)?.command_buffer()?;
-        let blit = commands.blit_encoder()?;
-        blit.fill(&buffer, 0..buffer.length(), value);
-        blit.end();
         let (say, said) = channel();
-        commands.on_completed(Box::new(move |outcome| drop(say.send(outcome))));
-        commands.commit();
+        pooled(|| -> Result<()> {
+            let commands = raw::Metal::new_command_queue(self, 1)?.command_buffer()?;
+            let blit = commands.blit_encoder()?;
+            blit.fill(&buffer, 0..buffer.length(), value);
+            blit.end();
+            commands.on_completed(Box::new(move |outcome| drop(say.send(outcome))));
+            commands.commit();
+            Ok(())
+        })?;
         said.recv().unwrap_or(Ok(()))
     }
 }
@@ -168,12 +174,16 @@ impl HostCopy {
         )
     }
 
-    /// The device writes a range.
-    pub(super) fn note_device_write(&self, range: Range<usize>) {
-        let mut state = self.state.lock();
-        if !state.unsynchronized.contains(&range) {
-            state.unsynchronized.push(range);
-        }
+    /// The command that comes before one that writes a range.
+    pub(super) fn note_device_write(self: &Arc<Self>, range: Range<usize>) -> Command {
+        let copy = Arc::clone(self);
+        Command::Touch(Box::new(move || {
+            let mut state = copy.state.lock();
+            if !state.unsynchronized.contains(&range) {
+                state.unsynchronized.push(range);
+            }
+            Ok(())
+        }))
     }
 
     /// The command of `synchronizeResource:`: the host's copy becomes what the device's is, all of it.

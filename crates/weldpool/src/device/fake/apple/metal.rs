@@ -7,8 +7,12 @@ use super::builder::AppleGpu;
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
 use super::costs::AppleCosts;
 use super::event::Event;
+use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
+use super::labels::{Alive, Labelled, LiveObject};
 use super::managed::HostCopy;
+use super::order::Order;
+use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
@@ -22,7 +26,7 @@ use crate::device::metal::PARAVIRTUAL;
 use crate::device::metal::raw::{self, Family, SizeAndAlign};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// The model of an `MTLDevice`. Cloning it gives another handle of the same device.
 #[derive(Debug, Clone)]
@@ -43,6 +47,8 @@ struct Shared {
     space: AddressSpace,
     limits: Limits,
     objects: Mutex<Objects>,
+    order: Mutex<Order>,
+    alive: Arc<Alive>,
 }
 
 /// What the device says of itself.
@@ -94,6 +100,8 @@ impl Metal {
             space: AddressSpace::new(ordinal, limits.page()),
             limits,
             objects: Mutex::default(),
+            order: Mutex::default(),
+            alive: Arc::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -302,6 +310,36 @@ impl Metal {
         discarded
     }
 
+    /// The objects that are alive, oldest first: what is not balanced by a release stays among them.
+    #[must_use]
+    pub fn live_objects(&self) -> Vec<LiveObject> {
+        self.shared.alive.list()
+    }
+
+    /// An object's place among those.
+    pub(super) fn alive(&self, what: &'static str) -> Labelled {
+        self.shared.alive.add(what)
+    }
+
+    /// Which passes are known to run behind others.
+    pub(super) fn order(&self) -> MutexGuard<'_, Order> {
+        self.shared.order.lock()
+    }
+
+    /// Begins a call of Metal's, which is made in an autorelease pool: on a thread without one, what the framework
+    /// autoreleases stays for ever (Apple's "Advanced Memory Management Programming Guide", Using Autorelease Pool Blocks).
+    pub(super) fn enter(&self, call: &str) {
+        if !in_a_pool() {
+            let text = format!("{call} outside of an autorelease pool");
+            self.break_rule(Rule::AutoreleasePool, text);
+        }
+    }
+
+    /// Takes note of a broken rule, where no error is returned.
+    pub(super) fn break_rule(&self, rule: Rule, text: String) {
+        drop(self.record(Violation { rule, text }));
+    }
+
     pub(super) fn costs(&self) -> &AppleCosts {
         &self.shared.costs
     }
@@ -404,13 +442,15 @@ impl raw::Metal for Metal {
     type Compute = Compute;
     type Pipeline = Pipeline;
     type Event = Event;
+    type Fence = Fence;
     type Set = Set;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
-        work()
+        pooled(work)
     }
 
     fn name(&self) -> String {
+        self.enter("name");
         match self.shared.limits.gpu {
             AppleGpu::Silicon => "model of an Apple silicon GPU",
             AppleGpu::Discrete => "model of a discrete GPU of an Intel Mac",
@@ -420,10 +460,12 @@ impl raw::Metal for Metal {
     }
 
     fn has_unified_memory(&self) -> bool {
+        self.enter("hasUnifiedMemory");
         self.shared.limits.gpu != AppleGpu::Discrete
     }
 
     fn supports_family(&self, family: Family) -> bool {
+        self.enter("supportsFamily:");
         let apple = match family {
             Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3 => true,
             // Apple silicon has what both families have (Metal's feature set tables).
@@ -434,18 +476,22 @@ impl raw::Metal for Metal {
     }
 
     fn max_buffer_length(&self) -> u64 {
+        self.enter("maxBufferLength");
         Self::max_buffer_length(self)
     }
 
     fn recommended_max_working_set_size(&self) -> u64 {
+        self.enter("recommendedMaxWorkingSetSize");
         Self::recommended_max_working_set_size(self)
     }
 
     fn current_allocated_size(&self) -> u64 {
+        self.enter("currentAllocatedSize");
         Self::current_allocated_size(self)
     }
 
     fn peer_group_id(&self) -> u64 {
+        self.enter("peerGroupID");
         self.shared.limits.peers.0
     }
 
@@ -462,19 +508,23 @@ impl raw::Metal for Metal {
     }
 
     fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
+        self.enter("heapBufferSizeAndAlignWithLength:options:");
         let (size, align) = Self::heap_buffer_size_and_align(self, length);
         SizeAndAlign { size, align }
     }
 
     fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
+        self.enter("newHeapWithDescriptor:");
         Self::new_heap(self, &HeapDescriptor { bytes, storage })
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        self.enter("newBufferWithLength:options:");
         Self::new_buffer(self, length, storage)
     }
 
     fn new_buffer_no_copy(&self, memory: HostRange) -> Result<Buffer> {
+        self.enter("newBufferWithBytesNoCopy:");
         let (start, page) = (memory.address.as_ptr().addr(), self.page());
         if !start.is_multiple_of(page) || !memory.bytes.is_multiple_of(page) {
             let error = self.record(Violation {
@@ -492,6 +542,7 @@ impl raw::Metal for Metal {
     }
 
     fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
+        self.enter("newRemoteBufferViewForDevice:");
         Self::new_remote_view(self, of)
     }
 
@@ -502,6 +553,7 @@ impl raw::Metal for Metal {
     }
 
     fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+        self.enter("newCommandQueueWithMaxCommandBufferCount:");
         let control = self.shared.control.upgrade();
         let control = control
             .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
@@ -510,14 +562,22 @@ impl raw::Metal for Metal {
     }
 
     fn new_shared_event(&self) -> Result<Event> {
-        Ok(Event::default())
+        self.enter("newSharedEvent");
+        Ok(Event::new(self))
     }
 
-    fn new_residency_set(&self, _label: &str) -> Result<Set> {
-        Ok(Set::default())
+    fn new_fence(&self) -> Result<Fence> {
+        self.enter("newFence");
+        Ok(Fence::new(self))
+    }
+
+    fn new_residency_set(&self, label: &str) -> Result<Set> {
+        self.enter("newResidencySetWithDescriptor:");
+        Ok(Set::new(self, label))
     }
 
     fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {
+        self.enter("newComputePipelineState");
         match function {
             "weldpool_copy" => Ok(Pipeline::Copy),
             "weldpool_fill" => Ok(Pipeline::Fill),

@@ -7,9 +7,13 @@ mod builder;
 mod commands;
 mod costs;
 mod event;
+mod fence;
 mod heap;
+mod labels;
 mod managed;
 mod metal;
+mod order;
+mod pools;
 mod queue;
 mod residency;
 
@@ -32,6 +36,7 @@ use crate::sync::{Arc, Mutex};
 pub use self::builder::{AppleGpu, AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
+pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 
 /// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.

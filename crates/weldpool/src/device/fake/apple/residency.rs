@@ -4,14 +4,23 @@
 
 use std::collections::BTreeSet;
 
+use super::labels::Labelled;
 use super::metal::Metal;
 use crate::device::metal::raw::{self, Allocation};
 use crate::sync::{Arc, Mutex};
 
 /// A set; cloning it gives another handle. Allocations are known by where they lie.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::device) struct Set {
-    state: Arc<Mutex<State>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    metal: Metal,
+    state: Mutex<State>,
+    /// Known by its label alone.
+    _label: Labelled,
 }
 
 #[derive(Debug, Default)]
@@ -20,17 +29,39 @@ struct State {
     /// Added since the last commit.
     added: BTreeSet<u64>,
     removed: BTreeSet<u64>,
+    /// Whether residency was requested, and not ended since.
+    requested: bool,
+    /// How often it was.
+    requests: u64,
 }
 
 impl Set {
+    pub(super) fn new(metal: &Metal, label: &str) -> Self {
+        let alive = metal.alive("residency set");
+        alive.set(label);
+        Self {
+            inner: Arc::new(Inner {
+                metal: metal.clone(),
+                state: Mutex::default(),
+                _label: alive,
+            }),
+        }
+    }
+
+    /// What the device has it do, for those who look: members, whether residency is requested, and how often it was.
+    pub(super) fn figures(&self) -> (usize, bool, u64) {
+        let state = self.inner.state.lock();
+        (state.members.len(), state.requested, state.requests)
+    }
+
     /// Whether both are the same set.
     pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.state, &other.state)
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Whether it was told of an allocation and did not commit that.
     pub(super) fn has_staged(&self, allocation: u64) -> bool {
-        self.state.lock().added.contains(&allocation)
+        self.inner.state.lock().added.contains(&allocation)
     }
 }
 
@@ -45,30 +76,42 @@ impl raw::ResidencySet for Set {
     type Metal = Metal;
 
     fn add(&self, allocation: Allocation<'_, Metal>) {
-        let mut state = self.state.lock();
+        self.inner.metal.enter("addAllocation:");
+        let mut state = self.inner.state.lock();
         state.added.insert(place(allocation));
     }
 
     fn remove(&self, allocation: Allocation<'_, Metal>) {
-        let (mut state, place) = (self.state.lock(), place(allocation));
+        self.inner.metal.enter("removeAllocation:");
+        let (mut state, place) = (self.inner.state.lock(), place(allocation));
         if !state.added.remove(&place) {
             state.removed.insert(place);
         }
     }
 
     fn commit(&self) {
-        let mut state = self.state.lock();
+        self.inner.metal.enter("commit");
+        let mut state = self.inner.state.lock();
         let State {
             members,
             added,
             removed,
+            ..
         } = &mut *state;
         members.append(added);
         members.retain(|member| !removed.contains(member));
         removed.clear();
     }
 
-    fn request_residency(&self) {}
+    fn request_residency(&self) {
+        self.inner.metal.enter("requestResidency");
+        let mut state = self.inner.state.lock();
+        state.requested = true;
+        state.requests += 1;
+    }
 
-    fn end_residency(&self) {}
+    fn end_residency(&self) {
+        self.inner.metal.enter("endResidency");
+        self.inner.state.lock().requested = false;
+    }
 }

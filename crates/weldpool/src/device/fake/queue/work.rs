@@ -65,6 +65,17 @@ pub(in crate::device::fake) enum Command {
     Touch(Box<dyn FnOnce() -> Result<(), Error> + Send>),
 }
 
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move(work) => work.fmt(f),
+            Self::Wait(_, value) => write!(f, "Wait({value})"),
+            Self::Raise(_) => f.write_str("Raise(..)"),
+            Self::Touch(_) => f.write_str("Touch(..)"),
+        }
+    }
+}
+
 /// What is called at the end of a command buffer, in any case.
 pub(super) struct End(pub(super) Option<Ended>);
 

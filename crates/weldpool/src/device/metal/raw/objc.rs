@@ -99,13 +99,7 @@ fn options(storage: StorageMode) -> MTLResourceOptions {
         StorageMode::Managed => MTLResourceOptions::StorageModeManaged,
         StorageMode::Private => MTLResourceOptions::StorageModePrivate,
     };
-    let tracking = match storage {
-        StorageMode::Managed => MTLResourceOptions::HazardTrackingModeTracked,
-        StorageMode::Shared | StorageMode::Private => {
-            MTLResourceOptions::HazardTrackingModeUntracked
-        }
-    };
-    mode | tracking
+    mode | MTLResourceOptions::HazardTrackingModeUntracked
 }
 
 fn mode(storage: StorageMode) -> MTLStorageMode {

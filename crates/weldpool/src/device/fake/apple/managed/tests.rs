@@ -7,9 +7,10 @@ use std::ptr::NonNull;
 use std::sync::mpsc::channel;
 
 use crate::device::fake::apple::commands::{Encoder, Queue};
+use crate::device::fake::apple::pools::pooled;
 use crate::device::fake::{AppleGpu, Buffer, FakeApple, HeapDescriptor, Rule, Step};
 use crate::device::metal::raw::{
-    BlitEncoder, CommandBuffer, CommandQueue, ComputeEncoder, Metal as _,
+    BlitEncoder, CommandBuffer, CommandQueue, ComputeEncoder, Encoder as _, Metal as _,
 };
 use crate::device::{HostRange, StorageMode};
 use crate::error::ErrorKind;
@@ -32,7 +33,7 @@ fn buffer(device: &FakeApple, storage: StorageMode) -> Buffer {
 }
 
 fn queue(device: &FakeApple) -> Queue {
-    device.metal().new_command_queue(16).unwrap()
+    pooled(|| device.metal().new_command_queue(16).unwrap())
 }
 
 /// Commits blits; they are done when the call returns.
@@ -43,13 +44,15 @@ fn run(queue: &Queue, encode: impl FnOnce(&Encoder)) {
 
 /// Commits blits; waits for them in the function that it gives.
 fn commit(queue: &Queue, encode: impl FnOnce(&Encoder)) -> Box<dyn FnOnce()> {
-    let commands = queue.command_buffer().unwrap();
-    let blit = commands.blit_encoder().unwrap();
-    encode(&blit);
-    blit.end();
     let (say, said) = channel();
-    commands.on_completed(Box::new(move |outcome| say.send(outcome).unwrap()));
-    commands.commit();
+    pooled(|| {
+        let commands = queue.command_buffer().unwrap();
+        let blit = commands.blit_encoder().unwrap();
+        encode(&blit);
+        blit.end();
+        commands.on_completed(Box::new(move |outcome| say.send(outcome).unwrap()));
+        commands.commit();
+    });
     Box::new(move || said.recv().unwrap().unwrap())
 }
 
@@ -188,10 +191,12 @@ fn buffers_are_bound_where_the_gpu_wants_them() {
     ] {
         let device = FakeApple::builder().gpu(gpu).build().unwrap();
         let (queue, shared) = (queue(&device), buffer(&device, StorageMode::Shared));
-        let commands = queue.command_buffer().unwrap();
-        let encoder = commands.compute_encoder().unwrap();
-        encoder.set_buffer(&shared, offset, 0);
-        ComputeEncoder::end(&encoder);
+        pooled(|| {
+            let commands = queue.command_buffer().unwrap();
+            let encoder = commands.compute_encoder().unwrap();
+            encoder.set_buffer(&shared, offset, 0);
+            encoder.end();
+        });
         let rules: &[Rule] = if breaks { &[Rule::BindAlignment] } else { &[] };
         assert_eq!(broken(&device), rules, "{gpu:?} at {offset}");
     }
@@ -242,23 +247,27 @@ fn a_view_is_the_source_of_blits_alone() {
     run(&queue, |blit| blit.copy((&local, 0), (&view, 0), 4));
     run(&queue, |blit| blit.fill(&view, 0..4, 1));
     assert_eq!(broken(&theirs), [Rule::RemoteView; 2]);
+    pooled(|| use_in_a_kernel(&theirs, &queue, &view, &local));
+    assert_eq!(broken(&theirs), [Rule::RemoteView; 3]);
+}
+
+fn use_in_a_kernel(device: &FakeApple, queue: &Queue, from: &Buffer, to: &Buffer) {
     let commands = queue.command_buffer().unwrap();
     let encoder = commands.compute_encoder().unwrap();
-    let copy = theirs.metal().new_pipeline("", "weldpool_copy").unwrap();
+    let copy = device.metal().new_pipeline("", "weldpool_copy").unwrap();
     encoder.set_pipeline(&copy);
-    encoder.set_buffer(&view, 0, 0);
-    encoder.set_buffer(&local, 0, 1);
+    encoder.set_buffer(from, 0, 0);
+    encoder.set_buffer(to, 0, 1);
     encoder.set_bytes(&[0; 16], 2);
     encoder.dispatch(1);
-    ComputeEncoder::end(&encoder);
-    assert_eq!(broken(&theirs), [Rule::RemoteView; 3]);
+    encoder.end();
 }
 
 #[test]
 fn a_virtual_machine_has_no_heaps_and_wraps_whole_pages_alone() {
     let builder = FakeApple::builder().gpu(AppleGpu::Paravirtual);
     let device = builder.build().unwrap();
-    let page = device.metal().page_bytes();
+    let page = pooled(|| device.metal().page_bytes());
     let heap = HeapDescriptor {
         bytes: page,
         storage: StorageMode::Shared,
@@ -271,7 +280,7 @@ fn a_virtual_machine_has_no_heaps_and_wraps_whole_pages_alone() {
         bytes: 16,
         read_only: false,
     };
-    let wrapped = device.metal().new_buffer_no_copy(memory).unwrap();
+    let wrapped = pooled(|| device.metal().new_buffer_no_copy(memory).unwrap());
     assert_eq!(wrapped.length(), 0);
     assert_eq!(broken(&device), [Rule::WholePages]);
 }
