@@ -27,24 +27,32 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
             .arg(&target_directory)
             .directory(paths.root())
     };
+    let check_with = toolchain.check();
     for target in TARGETS {
-        let mut check = cargo("check", target)
+        let mut check = cargo(check_with, target)
             .args(["--workspace", "--all-targets"])
             // What only a Mac compiles, only this sees.
             .env("RUSTFLAGS", "-D warnings");
         if let Some(zig) = &zig {
             check = zig.compile(check, target);
         }
-        steps.log(&format!("check {target}"), check)?;
+        steps.log(&format!("{check_with} {target}"), check)?;
     }
     if let Some(zig) = zig.filter(|_| !no_link) {
         let target = TARGETS[0];
-        let build = cargo("build", target).args(["--package", "weldpool-cli", "--bin", "weldpool"]);
+        let build = cargo("build", target).args([
+            "--package",
+            "weldpool-cli",
+            "--package",
+            "weldpool-capi",
+        ]);
         steps.log(
-            &format!("link weldpool for {target}"),
+            &format!("link weldpool and libweldpool for {target}"),
             zig.link(build, target),
         )?;
-        zig::check_program(&target_directory.join(target).join("debug").join("weldpool"))?;
+        let built = target_directory.join(target).join("debug");
+        zig::check_file(&built.join("weldpool"), zig::Linked::Program)?;
+        zig::check_file(&built.join("libweldpool.dylib"), zig::Linked::Library)?;
     }
     steps.done("darwin");
     Ok(())

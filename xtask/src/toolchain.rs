@@ -13,9 +13,10 @@ use crate::progress::Steps;
 pub(crate) const TARGETS: [&str; 2] = ["aarch64-apple-darwin", "x86_64-apple-darwin"];
 
 /// Debian's compiler and the source of its standard library. They come in one version, newer than `rustc`.
-const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// Where the standard library for macOS comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,19 +62,32 @@ impl Toolchain {
         Ok(Self::Debian)
     }
 
+    /// The subcommand that type-checks: clippy, which checks more, where the toolchain has it.
+    pub(crate) fn check(self) -> &'static str {
+        let has_clippy = match self {
+            Self::Installed => Run::cargo().args(["clippy", "--version"]).output().is_ok(),
+            Self::Debian => Path::new(DEBIAN_CLIPPY).exists(),
+        };
+        if has_clippy { "clippy" } else { "check" }
+    }
+
     /// Cargo with a subcommand for a target.
     pub(crate) fn cargo(self, subcommand: &str, target: &str) -> Run {
         let run = match self {
             Self::Installed => Run::cargo().arg(subcommand),
-            Self::Debian => Run::new(DEBIAN_CARGO)
-                .args([subcommand, "-Zbuild-std"])
-                .env("RUSTC", DEBIAN_RUSTC)
-                // Building the standard library is not stable; this admits it on a stable compiler.
-                .env("RUSTC_BOOTSTRAP", "1")
-                // Set by the cargo that runs this program, for its own toolchain.
-                .env_remove("CARGO")
-                .env_remove("RUSTDOC")
-                .env_remove("RUSTUP_TOOLCHAIN"),
+            Self::Debian => Run::new(match subcommand {
+                // By name, cargo would find another toolchain's.
+                "clippy" => DEBIAN_CLIPPY,
+                _ => DEBIAN_CARGO,
+            })
+            .args([subcommand, "-Zbuild-std"])
+            .env("RUSTC", DEBIAN_RUSTC)
+            // Building the standard library is not stable; this admits it on a stable compiler.
+            .env("RUSTC_BOOTSTRAP", "1")
+            // The cargo that runs this program sets its own, which clippy would call.
+            .env("CARGO", DEBIAN_CARGO)
+            .env_remove("RUSTDOC")
+            .env_remove("RUSTUP_TOOLCHAIN"),
         };
         run.args(["--target", target])
     }

@@ -26,6 +26,11 @@ const REQUIREMENTS: [Requirements; 1] = [Requirements {
 /// Start of every 64-bit Mach-O file for arm64: magic number and processor type, little-endian.
 const MACH_O_ARM64: [u8; 8] = [0xcf, 0xfa, 0xed, 0xfe, 0x0c, 0x00, 0x00, 0x01];
 
+/// Where the header says what kind of file it is, and the kinds (`mach-o/loader.h`).
+const FILE_TYPE_AT: usize = 12;
+const MH_EXECUTE: u32 = 2;
+const MH_DYLIB: u32 = 6;
+
 /// What cargo needs to build for macOS.
 #[derive(Debug)]
 pub(crate) struct Zig {
@@ -158,14 +163,26 @@ fn write_program(path: &Path, script: &str) -> Result<()> {
     Ok(())
 }
 
+/// What a linker makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Linked {
+    Program,
+    Library,
+}
+
 /// Makes sure that a linked file is what was asked for.
-pub(crate) fn check_program(path: &Path) -> Result<()> {
+pub(crate) fn check_file(path: &Path, linked: Linked) -> Result<()> {
     let bytes = fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
-    if bytes.starts_with(&MACH_O_ARM64) {
+    let file_type = match linked {
+        Linked::Program => MH_EXECUTE,
+        Linked::Library => MH_DYLIB,
+    };
+    let found = bytes.get(FILE_TYPE_AT..FILE_TYPE_AT + 4);
+    if bytes.starts_with(&MACH_O_ARM64) && found == Some(&file_type.to_le_bytes()) {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "{} is no Mach-O program for arm64",
+        "{} is no Mach-O file for arm64 of the kind {linked:?}",
         path.display()
     )))
 }
@@ -175,10 +192,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_kind_of_program_is_rejected() {
+    fn another_kind_of_file_is_rejected() {
         let own = std::env::current_exe().unwrap();
         let is_arm_mac = cfg!(all(target_os = "macos", target_arch = "aarch64"));
-        assert_eq!(check_program(&own).is_ok(), is_arm_mac);
+        assert_eq!(check_file(&own, Linked::Program).is_ok(), is_arm_mac);
+        assert!(check_file(&own, Linked::Library).is_err());
+    }
+
+    #[test]
+    fn programs_and_libraries_are_told_apart() {
+        let file = std::env::temp_dir().join(format!("weldpool-mach-o-{}", std::process::id()));
+        let mut header = MACH_O_ARM64.to_vec();
+        header.extend([0, 0, 0, 0]);
+        header.extend(MH_DYLIB.to_le_bytes());
+        fs::write(&file, header).unwrap();
+        let checked =
+            [Linked::Program, Linked::Library].map(|kind| check_file(&file, kind).is_ok());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(checked, [false, true]);
     }
 
     #[cfg(unix)]

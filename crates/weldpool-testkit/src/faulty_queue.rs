@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use weldpool::device::fake::Call;
-use weldpool::device::{DeviceQueue, Location, Timeline};
+use weldpool::device::{DeviceQueue, ExternalOrder, Location, Timeline};
 use weldpool::transfer::Rows;
 use weldpool::{Error, ErrorKind, Result};
 
@@ -103,6 +103,15 @@ unsafe impl DeviceQueue for FaultyQueue {
     fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
         self.faults.check_outside()?;
         self.inner.wait_for_room(timeout)
+    }
+
+    fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
+        self.inner.before_external_submit(value)
+    }
+
+    fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
+        self.faults.check(Call::WaitFor)?;
+        self.inner.after_external_submit(order)
     }
 
     fn signal(&self) -> Result<u64> {

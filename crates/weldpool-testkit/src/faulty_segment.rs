@@ -69,6 +69,24 @@ unsafe impl Segment for FaultySegment {
         self.inner()?.resource()
     }
 
+    fn parks(&self) -> bool {
+        self.inner().is_some_and(Segment::parks)
+    }
+
+    fn park(&self) {
+        if let Some(inner) = self.inner() {
+            inner.park();
+        }
+    }
+
+    fn is_discarded(&self) -> bool {
+        self.inner().is_some_and(Segment::is_discarded)
+    }
+
+    fn reclaim(&self) -> bool {
+        self.inner().is_none_or(Segment::reclaim)
+    }
+
     fn export(&self) -> Result<ExportedHandle> {
         self.faults.check(Call::Export)?;
         match self.inner() {

@@ -116,7 +116,7 @@ pub use out_of_memory::{
     OutOfMemory, OutOfMemoryCallback, OutOfMemoryHandler, OutOfMemoryStats, Recourse, RecoveryStep,
 };
 pub use preset::Preset;
-pub use queue::{Fence, Operand, Queue};
+pub use queue::{ExternalSubmission, Fence, Operand, Queue};
 pub use registered::{RawBytes, RegisterError, Registered, StableBytes};
 pub use report::{ArenaReport, LeakReport, LeakedBuffer, Report, ReportOptions, SampledBuffer};
 pub use request::Request;

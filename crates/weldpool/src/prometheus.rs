@@ -86,6 +86,7 @@ const POOLS: &[Metric<Stats>] = metrics! { "weldpool_pool_":
     "staging_bytes", Gauge, "Bytes held besides for copies to go through", |all| all.staging.value;
     "staging_peak_bytes", Gauge, "Highest staging bytes", |all| all.staging.peak;
     "registered_bytes", Gauge, "Bytes of others' memory that the device knows", |all| all.registered.value;
+    "parked_bytes", Gauge, "Bytes of empty segments that the system may take", |all| all.parked.value;
     "cached_bytes", Gauge, "Bytes held from the driver and idle", |all| all.cached_bytes;
     "deferred_bytes", Gauge, "Bytes of freed blocks that wait for a fence",
         |all| all.deferred_bytes;

@@ -2,11 +2,13 @@
 
 #![allow(unsafe_code)]
 
+mod external;
 mod staging;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use self::external::ExternalSubmission;
 use self::staging::QueueStaging;
 use crate::block::{Block, CacheKey, Point};
 use crate::buffer::Buffer;

@@ -5,6 +5,8 @@ use crate::device::Device;
 use crate::device::cuda::CudaDevice;
 use crate::device::fake::{FakeApple, FakeDiscrete};
 use crate::device::host::HostDevice;
+#[cfg(target_os = "macos")]
+use crate::device::metal;
 use crate::env::{self, Environment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Arc;
@@ -30,13 +32,14 @@ pub struct Absent {
 
 impl Runtime {
     /// Kinds of device that [`open_device`](Self::open_device) knows.
-    pub const DEVICE_NAMES: [&'static str; 4] = ["host", "cuda", "fake:discrete", "fake:apple"];
+    pub const DEVICE_NAMES: [&'static str; 5] =
+        ["host", "metal", "cuda", "fake:discrete", "fake:apple"];
 
     /// Those of them that are made of software.
     pub const SOFTWARE_DEVICE_NAMES: [&'static str; 2] = ["fake:discrete", "fake:apple"];
 
-    /// Opens every real device there is; the host comes first, then NVIDIA GPUs. What cannot be opened is
-    /// no error, but among the [`absent`](Self::absent).
+    /// Opens every real device there is; the host comes first, then GPUs through Metal, then NVIDIA's. What cannot be
+    /// opened is no error, but among the [`absent`](Self::absent).
     ///
     /// # Errors
     ///
@@ -47,22 +50,36 @@ impl Runtime {
             absent: Vec::new(),
             copier: Copier::new()?,
         };
-        match cuda_count() {
-            Ok(0) => runtime.note_absent(
-                "cuda".into(),
-                Error::new(ErrorKind::Unsupported, "the CUDA driver shows no device"),
-            ),
+        runtime.open_all("metal", metal_count(), open_metal);
+        runtime.open_all("cuda", cuda_count(), open_cuda);
+        Ok(runtime)
+    }
+
+    /// Opens the devices of a kind that its driver shows.
+    fn open_all(
+        &mut self,
+        kind: &str,
+        count: Result<u32>,
+        open: impl Fn(u32) -> Result<Arc<dyn Device>>,
+    ) {
+        let count = count.and_then(|count| match count {
+            0 => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the driver shows no device",
+            )),
+            count => Ok(count),
+        });
+        match count {
             Ok(count) => {
                 for ordinal in 0..count {
-                    match open_cuda(ordinal) {
-                        Ok(device) => runtime.devices.push(device),
-                        Err(error) => runtime.note_absent(format!("cuda:{ordinal}"), error),
+                    match open(ordinal) {
+                        Ok(device) => self.devices.push(device),
+                        Err(error) => self.note_absent(format!("{kind}:{ordinal}"), error),
                     }
                 }
             }
-            Err(error) => runtime.note_absent("cuda".into(), error),
+            Err(error) => self.note_absent(kind.into(), error),
         }
-        Ok(runtime)
     }
 
     fn note_absent(&mut self, name: String, error: Error) {
@@ -70,7 +87,7 @@ impl Runtime {
     }
 
     /// Opens one device by name, with its number behind a further colon if it is not the first of its
-    /// kind: `host`, `cuda`, `cuda:1`, `fake:discrete`, `fake:apple`. Of those made of software there
+    /// kind: `host`, `metal`, `cuda`, `cuda:1`, `fake:discrete`, `fake:apple`. Of those made of software there
     /// are as many as there are numbers, 65,536.
     ///
     /// # Errors
@@ -92,6 +109,7 @@ impl Runtime {
         let (kind, ordinal) = Self::parse(name).ok_or_else(unknown)?;
         match (kind, ordinal) {
             ("host", _) => Ok(Arc::new(HostDevice::new()?)),
+            ("metal", _) => open_metal(ordinal.into()),
             ("cuda", _) => open_cuda(ordinal.into()),
             ("fake:discrete", _) => Ok(Arc::new(FakeDiscrete::builder().ordinal(ordinal).build()?)),
             ("fake:apple", _) => Ok(Arc::new(FakeApple::builder().ordinal(ordinal).build()?)),
@@ -197,6 +215,34 @@ impl Runtime {
     pub fn absent(&self) -> &[Absent] {
         &self.absent
     }
+}
+
+#[cfg(target_os = "macos")]
+fn metal_count() -> Result<u32> {
+    Ok(metal::count())
+}
+
+#[cfg(target_os = "macos")]
+fn open_metal(ordinal: u32) -> Result<Arc<dyn Device>> {
+    metal::open(ordinal)
+}
+
+#[cfg(not(target_os = "macos"))]
+fn no_metal() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "this build has no Metal; it needs macOS",
+    )
+}
+
+#[cfg(not(target_os = "macos"))]
+fn metal_count() -> Result<u32> {
+    Err(no_metal())
+}
+
+#[cfg(not(target_os = "macos"))]
+fn open_metal(_ordinal: u32) -> Result<Arc<dyn Device>> {
+    Err(no_metal())
 }
 
 #[cfg(all(target_os = "linux", feature = "cuda"))]
@@ -310,7 +356,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{name:.20}");
             let text = error.to_string();
             assert!(
-                text.contains("host, cuda, fake:discrete, fake:apple"),
+                text.contains("host, metal, cuda, fake:discrete, fake:apple"),
                 "{text}"
             );
             assert!(text.len() < 300);

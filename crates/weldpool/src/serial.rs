@@ -111,7 +111,7 @@ impl Serialize for Stats {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let used = |class: &&ClassStats| class.allocations > 0 || class.held_bytes > 0;
         fields!(serializer, self => Stats {
-            live, reserved, staging, registered, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
+            live, reserved, staging, registered, parked, limit, block_bytes, cached_bytes, deferred_bytes, allocations, frees,
             hits, misses, growths, remaps, failures, memory_failures,
             memory_failure_age: memory_failure_age.map(|age| age.as_secs_f64()), driver_calls, driver_failures, driver_ns, driver_charged_ns, segments, free_bytes, largest_free,
             classes: classes.iter().filter(used).collect::<Vec<_>>(), nodes, out_of_memory,

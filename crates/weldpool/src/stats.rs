@@ -121,6 +121,9 @@ pub struct Stats {
     pub staging: Counter,
     /// Bytes of others' memory that the device was made to know; in no other figure.
     pub registered: Counter,
+    /// Bytes of empty segments that the system may take when memory is short (Metal: volatile heaps), and that are taken
+    /// back before more is obtained. The limit on what is reserved counts them, and no other figure.
+    pub parked: Counter,
     /// The limit on what is reserved, if one is set.
     pub limit: Option<u64>,
     /// Bytes of the blocks that users hold, rounding included.
@@ -235,7 +238,11 @@ impl Stats {
 impl Stats {
     /// What is held or known besides what is reserved, as far as there ever was any: what it is, and how much.
     pub(crate) fn besides(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let kinds = [("staging", self.staging), ("registered", self.registered)];
+        let kinds = [
+            ("staging", self.staging),
+            ("registered", self.registered),
+            ("parked", self.parked),
+        ];
         kinds
             .into_iter()
             .filter(|(_, bytes)| bytes.peak > 0)
@@ -279,7 +286,11 @@ impl fmt::Display for Stats {
             self.gc.collections,
             self.gc.given_back_bytes,
         )?;
-        for (name, bytes) in [("staging", &self.staging), ("registered", &self.registered)] {
+        for (name, bytes) in [
+            ("staging", &self.staging),
+            ("registered", &self.registered),
+            ("parked", &self.parked),
+        ] {
             if bytes.peak > 0 {
                 write!(f, ", {name} {} (peak {})", bytes.value, bytes.peak)?;
             }

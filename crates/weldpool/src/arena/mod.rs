@@ -5,6 +5,7 @@ mod exchange;
 mod extend;
 mod grow;
 mod mappings;
+mod park;
 mod region;
 mod remap;
 mod reserve;
@@ -26,7 +27,7 @@ pub(crate) use self::small::{SMALL_BYTES_MAX, SmallArena};
 use self::windows::Windows;
 use crate::address_map::AddressMap;
 use crate::block::{ArenaKind, Block, CacheKey, ListId, Node, Point, Record};
-use crate::device::{Mapped, Metered, StorageMode, VirtualMemoryProperties};
+use crate::device::{Mapped, Metered, Segment, StorageMode, VirtualMemoryProperties};
 use crate::space::{Range, Space};
 use crate::sync::{Arc, Mutex};
 
@@ -69,6 +70,8 @@ struct Growth {
     stale: Vec<Stale>,
     /// Physical memory that is mapped nowhere, because a call failed.
     unmapped: Vec<Piece>,
+    /// Empty segments that the system may take the memory of.
+    parked: Vec<Box<dyn Segment>>,
     /// Next position for a region without addresses.
     unaddressed: usize,
 }
@@ -122,6 +125,7 @@ impl Arena {
                 windows: Windows::default(),
                 stale: Vec::new(),
                 unmapped: Vec::new(),
+                parked: Vec::new(),
                 unaddressed: 1 << 40,
             }),
         }

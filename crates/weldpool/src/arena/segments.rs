@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::exchange::take_next;
+use super::park::Disposal;
 use super::{Arena, Growth, Source, Sparing, Want};
 use crate::block::{Block, Point};
 use crate::error::Result;
@@ -68,7 +69,7 @@ impl Arena {
         let slack = self.reserve.slack(want.live);
         let growth = self.growth.lock();
         let room = self.state.lock();
-        let mut empty = 0;
+        let mut empty = Self::parked_bytes(&growth) as u64;
         let mut awaited: Vec<(u64, Point, u64)> = Vec::new();
         for region in growth.regions.values() {
             let bytes = region.bytes as u64;
@@ -91,8 +92,8 @@ impl Arena {
         first.map(|(_, point, _)| point)
     }
 
-    /// A block in a new segment, for which empty ones make way; where they do not suffice, in an empty
-    /// one that was spared.
+    /// A block in a segment that was put away, or in a new one, for which empty ones make way; where they do not suffice,
+    /// in an empty one that was spared.
     pub(super) fn grow_by_segment(
         &self,
         growth: &mut Growth,
@@ -116,9 +117,13 @@ impl Arena {
                 .max(need)
                 .next_multiple_of(granularity)
         };
+        if let Some(region) = self.take_parked(growth, need, usual) {
+            return Ok((self.cut_new(region, want)?, Source::Held));
+        }
         let slack = usize::try_from(self.reserve.slack(want.live)).unwrap_or(usize::MAX);
-        if slack < usual {
-            let missing = usual - slack;
+        let missing = usual.saturating_sub(slack);
+        let missing = missing.saturating_sub(self.return_parked(growth, missing));
+        if missing > 0 {
             if exact && self.empty_bytes(growth) < missing {
                 let held = self.state.lock().allocate(want, Sparing::None);
                 if let Some(block) = held {
@@ -128,18 +133,29 @@ impl Arena {
             let empty = self.empty_segments(growth);
             let span = || self.device.span(SlowPath::Remap, want.bytes);
             let _span = (!empty.is_empty()).then(span);
-            self.return_these(growth, empty, missing);
+            self.dispose_of(growth, empty, missing, Disposal::Return);
         }
-        let region = match self.create_segment(growth, usual) {
-            Err(_) if usual > need => self.create_segment(growth, need),
-            created => created,
-        };
-        match region {
+        match self.create_segment_of(growth, need, usual) {
             Ok(region) => Ok((self.cut_new(region, want)?, Source::Driver)),
             // What was spared is better than nothing.
             Err(error) => {
                 let held = self.state.lock().allocate(want, Sparing::None);
                 held.map(|block| (block, Source::Held)).ok_or(error)
+            }
+        }
+    }
+
+    /// A segment of the usual size, or of half of that and so on, as little as is needed where there is no more.
+    fn create_segment_of(&self, growth: &mut Growth, need: usize, usual: usize) -> Result<Range> {
+        let granularity = self.device.properties().granularity;
+        let mut bytes = usual;
+        loop {
+            match self.create_segment(growth, bytes) {
+                Err(_) if bytes > need => {
+                    bytes = (bytes / 2).next_multiple_of(granularity).max(need);
+                }
+                Err(_) if self.return_parked(growth, usize::MAX) > 0 => {}
+                created => return created,
             }
         }
     }
@@ -164,17 +180,28 @@ impl Arena {
     /// Returns empty segments until `bytes` are given back: the smallest one that suffices, or the
     /// largest there is, and so on.
     pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
+        let returned = self.return_parked(growth, bytes);
         let empty = self.empty_segments(growth);
-        self.return_these(growth, empty, bytes)
+        let more = bytes.saturating_sub(returned);
+        returned + self.dispose_of(growth, empty, more, Disposal::Return)
     }
 
-    fn return_these(&self, growth: &mut Growth, mut empty: Vec<Range>, bytes: usize) -> usize {
-        let mut returned = 0;
-        while returned < bytes
-            && let Some(range) = take_next(&mut empty, bytes - returned, |range| range.bytes)
+    /// Parts with empty segments until `bytes` bytes are gone.
+    pub(super) fn dispose_of(
+        &self,
+        growth: &mut Growth,
+        mut empty: Vec<Range>,
+        bytes: usize,
+        disposal: Disposal,
+    ) -> usize {
+        let mut gone = 0;
+        while gone < bytes
+            && let Some(range) = take_next(&mut empty, bytes - gone, |range| range.bytes)
         {
-            returned += self.return_segment_at(growth, range.start).unwrap_or(0);
+            gone += self
+                .part_with_segment_at(growth, range.start, disposal)
+                .unwrap_or(0);
         }
-        returned
+        gone
     }
 }

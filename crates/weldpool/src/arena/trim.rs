@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::mappings::Piece;
+use super::park::Disposal;
 use super::region::Backing;
 use super::{Arena, Growth, Home};
 use crate::block::Point;
@@ -80,6 +81,7 @@ impl Arena {
         growth.unmapped.extend(pieces);
         let handles = growth.windows.take_all();
         growth.unmapped.extend(handles);
+        self.return_parked(&mut growth, usize::MAX);
         for region in std::mem::take(&mut growth.regions).into_values() {
             match region.backing {
                 Backing::Segment(segment) => {
@@ -106,6 +108,8 @@ impl Arena {
             std::mem::take(&mut growth.regions),
             std::mem::take(&mut growth.stale),
         );
+        // No work uses those.
+        self.return_parked(&mut growth, usize::MAX);
         kept::keep((regions, stale, mapped));
     }
 
@@ -121,7 +125,7 @@ impl Arena {
         let mut growth = self.growth.lock();
         let Some(properties) = self.virtual_memory else {
             return self
-                .return_segment_at(&mut growth, range.start)
+                .part_with_segment_at(&mut growth, range.start, Disposal::Return)
                 .unwrap_or(0);
         };
         if !properties.divisible {
@@ -144,8 +148,13 @@ impl Arena {
         })
     }
 
-    /// Returns the segment around a position, if it is empty.
-    pub(super) fn return_segment_at(&self, growth: &mut Growth, position: usize) -> Option<usize> {
+    /// Parts with the segment around a position, if it is empty.
+    pub(super) fn part_with_segment_at(
+        &self,
+        growth: &mut Growth,
+        position: usize,
+        disposal: Disposal,
+    ) -> Option<usize> {
         let (&start, region) = growth.regions.range(..=position).next_back()?;
         let whole = region.range();
         {
@@ -157,6 +166,13 @@ impl Arena {
         }
         let Backing::Segment(segment) = growth.regions.remove(&start)?.backing else {
             return None;
+        };
+        let segment = match disposal {
+            Disposal::Return => segment,
+            Disposal::Park { most } => match self.park(growth, segment, most) {
+                Some(segment) => segment,
+                None => return Some(whole.bytes),
+            },
         };
         match self.release_segment(segment) {
             Ok(()) => {

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use super::{
@@ -25,6 +26,8 @@ pub(crate) struct Metered {
     /// Besides, for copies.
     staging: AtomicCounter,
     registered: AtomicCounter,
+    /// What the system may take, which `reserved` does not count.
+    parked: AtomicCounter,
     /// What of `reserved` is on which node, where memory is kept apart by nodes.
     nodes: Box<[AtomicCounter]>,
     /// Bytes of memory that the device has in all, once it has told.
@@ -48,6 +51,7 @@ impl Metered {
             reserved: AtomicCounter::default(),
             staging: AtomicCounter::default(),
             registered: AtomicCounter::default(),
+            parked: AtomicCounter::default(),
             total: OnceLock::new(),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -84,6 +88,11 @@ impl Metered {
     /// Bytes of others that the device knows.
     pub(crate) fn registered(&self) -> Counter {
         self.registered.read()
+    }
+
+    /// Bytes that the system may take.
+    pub(crate) fn parked(&self) -> Counter {
+        self.parked.read()
     }
 
     /// Bytes held of a node's memory, where memory is kept apart by nodes.
@@ -211,6 +220,43 @@ impl Metered {
         let bytes = segment.bytes();
         self.timed(|| self.device.release_segment(segment))?;
         self.count_returned(bytes, storage, node);
+        Ok(())
+    }
+}
+
+/// Segments that the system may take the memory of.
+impl Metered {
+    /// Lets it; whether the device can.
+    pub(crate) fn park(&self, segment: &dyn Segment, storage: StorageMode, node: usize) -> bool {
+        if !segment.parks() {
+            return false;
+        }
+        let Ok(()) = self.timed(|| {
+            segment.park();
+            Ok::<_, Infallible>(())
+        });
+        self.parked.add(segment.bytes() as u64);
+        self.count_returned(segment.bytes(), storage, node);
+        true
+    }
+
+    /// Takes the memory back; false if the system took it, so that the segment can only be released.
+    pub(crate) fn reclaim(&self, segment: &dyn Segment, storage: StorageMode, node: usize) -> bool {
+        let Ok(reclaimed) = self.timed(|| Ok::<_, Infallible>(segment.reclaim()));
+        if reclaimed {
+            self.parked.subtract(segment.bytes() as u64);
+            self.count_obtained(segment.bytes(), storage, node);
+        }
+        reclaimed
+    }
+
+    pub(crate) fn release_parked(
+        &self,
+        segment: Box<dyn Segment>,
+    ) -> std::result::Result<(), ReleaseError> {
+        let bytes = segment.bytes();
+        self.timed(|| self.device.release_segment(segment))?;
+        self.parked.subtract(bytes as u64);
         Ok(())
     }
 }

@@ -266,6 +266,25 @@ pub unsafe trait Segment: Any + Debug + Send + Sync {
     fn resource(&self) -> Option<Resource> {
         None
     }
+    /// Whether it can be [parked](Self::park); constant. Default: no.
+    fn parks(&self) -> bool {
+        false
+    }
+
+    /// Lets the system take the memory when it has none left, contents and all, without touching it now. Nothing uses the
+    /// segment until it is [reclaimed](Self::reclaim). Only called where it [can](Self::parks).
+    fn park(&self) {}
+
+    /// Whether the system took the memory of a parked segment.
+    fn is_discarded(&self) -> bool {
+        false
+    }
+
+    /// Has the system leave the memory again. False if it took it: the segment is only to be released then.
+    fn reclaim(&self) -> bool {
+        true
+    }
+
     /// What stands for the segment in another process, where it was
     /// [created](Device::create_exposed) to be exported.
     ///

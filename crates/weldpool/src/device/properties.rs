@@ -10,6 +10,8 @@ use super::metal::ChipFamily;
 pub enum DeviceKind {
     /// The CPU and its memory.
     Host,
+    /// A GPU of a Mac's.
+    Metal,
     /// An NVIDIA GPU.
     Cuda,
     /// The model of a discrete GPU ([`FakeDiscrete`](super::fake::FakeDiscrete)).
@@ -30,6 +32,7 @@ impl DeviceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
+            Self::Metal => "metal",
             Self::Cuda => "cuda",
             Self::FakeDiscrete => "fake:discrete",
             Self::FakeApple => "fake:apple",

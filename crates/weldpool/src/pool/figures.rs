@@ -152,6 +152,7 @@ impl Pool {
             reserved,
             staging: self.device.staging(),
             registered: self.device.registered(),
+            parked: self.device.parked(),
             limit: self.reserve.limit(),
             block_bytes,
             cached_bytes: reserved.value.saturating_sub(block_bytes + deferred_bytes),

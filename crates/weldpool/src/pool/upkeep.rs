@@ -29,6 +29,22 @@ impl Pool {
         returned
     }
 
+    /// As [`trim`](Self::trim), but where the system can take memory by itself it may, and the memory is kept until it
+    /// does; that has the limit that idle memory has.
+    fn put_away(&self, bytes: usize) -> usize {
+        let most = self.cache_limit.bytes();
+        let mut gone = self.exposed.return_refused();
+        for (arena, _) in self.arenas.iter() {
+            if gone < bytes {
+                gone += match arena.exchanges() {
+                    true => arena.put_away(bytes - gone, most),
+                    false => arena.trim(bytes - gone, &|point| self.orders.passed(point)),
+                };
+            }
+        }
+        gone
+    }
+
     /// Gives back what is idle beyond the limit on it.
     pub(super) fn shed_idle(&self) -> usize {
         let (idle, most) = (self.idle_bytes(), self.cache_limit.bytes());
@@ -62,7 +78,7 @@ impl Pool {
                     self.drain_caches(false);
                 }
                 Step::DrainLargeBlocks => self.drain_large(),
-                Step::TrimEmptySegments => returned += self.trim(usize::MAX),
+                Step::TrimEmptySegments => returned += self.put_away(usize::MAX),
                 Step::ReturnIdle => returned += self.clear(),
             }
         }
@@ -143,7 +159,7 @@ impl Pool {
             // Of what threads cached, classes keep some now.
             let surplus = ages.surplus(now, age).min(self.collectable_bytes());
             if surplus > 0 {
-                returned += self.trim(usize::try_from(surplus).unwrap_or(usize::MAX));
+                returned += self.put_away(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
         }
         if let Some(most) = plan.trim_to_bytes {

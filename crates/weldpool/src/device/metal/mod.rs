@@ -29,7 +29,7 @@ use crate::device::{
     Location, Registration, ReleaseError, Segment, StorageMode, UnregisterError,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 pub use self::family::ChipFamily;
 pub(in crate::device) use self::family::PARAVIRTUAL;
@@ -49,6 +49,8 @@ struct Shared<M: Metal> {
     /// Whether segments lie on heaps.
     heaps: bool,
     known: Known<M>,
+    /// Bytes of heaps that the system may take.
+    parked: AtomicU64,
     resident: Resident<M>,
     kernels: Kernels<M>,
 }
@@ -84,6 +86,7 @@ impl<M: Metal> MetalDevice<M> {
                 two_copies: properties.managed_copies,
                 heaps: defaults.heaps,
                 known: Known::default(),
+                parked: AtomicU64::new(0),
                 resident,
                 kernels: Kernels::default(),
                 metal,
@@ -183,9 +186,11 @@ impl<M: Metal> Device for MetalDevice<M> {
                 });
             }
             let total = metal.memory_bytes();
+            let parked = self.shared.parked.load(Ordering::Relaxed);
+            let held = metal.current_allocated_size().saturating_sub(parked);
             Ok(Budget {
                 total,
-                available: Some(total.saturating_sub(metal.current_allocated_size())),
+                available: Some(total.saturating_sub(held)),
                 limit: (limit > 0).then_some(limit),
             })
         })
@@ -295,4 +300,28 @@ impl<M: Metal> Drop for Shared<M> {
     fn drop(&mut self) {
         peers::forget(self.number);
     }
+}
+
+/// GPUs that this machine has.
+#[cfg(target_os = "macos")]
+pub(crate) fn count() -> u32 {
+    u32::try_from(raw::objc::devices().len()).unwrap_or(u32::MAX)
+}
+
+/// Opens one of them.
+#[cfg(target_os = "macos")]
+pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
+    let devices = raw::objc::devices();
+    let count = devices.len();
+    let groups: Vec<_> = devices.iter().map(Metal::peer_group_id).collect();
+    let metal = devices.into_iter().nth(ordinal as usize).ok_or_else(|| {
+        Error::with_message(
+            ErrorKind::InvalidRequest,
+            format!("Metal shows {count} devices, of which {ordinal} is none; numbers begin at 0"),
+        )
+    })?;
+    let residency = ResidencyConfig::default();
+    let device = MetalDevice::new(metal, DeviceKind::Metal, ordinal, residency);
+    let peers = peers::peers_of(&groups, ordinal as usize);
+    Ok(Arc::new(device.with_peers(peers)))
 }

@@ -166,6 +166,11 @@ impl Residency {
     /// Work is about to be submitted, ours or others': the sets to commit before.
     pub(super) fn before_submission(&mut self, now: Instant) -> BTreeSet<usize> {
         self.last_submission = Some(now);
+        self.commit()
+    }
+
+    /// The sets to commit.
+    pub(super) fn commit(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.staged)
     }
 

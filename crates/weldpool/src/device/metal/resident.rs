@@ -108,6 +108,17 @@ impl<M: Metal> Resident<M> {
         }
     }
 
+    /// Commits what changed, without a submission.
+    pub(super) fn commit(&self) {
+        let Some(heart) = &self.0 else {
+            return;
+        };
+        let mut sets = heart.sets.lock();
+        for set in sets.decided.commit() {
+            sets.sets[set].commit();
+        }
+    }
+
     /// Commits what changed, and gives a command queue the sets that it does not have yet; `has` is how many it has.
     pub(super) fn before_submission(&self, queue: &M::Queue, has: &mut usize) {
         let Some(heart) = &self.0 else {

@@ -4,14 +4,14 @@
 
 use std::ptr::NonNull;
 
-use super::raw::{Allocation, Buffer, Heap, Metal, Object};
+use super::raw::{Allocation, Buffer, Heap, Metal, Object, PurgeableState};
 use super::residency::Member;
 use super::{Shared, peers};
 use crate::binding::Resource;
 use crate::device::raw::Address;
 use crate::device::{Segment, StorageMode};
 use crate::error::Result;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// A segment of a device.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(super) struct MetalSegment<M: Metal> {
     resource: Resource,
     /// Whether peers of the device read it.
     shown: bool,
+    parked: AtomicBool,
     /// None once it has ended.
     objects: Option<Objects<M>>,
 }
@@ -31,13 +32,27 @@ pub(super) struct MetalSegment<M: Metal> {
 #[derive(Debug)]
 struct Objects<M: Metal> {
     buffer: M::Buffer,
+    bytes: u64,
     /// What keeps it resident is known by this.
-    member: Option<Member>,
+    member: Mutex<Option<Member>>,
     /// Goes after its buffer.
     heap: Option<M::Heap>,
 }
 
 impl<M: Metal> Objects<M> {
+    fn enter_residency(&self, shared: &Shared<M>) {
+        let member = shared
+            .resident
+            .add(&shared.metal, self.allocation(), self.bytes);
+        *self.member.lock() = member;
+    }
+
+    fn leave_residency(&self, shared: &Shared<M>) {
+        if let Some(member) = self.member.lock().take() {
+            shared.resident.remove(member, self.allocation());
+        }
+    }
+
     fn allocation(&self) -> Allocation<'_, M> {
         match &self.heap {
             Some(heap) => Allocation::Heap(heap),
@@ -67,13 +82,13 @@ impl<M: Metal> MetalSegment<M> {
         };
         buffer.set_label(&label);
         shared.known.add(&buffer);
-        let mut objects = Objects {
+        let objects = Objects {
             buffer,
-            member: None,
+            bytes: heap.as_ref().map_or(bytes, Heap::size) as u64,
+            member: Mutex::default(),
             heap,
         };
-        let held = objects.heap.as_ref().map_or(bytes, Heap::size) as u64;
-        objects.member = shared.resident.add(metal, objects.allocation(), held);
+        objects.enter_residency(shared);
         let buffer = &objects.buffer;
         Ok(Self {
             shared: Arc::clone(shared),
@@ -82,6 +97,7 @@ impl<M: Metal> MetalSegment<M> {
             device: buffer.gpu_address(),
             resource: buffer.resource(),
             shown: false,
+            parked: AtomicBool::new(false),
             objects: Some(objects),
         })
     }
@@ -96,6 +112,24 @@ impl<M: Metal> MetalSegment<M> {
     }
 }
 
+impl<M: Metal> MetalSegment<M> {
+    fn heap(&self) -> Option<&M::Heap> {
+        self.objects.as_ref()?.heap.as_ref()
+    }
+
+    /// What is parked can be had again, and counts as available.
+    fn count_parked(&self, parked: bool) {
+        if self.parked.swap(parked, Ordering::Relaxed) == parked {
+            return;
+        }
+        let (counter, bytes) = (&self.shared.parked, self.bytes as u64);
+        match parked {
+            true => counter.fetch_add(bytes, Ordering::Relaxed),
+            false => counter.fetch_sub(bytes, Ordering::Relaxed),
+        };
+    }
+}
+
 impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
         M::pooled(|| {
@@ -103,12 +137,12 @@ impl<M: Metal> Drop for MetalSegment<M> {
                 peers::hide(self.resource);
             }
             self.shared.known.remove(self.resource);
-            if let Some(objects) = self.objects.take()
-                && let Some(member) = objects.member
-            {
-                let resident = &self.shared.resident;
-                resident.remove(member, objects.allocation());
+            if let Some(objects) = self.objects.take() {
+                objects.leave_residency(&self.shared);
+                // A set keeps what it holds until then.
+                self.shared.resident.commit();
             }
+            self.count_parked(false);
         });
     }
 }
@@ -130,5 +164,41 @@ unsafe impl<M: Metal> Segment for MetalSegment<M> {
 
     fn resource(&self) -> Option<Resource> {
         Some(self.resource)
+    }
+
+    fn parks(&self) -> bool {
+        self.heap().is_some()
+    }
+
+    fn park(&self) {
+        let (Some(objects), Some(heap)) = (&self.objects, self.heap()) else {
+            return;
+        };
+        M::pooled(|| {
+            // What a set holds is wired, and wired memory is not taken.
+            objects.leave_residency(&self.shared);
+            self.shared.resident.commit();
+            heap.set_purgeable_state(PurgeableState::Volatile);
+        });
+        self.count_parked(true);
+    }
+
+    fn is_discarded(&self) -> bool {
+        let state = |heap: &M::Heap| heap.set_purgeable_state(PurgeableState::KeepCurrent);
+        self.heap()
+            .is_some_and(|heap| M::pooled(|| state(heap)) == PurgeableState::Empty)
+    }
+
+    fn reclaim(&self) -> bool {
+        let (Some(objects), Some(heap)) = (&self.objects, self.heap()) else {
+            return true;
+        };
+        let before = M::pooled(|| heap.set_purgeable_state(PurgeableState::NonVolatile));
+        self.count_parked(false);
+        if before == PurgeableState::Empty {
+            return false;
+        }
+        M::pooled(|| objects.enter_residency(&self.shared));
+        true
     }
 }

@@ -8,6 +8,7 @@
 mod apple;
 mod closing;
 mod discrete;
+mod external;
 mod intel;
 mod peers;
 mod pool;

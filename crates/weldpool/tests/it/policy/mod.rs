@@ -11,6 +11,7 @@ mod faults;
 mod gc;
 mod limits;
 mod out_of_memory;
+mod parked;
 mod pressure;
 mod strategy;
 #[cfg(target_os = "linux")]

@@ -18,7 +18,7 @@ use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
 
 /// Residency sets that a command queue takes (Metal's feature set tables).
 const SETS_MAX: usize = 32;
@@ -39,7 +39,19 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.metal.forget_queue(std::ptr::from_ref(self).addr());
         self.core.close();
+    }
+}
+
+/// A command queue that may have come to its end.
+#[derive(Debug)]
+pub(super) struct WeakQueue(Weak<Open>);
+
+impl WeakQueue {
+    pub(super) fn upgrade(&self) -> Option<Queue> {
+        let inner = self.0.upgrade()?;
+        Some(Queue { inner })
     }
 }
 
@@ -53,6 +65,12 @@ impl Queue {
                 sets: Mutex::default(),
             }),
         }
+    }
+}
+
+impl Queue {
+    pub(super) fn downgrade(&self) -> WeakQueue {
+        WeakQueue(Arc::downgrade(&self.inner))
     }
 }
 
@@ -195,7 +213,7 @@ impl Commands {
                     }
                     commands.extend(moves);
                     let ended = metal.clone();
-                    commands.push(Command::Raise(Box::new(move || ended.order().end(number))));
+                    commands.push(Command::Do(Box::new(move || ended.order().end(number))));
                     passes.push(number);
                 }
                 Step::Wait(event, value) => {
@@ -208,7 +226,7 @@ impl Commands {
                     if commands.is_empty() {
                         raise();
                     } else {
-                        commands.push(Command::Raise(Box::new(raise)));
+                        commands.push(Command::Do(Box::new(raise)));
                     }
                 }
             }
@@ -418,6 +436,27 @@ impl Encoder {
             destination,
             bytes,
         }));
+    }
+
+    /// Encodes work of somebody else's on this memory, with whether it writes it.
+    pub(super) fn run(
+        &self,
+        touches: &[(&Buffer, Range<usize>, bool)],
+        work: Box<dyn FnOnce() + Send>,
+    ) {
+        for (buffer, range, writes) in touches {
+            let access = if *writes { Access::Write } else { Access::Read };
+            let place = (*buffer, range.start);
+            let side = self.side(place, range.len(), false, access);
+            let Some(Side::Device(address)) = side else {
+                return;
+            };
+            self.inner.pass.lock().0.touches.push(Touch {
+                bytes: address..address + range.len() as u64,
+                writes: *writes,
+            });
+        }
+        self.inner.pass.lock().1.push(Command::Do(work));
     }
 }
 

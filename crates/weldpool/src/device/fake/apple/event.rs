@@ -13,7 +13,7 @@ use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
 use crate::device::metal::raw;
 use crate::error::Result;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, Weak};
 
 type Block = Box<dyn FnOnce() + Send>;
 
@@ -32,7 +32,18 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.metal.order().forget(std::ptr::from_ref(self).addr());
+        self.metal.forget_event(std::ptr::from_ref(self).addr());
+    }
+}
+
+/// An event that may have come to its end.
+#[derive(Debug)]
+pub(super) struct WeakEvent(Weak<Inner>);
+
+impl WeakEvent {
+    pub(super) fn upgrade(&self) -> Option<Event> {
+        let inner = self.0.upgrade()?;
+        Some(Event { inner })
     }
 }
 
@@ -74,6 +85,10 @@ impl Event {
                 label: metal.alive("event"),
             }),
         }
+    }
+
+    pub(super) fn downgrade(&self) -> WeakEvent {
+        WeakEvent(Arc::downgrade(&self.inner))
     }
 
     pub(super) fn object(&self) -> Object {

@@ -1,12 +1,12 @@
 //! The model of an `MTLDevice`: what its memory objects have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ALIGNMENT;
 use super::builder::AppleGpu;
-use super::commands::{Commands, Compute, Encoder, Pipeline, Queue};
+use super::commands::{Commands, Compute, Encoder, Pipeline, Queue, WeakQueue};
 use super::costs::AppleCosts;
-use super::event::Event;
+use super::event::{Event, WeakEvent};
 use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::labels::{Alive, Labelled, LiveObject};
@@ -79,6 +79,11 @@ struct Objects {
     heaps: BTreeMap<u64, Arc<HeapMemory>>,
     /// Buffers: from the object's own address to its device address and length.
     buffers: BTreeMap<usize, (u64, usize, WeakBuffer)>,
+    /// Command queues and events, by their objects' own addresses.
+    queues: HashMap<usize, WeakQueue>,
+    events: HashMap<usize, WeakEvent>,
+    /// Where what lies is in residency sets, and in how many: it is not discarded.
+    wired: BTreeMap<u64, usize>,
 }
 
 impl Metal {
@@ -291,13 +296,18 @@ impl Metal {
         memory.unwrap_or(&self.shared.memory).total()
     }
 
-    /// What the system does under memory pressure: discards volatile heaps, lowest address first, until
-    /// `bytes` bytes are discarded or none is left; returns the bytes. The contents become poison.
+    /// What the system does under memory pressure: discards volatile heaps that no residency set holds, lowest address
+    /// first, until `bytes` bytes are discarded or none is left; returns the bytes. The contents become poison.
     ///
     /// Nobody may be using the contents, as the rules for volatile memory say.
     #[must_use = "says how many bytes were discarded"]
     pub fn purge_volatile(&self, bytes: u64) -> u64 {
-        let heaps: Vec<_> = self.shared.objects.lock().heaps.values().cloned().collect();
+        let heaps: Vec<_> = {
+            let objects = self.shared.objects.lock();
+            let wired = |heap: &&Arc<HeapMemory>| objects.wired.contains_key(&heap.address());
+            let heaps = objects.heaps.values().filter(|heap| !wired(heap));
+            heaps.cloned().collect()
+        };
         let mut discarded = 0;
         for heap in heaps {
             if discarded >= bytes {
@@ -352,6 +362,27 @@ impl Metal {
         self.shared.ledger.record(violation)
     }
 
+    /// Takes note of what residency sets hold from now on.
+    pub(super) fn wire<'a>(&self, places: impl IntoIterator<Item = &'a u64>) {
+        let wired = &mut self.shared.objects.lock().wired;
+        for &place in places {
+            *wired.entry(place).or_default() += 1;
+        }
+    }
+
+    /// Takes note of what they let go.
+    pub(super) fn unwire<'a>(&self, places: impl IntoIterator<Item = &'a u64>) {
+        let wired = &mut self.shared.objects.lock().wired;
+        for place in places {
+            if let Some(count) = wired.get_mut(place) {
+                *count -= 1;
+                if *count == 0 {
+                    wired.remove(place);
+                }
+            }
+        }
+    }
+
     pub(super) fn forget_heap(&self, heap: &HeapMemory) {
         self.shared.objects.lock().heaps.remove(&heap.address());
         let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
@@ -385,22 +416,47 @@ impl Metal {
         queue::Memory::identify(self, &location, bytes)
     }
 
+    /// A command queue or an event that is alive, by its object.
+    pub(super) fn queue(&self, object: Resource) -> Option<Queue> {
+        let objects = self.shared.objects.lock();
+        objects.queues.get(&key(object))?.upgrade()
+    }
+
+    pub(super) fn event(&self, object: Resource) -> Option<Event> {
+        let objects = self.shared.objects.lock();
+        objects.events.get(&key(object))?.upgrade()
+    }
+
+    pub(super) fn forget_queue(&self, object: usize) {
+        self.shared.objects.lock().queues.remove(&object);
+    }
+
+    pub(super) fn forget_event(&self, object: usize) {
+        self.shared.objects.lock().events.remove(&object);
+        self.order().forget(object);
+    }
+
     pub(super) fn remember_buffer(&self, buffer: &Buffer) {
-        let object = buffer.resource().as_ptr().addr().get();
+        let object = key(buffer.resource());
         let known = (buffer.gpu_address(), buffer.length(), buffer.downgrade());
         self.shared.objects.lock().buffers.insert(object, known);
     }
 
     pub(super) fn forget_buffer(&self, object: Resource) {
-        let object = object.as_ptr().addr().get();
+        let object = key(object);
         self.shared.objects.lock().buffers.remove(&object);
     }
 
     /// Whether a buffer object of this device is alive.
     pub(super) fn knows(&self, object: Resource) -> bool {
-        let object = object.as_ptr().addr().get();
+        let object = key(object);
         self.shared.objects.lock().buffers.contains_key(&object)
     }
+}
+
+/// The address of an object.
+fn key(object: Resource) -> usize {
+    object.as_ptr().addr().get()
 }
 
 impl queue::Memory for Metal {
@@ -413,7 +469,7 @@ impl queue::Memory for Metal {
             );
         };
         let objects = self.shared.objects.lock();
-        let Some(&(address, length, _)) = objects.buffers.get(&object.as_ptr().addr().get()) else {
+        let Some(&(address, length, _)) = objects.buffers.get(&key(object)) else {
             return broken(
                 Rule::OwnMemory,
                 format!("{object:?} is no buffer of this device, or its end has come"),
@@ -547,7 +603,7 @@ impl raw::Metal for Metal {
     }
 
     fn find_buffer(&self, resource: Resource) -> Option<Buffer> {
-        let object = resource.as_ptr().addr().get();
+        let object = key(resource);
         let objects = self.shared.objects.lock();
         objects.buffers.get(&object)?.2.upgrade()
     }
@@ -558,12 +614,19 @@ impl raw::Metal for Metal {
         let control = control
             .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
         let core = control.create_core(Arc::new(self.clone()))?;
-        Ok(Queue::new(core, self.clone()))
+        let queue = Queue::new(core, self.clone());
+        let object = key(raw::CommandQueue::resource(&queue));
+        let mut objects = self.shared.objects.lock();
+        objects.queues.insert(object, queue.downgrade());
+        Ok(queue)
     }
 
     fn new_shared_event(&self) -> Result<Event> {
         self.enter("newSharedEvent");
-        Ok(Event::new(self))
+        let event = Event::new(self);
+        let mut objects = self.shared.objects.lock();
+        objects.events.insert(event.object(), event.downgrade());
+        Ok(event)
     }
 
     fn new_fence(&self) -> Result<Fence> {

@@ -7,6 +7,7 @@ mod builder;
 mod commands;
 mod costs;
 mod event;
+mod external;
 mod fence;
 mod heap;
 mod labels;
@@ -256,3 +257,6 @@ impl Device for FakeApple {
         thread_ns()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,7 +132,8 @@ impl Order {
 
     /// What follows in a command buffer waits for an event.
     pub(super) fn wait(&self, event: Object, value: u64, read: &mut Read) {
-        let signals = self.events.get(&event);
+        // An event begins at zero.
+        let signals = self.events.get(&event).filter(|_| value > 0);
         let first = signals.and_then(|signals| signals.range(value..).next());
         if let Some((_, passes)) = first {
             read.waited.join(passes);

@@ -10,7 +10,7 @@ use crate::device::fake::call::Call;
 use crate::device::fake::control::Ledger;
 use crate::device::fake::queue::{ChargedTimeline, Memory, Side};
 use crate::device::metal::peers::is_shown_to;
-use crate::device::{DeviceQueue, Location, Timeline};
+use crate::device::{DeviceQueue, ExternalOrder, Location, Timeline};
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::transfer::Rows;
@@ -93,6 +93,15 @@ unsafe impl DeviceQueue for AppleQueue {
 
     fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
         self.inner.waits_by_itself(&below(timeline))
+    }
+
+    fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
+        self.inner.before_external_submit(value)
+    }
+
+    fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
+        self.ledger.enter(Call::WaitFor)?;
+        self.inner.after_external_submit(order)
     }
 
     fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {

@@ -2,8 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::heap::{Buffer, Heap};
 use super::labels::Labelled;
 use super::metal::Metal;
 use crate::device::metal::raw::{self, Allocation};
@@ -25,14 +26,29 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    members: BTreeSet<u64>,
+    /// By where they lie.
+    members: BTreeMap<u64, Held>,
     /// Added since the last commit.
-    added: BTreeSet<u64>,
+    added: BTreeMap<u64, Held>,
     removed: BTreeSet<u64>,
     /// Whether residency was requested, and not ended since.
     requested: bool,
     /// How often it was.
     requests: u64,
+}
+
+/// An allocation, which a set keeps until its removal is committed (an assumption: Apple does not say).
+#[derive(Debug)]
+enum Held {
+    Heap { _heap: Heap },
+    Buffer { _buffer: Buffer },
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let members = std::mem::take(&mut self.state.get_mut().members);
+        self.metal.unwire(members.keys());
+    }
 }
 
 impl Set {
@@ -48,21 +64,30 @@ impl Set {
         }
     }
 
-    /// What the device has it do, for those who look: members, whether residency is requested, and how often it was.
-    pub(super) fn figures(&self) -> (usize, bool, u64) {
+    /// What the device has it do, for those who look.
+    #[cfg(test)]
+    pub(super) fn figures(&self) -> Figures {
         let state = self.inner.state.lock();
-        (state.members.len(), state.requested, state.requests)
-    }
-
-    /// Whether both are the same set.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        Figures {
+            members: state.members.len(),
+            requested: state.requested,
+            requests: state.requests,
+        }
     }
 
     /// Whether it was told of an allocation and did not commit that.
     pub(super) fn has_staged(&self, allocation: u64) -> bool {
-        self.inner.state.lock().added.contains(&allocation)
+        self.inner.state.lock().added.contains_key(&allocation)
     }
+}
+
+/// What a set holds, and what was asked of it.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Figures {
+    pub(super) members: usize,
+    pub(super) requested: bool,
+    pub(super) requests: u64,
 }
 
 fn place(allocation: Allocation<'_, Metal>) -> u64 {
@@ -77,14 +102,23 @@ impl raw::ResidencySet for Set {
 
     fn add(&self, allocation: Allocation<'_, Metal>) {
         self.inner.metal.enter("addAllocation:");
+        let held = match allocation {
+            Allocation::Heap(heap) => Held::Heap {
+                _heap: heap.clone(),
+            },
+            Allocation::Buffer(buffer) => Held::Buffer {
+                _buffer: buffer.clone(),
+            },
+        };
         let mut state = self.inner.state.lock();
-        state.added.insert(place(allocation));
+        state.added.insert(place(allocation), held);
     }
 
     fn remove(&self, allocation: Allocation<'_, Metal>) {
         self.inner.metal.enter("removeAllocation:");
         let (mut state, place) = (self.inner.state.lock(), place(allocation));
-        if !state.added.remove(&place) {
+        let staged = state.added.remove(&place);
+        if staged.is_none() {
             state.removed.insert(place);
         }
     }
@@ -92,15 +126,18 @@ impl raw::ResidencySet for Set {
     fn commit(&self) {
         self.inner.metal.enter("commit");
         let mut state = self.inner.state.lock();
-        let State {
-            members,
-            added,
-            removed,
-            ..
-        } = &mut *state;
-        members.append(added);
-        members.retain(|member| !removed.contains(member));
-        removed.clear();
+        let removed = std::mem::take(&mut state.removed);
+        let gone: Vec<_> = removed
+            .iter()
+            .filter_map(|place| state.members.remove(place))
+            .collect();
+        let added = std::mem::take(&mut state.added);
+        self.inner.metal.wire(added.keys());
+        self.inner.metal.unwire(&removed);
+        state.members.extend(added);
+        drop(state);
+        // Their ends are calls.
+        drop(gone);
     }
 
     fn request_residency(&self) {

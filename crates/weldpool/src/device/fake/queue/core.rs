@@ -316,9 +316,9 @@ impl Core {
                             Ok(())
                         }
                         Command::Touch(touch) => self.touch(touch),
-                        Command::Raise(raise) => {
+                        Command::Do(work) => {
                             if !self.is_lost() {
-                                raise();
+                                work();
                             }
                             Ok(())
                         }

@@ -59,21 +59,10 @@ pub(super) enum Work {
 pub(in crate::device::fake) enum Command {
     Move(Move),
     Wait(Arc<dyn Timeline>, u64),
-    /// An event is raised.
-    Raise(Box<dyn FnOnce() + Send>),
+    /// An event is raised, for one.
+    Do(Box<dyn FnOnce() + Send>),
     /// Memory is touched in another way.
     Touch(Box<dyn FnOnce() -> Result<(), Error> + Send>),
-}
-
-impl fmt::Debug for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Move(work) => work.fmt(f),
-            Self::Wait(_, value) => write!(f, "Wait({value})"),
-            Self::Raise(_) => f.write_str("Raise(..)"),
-            Self::Touch(_) => f.write_str("Touch(..)"),
-        }
-    }
 }
 
 /// What is called at the end of a command buffer, in any case.
@@ -94,6 +83,17 @@ impl Drop for End {
     fn drop(&mut self) {
         if let Some(ended) = self.0.take() {
             ended(Err(Error::new(ErrorKind::DeviceLost, "the queue was lost")));
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move(work) => work.fmt(f),
+            Self::Wait(_, value) => write!(f, "Wait({value})"),
+            Self::Do(_) => f.write_str("Do(..)"),
+            Self::Touch(_) => f.write_str("Touch(..)"),
         }
     }
 }

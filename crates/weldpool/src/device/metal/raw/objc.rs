@@ -16,8 +16,8 @@ use objc2_foundation::NSString;
 use objc2_metal::{
     MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
     MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
-    MTLEvent as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor,
-    MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
+    MTLEvent as _, MTLFence as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _,
+    MTLHeapDescriptor, MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
     MTLResidencySetDescriptor, MTLResource as _, MTLResourceOptions, MTLSharedEvent as _,
     MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
@@ -87,10 +87,32 @@ objects! {
     Compute: MTLComputeCommandEncoder;
     /// `MTLComputePipelineState`.
     Pipeline: MTLComputePipelineState;
-    /// `MTLSharedEvent`.
-    Event: MTLSharedEvent;
+    /// `MTLFence`.
+    Fence: MTLFence;
     /// `MTLResidencySet`.
     Set: MTLResidencySet;
+}
+
+/// `MTLSharedEvent`, with a listener of its own, so that a block which waits keeps no other event's from being called.
+#[derive(Debug, Clone)]
+pub(in crate::device) struct Event {
+    event: Shared<dyn objc2_metal::MTLSharedEvent>,
+    listener: Listener,
+}
+
+/// `MTLSharedEventListener`.
+#[derive(Clone)]
+struct Listener(Retained<MTLSharedEventListener>);
+
+// SAFETY: a listener is given to events from any thread, and is not changed (documentation of `MTLSharedEventListener`).
+unsafe impl Send for Listener {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Listener {}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener(..)")
+    }
 }
 
 fn options(storage: StorageMode) -> MTLResourceOptions {
@@ -139,6 +161,7 @@ impl Metal for Device {
     type Compute = Compute;
     type Pipeline = Pipeline;
     type Event = Event;
+    type Fence = Fence;
     type Set = Set;
 
     fn pooled<T>(work: impl FnOnce() -> T) -> T {
@@ -270,7 +293,15 @@ impl Metal for Device {
     }
 
     fn new_shared_event(&self) -> Result<Event> {
-        made(self.0.0.newSharedEvent(), || "shared event".into()).map(Event::new)
+        let event = made(self.0.0.newSharedEvent(), || "shared event".into())?;
+        Ok(Event {
+            event: Shared(event),
+            listener: Listener(MTLSharedEventListener::new()),
+        })
+    }
+
+    fn new_fence(&self) -> Result<Fence> {
+        made(self.0.0.newFence(), || "fence".into()).map(Fence::new)
     }
 
     fn new_residency_set(&self, label: &str) -> Result<Set> {
@@ -308,7 +339,13 @@ macro_rules! labelled {
     };
 }
 
-labelled! { Heap Buffer Queue Commands Event }
+labelled! { Heap Buffer Queue Commands Fence }
+
+impl super::Object for Event {
+    fn set_label(&self, label: &str) {
+        self.event.0.setLabel(Some(&NSString::from_str(label)));
+    }
+}
 
 impl super::Heap for Heap {
     type Buffer = Buffer;
@@ -398,8 +435,8 @@ impl super::CommandQueue for Queue {
         self.0.0.addResidencySet(&set.0.0);
     }
 
-    fn remove_residency_set(&self, set: &Set) {
-        self.0.0.removeResidencySet(&set.0.0);
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(&*self.0.0).cast())
     }
 }
 
@@ -420,13 +457,13 @@ impl super::CommandBuffer for Commands {
     fn wait_for(&self, event: &Event, value: u64) {
         self.0
             .0
-            .encodeWaitForEvent_value((*event.0.0).as_ref(), value);
+            .encodeWaitForEvent_value((*event.event.0).as_ref(), value);
     }
 
     fn signal(&self, event: &Event, value: u64) {
         self.0
             .0
-            .encodeSignalEvent_value((*event.0.0).as_ref(), value);
+            .encodeSignalEvent_value((*event.event.0).as_ref(), value);
     }
 
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
@@ -466,9 +503,31 @@ fn is_for_blits(buffer: &Buffer, offset: usize, bytes: usize) -> bool {
     aligned && end.is_some_and(|end| end <= super::Buffer::length(buffer))
 }
 
-impl super::BlitEncoder for Blit {
-    type Buffer = Buffer;
+macro_rules! encoders {
+    ($($name:ident)*) => {
+        $(
+            impl super::Encoder for $name {
+                type Metal = Device;
 
+                fn wait_for_fence(&self, fence: &Fence) {
+                    self.0.0.waitForFence(&fence.0.0);
+                }
+
+                fn update_fence(&self, fence: &Fence) {
+                    self.0.0.updateFence(&fence.0.0);
+                }
+
+                fn end(&self) {
+                    self.0.0.endEncoding();
+                }
+            }
+        )*
+    };
+}
+
+encoders! { Blit Compute }
+
+impl super::BlitEncoder for Blit {
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
         if !is_for_blits(from.0, from.1, bytes) || !is_for_blits(to.0, to.1, bytes) {
             tracing::error!(
@@ -506,15 +565,9 @@ impl super::BlitEncoder for Blit {
     fn synchronize(&self, buffer: &Buffer) {
         self.0.0.synchronizeResource((*buffer.0.0).as_ref());
     }
-
-    fn end(&self) {
-        self.0.0.endEncoding();
-    }
 }
 
 impl super::ComputeEncoder for Compute {
-    type Metal = Device;
-
     fn set_pipeline(&self, pipeline: &Pipeline) {
         self.0.0.setComputePipelineState(&pipeline.0.0);
     }
@@ -548,22 +601,23 @@ impl super::ComputeEncoder for Compute {
             .0
             .dispatchThreads_threadsPerThreadgroup(line(threads), line(GROUP.min(threads)));
     }
-
-    fn end(&self) {
-        self.0.0.endEncoding();
-    }
 }
 
 impl super::SharedEvent for Event {
+    fn resource(&self) -> Resource {
+        Resource::new(NonNull::from(&*self.event.0).cast())
+    }
+
     fn signaled_value(&self) -> u64 {
-        self.0.0.signaledValue()
+        self.event.0.signaledValue()
     }
 
     fn set_signaled_value(&self, value: u64) {
-        self.0.0.setSignaledValue(value);
+        self.event.0.setSignaledValue(value);
     }
 
     fn notify(&self, value: u64, block: Box<dyn FnOnce() + Send>) {
+        // A block can be called any number of times; this one does something once.
         let block = Mutex::new(Some(block));
         let called = RcBlock::new(
             move |_event: NonNull<ProtocolObject<dyn objc2_metal::MTLSharedEvent>>, _value: u64| {
@@ -573,17 +627,17 @@ impl super::SharedEvent for Event {
                 }
             },
         );
-        let listener = MTLSharedEventListener::new();
+        let listener = &self.listener.0;
         // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
         unsafe {
-            self.0
+            self.event
                 .0
-                .notifyListener_atValue_block(&listener, value, RcBlock::as_ptr(&called));
+                .notifyListener_atValue_block(listener, value, RcBlock::as_ptr(&called));
         };
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
-        self.0
+        self.event
             .0
             .waitUntilSignaledValue_timeoutMS(value, milliseconds)
     }

@@ -1,0 +1,306 @@
+//! Each rule of the model that only the device's own calls can break: what breaks it is noticed, and what keeps it is not.
+
+use std::time::{Duration, Instant};
+
+use super::FakeApple;
+use super::commands::Queue;
+use super::event::Event;
+use super::fence::Fence;
+use super::heap::{Buffer, Heap};
+use super::metal::Metal;
+use super::pools::pooled;
+use crate::device::StorageMode;
+use crate::device::fake::Rule;
+use crate::device::metal::raw::{
+    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
+    Metal as _, ResidencySet as _, SharedEvent as _,
+};
+
+const PAGE: usize = 16 << 10;
+
+/// A model, and what is made of it.
+struct Made {
+    device: FakeApple,
+    metal: Metal,
+    queue: Queue,
+    heap: Heap,
+    buffer: Buffer,
+    fence: Fence,
+    event: Event,
+}
+
+/// Runs `work` in a pool with objects of a new model, and says which rules were broken.
+fn broken(work: impl FnOnce(&Made)) -> Vec<Rule> {
+    let device = FakeApple::new().unwrap();
+    let metal = device.metal().clone();
+    pooled(|| {
+        let heap = metal.new_heap_of(4 * PAGE);
+        let made = Made {
+            queue: metal.new_command_queue(64).unwrap(),
+            buffer: heap.new_buffer(4 * PAGE, 0).unwrap(),
+            heap,
+            fence: metal.new_fence().unwrap(),
+            event: metal.new_shared_event().unwrap(),
+            device,
+            metal,
+        };
+        work(&made);
+        finish(&made);
+        let violations = made.device.violations();
+        violations.iter().map(|violation| violation.rule).collect()
+    })
+}
+
+impl Metal {
+    fn new_heap_of(&self, bytes: usize) -> Heap {
+        <Self as super::super::super::metal::raw::Metal>::new_heap(self, bytes, StorageMode::Shared)
+            .unwrap()
+    }
+}
+
+/// Waits until what was committed is done.
+fn finish(made: &Made) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    let commands = made.queue.command_buffer().unwrap();
+    commands.on_completed(Box::new(move |_| done.send(()).unwrap()));
+    commands.commit();
+    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+}
+
+/// Commits a pass that fills a page.
+fn fill(made: &Made, page: usize, fenced: bool) {
+    let commands = made.queue.command_buffer().unwrap();
+    let blit = commands.blit_encoder().unwrap();
+    if fenced {
+        blit.wait_for_fence(&made.fence);
+    }
+    blit.fill(&made.buffer, page * PAGE..(page + 1) * PAGE, 1);
+    if fenced {
+        blit.update_fence(&made.fence);
+    }
+    blit.end();
+    commands.commit();
+}
+
+#[test]
+fn blits_are_of_multiples_of_four() {
+    for (offset, bytes, fault) in [(4, 8, false), (2, 8, true), (4, 6, true)] {
+        let broken = broken(|made| {
+            let commands = made.queue.command_buffer().unwrap();
+            let blit = commands.blit_encoder().unwrap();
+            blit.copy((&made.buffer, offset), (&made.buffer, PAGE), bytes);
+            blit.end();
+            commands.commit();
+        });
+        assert_eq!(
+            broken.contains(&Rule::BlitAlignment),
+            fault,
+            "{offset} {bytes}"
+        );
+        assert!(broken.iter().all(|rule| *rule == Rule::BlitAlignment));
+    }
+}
+
+#[test]
+fn encoders_follow_one_another_and_end_before_the_commit() {
+    type Case = fn(&Made);
+    let cases: [(Case, bool); 6] = [
+        (|made| fill(made, 0, false), false),
+        (
+            |made| {
+                let commands = made.queue.command_buffer().unwrap();
+                let first = commands.blit_encoder().unwrap();
+                assert!(commands.blit_encoder().is_err());
+                first.end();
+            },
+            true,
+        ),
+        (
+            |made| {
+                let commands = made.queue.command_buffer().unwrap();
+                let blit = commands.blit_encoder().unwrap();
+                commands.commit();
+                blit.end();
+            },
+            true,
+        ),
+        (
+            |made| {
+                let commands = made.queue.command_buffer().unwrap();
+                let blit = commands.blit_encoder().unwrap();
+                commands.signal(&made.event, 1);
+                blit.end();
+            },
+            true,
+        ),
+        (
+            |made| {
+                let commands = made.queue.command_buffer().unwrap();
+                commands.commit();
+                commands.commit();
+            },
+            true,
+        ),
+        (
+            // Released at the end of the pool.
+            |made| pooled(|| drop(made.queue.command_buffer().unwrap().blit_encoder())),
+            true,
+        ),
+    ];
+    for (number, (case, fault)) in cases.into_iter().enumerate() {
+        let expected: &[Rule] = if fault { &[Rule::OneEncoder] } else { &[] };
+        assert_eq!(broken(case), expected, "case {number}");
+    }
+}
+
+#[test]
+fn passes_that_write_the_same_memory_need_a_fence() {
+    let twice = |fenced: bool| {
+        broken(|made| {
+            fill(made, 0, fenced);
+            fill(made, 1, fenced);
+            fill(made, 0, fenced);
+        })
+    };
+    assert_eq!(twice(true), []);
+    // Unless the first has ended by then, which a hung queue makes sure of.
+    let beside = broken(|made| {
+        let _hung = made.device.control().hang(0);
+        fill(made, 0, false);
+        fill(made, 0, false);
+        made.device.control().resume(0);
+    });
+    assert_eq!(beside, [Rule::Ordered]);
+}
+
+/// The call's documentation speaks of the commands before it in the same command buffer alone.
+#[test]
+fn a_signal_alone_in_a_command_buffer_overtakes_work() {
+    let broken = broken(|made| {
+        made.device.control().hang(0);
+        fill(made, 0, true);
+        let commands = made.queue.command_buffer().unwrap();
+        commands.signal(&made.event, 1);
+        commands.commit();
+        assert_eq!(made.event.signaled_value(), 1, "nothing was done");
+        // Behind a pass that waits for the fence it stands for all.
+        let commands = made.queue.command_buffer().unwrap();
+        let blit = commands.blit_encoder().unwrap();
+        blit.wait_for_fence(&made.fence);
+        blit.end();
+        commands.signal(&made.event, 2);
+        commands.commit();
+        assert_eq!(made.event.signaled_value(), 1);
+        made.device.control().resume(0);
+        assert!(made.event.wait(2, 60_000));
+    });
+    assert_eq!(broken, []);
+}
+
+#[test]
+fn an_encoder_waits_for_a_fence_before_it_updates_it() {
+    let broken = broken(|made| {
+        let commands = made.queue.command_buffer().unwrap();
+        let blit = commands.blit_encoder().unwrap();
+        blit.update_fence(&made.fence);
+        blit.wait_for_fence(&made.fence);
+        blit.end();
+        commands.commit();
+    });
+    assert_eq!(broken, [Rule::FenceReuse]);
+}
+
+#[test]
+fn calls_are_made_in_autorelease_pools() {
+    let device = FakeApple::new().unwrap();
+    let metal = device.metal();
+    pooled(|| metal.has_unified_memory());
+    assert_eq!(device.violations(), []);
+    assert!(metal.has_unified_memory());
+    assert_eq!(device.violations()[0].rule, Rule::AutoreleasePool);
+}
+
+#[test]
+fn a_command_queue_takes_so_many_residency_sets() {
+    let broken = broken(|made| {
+        for number in 0..33 {
+            assert_eq!(made.device.violations(), [], "{number}");
+            let set = made.metal.new_residency_set("one").unwrap();
+            made.queue.add_residency_set(&set);
+        }
+    });
+    assert_eq!(broken, [Rule::ResidencySets]);
+}
+
+#[test]
+fn changes_of_residency_sets_are_committed_before_work() {
+    for committed in [true, false] {
+        let broken = broken(|made| {
+            let set = made.metal.new_residency_set("one").unwrap();
+            made.queue.add_residency_set(&set);
+            set.add(Allocation::Heap(&made.heap));
+            if committed {
+                set.commit();
+            }
+            fill(made, 0, false);
+        });
+        let expected: &[Rule] = if committed {
+            &[]
+        } else {
+            &[Rule::ResidencyCommitted]
+        };
+        assert_eq!(broken, expected);
+    }
+}
+
+#[test]
+fn a_heap_in_a_residency_set_is_not_discarded_and_kept_until_the_commit() {
+    use super::PurgeableState::Volatile;
+
+    let broken = broken(|made| {
+        let heap = made.metal.new_heap_of(PAGE);
+        let set = made.metal.new_residency_set("one").unwrap();
+        set.add(Allocation::Heap(&heap));
+        set.commit();
+        set.request_residency();
+        assert_eq!(set.figures().members, 1);
+        assert!(set.figures().requested);
+        heap.set_purgeable_state(Volatile);
+        assert_eq!(made.metal.purge_volatile(u64::MAX), 0);
+        set.remove(Allocation::Heap(&heap));
+        set.commit();
+        assert_eq!(made.metal.purge_volatile(u64::MAX), PAGE as u64);
+        set.add(Allocation::Heap(&heap));
+        set.commit();
+        let held = made.metal.current_allocated_size();
+        set.remove(Allocation::Heap(&heap));
+        drop(heap);
+        assert_eq!(made.metal.current_allocated_size(), held);
+        set.commit();
+        assert_eq!(made.metal.current_allocated_size(), held - PAGE as u64);
+    });
+    assert_eq!(broken, []);
+}
+
+#[test]
+fn whatever_is_made_is_alive_until_its_end() {
+    let device = FakeApple::new().unwrap();
+    let metal = device.metal();
+    let alive = || {
+        let objects = metal.live_objects();
+        let kinds: Vec<_> = objects.iter().map(|object| object.what).collect();
+        kinds
+    };
+    pooled(|| {
+        let queue = metal.new_command_queue(1).unwrap();
+        let commands = queue.command_buffer().unwrap();
+        assert_eq!(alive(), ["command queue", "command buffer"]);
+        drop(commands);
+        assert_eq!(alive(), ["command queue", "command buffer"], "autoreleased");
+    });
+    let end = Instant::now() + Duration::from_secs(60);
+    while !alive().is_empty() {
+        assert!(Instant::now() < end, "{:?}", alive());
+        std::thread::yield_now();
+    }
+}

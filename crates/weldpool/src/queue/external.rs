@@ -1,0 +1,64 @@
+//! Work that others submit by themselves, in the order of a queue.
+
+#![forbid(unsafe_code)]
+
+use super::{Fence, Queue};
+use crate::device::ExternalOrder;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Permission to submit work beside a [`Queue`], from [`Queue::before_external_submit`]. To be given back to
+/// [`Queue::after_external_submit`] once the work was submitted; dropped instead, the queue waits for nothing.
+#[derive(Debug)]
+#[must_use = "the queue does not wait for the work before `after_external_submit`"]
+pub struct ExternalSubmission {
+    queue: u64,
+    order: Option<ExternalOrder>,
+}
+
+impl ExternalSubmission {
+    /// How the work fits between the work of the queue. None: it is submitted to the stream that the queue is over, whose
+    /// order does.
+    #[must_use]
+    pub fn order(&self) -> Option<ExternalOrder> {
+        self.order
+    }
+}
+
+impl Queue {
+    /// To be called before somebody else submits work that uses memory of the queue's device: MPSGraph, for one, commits
+    /// command buffers by itself. Everything submitted to the queue so far is signalled, and what the work may use is made
+    /// resident (Metal, macOS 15). The work has to keep [`ExternalSubmission::order`].
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn before_external_submit(&self) -> Result<ExternalSubmission> {
+        let value = self.core.signal()?;
+        Ok(ExternalSubmission {
+            queue: self.core.key.id,
+            order: self.core.device.before_external_submit(value)?,
+        })
+    }
+
+    /// Takes note that the announced work was submitted: later work of this queue waits for it, and the fence is behind it.
+    /// Memory that the work uses is to be [noted](crate::Buffer::note_use) after that.
+    ///
+    /// A failed submission that will never signal its event is not to be given back, since the queue would wait for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what was announced to another queue, otherwise what the driver
+    /// says: then the queue does not wait.
+    pub fn after_external_submit(&self, submission: ExternalSubmission) -> Result<Fence> {
+        if submission.queue != self.core.key.id {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "the submission was announced to another queue",
+            ));
+        }
+        self.submit(&[], |device| match &submission.order {
+            Some(order) => device.after_external_submit(order),
+            None => Ok(()),
+        })
+    }
+}

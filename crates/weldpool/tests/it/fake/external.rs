@@ -1,0 +1,163 @@
+//! Work that others submit beside a queue of the Metal device.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use weldpool::device::ExternalOrder;
+use weldpool::device::fake::{FakeApple, Rule};
+use weldpool::{Allocator, Buffer, ErrorKind, Queue, Request, StorageMode};
+
+const BYTES: usize = 64 << 10;
+
+struct Setup {
+    device: Arc<FakeApple>,
+    allocator: Allocator,
+    queue: Queue,
+    buffer: Buffer,
+}
+
+fn setup(seed: u64) -> Setup {
+    let built = FakeApple::builder().delays(Duration::from_micros(200));
+    let device = Arc::new(built.seed(seed).build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let buffer = allocator.allocate(BYTES).unwrap();
+    Setup {
+        device,
+        allocator,
+        queue,
+        buffer,
+    }
+}
+
+impl Setup {
+    /// Adds one to the first byte, by somebody else, in an order that may differ from what was said.
+    fn add_one(&self, order: &ExternalOrder) {
+        let binding = self.buffer.binding();
+        let address = binding.host.unwrap().as_ptr().expose_provenance();
+        let touches = [(binding, true)];
+        let add = move || {
+            let byte = std::ptr::with_exposed_provenance_mut::<u8>(address);
+            // SAFETY: the buffer outlives the work, and nothing else uses it then.
+            #[allow(unsafe_code)]
+            unsafe {
+                *byte += 1;
+            }
+        };
+        self.device.submit_external(order, &touches, add).unwrap();
+    }
+
+    fn broken(&self) -> Vec<Rule> {
+        let violations = self.device.violations();
+        violations.iter().map(|broken| broken.rule).collect()
+    }
+}
+
+#[test]
+fn it_runs_between_what_was_submitted_before_and_after() {
+    for seed in 0..20 {
+        let mut made = setup(seed);
+        for _ in 0..3 {
+            made.queue.fill(&mut made.buffer, 5).unwrap();
+            let submission = made.queue.before_external_submit().unwrap();
+            made.add_one(&submission.order().unwrap());
+            made.queue.after_external_submit(submission).unwrap();
+            made.buffer.note_use(&made.queue).unwrap();
+            let mut copy = made.allocator.allocate(BYTES).unwrap();
+            let fence = made.queue.copy(&made.buffer, &mut copy).unwrap();
+            fence.wait(None).unwrap();
+            assert_eq!(copy.read::<u8>().unwrap()[..2], [6, 5]);
+        }
+        assert_eq!(made.broken(), []);
+    }
+}
+
+#[test]
+fn who_does_not_wait_is_noticed() {
+    let mut made = setup(1);
+    assert!(made.device.control().hang(0));
+    made.queue.fill(&mut made.buffer, 5).unwrap();
+    let submission = made.queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let beside = ExternalOrder {
+        wait: (order.wait.0, 0),
+        ..order
+    };
+    made.add_one(&beside);
+    assert_eq!(made.broken(), [Rule::Ordered]);
+    made.device.control().resume(0);
+    made.queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+}
+
+#[test]
+fn who_does_not_say_that_he_has_submitted_is_noticed() {
+    let mut made = setup(1);
+    let submission = made.queue.before_external_submit().unwrap();
+    assert!(made.device.control().hang(0));
+    made.add_one(&submission.order().unwrap());
+    made.queue.fill(&mut made.buffer, 5).unwrap();
+    assert_eq!(made.broken(), [Rule::Ordered]);
+    made.device.control().resume(0);
+    made.queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+}
+
+#[test]
+fn memory_that_came_after_the_announcement_is_not_resident() {
+    let mut made = setup(1);
+    let early = made.queue.before_external_submit().unwrap();
+    // A heap of its own, which no submission has committed.
+    let request = Request::new(100 << 20).storage(StorageMode::Shared);
+    made.buffer = made.allocator.allocate_with(&request).unwrap();
+    made.add_one(&early.order().unwrap());
+    assert_eq!(made.broken(), [Rule::ResidencyCommitted]);
+    made.queue
+        .after_external_submit(early)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+}
+
+#[test]
+fn an_announcement_is_of_one_queue_and_may_be_let_go() {
+    let mut made = setup(1);
+    let other = made.allocator.create_queue().unwrap();
+    let submission = made.queue.before_external_submit().unwrap();
+    let error = other.after_external_submit(submission).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    // Nobody waits for what was never submitted.
+    drop(made.queue.before_external_submit().unwrap());
+    made.queue
+        .fill(&mut made.buffer, 1)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+    assert_eq!(made.broken(), []);
+}
+
+#[test]
+fn where_the_stream_keeps_the_order_nothing_is_asked() {
+    let allocator = Allocator::host().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    let submission = queue.before_external_submit().unwrap();
+    assert_eq!(submission.order(), None);
+    queue
+        .call(move || drop(counted.fetch_add(1, Ordering::Relaxed)))
+        .unwrap();
+    queue
+        .after_external_submit(submission)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
