@@ -529,12 +529,6 @@ impl Queue {
         })
     }
 
-    /// Has the host see what work of others that was submitted so far writes to managed memory.
-    pub(crate) fn show_to_host(&self, start: &Location, bytes: usize) -> Result<()> {
-        let _submitting = self.core.lock_with_room()?;
-        self.core.device.note_device_write(start, bytes)
-    }
-
     /// A fence at the present end of the queue.
     ///
     /// # Errors

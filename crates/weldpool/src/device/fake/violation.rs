@@ -37,7 +37,7 @@ pub enum Rule {
     /// Memory exported by a legacy handle is freed only after every importer has closed it (documentation of
     /// `cuIpcOpenMemHandle`).
     KeptForImporters,
-    /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`).
+    /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`), on Intel Macs of private alone.
     HeapStorage,
     /// Metal: a resource lies inside its heap, at a multiple of its alignment.
     InsideHeap,

@@ -5,6 +5,7 @@
 //! | which chips are of which family | Metal's feature set tables, and the documentation of `MTLGPUFamily` |
 //! | Apple silicon says of itself that it is `Mac2` too, so the Apple families are asked for first | the same tables |
 //! | no heaps in a virtual machine | MLX, `metal/device.cpp` and `metal/allocator.cpp` |
+//! | heaps of shared storage on Apple silicon alone | MoltenVK 2020 (private ones alone); PyTorch, gpu-allocator (both) |
 //! | no residency sets in a virtual machine: making one fails there | MLX, `metal/resident.cpp` |
 //! | residency sets from `Metal3` on | MLX, `metal/resident.cpp` |
 //! | what is kept resident at most, and in one set | [`ResidencyConfig`](super::ResidencyConfig); measured on M2 to M4 alone |
@@ -44,6 +45,8 @@ pub(in crate::device) const PARAVIRTUAL: &str = "Apple Paravirtual device";
 pub(super) struct Defaults {
     /// Whether segments lie on heaps.
     pub(super) heaps: bool,
+    /// Whether those of shared storage do too.
+    pub(super) shared_heaps: bool,
     /// Whether memory is kept resident by sets, where the system has them.
     pub(super) residency_sets: bool,
 }
@@ -87,6 +90,7 @@ impl Defaults {
         let real = family != Some(ChipFamily::Paravirtual);
         Self {
             heaps: real,
+            shared_heaps: real && family != Some(ChipFamily::Mac2),
             residency_sets: real && metal3,
         }
     }
@@ -112,17 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_machine_has_neither_heaps_nor_residency_sets() {
+    fn heaps_and_residency_sets_are_where_they_work() {
         let of = |family, metal3| {
             let Defaults {
                 heaps,
+                shared_heaps,
                 residency_sets,
             } = Defaults::of(family, metal3);
-            (heaps, residency_sets)
+            [heaps, shared_heaps, residency_sets]
         };
-        assert_eq!(of(Some(ChipFamily::Paravirtual), true), (false, false));
-        assert_eq!(of(Some(ChipFamily::Apple7), true), (true, true));
-        assert_eq!(of(Some(ChipFamily::Mac2), false), (true, false));
-        assert_eq!(of(None, false), (true, false));
+        assert_eq!(of(Some(ChipFamily::Paravirtual), true), [false; 3]);
+        assert_eq!(of(Some(ChipFamily::Apple7), true), [true; 3]);
+        assert_eq!(of(Some(ChipFamily::Mac2), true), [true, false, true]);
+        assert_eq!(of(Some(ChipFamily::Mac2), false), [true, false, false]);
     }
 }

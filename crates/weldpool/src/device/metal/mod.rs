@@ -48,6 +48,8 @@ struct Shared<M: Metal> {
     two_copies: bool,
     /// Whether segments lie on heaps.
     heaps: bool,
+    /// Whether those of shared storage do too.
+    shared_heaps: bool,
     known: Known<M>,
     /// Bytes of heaps that the system may take.
     parked: AtomicU64,
@@ -85,6 +87,7 @@ impl<M: Metal> MetalDevice<M> {
                 number: peers::next_number(),
                 two_copies: properties.managed_copies,
                 heaps: defaults.heaps,
+                shared_heaps: defaults.shared_heaps,
                 known: Known::default(),
                 parked: AtomicU64::new(0),
                 resident,
@@ -136,7 +139,12 @@ impl<M: Metal> MetalDevice<M> {
 
     /// Whether memory of this mode lies on a heap, which holds no managed storage (documentation of `MTLHeap`).
     fn lies_on_heap(&self, bytes: usize, storage: StorageMode) -> bool {
-        self.shared.heaps && storage != StorageMode::Managed && bytes <= HEAP_BYTES_MAX
+        let holds = match storage {
+            StorageMode::Shared => self.shared.shared_heaps,
+            StorageMode::Managed => false,
+            StorageMode::Private => self.shared.heaps,
+        };
+        holds && bytes <= HEAP_BYTES_MAX
     }
 }
 

@@ -16,7 +16,8 @@ pub enum AppleGpu {
     /// That of an M3 or M4: one memory with the host.
     #[default]
     Silicon,
-    /// The discrete GPU of an Intel Mac: memory of its own, pages of 4 KiB, managed storage, no residency sets.
+    /// The discrete GPU of an Intel Mac: memory of its own, pages of 4 KiB, managed storage, heaps of private storage alone, no
+    /// residency sets.
     Discrete,
     /// Apple's GPU in a virtual machine, without what does not work there: heaps, residency sets, and memory wrapped in
     /// other than whole pages, of which it makes a buffer of no bytes (actions/runner-images issue 10663).

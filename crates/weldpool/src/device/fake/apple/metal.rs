@@ -128,10 +128,11 @@ impl Metal {
                 "heaps are no use in a virtual machine",
             ));
         }
-        if storage == StorageMode::Managed {
+        let shared_too = self.shared.limits.gpu != AppleGpu::Discrete;
+        if storage == StorageMode::Managed || storage == StorageMode::Shared && !shared_too {
             return Err(self.record(Violation {
                 rule: Rule::HeapStorage,
-                text: "a heap of managed storage".into(),
+                text: format!("a heap of {storage} storage"),
             }));
         }
         let rounded = bytes

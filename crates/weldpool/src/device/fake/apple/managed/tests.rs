@@ -169,12 +169,14 @@ fn only_managed_storage_is_told_of_changes_and_synchronised() {
     let managed = buffer(&device, StorageMode::Managed);
     managed.did_modify_range(PAGE - 4..PAGE + 4);
     assert_eq!(broken(&device).last(), Some(&Rule::InsideBuffer));
-    let heap = HeapDescriptor {
-        bytes: PAGE,
-        storage: StorageMode::Managed,
-    };
-    assert!(device.metal().new_heap(&heap).is_err());
-    assert_eq!(broken(&device).last(), Some(&Rule::HeapStorage));
+    for storage in [StorageMode::Managed, StorageMode::Shared] {
+        let heap = HeapDescriptor {
+            bytes: PAGE,
+            storage,
+        };
+        assert!(device.metal().new_heap(&heap).is_err());
+        assert_eq!(broken(&device).last(), Some(&Rule::HeapStorage));
+    }
     let unified = FakeApple::new().unwrap();
     let error = unified.metal().new_buffer(PAGE, StorageMode::Managed);
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidRequest);
