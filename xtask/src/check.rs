@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::paths::Paths;
 use crate::process::Run;
 use crate::progress::Steps;
-use crate::{dependencies, unsafe_list};
+use crate::{dependencies, metal_rules, unsafe_list};
 
 pub(crate) fn run(paths: &Paths, arguments: Arguments) -> Result<()> {
     arguments.finish_all()?;
@@ -15,6 +15,7 @@ pub(crate) fn run(paths: &Paths, arguments: Arguments) -> Result<()> {
     steps.work("files with unsafe code", || {
         unsafe_list::check(paths.root())
     })?;
+    steps.work("docs/metal.md", || metal_rules::check(paths.root()))?;
     steps.work("dependency direction", || dependencies::check(paths.root()))?;
     steps.show(
         "clippy",

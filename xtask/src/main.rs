@@ -14,6 +14,7 @@ mod fuzz;
 mod gpu;
 mod guest;
 mod loom;
+mod metal_rules;
 mod models;
 mod mutants;
 mod nightly;

@@ -60,6 +60,9 @@ pub enum Rule {
     FenceReuse,
     /// Metal: calls are made in an autorelease pool, so that what they autorelease ends.
     AutoreleasePool,
+    /// Metal: a command queue has no more command buffers than it was made for at once: `commandBuffer` would block
+    /// (documentation of `newCommandQueueWithMaxCommandBufferCount:`), under locks that the work may want.
+    CommandBuffers,
     /// Metal: a command queue takes 32 residency sets (Metal's feature set tables).
     ResidencySets,
     /// Metal: changes of a residency set are committed before work that uses them (documentation of `MTLResidencySet`).

@@ -1,7 +1,7 @@
 //! Work that others submit beside a queue of the Metal device.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weldpool::device::ExternalOrder;
@@ -15,7 +15,11 @@ struct Setup {
     allocator: Allocator,
     queue: Queue,
     buffer: Buffer,
+    /// What ran, in its order.
+    said: Said,
 }
+
+type Said = Arc<Mutex<Vec<&'static str>>>;
 
 fn setup(seed: u64) -> Setup {
     let built = FakeApple::builder().delays(Duration::from_micros(200));
@@ -28,24 +32,24 @@ fn setup(seed: u64) -> Setup {
         allocator,
         queue,
         buffer,
+        said: Said::default(),
     }
 }
 
 impl Setup {
-    /// Adds one to the first byte, by somebody else, in an order that may differ from what was said.
-    fn add_one(&self, order: &ExternalOrder) {
-        let binding = self.buffer.binding();
-        let address = binding.host.unwrap().as_ptr().expose_provenance();
-        let touches = [(binding, true)];
-        let add = move || {
-            let byte = std::ptr::with_exposed_provenance_mut::<u8>(address);
-            // SAFETY: the buffer outlives the work, and nothing else uses it then.
-            #[allow(unsafe_code)]
-            unsafe {
-                *byte += 1;
-            }
-        };
-        self.device.submit_external(order, &touches, add).unwrap();
+    /// Somebody else's work on the buffer, in an order that may differ from what was said.
+    fn submit(&self, order: &ExternalOrder) {
+        let touches = [(self.buffer.binding(), true)];
+        let said = Said::clone(&self.said);
+        let work = move || said.lock().unwrap().push("theirs");
+        self.device.submit_external(order, &touches, work).unwrap();
+    }
+
+    /// A function of the queue's.
+    fn call(&self, what: &'static str) {
+        let said = Said::clone(&self.said);
+        let fence = self.queue.call(move || said.lock().unwrap().push(what));
+        drop(fence.unwrap());
     }
 
     fn broken(&self) -> Vec<Rule> {
@@ -60,14 +64,18 @@ fn it_runs_between_what_was_submitted_before_and_after() {
         let mut made = setup(seed);
         for _ in 0..3 {
             made.queue.fill(&mut made.buffer, 5).unwrap();
+            made.call("before");
             let submission = made.queue.before_external_submit().unwrap();
-            made.add_one(&submission.order().unwrap());
+            made.submit(&submission.order().unwrap());
             made.queue.after_external_submit(submission).unwrap();
             made.buffer.note_use(&made.queue).unwrap();
+            assert!(made.buffer.write::<u8>().is_err(), "it is in use");
+            made.call("after");
             let mut copy = made.allocator.allocate(BYTES).unwrap();
             let fence = made.queue.copy(&made.buffer, &mut copy).unwrap();
             fence.wait(None).unwrap();
-            assert_eq!(copy.read::<u8>().unwrap()[..2], [6, 5]);
+            let said = std::mem::take(&mut *made.said.lock().unwrap());
+            assert_eq!(said, ["before", "theirs", "after"], "seed {seed}");
         }
         assert_eq!(made.broken(), []);
     }
@@ -84,7 +92,7 @@ fn who_does_not_wait_is_noticed() {
         wait: (order.wait.0, 0),
         ..order
     };
-    made.add_one(&beside);
+    made.submit(&beside);
     assert_eq!(made.broken(), [Rule::Ordered]);
     made.device.control().resume(0);
     made.queue
@@ -99,7 +107,7 @@ fn who_does_not_say_that_he_has_submitted_is_noticed() {
     let mut made = setup(1);
     let submission = made.queue.before_external_submit().unwrap();
     assert!(made.device.control().hang(0));
-    made.add_one(&submission.order().unwrap());
+    made.submit(&submission.order().unwrap());
     made.queue.fill(&mut made.buffer, 5).unwrap();
     assert_eq!(made.broken(), [Rule::Ordered]);
     made.device.control().resume(0);
@@ -117,7 +125,7 @@ fn memory_that_came_after_the_announcement_is_not_resident() {
     // A heap of its own, which no submission has committed.
     let request = Request::new(100 << 20).storage(StorageMode::Shared);
     made.buffer = made.allocator.allocate_with(&request).unwrap();
-    made.add_one(&early.order().unwrap());
+    made.submit(&early.order().unwrap());
     assert_eq!(made.broken(), [Rule::ResidencyCommitted]);
     made.queue
         .after_external_submit(early)

@@ -18,7 +18,7 @@ use crate::device::fake::queue::{Command, Core, Move, Side, Source};
 use crate::device::fake::violation::{Rule, Violation};
 use crate::device::metal::raw::{self, BLIT_ALIGNMENT, Outcome};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, Weak};
 
 /// Residency sets that a command queue takes (Metal's feature set tables).
 const SETS_MAX: usize = 32;
@@ -34,6 +34,9 @@ struct Open {
     core: Arc<Core>,
     metal: Metal,
     sets: Mutex<Vec<Set>>,
+    /// Command buffers that it may have, and has.
+    most: usize,
+    alive: AtomicUsize,
     label: Labelled,
 }
 
@@ -56,13 +59,15 @@ impl WeakQueue {
 }
 
 impl Queue {
-    pub(super) fn new(core: Arc<Core>, metal: Metal) -> Self {
+    pub(super) fn new(core: Arc<Core>, metal: Metal, most: usize) -> Self {
         Self {
             inner: Arc::new(Open {
                 core,
                 label: metal.alive("command queue"),
                 metal,
                 sets: Mutex::default(),
+                most,
+                alive: AtomicUsize::new(0),
             }),
         }
     }
@@ -87,6 +92,10 @@ impl raw::CommandQueue for Queue {
         self.inner.metal.enter("commandBuffer");
         if self.inner.core.is_lost() {
             return Err(Error::new(ErrorKind::DeviceLost, "the queue was lost"));
+        }
+        if self.inner.alive.fetch_add(1, Ordering::Relaxed) >= self.inner.most {
+            let text = format!("more than {} command buffers of a queue", self.inner.most);
+            self.inner.metal.break_rule(Rule::CommandBuffers, text);
         }
         let commands = Commands {
             inner: Arc::new(Recorded {
@@ -128,6 +137,12 @@ struct Recorded {
     queue: Queue,
     state: Mutex<State>,
     label: Labelled,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        self.queue.inner.alive.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -298,15 +313,14 @@ impl raw::CommandBuffer for Commands {
         }
         let (commands, passes) = self.resolve(steps);
         let this = self.clone();
-        let ended = move |mut outcome: Outcome| {
+        let ended = move |outcome: Outcome| {
             passes
                 .into_iter()
                 .for_each(|pass| this.metal().order().end(pass));
             // What the commands use is kept until now.
             drop(buffers);
             for handler in handlers {
-                let told = outcome.as_ref().map(|()| ()).map_err(Clone::clone);
-                handler(std::mem::replace(&mut outcome, told));
+                handler(outcome.clone());
             }
         };
         self.inner

@@ -609,13 +609,13 @@ impl raw::Metal for Metal {
         objects.buffers.get(&object)?.2.upgrade()
     }
 
-    fn new_command_queue(&self, _command_buffers_max: usize) -> Result<Queue> {
+    fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
         self.enter("newCommandQueueWithMaxCommandBufferCount:");
         let control = self.shared.control.upgrade();
         let control = control
             .ok_or_else(|| Error::new(ErrorKind::DeviceLost, "the model of the device is gone"))?;
         let core = control.create_core(Arc::new(self.clone()))?;
-        let queue = Queue::new(core, self.clone());
+        let queue = Queue::new(core, self.clone(), command_buffers_max);
         let object = key(raw::CommandQueue::resource(&queue));
         let mut objects = self.shared.objects.lock();
         objects.queues.insert(object, queue.downgrade());

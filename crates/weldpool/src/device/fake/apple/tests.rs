@@ -9,12 +9,14 @@ use super::fence::Fence;
 use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
+use crate::allocator::Allocator;
 use crate::device::StorageMode;
 use crate::device::fake::Rule;
 use crate::device::metal::raw::{
     Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
     Metal as _, ResidencySet as _, SharedEvent as _,
 };
+use crate::sync::Arc;
 
 const PAGE: usize = 16 << 10;
 
@@ -195,6 +197,33 @@ fn a_signal_alone_in_a_command_buffer_overtakes_work() {
         assert!(made.event.wait(2, 60_000));
     });
     assert_eq!(broken, []);
+}
+
+#[test]
+fn a_command_queue_has_no_more_command_buffers_than_it_was_made_for() {
+    let broken = broken(|made| {
+        let queue = made.metal.new_command_queue(2).unwrap();
+        for _ in 0..5 {
+            pooled(|| drop(queue.command_buffer().unwrap()));
+        }
+        assert_eq!(made.device.violations(), [], "one at a time");
+        let _three = [(); 3].map(|()| queue.command_buffer().unwrap());
+    });
+    assert_eq!(broken, [Rule::CommandBuffers]);
+}
+
+#[test]
+fn a_queue_of_the_device_waits_before_it_has_too_many_command_buffers() {
+    let built = FakeApple::builder().delays(Duration::from_micros(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut buffer = allocator.allocate(64).unwrap();
+    for _ in 0..2000 {
+        queue.fill(&mut buffer, 1).unwrap();
+    }
+    buffer.wait(None).unwrap();
+    assert_eq!(device.violations(), []);
 }
 
 #[test]
