@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weldpool::device::fake::Call;
 use weldpool::device::{
-    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Physical,
-    Registration, ReleaseError, Segment, Staging, Topology, UnregisterError, VirtualMemory,
-    VirtualMemoryProperties,
+    AddressRange, Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location,
+    Physical, Registration, ReleaseError, Segment, Staging, Topology, UnregisterError,
+    VirtualMemory, VirtualMemoryProperties,
 };
 use weldpool::{Device, Error, ErrorKind, Exported, Resource, Result, StorageMode};
 
@@ -269,6 +269,10 @@ impl Device for FaultyDevice {
         self.faults.check(Call::CreateSegment)?;
         let segment = self.inner.create_segment_on(bytes, storage, node)?;
         Ok(self.noted(FaultySegment::wrap(segment, &self.faults)))
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.inner.note_host_write(start, bytes);
     }
 
     fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {

@@ -75,6 +75,10 @@ unsafe impl DeviceQueue for FaultyQueue {
         unsafe { self.inner.fill(destination, bytes, value) }
     }
 
+    fn note_device_write(&self, start: &Location, bytes: usize) -> Result<()> {
+        self.inner.note_device_write(start, bytes)
+    }
+
     fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
         self.faults.check(Call::HostCall)?;
         self.inner.call(self.faults.function(function))

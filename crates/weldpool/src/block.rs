@@ -155,6 +155,8 @@ const LIVE: u64 = 1;
 const DETACHED: u64 = 2;
 /// Work may use the block, or have used it; of one that is only live, none ever did.
 const TOUCHED: u64 = 4;
+/// The host wrote to the block, and its device was not told.
+const WRITTEN: u64 = 8;
 const STATE_MASK: u64 = 0xFF;
 const ALIGNMENT_SHIFT: u32 = 8;
 const NAME_SHIFT: u32 = 32;
@@ -424,6 +426,18 @@ impl Block {
     #[inline]
     pub(crate) fn is_touched(&self) -> bool {
         self.0.holder.load(Ordering::Relaxed) & TOUCHED != 0
+    }
+
+    /// Marks the block as one that the host wrote to.
+    pub(crate) fn note_written(&self) {
+        self.0.holder.fetch_or(WRITTEN, Ordering::Relaxed);
+    }
+
+    /// Whether it was marked so; it is not any more.
+    pub(crate) fn take_written(&self) -> bool {
+        let holder = &self.0.holder;
+        holder.load(Ordering::Relaxed) & WRITTEN != 0
+            && holder.fetch_and(!WRITTEN, Ordering::Relaxed) & WRITTEN != 0
     }
 
     /// Leaves the block to whoever has its address; see [`Record::attach`].

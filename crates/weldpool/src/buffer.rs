@@ -114,10 +114,63 @@ impl Buffer {
     /// As for [`read`](Self::read), and [`Busy`](ErrorKind::Busy) while submitted work reads it.
     #[inline]
     pub fn write<T: Element>(&mut self) -> Result<WriteGuard<'_, T>> {
+        match self.block.host() {
+            Some(address) if self.block.storage() == StorageMode::Shared => {
+                self.check(Access::Write)?;
+                // SAFETY: the block is ours, the borrow of `self` is exclusive, and no work uses it.
+                unsafe { WriteGuard::new(address, self.len(), None) }
+            }
+            _ => self.write_unshared(),
+        }
+    }
+
+    /// The same for memory of which the device may have a copy of its own.
+    #[cold]
+    fn write_unshared<T: Element>(&mut self) -> Result<WriteGuard<'_, T>> {
         let address = self.host_address()?;
         self.check(Access::Write)?;
-        // SAFETY: the block is ours, the borrow of `self` is exclusive, and no work uses it.
+        // Told when the buffer is next shown to anybody, since the guard's end costs nothing. Nobody can have it before:
+        // the guard borrows it exclusively.
+        self.block.note_written();
+        // SAFETY: as for `write`.
         unsafe { WriteGuard::new(address, self.len(), None) }
+    }
+
+    /// Takes note that the host wrote a range of the contents through an address of the buffer's
+    /// [`binding`](Self::binding) instead of a guard, for later work of the device to see. Only managed storage that is
+    /// [two copies](crate::device::DeviceProperties::managed_copies) needs it; for other memory it does nothing. No
+    /// submitted work uses the buffer meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) when the range does not lie inside.
+    pub fn note_host_write(&self, range: Range<usize>) -> Result<()> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!("range {range:?} of {} bytes", self.len()),
+            ));
+        }
+        if self.storage_mode() == StorageMode::Managed {
+            self.tell_written(range);
+        }
+        Ok(())
+    }
+
+    /// Tells the device that the host wrote to managed memory.
+    #[cold]
+    pub(crate) fn tell_written(&self, range: Range<usize>) {
+        if let Some(pool) = pool_of(&self.block) {
+            let start = self.block.place().location(range.start);
+            pool.device().note_host_write(&start, range.len());
+        }
+    }
+
+    /// Tells the device of what a guard wrote, before anybody else uses the contents.
+    fn tell(&self) {
+        if self.block.storage() == StorageMode::Managed && self.block.take_written() {
+            self.tell_written(0..self.len());
+        }
     }
 
     /// Waits until no submitted work uses the buffer.
@@ -180,12 +233,17 @@ impl Buffer {
     }
 
     /// Takes note that work which somebody else submitted to `queue` so far uses the contents: guards are
-    /// refused, and the memory is not reused, before that work is done.
+    /// refused, and the memory is not reused, before that work is done. What it wrote to managed storage is then seen by
+    /// the host.
     ///
     /// # Errors
     ///
     /// What the driver says; the work is covered by the next signal of the queue then.
     pub fn note_use(&self, queue: &Queue) -> Result<()> {
+        let shown = match self.storage_mode() {
+            StorageMode::Managed => queue.show_to_host(&self.block.place().location(0), self.len()),
+            StorageMode::Shared | StorageMode::Private => Ok(()),
+        };
         let fence = queue.fence();
         self.block.touch();
         self.in_flight().add(Use {
@@ -194,7 +252,7 @@ impl Buffer {
                 .map_or_else(|_| queue.fence_or_next(), Fence::clone),
             access: Access::Write,
         });
-        fence.map(drop)
+        shown.and(fence.map(drop))
     }
 
     /// Frees the buffer in the order of `queue`: work submitted to it so far, by whomever, may still
@@ -273,12 +331,14 @@ impl Buffer {
     }
 
     pub(crate) fn binding_of(&self, range: Range<usize>) -> Binding<'_> {
+        self.tell();
         let block = &self.block;
         let host_visible = block.storage() != StorageMode::Private;
         Binding::new(&block.place(), range, host_visible)
     }
 
     pub(crate) fn part_of(&self, range: Range<usize>) -> Part<'_> {
+        self.tell();
         self.block.touch();
         Part {
             location: self.block.place().location(range.start),

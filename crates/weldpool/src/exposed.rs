@@ -1,5 +1,6 @@
 //! Memory that others reach too: other processes, or the device's peers. Each block is a segment of its
-//! own, so that nobody sees more than was meant for them, and is never kept idle.
+//! own, so that nobody sees more than was meant for them, and is never kept idle. Managed storage that is
+//! [two copies](crate::device::DeviceProperties::managed_copies) is the same, reached by nobody else.
 
 #![forbid(unsafe_code)]
 

@@ -29,7 +29,7 @@ impl Borrow {
             })
             .map(|_| BorrowToken {
                 borrow: self,
-                exclusive: false,
+                kind: Kind::Shared,
             })
             .map_err(|_| Error::new(ErrorKind::Busy, "a write guard holds this shared buffer"))
     }
@@ -39,7 +39,7 @@ impl Borrow {
             .compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed)
             .map(|_| BorrowToken {
                 borrow: self,
-                exclusive: true,
+                kind: Kind::Exclusive,
             })
             .map_err(|_| Error::new(ErrorKind::Busy, "another guard holds this shared buffer"))
     }
@@ -49,16 +49,43 @@ impl Borrow {
 #[derive(Debug)]
 pub struct BorrowToken<'a> {
     borrow: &'a Borrow,
-    exclusive: bool,
+    kind: Kind<'a>,
+}
+
+/// Memory whose device is to be told of what the host wrote.
+pub(crate) trait Written: fmt::Debug + Sync {
+    /// The host wrote to it, and does no more.
+    fn note_host_write(&self);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind<'a> {
+    Shared,
+    Exclusive,
+    /// For the host to write.
+    Writing(&'a dyn Written),
+}
+
+impl<'a> BorrowToken<'a> {
+    /// The same, which tells of what was written when it is dropped. It is an exclusive one.
+    pub(crate) fn telling(mut self, written: &'a dyn Written) -> Self {
+        self.kind = Kind::Writing(written);
+        self
+    }
 }
 
 impl Drop for BorrowToken<'_> {
     fn drop(&mut self) {
-        if self.exclusive {
-            self.borrow.0.store(0, Ordering::Release);
-        } else {
-            self.borrow.0.fetch_sub(1, Ordering::Release);
+        match self.kind {
+            Kind::Shared => {
+                self.borrow.0.fetch_sub(1, Ordering::Release);
+                return;
+            }
+            Kind::Exclusive => {}
+            // Before anybody else may submit work.
+            Kind::Writing(written) => written.note_host_write(),
         }
+        self.borrow.0.store(0, Ordering::Release);
     }
 }
 

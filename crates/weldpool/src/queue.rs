@@ -337,8 +337,8 @@ impl Queue {
             ));
         }
         refuse_overlap(&source.part(), &destination.part())?;
-        self.check_addressed(source)?;
-        self.check_addressed(destination)?;
+        self.check_addressed(source, Access::Read)?;
+        self.check_addressed(destination, Access::Write)?;
         let _writing = destination.borrow_exclusive()?;
         // Two ranges of one buffer share its borrow state, which is held for writing already.
         let one_buffer = source.part().is_of_buffer(&destination.part());
@@ -424,8 +424,8 @@ impl Queue {
     }
 
     /// Refuses memory whose address is not one to this queue's device.
-    fn check_addressed(&self, operand: &impl Operand) -> Result<()> {
-        if is_addressed_by(&self.pool, operand) {
+    fn check_addressed(&self, operand: &impl Operand, access: Access) -> Result<()> {
+        if is_addressed_by(&self.pool, operand, access) {
             return Ok(());
         }
         let pool = operand.pool();
@@ -469,7 +469,7 @@ impl Queue {
     ///
     /// As for [`copy`](Self::copy).
     pub fn fill(&self, destination: &mut impl Operand, value: u8) -> Result<Fence> {
-        self.check_addressed(destination)?;
+        self.check_addressed(destination, Access::Write)?;
         let _writing = destination.borrow_exclusive()?;
         let to = destination.part();
         let filled = self.submit(&[(to.in_flight, Access::Write)], |queue| {

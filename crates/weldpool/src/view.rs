@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::binding::Binding;
 use crate::buffer::Buffer;
 use crate::driver_object::ObjectGuard;
+use crate::device::StorageMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::{Borrow, BorrowToken, Element, ReadGuard, WriteGuard};
+use crate::guard::{Borrow, BorrowToken, Element, ReadGuard, WriteGuard, Written};
 use crate::in_flight::Access;
 use crate::pool::Pool;
 use crate::queue::{Part, sealed};
@@ -128,8 +129,11 @@ impl BufferView {
     pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
         let buffer = &self.shared.buffer;
         let address = buffer.host_address_of(self.start..self.end)?;
-        let token = self.shared.borrow.exclusive()?;
+        let mut token = self.shared.borrow.exclusive()?;
         buffer.in_flight().check(Access::Write)?;
+        if buffer.storage_mode() == StorageMode::Managed {
+            token = token.telling(self);
+        }
         // SAFETY: the range lies inside the block, which `self` keeps alive; the token keeps every
         // other guard away and no submitted work uses it.
         unsafe { WriteGuard::new(address, self.len(), Some(token)) }
@@ -160,6 +164,12 @@ impl BufferView {
         Arc::try_unwrap(self.shared)
             .map(|shared| shared.buffer)
             .map_err(|shared| Self { shared, start, end })
+    }
+}
+
+impl Written for BufferView {
+    fn note_host_write(&self) {
+        self.shared.buffer.tell_written(self.start..self.end);
     }
 }
 

@@ -42,11 +42,12 @@ pub use external::ExternalOrder;
 pub(crate) use fence::SoftwareTimeline;
 pub use fence::Timeline;
 pub(crate) use mappings::Mapped;
+pub use metal::ChipFamily;
 pub(crate) use metered::Metered;
 #[cfg(test)]
 pub(crate) use pages::NONE_LEFT;
 pub(crate) use pages::ZeroedPages;
-pub use properties::{Budget, DeviceKind, DeviceProperties, StorageMode};
+pub use properties::{Addressing, Budget, DeviceKind, DeviceProperties, StorageMode};
 pub use registration::{HostRange, Registration, UnregisterError};
 pub use staging::Staging;
 pub use topology::{NumaNode, Topology};
@@ -92,6 +93,12 @@ pub trait Device: Debug + Send + Sync {
     ) -> Result<Box<dyn Segment>> {
         let _ = node;
         self.create_segment(bytes, storage)
+    }
+
+    /// Takes note that the host wrote to managed memory of the device, for later work to see. No work uses it now. Default:
+    /// nothing to do, since both see one memory.
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        let _ = (start, bytes);
     }
 
     /// Whether it has segments of this storage mode for others to reach; constant. Default: none.
@@ -405,6 +412,17 @@ pub unsafe trait DeviceQueue: Debug + Send + Sync {
     ///
     /// As the driver says; nothing was submitted then.
     unsafe fn fill(&self, destination: Location, bytes: usize, value: u8) -> Result<()>;
+
+    /// Takes note that work which others submitted to the queue writes managed memory, for the host to see once the
+    /// queue has passed this point. Default: nothing to do, since both see one memory.
+    ///
+    /// # Errors
+    ///
+    /// As the driver says; what the host sees is undefined then.
+    fn note_device_write(&self, start: &Location, bytes: usize) -> Result<()> {
+        let _ = (start, bytes);
+        Ok(())
+    }
 
     /// Calls a host function in the order of the queue. It must not wait for this queue.
     ///

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::metal::ChipFamily;
+
 /// The kind of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -75,6 +77,19 @@ impl fmt::Display for StorageMode {
     }
 }
 
+/// How a device's queues are told of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Addressing {
+    /// By addresses of one space that all devices of the kind have in common, however often one is opened (CUDA).
+    OneSpace,
+    /// By addresses of the device's own, which only devices that are linked with it know besides.
+    Own,
+    /// By the driver's objects, which are this device's alone (Metal). Memory of a peer is read through a view of its
+    /// object, and never written.
+    Objects,
+}
+
 /// What a device is and can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -103,6 +118,14 @@ pub struct DeviceProperties {
     pub parallelism: usize,
     /// Numbers of the devices of this kind whose memory it reaches without the host.
     pub peers: Vec<u32>,
+    /// How its queues are told of memory.
+    pub addressing: Addressing,
+    /// Whether managed storage is two copies, one of the host's and one of the device's, each of which has to be told what
+    /// the other wrote (Metal, where the GPU has memory of its own). Copies are made equal buffer by buffer, so each
+    /// managed buffer is a segment of its own then. Otherwise both see one memory.
+    pub managed_copies: bool,
+    /// Family of the GPU, on Metal.
+    pub chip: Option<ChipFamily>,
 }
 
 /// Memory of a device, in bytes. Where host and device do not share one, it is that of

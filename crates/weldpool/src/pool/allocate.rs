@@ -103,7 +103,7 @@ impl Pool {
         let mut request = *request;
         // A segment of its own is as it was asked for.
         let exposed = request.needs.exposure().is_some();
-        let mut pooled = !exposed && self.pooling.load(Ordering::Relaxed);
+        let mut pooled = self.pooling.load(Ordering::Relaxed);
         if self.chooses
             && !exposed
             && let Some(strategy) = &self.strategy
@@ -117,6 +117,7 @@ impl Pool {
             request = request.storage(storage).alignment(alignment);
         }
         let place = self.place(&request)?;
+        pooled &= place.exposure.is_none();
         let queue = request.queue.map(|queue| queue.core());
         let key = match queue {
             None => self.key,

@@ -30,7 +30,7 @@ pub(super) struct Place {
     pub(super) refill: bool,
     /// Whether idle blocks may lie with the class, for all threads.
     pub(super) shared: bool,
-    /// Who else is to reach the memory, which is a segment of its own then.
+    /// Who else is to reach the memory, if it is to be a segment of its own.
     pub(super) exposure: Option<Exposure>,
 }
 
@@ -67,10 +67,13 @@ impl Pool {
             .alignment
             .max(self.alignment)
             .max(properties.alignment_min);
-        let exposure = request.needs.exposure();
-        if let Some(exposure) = exposure {
+        let shown = request.needs.exposure();
+        if let Some(exposure) = shown {
             self.check_offered(exposure, request.storage)?;
         }
+        // Two copies are made equal as a whole, so nobody else's bytes may lie beside.
+        let alone = request.storage == StorageMode::Managed && properties.managed_copies;
+        let exposure = shown.or_else(|| alone.then(Exposure::default));
         let classes = self.classes.classes();
         // Blocks of a class are aligned to 256 bytes, no more.
         let class = classes

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Fence, Queue};
-use crate::device::ExternalOrder;
+use crate::device::{ExternalOrder, Location};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Permission to submit work beside a [`Queue`], from [`Queue::before_external_submit`]. To be given back to
@@ -38,6 +38,12 @@ impl Queue {
             queue: self.core.key.id,
             order: self.core.device.before_external_submit(value)?,
         })
+    }
+
+    /// Has the host see what work of others that was submitted so far writes to managed memory.
+    pub(crate) fn show_to_host(&self, start: &Location, bytes: usize) -> Result<()> {
+        let _submitting = self.core.lock_with_room()?;
+        self.core.device.note_device_write(start, bytes)
     }
 
     /// Takes note that the announced work was submitted: later work of this queue waits for it, and the fence is behind it.

@@ -67,6 +67,11 @@ impl Rows {
         before.checked_add(self.bytes)
     }
 
+    /// Bytes of the destination from the start of the first row to the end of the last; the rows are in memory.
+    pub(super) const fn destination_span(&self) -> usize {
+        self.count.saturating_sub(1) * self.destination_pitch + self.bytes
+    }
+
     /// The same bytes, as one row where they are consecutive on both sides.
     const fn joined(self) -> Self {
         let whole = self.source_pitch == self.bytes && self.destination_pitch == self.bytes;

@@ -489,6 +489,11 @@ impl Job {
             Some(_) => Ending::Failed,
             None => Ending::Complete,
         };
+        // Nothing was written before it was this copy's turn.
+        if self.began.get().is_some() {
+            self.destination
+                .note_written(self.path, self.extent.whole());
+        }
         self.elapsed.get_or_init(|| self.start.elapsed());
         let copied = self.began.get().map(Instant::elapsed);
         self.counters

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::side::{Reach, Side};
-use crate::device::{DeviceKind, StorageMode};
+use crate::device::{Addressing, DeviceKind, DeviceProperties, StorageMode};
+use crate::in_flight::Access;
 use crate::pool::Pool;
 use crate::queue::sealed::Operand;
 use crate::sync::Arc;
@@ -63,7 +64,9 @@ impl CopyPath {
             (Reach::Device, Reach::Device) => {
                 return if source.is_of_same_device(destination) {
                     Self::Direct
-                } else if source.reaches(destination) || destination.reaches(source) {
+                } else if source.reaches(destination, Access::Write)
+                    || destination.reaches(source, Access::Read)
+                {
                     Self::Peer
                 } else {
                     Self::Staged
@@ -91,20 +94,22 @@ impl Side {
         are_of_same_device(one, two)
     }
 
-    /// Whether the device of this side can copy to and from the other's memory.
-    pub(super) fn reaches(&self, other: &Self) -> bool {
+    /// Whether the device of this side can copy from the other's memory, or to it.
+    pub(super) fn reaches(&self, other: &Self, access: Access) -> bool {
         let (Some(one), Some(two)) = (&self.pool, &other.pool) else {
             return false;
         };
         let (one, two) = (one.device().properties(), two.device().properties());
-        other.peers && one.kind == two.kind && two.peers.contains(&one.ordinal)
+        other.peers && are_peers(two, one) && (access == Access::Read || writes_to_peers(one))
     }
 
     /// The pool whose device copies by itself from one side to the other.
     pub(super) fn copying_pool<'a>(&'a self, destination: &'a Self) -> Option<&'a Arc<Pool>> {
         let first = match (self.reach, destination.reach) {
             (Reach::Device, Reach::Device) if self.is_of_same_device(destination) => self,
-            (Reach::Device, Reach::Device) if !self.reaches(destination) => destination,
+            (Reach::Device, Reach::Device) if !self.reaches(destination, Access::Write) => {
+                destination
+            }
             (Reach::Device, _) => self,
             _ => destination,
         };
@@ -115,37 +120,61 @@ impl Side {
 /// Whether both pools are of one device.
 fn are_of_same_device(one: &Pool, two: &Pool) -> bool {
     let (one, two) = (one.device(), two.device());
-    // A GPU can be opened more than once; what is made of software is a device for itself each time.
-    let real = one.properties().kind == DeviceKind::Cuda;
+    let (first, second) = (one.properties(), two.properties());
+    // A GPU can be opened more than once, and its addresses may be the same each time.
     Arc::ptr_eq(one, two)
-        || real
-            && two.properties().kind == DeviceKind::Cuda
-            && one.properties().ordinal == two.properties().ordinal
+        || first.addressing == Addressing::OneSpace
+            && first.kind == second.kind
+            && first.ordinal == second.ordinal
 }
 
-/// Whether the address of an operand is one to the queues of a pool, be it reached or not: NVIDIA GPUs have one space
-/// of addresses, and so have devices of software that are linked. Elsewhere the same number is something else. Metal names
-/// memory by its own objects alone.
-pub(crate) fn is_addressed_by(pool: &Pool, operand: &(impl Operand + ?Sized)) -> bool {
+/// Whether memory of the one device can be shown to the other.
+fn are_peers(one: &DeviceProperties, two: &DeviceProperties) -> bool {
+    one.kind == two.kind && one.peers.contains(&two.ordinal)
+}
+
+/// Whether a device writes to memory of its peers: Metal's remote views are for reading alone.
+fn writes_to_peers(device: &DeviceProperties) -> bool {
+    device.addressing != Addressing::Objects
+}
+
+/// Whether the address of an operand is one to the queues of a pool, be it reached or not, to be read or written. Where
+/// devices have addresses of their own the same number is something else elsewhere; a driver's object is its own device's
+/// alone, but for what is shown to a peer. What is two copies is no other device's to touch.
+pub(crate) fn is_addressed_by(
+    pool: &Pool,
+    operand: &(impl Operand + ?Sized),
+    access: Access,
+) -> bool {
     let Some(owner) = operand.pool() else {
         return true;
     };
-    let (one, two) = (owner.device().properties(), pool.device().properties());
-    if two.kind == DeviceKind::FakeApple {
-        // It knows no addresses, but objects of its own.
-        return are_of_same_device(&owner, pool);
+    if are_of_same_device(&owner, pool) {
+        return true;
     }
-    reach_of(one.kind, operand.part().storage) != Reach::Device
-        || are_of_same_device(&owner, pool)
+    let (one, two) = (owner.device().properties(), pool.device().properties());
+    if two.addressing == Addressing::Objects {
+        return access == Access::Read && operand.is_visible_to_peers() && are_peers(one, two);
+    }
+    let storage = operand.part().storage;
+    let of_host = reach_of(one, storage) != Reach::Device && !is_two_copies(one, storage);
+    of_host
         || one.kind == two.kind
-            && (one.kind == DeviceKind::Cuda || one.peers.contains(&two.ordinal))
+            && (one.addressing == Addressing::OneSpace || one.peers.contains(&two.ordinal))
 }
 
-/// Who can touch memory of this storage mode on a device of that kind.
-pub(super) const fn reach_of(kind: DeviceKind, storage: StorageMode) -> Reach {
-    match (kind, storage) {
-        (DeviceKind::Host, _) => Reach::Pageable,
-        (_, StorageMode::Shared) => Reach::Pinned,
-        (_, StorageMode::Private | StorageMode::Managed) => Reach::Device,
+/// Whether memory of this storage mode is one copy of the host's and one of the device's.
+pub(super) fn is_two_copies(device: &DeviceProperties, storage: StorageMode) -> bool {
+    storage == StorageMode::Managed && device.managed_copies
+}
+
+/// Who can touch memory of this storage mode of a device.
+pub(super) fn reach_of(device: &DeviceProperties, storage: StorageMode) -> Reach {
+    match storage {
+        _ if device.kind == DeviceKind::Host => Reach::Pageable,
+        StorageMode::Shared => Reach::Pinned,
+        // Who is to see what processors write is told; see `Side::note_host_write`.
+        StorageMode::Managed if device.managed_copies => Reach::Pinned,
+        StorageMode::Managed | StorageMode::Private => Reach::Device,
     }
 }

@@ -4,7 +4,8 @@
 
 use std::ptr::NonNull;
 
-use super::path::reach_of;
+use super::extent::Piece;
+use super::path::{CopyPath, is_two_copies, reach_of};
 use crate::device::{Location, Staging};
 use crate::pool::Pool;
 use crate::queue::sealed::Operand;
@@ -31,6 +32,8 @@ pub struct Side {
     pub(super) reach: Reach,
     /// Queues of the device's peers reach it.
     pub(super) peers: bool,
+    /// Where the device has a copy of its own, which has to be told of what the host writes here.
+    copy: Option<Location>,
     /// None for memory that is of no pool.
     pub(super) pool: Option<Arc<Pool>>,
 }
@@ -53,6 +56,7 @@ impl Side {
             bytes,
             reach: Reach::Pageable,
             peers: false,
+            copy: None,
             pool: None,
         }
     }
@@ -60,12 +64,15 @@ impl Side {
     /// A part of a pool's memory.
     pub(super) fn of(operand: &(impl Operand + ?Sized)) -> Self {
         let (part, pool) = (operand.part(), operand.pool());
-        let kind = pool.as_ref().map(|pool| pool.device().properties().kind);
+        let device = pool.as_ref().map(|pool| pool.device().properties());
         Self {
             location: part.location,
             bytes: part.bytes,
-            reach: kind.map_or(Reach::Pageable, |kind| reach_of(kind, part.storage)),
+            reach: device.map_or(Reach::Pageable, |device| reach_of(device, part.storage)),
             peers: operand.is_visible_to_peers(),
+            copy: device
+                .is_some_and(|device| is_two_copies(device, part.storage))
+                .then_some(part.location),
             pool,
         }
     }
@@ -74,6 +81,19 @@ impl Side {
     pub(super) fn unknown(mut self) -> Self {
         self.location = self.seen(self.location);
         self
+    }
+
+    /// Tells its device of what was copied to it, if somebody else did that.
+    pub(super) fn note_written(&self, path: CopyPath, whole: Piece) {
+        let own = matches!(path, CopyPath::Direct | CopyPath::Peer);
+        let bytes = whole.rows.destination_span();
+        if let (Some(pool), Some(copy)) = (&self.pool, &self.copy)
+            && !own
+            && bytes > 0
+        {
+            let start = copy.at(whole.destination);
+            pool.device().note_host_write(&start, bytes);
+        }
     }
 
     /// A place in it as it looks to a device that does not know it.

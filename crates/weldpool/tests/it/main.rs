@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weldpool::device::fake::{FakeApple, FakeDiscrete};
+use weldpool::device::fake::{AppleGpu, FakeApple, FakeDiscrete};
 use weldpool::device::host::HostDevice;
 
 mod config;
@@ -43,6 +43,20 @@ weldpool_testkit::device_suite!(fake_apple_placement_sparse, || Arc::new(Checked
     FakeApple::builder()
         .seed(3)
         .placement_sparse(true)
+        .build()
+        .unwrap()
+)));
+weldpool_testkit::device_suite!(fake_intel_mac, || Arc::new(Checked(
+    FakeApple::builder()
+        .gpu(AppleGpu::Discrete)
+        .seed(3)
+        .build()
+        .unwrap()
+)));
+weldpool_testkit::device_suite!(fake_paravirtual, || Arc::new(Checked(
+    FakeApple::builder()
+        .gpu(AppleGpu::Paravirtual)
+        .seed(4)
         .build()
         .unwrap()
 )));

@@ -39,8 +39,9 @@ use self::registration::CudaRegistration;
 use self::segment::{CudaSegment, HUGE_PAGE_BYTES};
 use self::virtual_memory::CudaMemory;
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
-    Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError, VirtualMemory,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Imported, Registration, ReleaseError, Segment, Staging, StorageMode, UnregisterError,
+    VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::export::Exported;
@@ -159,6 +160,9 @@ impl CudaDevice {
             numa_nodes: attribute::numa_node(&pci).into_iter().collect(),
             parallelism: 1,
             peers,
+            addressing: Addressing::OneSpace,
+            managed_copies: false,
+            chip: None,
         };
         Ok(Self {
             private,

@@ -30,8 +30,8 @@ mod store;
 mod violation;
 
 pub use apple::{
-    AppleCosts, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor, LiveObject,
-    Metal, NoPlacementSparse, PlacementSparse, PurgeableState,
+    AppleCosts, AppleGpu, AppleModel, Buffer, FakeApple, FakeAppleBuilder, Heap, HeapDescriptor,
+    LiveObject, Metal, NoPlacementSparse, PlacementSparse, PurgeableState,
 };
 pub use builder::Builder;
 pub use call::Call;

@@ -37,7 +37,7 @@ pub enum Rule {
     /// Memory exported by a legacy handle is freed only after every importer has closed it (documentation of
     /// `cuIpcOpenMemHandle`).
     KeptForImporters,
-    /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`).
+    /// Metal: a heap is of shared or private storage (documentation of `MTLHeap`), on Intel Macs of private alone.
     HeapStorage,
     /// Metal: a resource lies inside its heap, at a multiple of its alignment.
     InsideHeap,
@@ -92,6 +92,21 @@ pub enum Rule {
     /// Metal 4: the heap behind a page that work touches is in a residency set of the queue, committed (documentation of
     /// `MTLResidencySet`).
     SparseResident,
+    /// Metal: only managed storage is told of changes, and synchronised (documentation of `didModifyRange:` and
+    /// `synchronizeResource:`).
+    OnlyManaged,
+    /// Metal: what the host wrote to managed storage is announced before work reads it (documentation of
+    /// `didModifyRange:`).
+    ManagedAnnounced,
+    /// Metal: what the device wrote to managed storage is synchronised before the host changes it (documentation of
+    /// `synchronizeResource:`).
+    ManagedSynchronized,
+    /// Metal: a remote view is of private storage, for a device of the same peer group, and the source of blits alone
+    /// (documentation of `newRemoteBufferViewForDevice:`).
+    RemoteView,
+    /// Metal: buffers are bound at offsets that suit the GPU (documentation of `setBuffer:offset:atIndex:`; 256 bytes on Intel
+    /// Macs, 4 on Apple silicon).
+    BindAlignment,
 }
 
 /// A rule that was broken, and how.

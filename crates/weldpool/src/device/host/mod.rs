@@ -35,7 +35,7 @@ use self::numa::Numa;
 pub use self::numa::NumaPolicy;
 use super::mapping::{Mapper, Mapping};
 use super::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
     ReleaseError, Segment, StorageMode,
 };
 #[cfg(target_os = "linux")]
@@ -121,6 +121,9 @@ impl HostDevice {
                 numa_nodes: system::numa_nodes(),
                 parallelism: std::thread::available_parallelism().map_or(1, usize::from),
                 peers: Vec::new(),
+                addressing: Addressing::Own,
+                managed_copies: false,
+                chip: None,
             },
             #[cfg(target_os = "linux")]
             memory: virtual_memory::HostMemory::new(Arc::clone(&nodes)),

@@ -16,7 +16,7 @@ pub(super) enum By {
 }
 
 /// One move of bytes, by offsets in the buffers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) from: usize,
     pub(super) to: usize,

@@ -29,7 +29,8 @@ struct Entry<M: Metal> {
     window: Range<usize>,
 }
 
-fn key(resource: Resource) -> usize {
+/// The address of an object.
+pub(super) fn key(resource: Resource) -> usize {
     resource.as_ptr().addr().get()
 }
 

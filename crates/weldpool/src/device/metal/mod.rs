@@ -5,10 +5,12 @@
 
 mod blit;
 mod config;
+mod family;
 mod kernels;
 mod known;
 mod mapped;
 mod object;
+pub(in crate::device) mod peers;
 mod queue;
 pub(in crate::device) mod raw;
 mod registration;
@@ -22,36 +24,43 @@ mod zero_copy;
 
 use std::any::Any;
 
+use self::family::Defaults;
 use self::kernels::Kernels;
 use self::known::Known;
 use self::mapped::Mapped;
 use self::queue::MetalQueue;
-use self::raw::Metal;
+use self::raw::{Buffer, Family, Metal};
 use self::registration::Wrapped;
 use self::resident::Resident;
 use self::segment::MetalSegment;
 use self::virtual_memory::MetalMemory;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Location, Registration, ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 pub use self::config::{MetalConfig, NoPlacementSparse, PlacementSparse};
+pub use self::family::ChipFamily;
+pub(in crate::device) use self::family::PARAVIRTUAL;
 pub use self::residency::ResidencyConfig;
 
 /// Above this a segment is a buffer of its own: a heap would hold nothing else.
 const HEAP_BYTES_MAX: usize = 1 << 30;
-/// How a GPU in a virtual machine of Apple's calls itself; its heaps are no use (MLX, `metal/device.cpp`).
-const PARAVIRTUAL: &str = "Apple Paravirtual device";
 
 /// What all parts of a device share.
 #[derive(Debug)]
 struct Shared<M: Metal> {
     metal: M,
+    /// Of this opening of the device.
+    number: u64,
+    /// Whether managed storage is two copies.
+    two_copies: bool,
     /// Whether segments lie on heaps.
     heaps: bool,
+    /// Whether those of shared storage do too.
+    shared_heaps: bool,
     known: Known<M>,
     /// Bytes of heaps that the system may take.
     parked: AtomicU64,
@@ -78,16 +87,22 @@ impl<M: Metal> MetalDevice<M> {
         ordinal: u32,
         config: MetalConfig,
     ) -> Self {
-        let (properties, resident) = M::pooled(|| {
-            (
-                properties(&metal, kind, ordinal),
-                Resident::new(&metal, config.residency),
-            )
+        let (properties, defaults, resident) = M::pooled(|| {
+            let properties = properties(&metal, kind, ordinal);
+            let metal3 = metal.supports_family(Family::Metal3);
+            let defaults = Defaults::of(properties.chip, metal3);
+            let residency = ResidencyConfig {
+                enabled: config.residency.enabled && defaults.residency_sets,
+                ..config.residency
+            };
+            (properties, defaults, Resident::new(&metal, residency))
         });
-        let heaps = properties.name != PARAVIRTUAL;
-        let (placement_sparse, opened) = open_sparse(&metal, &config, heaps);
+        let (placement_sparse, opened) = open_sparse(&metal, &config, defaults.heaps);
         let shared = Arc::new(Shared {
-            heaps,
+            number: peers::next_number(),
+            two_copies: properties.managed_copies,
+            heaps: defaults.heaps,
+            shared_heaps: defaults.shared_heaps,
             known: Known::new(metal.buffers_max()),
             parked: AtomicU64::new(0),
             resident,
@@ -101,6 +116,12 @@ impl<M: Metal> MetalDevice<M> {
             memory: opened.map(|opened| Arc::new(M::pooled(|| MetalMemory::new(&shared, opened)))),
             shared,
         }
+    }
+
+    /// The same device, which reads memory of the devices of these numbers; see [`peers::peers_of`].
+    pub(in crate::device) fn with_peers(mut self, peers: Vec<u32>) -> Self {
+        self.properties.peers = peers;
+        self
     }
 
     /// What became of [`MetalConfig::placement_sparse`].
@@ -156,7 +177,12 @@ impl<M: Metal> MetalDevice<M> {
 
     /// Whether memory of this mode lies on a heap, which holds no managed storage (documentation of `MTLHeap`).
     fn lies_on_heap(&self, bytes: usize, storage: StorageMode) -> bool {
-        self.shared.heaps && storage != StorageMode::Managed && bytes <= HEAP_BYTES_MAX
+        let holds = match storage {
+            StorageMode::Shared => self.shared.shared_heaps,
+            StorageMode::Managed => false,
+            StorageMode::Private => self.shared.heaps,
+        };
+        holds && bytes <= HEAP_BYTES_MAX
     }
 }
 
@@ -187,10 +213,9 @@ fn properties<M: Metal>(metal: &M, kind: DeviceKind, ordinal: u32) -> DeviceProp
     let shared = metal.heap_buffer_size_and_align(page, StorageMode::Shared);
     let private = metal.heap_buffer_size_and_align(page, StorageMode::Private);
     let longest = usize::try_from(metal.max_buffer_length()).unwrap_or(usize::MAX);
-    let mut storage_modes = vec![StorageMode::Shared, StorageMode::Private];
-    if !unified {
-        storage_modes.push(StorageMode::Managed);
-    }
+    let storage_modes = StorageMode::ALL.into_iter();
+    // Where there is one memory, a copy of it gains nothing.
+    let storage_modes = storage_modes.filter(|&mode| !unified || mode != StorageMode::Managed);
     DeviceProperties {
         kind,
         ordinal,
@@ -200,10 +225,13 @@ fn properties<M: Metal>(metal: &M, kind: DeviceKind, ordinal: u32) -> DeviceProp
         granularity: page,
         alignment_min: shared.align.max(private.align),
         segment_bytes_max: longest / page * page,
-        storage_modes,
+        storage_modes: storage_modes.collect(),
         numa_nodes: vec![0],
         parallelism: 1,
         peers: Vec::new(),
+        addressing: Addressing::Objects,
+        managed_copies: !unified,
+        chip: ChipFamily::of(metal),
     }
 }
 
@@ -215,8 +243,16 @@ impl<M: Metal> Device for MetalDevice<M> {
     fn budget(&self) -> Result<Budget> {
         let metal = &self.shared.metal;
         M::pooled(|| {
-            let total = metal.memory_bytes();
             let limit = metal.recommended_max_working_set_size();
+            if !self.properties.unified {
+                // Of memory of its own a GPU tells this alone; what it has allocated counts memory of the host too.
+                return Ok(Budget {
+                    total: limit,
+                    available: None,
+                    limit: None,
+                });
+            }
+            let total = metal.memory_bytes();
             let parked = self.shared.parked.load(Ordering::Relaxed);
             let held = metal.current_allocated_size().saturating_sub(parked);
             Ok(Budget {
@@ -232,6 +268,55 @@ impl<M: Metal> Device for MetalDevice<M> {
         let on_heap = self.lies_on_heap(bytes, storage);
         let segment = M::pooled(|| MetalSegment::new(&self.shared, bytes, storage, on_heap));
         Ok(Box::new(segment?))
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        if !self.properties.managed_copies {
+            return;
+        }
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        M::pooled(|| match known.find(metal, start, bytes) {
+            Ok((buffer, at)) => buffer.did_modify_range(at..at + bytes),
+            Err(error) => tracing::error!(%error, "the device was not told of what the host wrote"),
+        });
+    }
+
+    /// Memory that peers read, and managed memory, which lies alone.
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        let offered = match storage {
+            StorageMode::Private => exposure.peers && !self.properties.peers.is_empty(),
+            StorageMode::Managed => !exposure.peers && self.properties.managed_copies,
+            StorageMode::Shared => false,
+        };
+        offered && exposure.export.is_none()
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        _node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.check_length(bytes, storage)?;
+        if !self.offers(exposure, storage) {
+            return Err(Error::with_message(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} shows private storage to its peers, of which it has {}, and nothing to other processes",
+                    self.properties.name,
+                    self.properties.peers.len()
+                ),
+            ));
+        }
+        let segment = M::pooled(|| {
+            let segment = MetalSegment::new(&self.shared, bytes, storage, false)?;
+            Ok(match exposure.peers {
+                true => segment.shown(),
+                false => segment,
+            })
+        });
+        segment.map(|segment| Box::new(segment) as Box<dyn Segment>)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {
@@ -283,6 +368,12 @@ impl<M: Metal> Device for MetalDevice<M> {
     }
 }
 
+impl<M: Metal> Drop for Shared<M> {
+    fn drop(&mut self) {
+        peers::forget(self.number);
+    }
+}
+
 /// GPUs that this machine has.
 #[cfg(target_os = "macos")]
 pub(crate) fn count() -> u32 {
@@ -294,6 +385,7 @@ pub(crate) fn count() -> u32 {
 pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
     let devices = raw::objc::devices();
     let count = devices.len();
+    let groups: Vec<_> = devices.iter().map(Metal::peer_group_id).collect();
     let metal = devices.into_iter().nth(ordinal as usize).ok_or_else(|| {
         Error::with_message(
             ErrorKind::InvalidRequest,
@@ -301,10 +393,7 @@ pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
         )
     })?;
     let config = MetalConfig::default();
-    Ok(Arc::new(MetalDevice::new(
-        metal,
-        DeviceKind::Metal,
-        ordinal,
-        config,
-    )))
+    let device = MetalDevice::new(metal, DeviceKind::Metal, ordinal, config);
+    let peers = peers::peers_of(&groups, ordinal as usize);
+    Ok(Arc::new(device.with_peers(peers)))
 }

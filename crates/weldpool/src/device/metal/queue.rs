@@ -2,18 +2,20 @@
 
 #![allow(unsafe_code)]
 
+mod remote;
+
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::Shared;
 use super::blit::{By, Part, copy_parts, fill_parts};
 use super::kernels::{encode_copy, encode_fill};
 use super::raw::{
     BlitEncoder, Buffer, CommandBuffer, CommandQueue, Encoder, Metal, Object, SharedEvent,
 };
 use super::timeline::EventTimeline;
+use super::{Shared, peers};
 use crate::device::{DeviceQueue, ExternalOrder, Location, StorageMode, Timeline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
@@ -140,10 +142,11 @@ impl<M: Metal> MetalQueue<M> {
         Ok(())
     }
 
-    /// Submits moves of bytes: a pass of blits and one of kernels at most. What is moved does not overlap.
+    /// Submits moves of bytes to a buffer: a pass of blits and one of kernels at most. What is moved does not overlap.
     fn submit_moves(
         &self,
         label: &str,
+        to: &M::Buffer,
         parts: &[(By, Part)],
         blit: impl Fn(&M::Blit, &Part),
         kernel: impl Fn(&M::Compute, &Part),
@@ -164,7 +167,7 @@ impl<M: Metal> MetalQueue<M> {
                     of(By::Kernel).for_each(|(_, part)| kernel(encoder, part));
                 });
             }
-            Ok(())
+            self.synchronize(commands, to)
         })
     }
 
@@ -196,7 +199,16 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         let span = |pitch: usize| pitch.saturating_mul(rows.count.saturating_sub(1)) + rows.bytes;
         let Shared { known, metal, .. } = self.shared.as_ref();
         let find = |location: &Location, bytes| M::pooled(|| known.find(metal, location, bytes));
-        let (from, from_at) = find(&source, span(rows.source_pitch))?;
+        let read = span(rows.source_pitch);
+        let (from, from_at, is_view) = match find(&source, read) {
+            Ok((buffer, at)) => (buffer, at, false),
+            Err(error) => {
+                let number = self.shared.number;
+                let view = M::pooled(|| peers::view(metal, number, &source, read))?;
+                let (view, at) = view.ok_or(error)?;
+                (view, at, true)
+            }
+        };
         let (to, to_at) = find(&destination, span(rows.destination_pitch))?;
         let row = |row: usize| {
             let (from, to) = (
@@ -213,9 +225,13 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
             })
         };
         let parts: Vec<_> = (0..rows.count).flat_map(row).collect();
+        if is_view {
+            return self.submit_view(&from, &to, &parts);
+        }
         let pipeline = M::pooled(|| self.shared.kernels.copy_for(metal, &parts))?;
         self.submit_moves(
             "weldpool copy",
+            &to,
             &parts,
             |blit, part| blit.copy((&from, part.from), (&to, part.to), part.bytes),
             |kernel, part| {
@@ -247,6 +263,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         let pipeline = M::pooled(|| self.shared.kernels.fill_for(metal, &parts))?;
         self.submit_moves(
             "weldpool fill",
+            &to,
             &parts,
             |blit, part| blit.fill(&to, part.to..part.to + part.bytes, value),
             |kernel, part| {
@@ -255,6 +272,17 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
                 }
             },
         )
+    }
+
+    fn note_device_write(&self, start: &Location, bytes: usize) -> Result<()> {
+        if !self.shared.two_copies {
+            return Ok(());
+        }
+        let Shared { known, metal, .. } = self.shared.as_ref();
+        let (written, _) = M::pooled(|| known.find(metal, start, bytes))?;
+        self.submit("weldpool synchronize", &mut self.state.lock(), |commands| {
+            self.synchronize(commands, &written)
+        })
     }
 
     /// The GPU raises the gate, a listener's thread calls the function and raises it further, for which the GPU waits.

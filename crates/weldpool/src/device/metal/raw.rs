@@ -57,8 +57,6 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn current_allocated_size(&self) -> u64;
     /// `peerGroupID`; 0 for a device without peers.
     fn peer_group_id(&self) -> u64;
-    /// `peerIndex` and `peerCount`.
-    fn peer_index_and_count(&self) -> (u32, u32);
     /// Physical memory in bytes (`hw.memsize`).
     fn memory_bytes(&self) -> u64;
     /// Bytes of a page of the host's kernel (`vm_kernel_page_size`).
@@ -100,6 +98,8 @@ pub(in crate::device) trait Metal: Clone + Debug + Send + Sync + 'static {
     fn has_whole_pages(&self, pages: Range<usize>) -> bool;
     /// How many buffers may be alive (`iogpu.rsrc_limit`).
     fn buffers_max(&self) -> usize;
+    /// `newRemoteBufferViewForDevice:` of a buffer of another device, for this one.
+    fn new_remote_view(&self, of: &Self::Buffer) -> Result<Self::Buffer>;
     /// A buffer that is alive and was not made through the device, where that can be told: Metal cannot be asked.
     fn find_buffer(&self, resource: Resource) -> Option<Self::Buffer> {
         let _ = resource;
@@ -135,6 +135,8 @@ pub(in crate::device) enum Family {
     Apple8,
     /// M3 and M4.
     Apple9,
+    /// M5.
+    Apple10,
     /// GPUs of Intel Macs.
     Mac2,
     /// Residency sets need it.
@@ -173,6 +175,8 @@ pub(in crate::device) trait Heap: Object {
 pub(in crate::device) trait Buffer: Object {
     /// `length` in bytes.
     fn length(&self) -> usize;
+    /// `storageMode`.
+    fn storage_mode(&self) -> StorageMode;
     /// `contents`; none for private storage.
     fn contents(&self) -> Option<NonNull<u8>>;
     /// `gpuAddress`.

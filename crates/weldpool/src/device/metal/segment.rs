@@ -4,10 +4,10 @@
 
 use std::ptr::NonNull;
 
-use super::Shared;
 use super::object::{Parts, Whole};
 use super::raw::{Allocation, Buffer, Heap, Metal, Object, PurgeableState};
 use super::residency::Member;
+use super::{Shared, peers};
 use crate::binding::Resource;
 use crate::device::raw::Address;
 use crate::device::{DriverObject, Segment, StorageMode};
@@ -23,6 +23,8 @@ pub(super) struct MetalSegment<M: Metal> {
     host: Option<Address>,
     device: u64,
     resource: Resource,
+    /// Whether peers of the device read it.
+    shown: bool,
     parked: AtomicBool,
     /// None once it has ended.
     objects: Option<Objects<M>>,
@@ -101,9 +103,19 @@ impl<M: Metal> MetalSegment<M> {
             host: buffer.contents().map(Address),
             device: buffer.gpu_address(),
             resource: buffer.resource(),
+            shown: false,
             parked: AtomicBool::new(false),
             objects: Some(objects),
         })
+    }
+
+    /// The same, which peers of the device read.
+    pub(super) fn shown(mut self) -> Self {
+        if let Some(objects) = &self.objects {
+            peers::show(&self.shared.metal, &objects.buffer);
+            self.shown = true;
+        }
+        self
     }
 }
 
@@ -129,6 +141,9 @@ impl<M: Metal> Drop for MetalSegment<M> {
     fn drop(&mut self) {
         M::pooled(|| {
             let objects = self.objects.take();
+            if self.shown {
+                peers::hide(self.resource);
+            }
             if let Some(objects) = &objects {
                 objects.parts.clear();
             }

@@ -9,6 +9,8 @@ mod apple;
 mod closing;
 mod discrete;
 mod external;
+mod intel;
+mod peers;
 mod pool;
 mod queues;
 mod sparse;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use weldpool::device::fake::{Control, FakeApple, FakeDiscrete, LiveObject, Rule};
 use weldpool::device::{
-    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Registration,
+    Budget, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported, Location, Registration,
     ReleaseError, Segment, Staging, UnregisterError, VirtualMemory,
 };
 use weldpool::{Device, Exported, Result, StorageMode};
@@ -97,6 +99,10 @@ impl<D: Fake> Device for Checked<D> {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.0.create_segment(bytes, storage)
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.0.note_host_write(start, bytes);
     }
 
     fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {

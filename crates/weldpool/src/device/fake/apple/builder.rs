@@ -10,9 +10,27 @@ use crate::error::Result;
 /// another memory size.
 pub type FakeAppleBuilder = Builder<AppleModel>;
 
+/// Which kind of GPU an Apple fake is a model of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum AppleGpu {
+    /// That of an M3 or M4: one memory with the host.
+    #[default]
+    Silicon,
+    /// The discrete GPU of an Intel Mac: memory of its own, pages of 4 KiB, managed storage, heaps of private storage alone, no
+    /// residency sets.
+    Discrete,
+    /// Apple's GPU in a virtual machine, without what does not work there: heaps, residency sets, and memory wrapped in
+    /// other than whole pages, of which it makes a buffer of no bytes (actions/runner-images issue 10663).
+    Paravirtual,
+}
+
 /// Sizes and costs of an Apple fake.
 #[derive(Debug)]
 pub struct AppleModel {
+    pub(super) gpu: AppleGpu,
+    pub(super) peer_group: Option<(u64, u16)>,
+    pub(super) host_memory: u64,
     pub(super) memory: u64,
     pub(super) working_set: Option<u64>,
     pub(super) buffer_bytes_max: Option<u64>,
@@ -28,6 +46,9 @@ pub struct AppleModel {
 impl Default for AppleModel {
     fn default() -> Self {
         Self {
+            gpu: AppleGpu::Silicon,
+            peer_group: None,
+            host_memory: 128 << 30,
             memory: 128 << 30,
             working_set: None,
             buffer_bytes_max: None,
@@ -43,14 +64,33 @@ impl Default for AppleModel {
 }
 
 impl FakeAppleBuilder {
-    /// Bytes of physical memory. Only what is touched takes memory of this machine. Default: 128 GiB.
+    /// Which kind of GPU it is. Default: [`AppleGpu::Silicon`].
+    pub fn gpu(mut self, gpu: AppleGpu) -> Self {
+        self.model.gpu = gpu;
+        self
+    }
+
+    /// Makes it one of the `count` devices of a peer group, which have the numbers from 0 on; `group` is not 0. Default: it
+    /// is in none.
+    pub fn peer_group(mut self, group: u64, count: u16) -> Self {
+        self.model.peer_group = Some((group, count));
+        self
+    }
+
+    /// Bytes of the host's memory, where the GPU has memory of its own. Default: 128 GiB.
+    pub fn host_memory(mut self, bytes: u64) -> Self {
+        self.model.host_memory = bytes;
+        self
+    }
+
+    /// Bytes of physical memory, or of the GPU's own. Only what is touched takes memory of this machine. Default: 128 GiB.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.model.memory = bytes;
         self
     }
 
     /// `recommendedMaxWorkingSetSize` in bytes. Default: 84 % of the memory, as seen on an M4 Max with
-    /// 128 GiB.
+    /// 128 GiB; all of it, where it is the GPU's own.
     pub fn recommended_max_working_set_size(mut self, bytes: u64) -> Self {
         self.model.working_set = Some(bytes);
         self
@@ -111,7 +151,8 @@ impl FakeAppleBuilder {
     ///
     /// # Errors
     ///
-    /// [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when its number is beyond those of its peer group, or the
+    /// group is 0; [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
     /// `memfd_create`).
     pub fn build(self) -> Result<FakeApple> {
         FakeApple::build(self)

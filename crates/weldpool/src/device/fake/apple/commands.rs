@@ -151,6 +151,8 @@ struct State {
     steps: Vec<Step>,
     /// Kept until the end.
     buffers: Vec<Buffer>,
+    /// Ranges of managed storage that are read.
+    reads: Vec<(Buffer, Range<usize>)>,
     handlers: Vec<Box<dyn FnOnce(Outcome) + Send>>,
     /// An encoder that has not ended.
     encoding: bool,
@@ -312,7 +314,9 @@ impl raw::CommandBuffer for Commands {
         let steps = std::mem::take(&mut state.steps);
         let handlers = std::mem::take(&mut state.handlers);
         let buffers = std::mem::take(&mut state.buffers);
+        let reads = std::mem::take(&mut state.reads);
         drop(state);
+        self.see_host_writes(&buffers, &reads);
         for buffer in &buffers {
             if let Some(text) = self.inner.queue.uncommitted(buffer) {
                 self.metal().break_rule(Rule::ResidencyCommitted, text);
@@ -338,6 +342,23 @@ impl raw::CommandBuffer for Commands {
     }
 }
 
+impl Commands {
+    /// What the host announced is there for the commands; what it did not is a broken rule where they read it.
+    fn see_host_writes(&self, buffers: &[Buffer], reads: &[(Buffer, Range<usize>)]) {
+        for copy in buffers.iter().filter_map(Buffer::host_copy) {
+            if let Err(error) = copy.commit() {
+                tracing::error!(%error, "no memory for the device's copy of managed storage");
+            }
+        }
+        for (buffer, range) in reads {
+            let checked = buffer.host_copy().map(|copy| copy.check_read(range));
+            if let Some(Err(Violation { rule, text })) = checked {
+                self.metal().break_rule(rule, text);
+            }
+        }
+    }
+}
+
 impl Queue {
     /// What is wrong with the residency of a buffer's memory: a set has it that was changed and not committed.
     fn uncommitted(&self, buffer: &Buffer) -> Option<String> {
@@ -345,6 +366,13 @@ impl Queue {
         let staged = sets.iter().any(|set| set.has_staged(buffer.allocation()));
         staged.then(|| "work on memory whose residency set was changed and not committed".into())
     }
+}
+
+/// What a command does with a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
 }
 
 /// An encoder of a pass.
@@ -366,7 +394,19 @@ impl Encoder {
     }
 
     /// A place, if it keeps the rules; blits want multiples of four besides.
-    fn side(&self, (buffer, offset): (&Buffer, usize), bytes: usize, blit: bool) -> Option<Side> {
+    fn side(
+        &self,
+        (buffer, offset): (&Buffer, usize),
+        bytes: usize,
+        blit: bool,
+        access: Access,
+    ) -> Option<Side> {
+        if buffer.remote_storage_buffer().is_some() && !(blit && access == Access::Read) {
+            let text =
+                "a remote view is written, or used by a kernel; it is a source of blits alone";
+            self.metal().break_rule(Rule::RemoteView, text.into());
+            return None;
+        }
         let uneven = |number: &usize| !number.is_multiple_of(BLIT_ALIGNMENT);
         if blit && [offset, bytes].iter().any(uneven) {
             let text = format!(
@@ -379,6 +419,16 @@ impl Encoder {
             Ok(side) => {
                 let mut state = self.inner.commands.inner.state.lock();
                 state.buffers.push(buffer.clone());
+                if let Some(copy) = buffer.host_copy() {
+                    let range = offset..offset + bytes;
+                    match access {
+                        Access::Read => state.reads.push((buffer.clone(), range)),
+                        Access::Write => {
+                            let write = copy.note_device_write(range);
+                            self.inner.pass.lock().1.push(write);
+                        }
+                    }
+                }
                 Some(side)
             }
             Err(Violation { rule, text }) => {
@@ -395,7 +445,7 @@ impl Encoder {
             self.metal().break_rule(Rule::Writable, text);
             return None;
         }
-        self.side(place, bytes, blit)
+        self.side(place, bytes, blit, Access::Write)
     }
 
     fn transfer(&self, source: Option<Source>, destination: Option<Side>, bytes: usize) {
@@ -430,8 +480,10 @@ impl Encoder {
         work: Box<dyn FnOnce() + Send>,
     ) {
         for (buffer, range, writes) in touches {
-            let Some(Side::Device(address)) = self.side((buffer, range.start), range.len(), false)
-            else {
+            let access = if *writes { Access::Write } else { Access::Read };
+            let place = (*buffer, range.start);
+            let side = self.side(place, range.len(), false, access);
+            let Some(Side::Device(address)) = side else {
                 return;
             };
             let seeing = self.inner.commands.seeing();
@@ -485,7 +537,8 @@ impl raw::Encoder for Encoder {
 impl raw::BlitEncoder for Encoder {
     fn copy(&self, from: (&Buffer, usize), to: (&Buffer, usize), bytes: usize) {
         self.metal().enter("copyFromBuffer:");
-        let source = self.side(from, bytes, true).map(Source::Memory);
+        let source = self.side(from, bytes, true, Access::Read);
+        let source = source.map(Source::Memory);
         let destination = self.written(to, bytes, true);
         self.transfer(source, destination, bytes);
     }
@@ -496,8 +549,23 @@ impl raw::BlitEncoder for Encoder {
         self.transfer(Some(Source::Value(value)), destination, range.len());
     }
 
-    fn synchronize(&self, _buffer: &Buffer) {
+    fn synchronize(&self, buffer: &Buffer) {
         self.metal().enter("synchronizeResource:");
+        let Some(copy) = buffer.host_copy() else {
+            let text = format!("{} storage is synchronised", buffer.storage_mode());
+            self.metal().break_rule(Rule::OnlyManaged, text);
+            return;
+        };
+        let address = buffer.gpu_address();
+        let mut encoded = self.inner.pass.lock();
+        encoded.0.touches.push(Touch {
+            bytes: address..address + buffer.length() as u64,
+            writes: false,
+        });
+        encoded.1.push(copy.synchronize());
+        drop(encoded);
+        let mut state = self.inner.commands.inner.state.lock();
+        state.buffers.push(buffer.clone());
     }
 }
 
@@ -554,6 +622,14 @@ impl raw::ComputeEncoder for Compute {
     }
 
     fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
+        let metal = self.encoder.metal();
+        let alignment = metal.bind_alignment();
+        if !offset.is_multiple_of(alignment) {
+            let text =
+                format!("a buffer is bound at {offset}; the GPU wants multiples of {alignment}");
+            metal.break_rule(Rule::BindAlignment, text);
+            return;
+        }
         if let Some(place) = self.state.lock().buffers.get_mut(index) {
             *place = Some((buffer.clone(), offset));
         }
@@ -573,7 +649,7 @@ impl raw::ComputeEncoder for Compute {
             let (buffer, offset) = state.buffers[index].as_ref()?;
             let place = (buffer, offset + rest?);
             match index {
-                0 => self.encoder.side(place, threads, false),
+                0 => self.encoder.side(place, threads, false, Access::Read),
                 _ => self.encoder.written(place, threads, false),
             }
         };

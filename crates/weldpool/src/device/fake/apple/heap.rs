@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use super::ALIGNMENT;
 use super::labels::Labelled;
+use super::managed::HostCopy;
 use super::metal::Metal;
 use super::sparse::SparseMemory;
 use super::no_copy::Others;
@@ -293,6 +294,19 @@ enum Memory {
     },
     /// Tiles of heaps, which it does not keep alive.
     Sparse(Arc<SparseMemory>),
+    /// Memory of its own, of which the host has a copy.
+    Managed {
+        store: Arc<Store>,
+        address: u64,
+        copy: Arc<HostCopy>,
+    },
+    /// Memory of a buffer of another device, which lies at an address of this one.
+    Remote {
+        of: Buffer,
+        store: Arc<Store>,
+        address: u64,
+        offset: usize,
+    },
 }
 
 impl Buffer {
@@ -336,7 +350,7 @@ impl Buffer {
     pub(super) fn sparse(&self) -> Option<&Arc<SparseMemory>> {
         match &self.object.memory {
             Memory::Sparse(sparse) => Some(sparse),
-            Memory::Heap { .. } | Memory::Own { .. } => None,
+            _ => None,
         }
     }
 
@@ -362,7 +376,116 @@ impl Buffer {
     pub(super) fn is_read_only(&self) -> bool {
         match &self.object.memory {
             Memory::Own { others, .. } => others.as_ref().is_some_and(Others::is_read_only),
-            Memory::Heap { .. } | Memory::Sparse(_) => false,
+            _ => false,
+        }
+    }
+
+    /// A buffer over memory of its own that is managed.
+    pub(super) fn managed(metal: &Metal, store: Arc<Store>, address: u64, copy: HostCopy) -> Self {
+        let length = store.bytes();
+        let memory = Memory::Managed {
+            store,
+            address,
+            copy: Arc::new(copy),
+        };
+        Self::new(metal.clone(), memory, length)
+    }
+
+    /// A buffer of no bytes, which a virtual machine gives where it refuses a request.
+    pub(super) fn empty(
+        metal: &Metal,
+        store: Arc<Store>,
+        address: u64,
+        ended: Box<dyn FnOnce() + Send>,
+    ) -> Self {
+        // It keeps no memory of the program.
+        ended();
+        let memory = Memory::Own {
+            store,
+            address,
+            pages: None,
+            others: None,
+        };
+        Self::new(metal.clone(), memory, 0)
+    }
+
+    /// A view of a buffer of another device (`newRemoteBufferViewForDevice:`).
+    pub(super) fn remote(
+        metal: &Metal,
+        of: &Self,
+        map: impl FnOnce(&Arc<Store>) -> Result<u64>,
+    ) -> Result<Self> {
+        let (store, offset) = of.store().ok_or_else(|| {
+            metal.record(Violation {
+                rule: Rule::RemoteView,
+                text: "a view of a placement sparse buffer".into(),
+            })
+        })?;
+        let memory = Memory::Remote {
+            of: of.clone(),
+            address: map(store)?,
+            store: Arc::clone(store),
+            offset,
+        };
+        Ok(Self::new(metal.clone(), memory, of.length()))
+    }
+
+    /// What it lies on, and where in it; none for pages that are mapped.
+    fn store(&self) -> Option<(&Arc<Store>, usize)> {
+        Some(match &self.object.memory {
+            Memory::Heap { heap, offset } => (&heap.shared.memory.store, *offset),
+            Memory::Own { store, .. } | Memory::Managed { store, .. } => (store, 0),
+            Memory::Remote { store, offset, .. } => (store, *offset),
+            Memory::Sparse(_) => return None,
+        })
+    }
+
+    /// The device that it is of.
+    pub(super) fn metal(&self) -> &Metal {
+        &self.object.metal
+    }
+
+    /// The host's copy, for managed storage.
+    pub(super) fn host_copy(&self) -> Option<&Arc<HostCopy>> {
+        match &self.object.memory {
+            Memory::Managed { copy, .. } => Some(copy),
+            _ => None,
+        }
+    }
+
+    /// `remoteStorageBuffer`: the buffer of another device that this one is a view of.
+    #[must_use]
+    pub fn remote_storage_buffer(&self) -> Option<&Self> {
+        match &self.object.memory {
+            Memory::Remote { of, .. } => Some(of),
+            _ => None,
+        }
+    }
+
+    /// `storageMode`.
+    #[must_use]
+    pub fn storage_mode(&self) -> StorageMode {
+        match &self.object.memory {
+            Memory::Heap { heap, .. } => heap.storage_mode(),
+            Memory::Own { pages: Some(_), .. } => StorageMode::Shared,
+            Memory::Managed { .. } => StorageMode::Managed,
+            Memory::Own { pages: None, .. } | Memory::Remote { .. } | Memory::Sparse(_) => {
+                StorageMode::Private
+            }
+        }
+    }
+
+    /// `didModifyRange:`. A change of other storage, or beyond the buffer, is a broken rule.
+    pub fn did_modify_range(&self, range: std::ops::Range<usize>) {
+        let announced = match self.host_copy() {
+            Some(copy) => copy.announce(range),
+            None => Err(Violation {
+                rule: Rule::OnlyManaged,
+                text: format!("a change of {} storage is announced", self.storage_mode()),
+            }),
+        };
+        if let Err(violation) = announced {
+            drop(self.object.metal.record(violation));
         }
     }
 
@@ -377,7 +500,7 @@ impl Buffer {
     pub fn heap(&self) -> Option<&Heap> {
         match &self.object.memory {
             Memory::Heap { heap, .. } => Some(heap),
-            Memory::Own { .. } | Memory::Sparse(_) => None,
+            _ => None,
         }
     }
 
@@ -386,7 +509,7 @@ impl Buffer {
     pub fn heap_offset(&self) -> usize {
         match self.object.memory {
             Memory::Heap { offset, .. } => offset,
-            Memory::Own { .. } | Memory::Sparse(_) => 0,
+            _ => 0,
         }
     }
 
@@ -395,8 +518,11 @@ impl Buffer {
     pub fn gpu_address(&self) -> u64 {
         match &self.object.memory {
             Memory::Heap { heap, offset } => heap.address() + *offset as u64,
-            Memory::Own { address, .. } => *address,
+            Memory::Own { address, .. } | Memory::Managed { address, .. } => *address,
             Memory::Sparse(sparse) => sparse.address(),
+            Memory::Remote {
+                address, offset, ..
+            } => *address + *offset as u64,
         }
     }
 
@@ -404,7 +530,9 @@ impl Buffer {
     pub(super) fn allocation(&self) -> u64 {
         match &self.object.memory {
             Memory::Heap { heap, .. } => heap.address(),
-            Memory::Own { address, .. } => *address,
+            Memory::Own { address, .. }
+            | Memory::Managed { address, .. }
+            | Memory::Remote { address, .. } => *address,
             Memory::Sparse(sparse) => sparse.address(),
         }
     }
@@ -419,7 +547,8 @@ impl Buffer {
                 Some(unsafe { pages.address().add(*offset) })
             }
             Memory::Own { pages, .. } => Some(pages.as_ref()?.address()),
-            Memory::Sparse(_) => None,
+            Memory::Managed { copy, .. } => Some(copy.address()),
+            Memory::Sparse(_) | Memory::Remote { .. } => None,
         }
     }
 
@@ -473,7 +602,15 @@ impl raw::Buffer for Buffer {
         Self::resource(self)
     }
 
-    fn did_modify_range(&self, _range: std::ops::Range<usize>) {}
+    fn storage_mode(&self) -> StorageMode {
+        self.object.metal.enter("storageMode");
+        Self::storage_mode(self)
+    }
+
+    fn did_modify_range(&self, range: std::ops::Range<usize>) {
+        self.object.metal.enter("didModifyRange:");
+        Self::did_modify_range(self, range);
+    }
 }
 
 impl Drop for Object {
@@ -481,6 +618,7 @@ impl Drop for Object {
         let object = Resource::new(NonNull::from(&*self).cast());
         self.metal.forget_buffer(object);
         match &self.memory {
+            Memory::Heap { .. } => {}
             Memory::Own {
                 store,
                 address,
@@ -494,8 +632,14 @@ impl Drop for Object {
                     drop(self.metal.record(violation));
                 }
             }
+            Memory::Managed { store, address, .. } => {
+                store.set_state(State::Released);
+                self.metal.unmap_others(*address, store.bytes());
+            }
             Memory::Sparse(sparse) => self.metal.forget_sparse(sparse),
-            Memory::Heap { .. } => {}
+            Memory::Remote { store, address, .. } => {
+                self.metal.unmap_others(*address, store.bytes());
+            }
         }
     }
 }

@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use super::ALIGNMENT;
+use super::builder::AppleGpu;
 use super::commands::{Commands, Compute, Encoder, Pipeline, Queue, WeakQueue};
 use super::costs::AppleCosts;
 use super::event::{Event, WeakEvent};
 use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::labels::{Alive, Labelled, LiveObject};
+use super::managed::HostCopy;
 use super::order::Order;
 use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
-use super::{ALIGNMENT, PAGE, no_copy};
+use super::no_copy;
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::call::Call;
@@ -23,6 +26,7 @@ use crate::device::fake::queue::{self, Core, Side};
 use crate::device::fake::store::{Fresh, Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::mapping::{Mapper, is_mapped};
+use crate::device::metal::PARAVIRTUAL;
 use crate::device::metal::raw::{self, Family, SizeAndAlign, SparsePageSize, Tiles};
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +46,8 @@ struct Shared {
     mapper: Arc<Mapper>,
     costs: AppleCosts,
     memory: Arc<Capacity>,
+    /// What shared storage is of, where the GPU has memory of its own.
+    host_memory: Option<Arc<Capacity>>,
     space: AddressSpace,
     limits: Limits,
     objects: Mutex<Objects>,
@@ -52,6 +58,10 @@ struct Shared {
 /// What the device says of itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
+    pub(super) gpu: AppleGpu,
+    /// `peerGroupID` and `peerIndex`.
+    pub(super) peers: (u64, u32),
+    pub(super) host_memory: u64,
     pub(super) working_set: u64,
     pub(super) buffer_bytes_max: u64,
     pub(super) buffers_max: usize,
@@ -63,6 +73,16 @@ pub(super) struct Limits {
     pub(super) metal4: bool,
     /// Largest page of placement sparse buffers.
     pub(super) sparse_page_max: SparsePageSize,
+}
+
+impl Limits {
+    /// Bytes of a page of the host.
+    fn page(&self) -> usize {
+        match self.gpu {
+            AppleGpu::Silicon | AppleGpu::Paravirtual => 16 << 10,
+            AppleGpu::Discrete => 4 << 10,
+        }
+    }
 }
 
 /// The objects that are alive, by address.
@@ -94,7 +114,9 @@ impl Metal {
             mapper: Arc::new(Mapper::new()?),
             costs,
             memory: Arc::new(Capacity::new(memory)),
-            space: AddressSpace::new(ordinal, PAGE),
+            host_memory: (limits.gpu == AppleGpu::Discrete)
+                .then(|| Arc::new(Capacity::new(limits.host_memory))),
+            space: AddressSpace::new(ordinal, limits.page()),
             limits,
             objects: Mutex::default(),
             order: Mutex::default(),
@@ -122,14 +144,21 @@ impl Metal {
         compatible: Option<SparsePageSize>,
     ) -> Result<Heap> {
         let HeapDescriptor { bytes, storage } = *descriptor;
-        if storage == StorageMode::Managed {
+        if self.shared.limits.gpu == AppleGpu::Paravirtual {
+            return Err(Error::new(
+                ErrorKind::OutOfMemory,
+                "heaps are no use in a virtual machine",
+            ));
+        }
+        let shared_too = self.shared.limits.gpu != AppleGpu::Discrete;
+        if storage == StorageMode::Managed || storage == StorageMode::Shared && !shared_too {
             return Err(self.record(Violation {
                 rule: Rule::HeapStorage,
-                text: "a heap of managed storage".into(),
+                text: format!("a heap of {storage} storage"),
             }));
         }
         let rounded = bytes
-            .checked_next_multiple_of(PAGE)
+            .checked_next_multiple_of(self.page())
             .filter(|&bytes| bytes > 0);
         let Some(bytes) = rounded else {
             return Err(self.record(Violation {
@@ -156,22 +185,105 @@ impl Metal {
         bytes: usize,
         storage: StorageMode,
     ) -> Result<(Arc<Store>, Option<Arc<Pages>>, u64)> {
-        let claim = Capacity::claim(&self.shared.memory, bytes)?;
         let fresh = match storage {
-            StorageMode::Private => Fresh::Poison {
+            StorageMode::Private | StorageMode::Managed => Fresh::Poison {
                 large: self.shared.limits.poison,
             },
-            _ => Fresh::Zero,
+            StorageMode::Shared => Fresh::Zero,
         };
-        let store = Arc::new(Store::new(&self.shared.mapper, bytes, PAGE, fresh, claim));
+        let store = Arc::new(self.store(bytes, fresh, storage == StorageMode::Shared)?);
         let pages = match storage {
             StorageMode::Shared => Some(store.pages()?),
             _ => None,
         };
-        let address = self.shared.space.reserve(bytes, PAGE)?;
-        let mapped = self.shared.space.map(address, &store, true);
-        mapped.map_err(|violation| self.record(violation))?;
+        let address = self.map(&store)?;
         Ok((store, pages, address))
+    }
+
+    /// Memory of whole pages, the host's or the device's.
+    fn store(&self, bytes: usize, fresh: Fresh, of_host: bool) -> Result<Store> {
+        let shared = &self.shared;
+        let memory = shared.host_memory.as_ref().filter(|_| of_host);
+        let claim = Capacity::claim(memory.unwrap_or(&shared.memory), bytes)?;
+        let page = self.page();
+        Ok(Store::new(&shared.mapper, bytes, page, fresh, claim))
+    }
+
+    /// Maps a store at an address of the device.
+    fn map(&self, store: &Arc<Store>) -> Result<u64> {
+        let space = &self.shared.space;
+        let address = space.reserve(store.bytes(), self.page())?;
+        let mapped = space.map(address, store, true);
+        mapped.map_err(|violation| self.record(violation))?;
+        Ok(address)
+    }
+
+    fn page(&self) -> usize {
+        self.shared.limits.page()
+    }
+
+    /// What offsets of bound buffers are multiples of.
+    pub(super) fn bind_alignment(&self) -> usize {
+        match self.shared.limits.gpu {
+            AppleGpu::Discrete => 256,
+            AppleGpu::Silicon | AppleGpu::Paravirtual => 4,
+        }
+    }
+
+    /// `newBufferWithLength:options:`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for a length of zero or beyond `maxBufferLength`, and for managed
+    /// storage where there is one memory, each of which is a violation too;
+    /// [`OutOfMemory`](crate::ErrorKind::OutOfMemory) when there is no memory for it.
+    pub fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        if length == 0 || length as u64 > self.max_buffer_length() {
+            return Err(self.record(Violation {
+                rule: Rule::BufferLength,
+                text: format!("a buffer of {length} bytes"),
+            }));
+        }
+        self.check_count()?;
+        let managed = storage == StorageMode::Managed;
+        if managed && self.shared.host_memory.is_none() {
+            return Err(self.record(Violation {
+                rule: Rule::OnlyManaged,
+                text: "a managed buffer where host and device share one memory".into(),
+            }));
+        }
+        let bytes = length.next_multiple_of(self.page());
+        let (store, pages, address) = self.obtain(bytes, storage)?;
+        self.charge(self.shared.costs.heap.ns(bytes as u64));
+        if managed {
+            let host = self.store(bytes, Fresh::Zero, true)?;
+            let copy = HostCopy::new(&store, host)?;
+            return Ok(Buffer::managed(self, store, address, copy));
+        }
+        Ok(Buffer::of_its_own(self, store, address, pages))
+    }
+
+    /// `newRemoteBufferViewForDevice:` of a buffer of another device, for this one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for a buffer that is not of private storage, or not of a device
+    /// of the same peer group, which is a violation too.
+    pub fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
+        let (group, number) = self.shared.limits.peers;
+        let (theirs, other) = of.metal().shared.limits.peers;
+        let peers = group != 0 && group == theirs && number != other;
+        if !peers || of.storage_mode() != StorageMode::Private {
+            return Err(self.record(Violation {
+                rule: Rule::RemoteView,
+                text: format!(
+                    "a view of {} storage of device {other} of group {theirs} for device {number} of group {group}",
+                    of.storage_mode()
+                ),
+            }));
+        }
+        self.charge(self.shared.costs.buffer.ns(of.length() as u64));
+        Buffer::remote(self, of, |store| self.map(store))
     }
 
     /// `heapBufferSizeAndAlignWithLength:options:`: what a buffer of this length takes on a heap, and
@@ -186,7 +298,8 @@ impl Metal {
     /// its purgeable state.
     #[must_use]
     pub fn current_allocated_size(&self) -> u64 {
-        self.shared.memory.used()
+        let of_host = self.shared.host_memory.as_ref();
+        self.shared.memory.used() + of_host.map_or(0, |memory| memory.used())
     }
 
     /// `recommendedMaxWorkingSetSize`: what can be used with good performance, in bytes. Not a limit.
@@ -204,7 +317,8 @@ impl Metal {
     /// Physical memory in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.shared.memory.total()
+        let memory = self.shared.host_memory.as_ref();
+        memory.unwrap_or(&self.shared.memory).total()
     }
 
     /// The buffer that an object is, while that is alive.
@@ -325,11 +439,10 @@ impl Metal {
 
     /// Maps memory that the program obtained; the address it has for the device.
     pub(super) fn map_others(&self, memory: HostRange) -> Result<(Arc<Store>, u64)> {
-        let claim = Capacity::claim(&self.shared.memory, memory.bytes)?;
+        let of = self.shared.host_memory.as_ref();
+        let claim = Capacity::claim(of.unwrap_or(&self.shared.memory), memory.bytes)?;
         let store = Arc::new(Store::of_others(memory, &self.shared.mapper, claim));
-        let address = self.shared.space.reserve(memory.bytes, PAGE)?;
-        let mapped = self.shared.space.map(address, &store, true);
-        mapped.map_err(|violation| self.record(violation))?;
+        let address = self.map(&store)?;
         Ok((store, address))
     }
 
@@ -488,21 +601,29 @@ impl raw::Metal for Metal {
 
     fn name(&self) -> String {
         self.enter("name");
-        "model of an Apple silicon GPU".into()
+        match self.shared.limits.gpu {
+            AppleGpu::Silicon => "model of an Apple silicon GPU",
+            AppleGpu::Discrete => "model of a discrete GPU of an Intel Mac",
+            AppleGpu::Paravirtual => PARAVIRTUAL,
+        }
+        .into()
     }
 
     fn has_unified_memory(&self) -> bool {
         self.enter("hasUnifiedMemory");
-        true
+        self.shared.limits.gpu != AppleGpu::Discrete
     }
 
     fn supports_family(&self, family: Family) -> bool {
         self.enter("supportsFamily:");
-        match family {
+        let apple = match family {
             Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3 => true,
+            // Apple silicon has what both families have (Metal's feature set tables).
+            Family::Mac2 => return true,
             Family::Metal4 => self.shared.limits.metal4,
-            Family::Mac2 => false,
-        }
+            Family::Apple10 => false,
+        };
+        apple && self.shared.limits.gpu == AppleGpu::Silicon
     }
 
     fn max_buffer_length(&self) -> u64 {
@@ -522,11 +643,7 @@ impl raw::Metal for Metal {
 
     fn peer_group_id(&self) -> u64 {
         self.enter("peerGroupID");
-        0
-    }
-
-    fn peer_index_and_count(&self) -> (u32, u32) {
-        (0, 0)
+        self.shared.limits.peers.0
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -534,7 +651,7 @@ impl raw::Metal for Metal {
     }
 
     fn page_bytes(&self) -> usize {
-        PAGE
+        self.page()
     }
 
     fn has_residency_sets(&self) -> bool {
@@ -599,17 +716,7 @@ impl raw::Metal for Metal {
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
         self.enter("newBufferWithLength:options:");
-        if length == 0 || length as u64 > Self::max_buffer_length(self) {
-            return Err(self.record(Violation {
-                rule: Rule::BufferLength,
-                text: format!("a buffer of {length} bytes"),
-            }));
-        }
-        self.check_count()?;
-        let bytes = length.next_multiple_of(PAGE);
-        let (store, pages, address) = self.obtain(bytes, storage)?;
-        self.charge(self.shared.costs.heap.ns(bytes as u64));
-        Ok(Buffer::of_its_own(self, store, address, pages))
+        Self::new_buffer(self, length, storage)
     }
 
     fn new_buffer_no_copy(
@@ -621,9 +728,18 @@ impl raw::Metal for Metal {
         let Limits {
             buffer_bytes_max,
             empty_no_copy,
+            gpu,
             ..
         } = self.shared.limits;
-        no_copy::check(&memory, buffer_bytes_max).map_err(|violation| self.record(violation))?;
+        if let Err(violation) = no_copy::check(&memory, buffer_bytes_max, self.page()) {
+            let is_of_pages = violation.rule == Rule::WholePages;
+            let error = self.record(violation);
+            if gpu != AppleGpu::Paravirtual || !is_of_pages {
+                return Err(error);
+            }
+            let (store, _, address) = self.obtain(self.page(), StorageMode::Private)?;
+            return Ok(Buffer::empty(self, store, address, ended));
+        }
         self.check_count()?;
         self.charge(self.shared.costs.buffer.ns(memory.bytes as u64));
         let length = if empty_no_copy { 0 } else { memory.bytes };
@@ -636,6 +752,11 @@ impl raw::Metal for Metal {
 
     fn buffers_max(&self) -> usize {
         self.shared.limits.buffers_max
+    }
+
+    fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
+        self.enter("newRemoteBufferViewForDevice:");
+        Self::new_remote_view(self, of)
     }
 
     fn find_buffer(&self, resource: Resource) -> Option<Buffer> {

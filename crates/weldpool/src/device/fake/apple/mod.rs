@@ -11,6 +11,7 @@ mod external;
 mod fence;
 mod heap;
 mod labels;
+mod managed;
 mod metal;
 mod no_copy;
 mod order;
@@ -28,32 +29,34 @@ use super::control::{Control, Step};
 use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::binding::Resource;
+use crate::device::metal::peers::peers_of;
 use crate::device::metal::{MetalConfig, MetalDevice};
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, HostRange, Registration,
-    ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
+    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Location,
+    Registration, ReleaseError, Segment, StorageMode, UnregisterError, VirtualMemory,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 
-pub use self::builder::{AppleModel, FakeAppleBuilder};
+pub use self::builder::{AppleGpu, AppleModel, FakeAppleBuilder};
 pub use self::costs::AppleCosts;
 pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
 pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 pub use crate::device::metal::{NoPlacementSparse, PlacementSparse};
 
-/// Size of a page on Apple silicon, of which heaps are multiples.
-const PAGE: usize = 16 << 10;
-
 /// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.
 const ALIGNMENT: usize = 256;
 
 /// The model of an Apple silicon GPU: one memory for host and device, and virtual memory only
-/// [on demand](FakeAppleBuilder::placement_sparse).
+/// [on demand](FakeAppleBuilder::placement_sparse). Others are [modelled](AppleGpu) too: the discrete GPU of an Intel Mac,
+/// and Apple's GPU in a virtual machine.
 ///
 /// * A segment is a placement heap with one buffer over all of it; a block is the buffer and an offset.
-/// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`).
+/// * `Shared` and `Private` storage exist; heaps of managed storage do not (documentation of `MTLHeap`). A discrete GPU has
+///   `Managed` storage: buffers of which host and device have a copy each, so that what was not announced or synchronised
+///   is not there.
+/// * Discrete GPUs of one [peer group](FakeAppleBuilder::peer_group) read each other's private memory.
 /// * Heaps can be volatile, and then be discarded by [`Metal::purge_volatile`]; work that touches one is
 ///   a broken rule, and discarded contents are poison.
 /// * Memory of the program can be [registered](crate::Allocator::register) where the pages of 16 KiB that it lies on are
@@ -86,6 +89,9 @@ impl FakeApple {
     fn build(builder: FakeAppleBuilder) -> Result<Self> {
         let FakeAppleBuilder { model, settings } = builder;
         let AppleModel {
+            gpu,
+            peer_group,
+            host_memory,
             memory,
             working_set,
             buffer_bytes_max,
@@ -98,8 +104,22 @@ impl FakeApple {
             costs,
         } = model;
         let percent = |share: u64| memory / 100 * share;
+        let ordinal = settings.ordinal;
+        let (group, count) = peer_group.unwrap_or_default();
+        if peer_group.is_some() && (group == 0 || ordinal >= u32::from(count)) {
+            return Err(Error::with_message(
+                ErrorKind::InvalidConfig,
+                format!("device {ordinal} joins peer group {group} of {count} devices"),
+            ));
+        }
         let limits = Limits {
-            working_set: working_set.unwrap_or(percent(84)),
+            gpu,
+            peers: (group, ordinal),
+            host_memory,
+            working_set: working_set.unwrap_or(match gpu {
+                AppleGpu::Discrete => memory,
+                AppleGpu::Silicon | AppleGpu::Paravirtual => percent(84),
+            }),
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             buffers_max,
             empty_no_copy,
@@ -108,7 +128,6 @@ impl FakeApple {
             metal4,
             sparse_page_max,
         };
-        let ordinal = settings.ordinal;
         let control = Control::new(settings, costs.event_signal_ns, costs.event_query_ns, true);
         let control = Arc::new(control);
         let metal = Metal::new(ordinal, &control, costs, memory, limits)?;
@@ -116,7 +135,10 @@ impl FakeApple {
             placement_sparse,
             ..MetalConfig::default()
         };
+        let groups = vec![group; usize::from(count)];
+        let peers = peers_of(&groups, usize::try_from(ordinal).unwrap_or(usize::MAX));
         let device = MetalDevice::new(metal, DeviceKind::FakeApple, ordinal, config);
+        let device = device.with_peers(peers);
         let memory = device.mapped_memory();
         Ok(Self {
             memory: memory.map(|memory| {
@@ -165,6 +187,17 @@ impl FakeApple {
 }
 
 impl FakeApple {
+    fn check_granularity(&self, bytes: usize) -> Result<()> {
+        let granularity = self.properties().granularity;
+        if bytes == 0 || !bytes.is_multiple_of(granularity) {
+            return Err(self.control.ledger().record(Violation {
+                rule: Rule::Granularity,
+                text: format!("a segment of {bytes} bytes; granularity is {granularity}"),
+            }));
+        }
+        Ok(())
+    }
+
     /// Records a broken rule unless a driver's object is of this device.
     fn check_own(&self, object: Option<Resource>, what: &str) -> Result<()> {
         let known = object.is_some_and(|object| self.metal().knows(object));
@@ -184,13 +217,28 @@ impl Device for FakeApple {
 
     fn create_segment(&self, bytes: usize, storage: StorageMode) -> Result<Box<dyn Segment>> {
         self.control.ledger().enter(Call::CreateSegment)?;
-        if bytes == 0 || !bytes.is_multiple_of(PAGE) {
-            return Err(self.control.ledger().record(Violation {
-                rule: Rule::Granularity,
-                text: format!("a segment of {bytes} bytes; granularity is {PAGE}"),
-            }));
-        }
+        self.check_granularity(bytes)?;
         self.device.create_segment(bytes, storage)
+    }
+
+    fn note_host_write(&self, start: &Location, bytes: usize) {
+        self.device.note_host_write(start, bytes);
+    }
+
+    fn offers(&self, exposure: Exposure, storage: StorageMode) -> bool {
+        self.device.offers(exposure, storage)
+    }
+
+    fn create_exposed(
+        &self,
+        bytes: usize,
+        storage: StorageMode,
+        node: usize,
+        exposure: Exposure,
+    ) -> Result<Box<dyn Segment>> {
+        self.control.ledger().enter(Call::CreateExposed)?;
+        self.check_granularity(bytes)?;
+        self.device.create_exposed(bytes, storage, node, exposure)
     }
 
     fn release_segment(&self, segment: Box<dyn Segment>) -> std::result::Result<(), ReleaseError> {

@@ -4,7 +4,6 @@
 
 use std::fmt;
 
-use super::PAGE;
 use crate::device::HostRange;
 use crate::device::fake::address_space::Reach;
 use crate::device::fake::violation::{Rule, Violation, broken};
@@ -15,7 +14,7 @@ use crate::sync::Mutex;
 const LOOKED_AT_MAX: usize = 1 << 16;
 
 /// What the call wants of memory: whole pages, one at least, all of them mapped, no more than a buffer may have.
-pub(super) fn check(memory: &HostRange, length_max: u64) -> Result<(), Violation> {
+pub(super) fn check(memory: &HostRange, length_max: u64, page: usize) -> Result<(), Violation> {
     let (start, bytes) = (memory.address.as_ptr().addr(), memory.bytes);
     if bytes as u64 > length_max {
         return broken(
@@ -23,7 +22,7 @@ pub(super) fn check(memory: &HostRange, length_max: u64) -> Result<(), Violation
             format!("{bytes} bytes without a copy; maxBufferLength is {length_max}"),
         );
     }
-    let whole = start.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE) && bytes > 0;
+    let whole = start.is_multiple_of(page) && bytes.is_multiple_of(page) && bytes > 0;
     if !whole || !is_mapped(start, bytes) {
         return broken(
             Rule::WholePages,

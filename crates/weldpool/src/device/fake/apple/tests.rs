@@ -18,7 +18,7 @@ use crate::device::metal::raw::{
 };
 use crate::sync::Arc;
 
-const PAGE: usize = super::PAGE;
+const PAGE: usize = 16 << 10;
 
 /// A model, and what is made of it.
 struct Made {

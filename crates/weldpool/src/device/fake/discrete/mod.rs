@@ -20,8 +20,8 @@ use super::costs::thread_ns;
 use super::violation::{Rule, Violation};
 use crate::device::mapping::Mapper;
 use crate::device::{
-    Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange, Imported,
-    Registration, ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError,
+    Addressing, Budget, Device, DeviceKind, DeviceProperties, DeviceQueue, Exposure, HostRange,
+    Imported, Registration, ReleaseError, Segment, Staging, StorageMode, Topology, UnregisterError,
     VirtualMemory,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -165,6 +165,9 @@ impl FakeDiscrete {
                 }),
                 parallelism: 1,
                 peers,
+                addressing: Addressing::Own,
+                managed_copies: false,
+                chip: None,
             },
             virtual_memory: DiscreteMemory::new(Arc::clone(&memory)),
             memory,

@@ -315,6 +315,7 @@ impl Core {
                             wait_for_other(&other, value);
                             Ok(())
                         }
+                        Command::Touch(touch) => self.touch(touch),
                         Command::Do(work) => {
                             if !self.is_lost() {
                                 work();
@@ -363,6 +364,21 @@ impl Core {
                 Ok(())
             }
         }
+    }
+
+    /// Touches memory, if the queue is not lost.
+    fn touch(&self, touch: Box<dyn FnOnce() -> Result<()> + Send>) -> Result<()> {
+        let touching = self.touching.lock();
+        if self.state.lock().lost {
+            return Ok(());
+        }
+        let done = touch();
+        drop(touching);
+        if let Err(error) = done {
+            tracing::error!(%error, "a fake device's queue is lost: no memory for contents");
+            self.lose();
+        }
+        Ok(())
     }
 
     fn call(&self, function: Box<dyn FnOnce() + Send>) {

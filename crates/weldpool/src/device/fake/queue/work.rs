@@ -61,6 +61,8 @@ pub(in crate::device::fake) enum Command {
     Wait(Arc<dyn Timeline>, u64),
     /// An event is raised, for one.
     Do(Box<dyn FnOnce() + Send>),
+    /// Memory is touched in another way.
+    Touch(Box<dyn FnOnce() -> Result<(), Error> + Send>),
 }
 
 /// What is called at the end of a command buffer, in any case.
@@ -91,6 +93,7 @@ impl fmt::Debug for Command {
             Self::Move(work) => work.fmt(f),
             Self::Wait(_, value) => write!(f, "Wait({value})"),
             Self::Do(_) => f.write_str("Do(..)"),
+            Self::Touch(_) => f.write_str("Touch(..)"),
         }
     }
 }

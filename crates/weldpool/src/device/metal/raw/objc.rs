@@ -191,6 +191,7 @@ impl Metal for Device {
             Family::Apple7 => MTLGPUFamily::Apple7,
             Family::Apple8 => MTLGPUFamily::Apple8,
             Family::Apple9 => MTLGPUFamily::Apple9,
+            Family::Apple10 => MTLGPUFamily::Apple10,
             Family::Mac2 => MTLGPUFamily::Mac2,
             Family::Metal3 => MTLGPUFamily::Metal3,
             Family::Metal4 => MTLGPUFamily::Metal4,
@@ -211,10 +212,6 @@ impl Metal for Device {
 
     fn peer_group_id(&self) -> u64 {
         self.0.0.peerGroupID()
-    }
-
-    fn peer_index_and_count(&self) -> (u32, u32) {
-        (self.0.0.peerIndex(), self.0.0.peerCount())
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -336,6 +333,19 @@ impl Metal for Device {
         told.filter(|&most| most > 0).unwrap_or(BUFFERS_MAX)
     }
 
+    fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
+        let group = self.0.0.peerGroupID();
+        let same = group != 0 && of.0.0.device().peerGroupID() == group;
+        if !same || of.0.0.storageMode() != MTLStorageMode::Private {
+            return Err(Error::new(
+                ErrorKind::InvalidRequest,
+                "a remote view is of private storage of a device of the same peer group",
+            ));
+        }
+        let view = of.0.0.newRemoteBufferViewForDevice(&self.0.0);
+        made(view, || "view of a peer's buffer".into()).map(Buffer::new)
+    }
+
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
         let queue = self
             .0
@@ -443,6 +453,14 @@ impl super::Heap for Heap {
 impl super::Buffer for Buffer {
     fn length(&self) -> usize {
         self.0.0.length()
+    }
+
+    fn storage_mode(&self) -> StorageMode {
+        match self.0.0.storageMode() {
+            MTLStorageMode::Managed => StorageMode::Managed,
+            MTLStorageMode::Private => StorageMode::Private,
+            _ => StorageMode::Shared,
+        }
     }
 
     fn contents(&self) -> Option<NonNull<u8>> {
