@@ -224,7 +224,7 @@ fn metal_count() -> Result<u32> {
 
 #[cfg(target_os = "macos")]
 fn open_metal(ordinal: u32) -> Result<Arc<dyn Device>> {
-    metal::open(ordinal)
+    metal::open(ordinal, metal::MetalConfig::default())
 }
 
 #[cfg(not(target_os = "macos"))]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::binding::Binding;
 use crate::buffer::Buffer;
-use crate::driver_object::ObjectGuard;
 use crate::device::StorageMode;
+use crate::driver_object::ObjectGuard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{Borrow, BorrowToken, Element, ReadGuard, WriteGuard, Written};
 use crate::in_flight::Access;

@@ -68,22 +68,37 @@ impl Pool {
             self.idle_bytes(),
         );
         self.share_out(&self.shards.lock());
-        let mut returned = 0;
+        // Told by what was reserved: what is put away and returned after that is one thing.
+        let before = self.given_up();
         for step in actions.iter() {
-            match step {
-                Step::RefuseCacheGrowth => {}
-                Step::HalveCacheLimit => returned += self.shed_idle(),
-                Step::AwaitWork => self.wait(self.wait_max),
+            let _bytes = match step {
+                Step::HalveCacheLimit => self.shed_idle(),
+                Step::TrimEmptySegments => self.put_away(usize::MAX),
+                Step::ReturnIdle => self.clear(),
+                Step::RefuseCacheGrowth => 0,
+                Step::AwaitWork => {
+                    self.wait(self.wait_max);
+                    0
+                }
                 Step::DrainThreadCaches => {
                     self.drain_caches(false);
+                    0
                 }
-                Step::DrainLargeBlocks => self.drain_large(),
-                Step::TrimEmptySegments => returned += self.put_away(usize::MAX),
-                Step::ReturnIdle => returned += self.clear(),
-            }
+                Step::DrainLargeBlocks => {
+                    self.drain_large();
+                    0
+                }
+            };
         }
-        span.set_bytes(returned);
-        returned as u64
+        let returned = self.given_up().saturating_sub(before);
+        span.set_bytes(usize::try_from(returned).unwrap_or(usize::MAX));
+        returned
+    }
+
+    /// Bytes that were reserved and are not any more.
+    fn given_up(&self) -> u64 {
+        let reserved = self.device.reserved();
+        reserved.total.saturating_sub(reserved.value)
     }
 
     /// Lets pressure be over that nobody else looks at. With no lock held.
@@ -150,7 +165,7 @@ impl Pool {
         }
         let mut span = self.device.span(SlowPath::Collection, 0);
         self.collect(true);
-        let mut returned = 0;
+        let before = self.given_up();
         if plan.drain_caches {
             self.drain_caches(false);
         }
@@ -159,18 +174,19 @@ impl Pool {
             // Of what threads cached, classes keep some now.
             let surplus = ages.surplus(now, age).min(self.collectable_bytes());
             if surplus > 0 {
-                returned += self.put_away(usize::try_from(surplus).unwrap_or(usize::MAX));
+                self.put_away(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
         }
         if let Some(most) = plan.trim_to_bytes {
             let excess = self.device.reserved().value.saturating_sub(most);
             if excess > 0 {
-                returned += self.trim(usize::try_from(excess).unwrap_or(usize::MAX));
+                self.trim(usize::try_from(excess).unwrap_or(usize::MAX));
             }
         }
-        ages.returned(returned as u64);
-        span.set_bytes(returned);
-        returned as u64
+        let returned = self.given_up().saturating_sub(before);
+        ages.returned(returned);
+        span.set_bytes(usize::try_from(returned).unwrap_or(usize::MAX));
+        returned
     }
 
     /// Empties the lists that served nothing for `age` into the arenas, where they can be taken from

@@ -380,9 +380,14 @@ pub(crate) fn count() -> u32 {
     u32::try_from(raw::objc::devices().len()).unwrap_or(u32::MAX)
 }
 
-/// Opens one of them.
+/// Opens one of the GPUs of this Mac, by its number from 0 on, with settings of one's own;
+/// [`Runtime::open_device`](crate::Runtime::open_device) takes the defaults. On macOS only.
+///
+/// # Errors
+///
+/// [`InvalidRequest`](ErrorKind::InvalidRequest) for a number that no GPU has.
 #[cfg(target_os = "macos")]
-pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
+pub fn open(ordinal: u32, config: MetalConfig) -> Result<Arc<dyn Device>> {
     let devices = raw::objc::devices();
     let count = devices.len();
     let groups: Vec<_> = devices.iter().map(Metal::peer_group_id).collect();
@@ -392,7 +397,6 @@ pub(crate) fn open(ordinal: u32) -> Result<Arc<dyn Device>> {
             format!("Metal shows {count} devices, of which {ordinal} is none; numbers begin at 0"),
         )
     })?;
-    let config = MetalConfig::default();
     let device = MetalDevice::new(metal, DeviceKind::Metal, ordinal, config);
     let peers = peers::peers_of(&groups, ordinal as usize);
     Ok(Arc::new(device.with_peers(peers)))

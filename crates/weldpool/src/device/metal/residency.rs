@@ -113,6 +113,7 @@ impl Residency {
     }
 
     /// Bytes that are in sets.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -205,6 +206,7 @@ impl Residency {
     }
 
     /// The sets that there are.
+    #[cfg(test)]
     pub(super) fn set_count(&self) -> usize {
         self.sets.len()
     }

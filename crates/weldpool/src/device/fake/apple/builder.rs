@@ -3,6 +3,7 @@
 use super::FakeApple;
 use super::costs::AppleCosts;
 use crate::device::fake::builder::Builder;
+use crate::device::metal::ResidencyConfig;
 use crate::device::metal::raw::SparsePageSize;
 use crate::error::Result;
 
@@ -37,6 +38,7 @@ pub struct AppleModel {
     pub(super) macos26: bool,
     pub(super) metal4: bool,
     pub(super) placement_sparse: bool,
+    pub(super) residency: ResidencyConfig,
     pub(super) sparse_page_max: SparsePageSize,
     pub(super) buffers_max: usize,
     pub(super) empty_no_copy: bool,
@@ -55,6 +57,7 @@ impl Default for AppleModel {
             macos26: true,
             metal4: true,
             placement_sparse: false,
+            residency: ResidencyConfig::default(),
             sparse_page_max: SparsePageSize::Size256,
             buffers_max: 499_000,
             empty_no_copy: false,
@@ -118,6 +121,12 @@ impl FakeAppleBuilder {
     /// had; [`FakeApple::placement_sparse`] says. Default: off.
     pub fn placement_sparse(mut self, on: bool) -> Self {
         self.model.placement_sparse = on;
+        self
+    }
+
+    /// What is kept resident, and how. Default: [`ResidencyConfig::default`].
+    pub fn residency(mut self, residency: ResidencyConfig) -> Self {
+        self.model.residency = residency;
         self
     }
 

@@ -12,11 +12,11 @@ use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::labels::{Alive, Labelled, LiveObject};
 use super::managed::HostCopy;
+use super::no_copy;
 use super::order::Order;
 use super::pools::{in_a_pool, pooled};
 use super::residency::Set;
 use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
-use super::no_copy;
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::call::Call;
@@ -53,6 +53,9 @@ struct Shared {
     objects: Mutex<Objects>,
     order: Mutex<Order>,
     alive: Arc<Alive>,
+    /// The residency sets, for tests.
+    #[cfg(test)]
+    sets: Mutex<Vec<super::residency::WeakSet>>,
 }
 
 /// What the device says of itself.
@@ -121,6 +124,8 @@ impl Metal {
             objects: Mutex::default(),
             order: Mutex::default(),
             alive: Arc::default(),
+            #[cfg(test)]
+            sets: Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -356,6 +361,15 @@ impl Metal {
     #[must_use]
     pub fn live_objects(&self) -> Vec<LiveObject> {
         self.shared.alive.list()
+    }
+
+    /// The residency sets that are alive.
+    #[cfg(test)]
+    pub(super) fn sets(&self) -> Vec<Set> {
+        let sets = self.shared.sets.lock();
+        sets.iter()
+            .filter_map(super::residency::WeakSet::upgrade)
+            .collect()
     }
 
     /// An object's place among those.
@@ -795,7 +809,10 @@ impl raw::Metal for Metal {
 
     fn new_residency_set(&self, label: &str) -> Result<Set> {
         self.enter("newResidencySetWithDescriptor:");
-        Ok(Set::new(self, label))
+        let set = Set::new(self, label);
+        #[cfg(test)]
+        self.shared.sets.lock().push(set.downgrade());
+        Ok(set)
     }
 
     fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {

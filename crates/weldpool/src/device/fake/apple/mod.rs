@@ -98,6 +98,7 @@ impl FakeApple {
             macos26,
             metal4,
             placement_sparse,
+            residency,
             sparse_page_max,
             buffers_max,
             empty_no_copy,
@@ -133,7 +134,7 @@ impl FakeApple {
         let metal = Metal::new(ordinal, &control, costs, memory, limits)?;
         let config = MetalConfig {
             placement_sparse,
-            ..MetalConfig::default()
+            residency,
         };
         let groups = vec![group; usize::from(count)];
         let peers = peers_of(&groups, usize::try_from(ordinal).unwrap_or(usize::MAX));

@@ -125,6 +125,9 @@ mod tests {
     use crate::device::metal::raw::{BlitEncoder, CommandBuffer, CommandQueue, Encoder, Metal};
     use crate::error::{ErrorKind, Result};
 
+    /// Of Apple silicon, which the model is by default.
+    const PAGE: usize = 16 << 10;
+
     const LONG: Duration = Duration::from_secs(30);
 
     fn pages(count: usize) -> AlignedMapping {

@@ -64,6 +64,11 @@ impl Set {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn downgrade(&self) -> WeakSet {
+        WeakSet(Arc::downgrade(&self.inner))
+    }
+
     /// What the device has it do, for those who look.
     #[cfg(test)]
     pub(super) fn figures(&self) -> Figures {
@@ -84,6 +89,19 @@ impl Set {
     /// Whether it was told of an allocation and did not commit that.
     pub(super) fn has_staged(&self, allocation: u64) -> bool {
         self.inner.state.lock().added.contains_key(&allocation)
+    }
+}
+
+/// A set that may have come to its end.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct WeakSet(crate::sync::Weak<Inner>);
+
+#[cfg(test)]
+impl WeakSet {
+    pub(super) fn upgrade(&self) -> Option<Set> {
+        let inner = self.0.upgrade()?;
+        Some(Set { inner })
     }
 }
 

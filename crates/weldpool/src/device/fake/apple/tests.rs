@@ -9,12 +9,14 @@ use super::fence::Fence;
 use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
+use super::residency::{Figures, Set};
 use crate::allocator::Allocator;
 use crate::device::StorageMode;
 use crate::device::fake::Rule;
+use crate::device::metal::ResidencyConfig;
 use crate::device::metal::raw::{
-    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Heap as _,
-    Metal as _, ResidencySet as _, SharedEvent as _,
+    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Metal as _,
+    ResidencySet as _, SharedEvent as _,
 };
 use crate::sync::Arc;
 
@@ -332,4 +334,103 @@ fn whatever_is_made_is_alive_until_its_end() {
         assert!(Instant::now() < end, "{:?}", alive());
         std::thread::yield_now();
     }
+}
+
+/// What the residency sets hold, and what was asked of them.
+fn sets(device: &FakeApple) -> Vec<Figures> {
+    device.metal().sets().iter().map(Set::figures).collect()
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn residency_is_asked_for_while_there_is_work_and_given_up_then() {
+    let built = FakeApple::builder().residency(ResidencyConfig {
+        active_for: Duration::from_millis(200),
+        heartbeat: Duration::from_millis(5),
+        ..ResidencyConfig::default()
+    });
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut buffer = allocator.allocate(1 << 20).unwrap();
+    assert!(sets(&device).iter().all(|set| set.requests == 0));
+    for _ in 0..2 {
+        queue.fill(&mut buffer, 1).unwrap().wait(None).unwrap();
+        until("it is asked for again and again", || {
+            let beats = |set: &Figures| set.requested && set.members > 0;
+            let before: u64 = sets(&device).iter().map(|set| set.requests).sum();
+            std::thread::sleep(Duration::from_millis(20));
+            let after: u64 = sets(&device).iter().map(|set| set.requests).sum();
+            sets(&device).iter().any(beats) && after > before
+        });
+        until("it is given up", || {
+            sets(&device).iter().all(|set| !set.requested)
+        });
+        let before = sets(&device);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(sets(&device), before, "and nobody wakes");
+    }
+    drop((queue, buffer, allocator));
+    let sets = device.metal().sets();
+    drop(device);
+    until("the thread ends with the device", || {
+        sets.iter().all(|set| !set.figures().requested)
+    });
+}
+
+#[test]
+fn what_is_beyond_the_share_is_not_kept_resident() {
+    let members = |share: f64| {
+        let built = FakeApple::builder().residency(ResidencyConfig {
+            share,
+            ..ResidencyConfig::default()
+        });
+        let device = built.recommended_max_working_set_size(1 << 30).build();
+        let device = Arc::new(device.unwrap());
+        let allocator = Allocator::builder(device.clone()).build().unwrap();
+        let queue = allocator.create_queue().unwrap();
+        let mut buffers = [(); 4].map(|()| allocator.allocate(128 << 20).unwrap());
+        queue.fill(&mut buffers[0], 1).unwrap().wait(None).unwrap();
+        assert_eq!(device.violations(), []);
+        sets(&device).iter().map(|set| set.members).sum::<usize>()
+    };
+    assert_eq!([members(1.0), members(0.25), members(0.0)], [4, 2, 0]);
+}
+
+#[test]
+fn every_object_has_a_label() {
+    let device = Arc::new(FakeApple::builder().delays(Duration::ZERO).build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut buffers = [(); 3].map(|()| allocator.allocate(1 << 20).unwrap());
+    let registered = allocator.register(vec![0_u8; 1 << 20]);
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    queue.call(move || drop(opened.recv())).unwrap();
+    for buffer in &mut buffers {
+        queue.fill(buffer, 1).unwrap();
+    }
+    let object = buffers[0].object().unwrap();
+    let objects = device.metal().live_objects();
+    let kinds: std::collections::BTreeSet<_> = objects.iter().map(|one| one.what).collect();
+    let expected = [
+        "buffer",
+        "command buffer",
+        "command queue",
+        "event",
+        "fence",
+        "heap",
+        "residency set",
+    ];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
+    for object in &objects {
+        assert!(object.label.starts_with("weldpool"), "{object:?}");
+    }
+    drop((open, object, registered));
 }

@@ -25,9 +25,7 @@ use objc2_metal::{
     MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
 
-use super::{
-    Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign, SparsePageSize,
-};
+use super::{Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign, SparsePageSize};
 use crate::binding::Resource;
 use crate::device::host::{darwin, system};
 use crate::device::{HostRange, StorageMode};

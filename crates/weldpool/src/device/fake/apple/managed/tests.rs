@@ -282,7 +282,12 @@ fn a_virtual_machine_has_no_heaps_and_wraps_whole_pages_alone() {
         bytes: 16,
         read_only: false,
     };
-    let wrapped = pooled(|| device.metal().new_buffer_no_copy(memory).unwrap());
+    let wrapped = pooled(|| {
+        device
+            .metal()
+            .new_buffer_no_copy(memory, Box::new(|| {}))
+            .unwrap()
+    });
     assert_eq!(wrapped.length(), 0);
     assert_eq!(broken(&device), [Rule::WholePages]);
 }
