@@ -112,7 +112,7 @@ macro_rules! device_suite {
             ],
             zero_copy: [
                 adopted_memory_is_there_either_way,
-                buffers_have_objects_or_the_device_has_none
+                buffers_have_objects_or_say_why_not
             ],
             faults: [
                 every_failing_driver_call_is_survived

@@ -50,8 +50,8 @@ pub fn adopted_memory_is_there_either_way(make: MakeDevice) {
     assert_eq!((stats.registered.value, stats.live.value), (0, 0));
 }
 
-/// Each buffer has an object of its own that is the same each time, or the device has none.
-pub fn buffers_have_objects_or_the_device_has_none(make: MakeDevice) {
+/// A buffer has an object of its own that is the same each time, or it is said why not.
+pub fn buffers_have_objects_or_say_why_not(make: MakeDevice) {
     let allocator = allocator(make);
     let mut buffers: Vec<_> = [1, 1000, 70_000, 3 << 20]
         .map(|bytes| allocator.allocate(bytes).unwrap())
@@ -69,7 +69,6 @@ pub fn buffers_have_objects_or_the_device_has_none(make: MakeDevice) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
         }
     }
-    assert!(seen.is_empty() || seen.len() == buffers.len());
     let mut others = seen.clone();
     others.dedup();
     assert_eq!(seen, others, "each its own");

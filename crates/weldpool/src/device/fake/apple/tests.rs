@@ -412,7 +412,11 @@ fn every_object_has_a_label() {
     let mut buffers = [(); 3].map(|()| allocator.allocate(1 << 20).unwrap());
     let registered = allocator.register(vec![0_u8; 1 << 20]);
     let (open, opened) = std::sync::mpsc::channel::<()>();
-    queue.call(move || drop(opened.recv())).unwrap();
+    queue
+        .call(move || {
+            let _opened = opened.recv();
+        })
+        .unwrap();
     for buffer in &mut buffers {
         queue.fill(buffer, 1).unwrap();
     }
