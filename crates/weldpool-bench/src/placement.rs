@@ -94,6 +94,9 @@ mod linux {
     }
 
     impl Awake {
+        /// Lets processors halt again.
+        pub fn end(self) {}
+
         /// Keeps all processors of both halves awake.
         ///
         /// # Errors
@@ -233,6 +236,9 @@ mod other {
     pub struct Awake;
 
     impl Awake {
+        /// Lets processors halt again.
+        pub fn end(self) {}
+
         /// Does nothing.
         ///
         /// # Errors

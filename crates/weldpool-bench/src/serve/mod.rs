@@ -91,7 +91,9 @@ pub fn run(options: &Options) -> Result<Report> {
             Err(error) => missing.push(format!("perf_analyzer: {error}")),
         }
     }
-    drop(awake);
+    if let Some(awake) = awake {
+        awake.end();
+    }
     let versions = servers.stop()?;
     Ok(Report {
         suite: "serve",

@@ -39,7 +39,12 @@ thread_local! {
 
 /// Says on which node this thread runs from now on.
 pub(super) fn run_on_node(number: usize) {
-    NODE.set(u32::try_from(number).unwrap_or_default() % NODES);
+    NODE.set(
+        u32::try_from(number)
+            .ok()
+            .and_then(|number| number.checked_rem(NODES))
+            .unwrap_or_default(),
+    );
 }
 
 /// What callbacks of the allocator share with the threads.

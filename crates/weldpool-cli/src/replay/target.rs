@@ -5,7 +5,7 @@ use weldpool::{Allocator, Config, Preset, Runtime, trace};
 use super::table::size;
 
 /// Names of the devices, the default first.
-pub(crate) const DEVICES: [&str; 4] = Runtime::DEVICE_NAMES;
+pub(crate) const DEVICES: [&str; Runtime::DEVICE_NAMES.len()] = Runtime::DEVICE_NAMES;
 
 /// A device and a configuration.
 #[derive(Debug)]
