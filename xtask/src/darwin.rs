@@ -51,8 +51,9 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
             zig.link(build, target),
         )?;
         let built = target_directory.join(target).join("debug");
-        zig::check_file(&built.join("weldpool"), zig::Linked::Program)?;
-        zig::check_file(&built.join("libweldpool.dylib"), zig::Linked::Library)?;
+        zig::check_file(&built.join("weldpool"), zig::Linked::Program, "_main")?;
+        let library = built.join("libweldpool.dylib");
+        zig::check_file(&library, zig::Linked::Library, "_weldpool_last_error")?;
     }
     steps.done("darwin");
     Ok(())

@@ -136,7 +136,7 @@ fn compiler_script(python: &Path, target: &str) -> String {
          \x20 shift\n\
          \x20 if [ -n \"$skip\" ]; then skip=; continue; fi\n\
          \x20 case \"$argument\" in\n\
-         \x20   -arch) skip=1 ;;\n\
+         \x20   -arch|-Wl,-exported_symbols_list) skip=1 ;;\n\
          \x20   -mmacosx-version-min=*|-mmacos-version-min=*|--target=*|-Wl,-exported_symbols_list*) ;;\n\
          \x20   *) set -- \"$@\" \"$argument\" ;;\n\
          \x20 esac\n\
@@ -170,16 +170,25 @@ pub(crate) enum Linked {
     Library,
 }
 
-/// Makes sure that a linked file is what was asked for.
-pub(crate) fn check_file(path: &Path, linked: Linked) -> Result<()> {
+/// Makes sure that a linked file is what was asked for, and names a symbol.
+pub(crate) fn check_file(path: &Path, linked: Linked, symbol: &str) -> Result<()> {
     let bytes = fs::read(path).map_err(|error| Failure::file("read", path, &error))?;
     let file_type = match linked {
         Linked::Program => MH_EXECUTE,
         Linked::Library => MH_DYLIB,
     };
     let found = bytes.get(FILE_TYPE_AT..FILE_TYPE_AT + 4);
+    let is_named = bytes
+        .windows(symbol.len())
+        .any(|window| window == symbol.as_bytes());
     if bytes.starts_with(&MACH_O_ARM64) && found == Some(&file_type.to_le_bytes()) {
-        return Ok(());
+        if is_named {
+            return Ok(());
+        }
+        return Err(Failure::new(format!(
+            "{} has no symbol {symbol}",
+            path.display()
+        )));
     }
     Err(Failure::new(format!(
         "{} is no Mach-O file for arm64 of the kind {linked:?}",
@@ -195,8 +204,11 @@ mod tests {
     fn another_kind_of_file_is_rejected() {
         let own = std::env::current_exe().unwrap();
         let is_arm_mac = cfg!(all(target_os = "macos", target_arch = "aarch64"));
-        assert_eq!(check_file(&own, Linked::Program).is_ok(), is_arm_mac);
-        assert!(check_file(&own, Linked::Library).is_err());
+        assert_eq!(
+            check_file(&own, Linked::Program, "main").is_ok(),
+            is_arm_mac
+        );
+        assert!(check_file(&own, Linked::Library, "main").is_err());
     }
 
     #[test]
@@ -205,9 +217,10 @@ mod tests {
         let mut header = MACH_O_ARM64.to_vec();
         header.extend([0, 0, 0, 0]);
         header.extend(MH_DYLIB.to_le_bytes());
+        header.extend(b"_name");
         fs::write(&file, header).unwrap();
         let checked =
-            [Linked::Program, Linked::Library].map(|kind| check_file(&file, kind).is_ok());
+            [Linked::Program, Linked::Library].map(|kind| check_file(&file, kind, "_name").is_ok());
         fs::remove_file(&file).unwrap();
         assert_eq!(checked, [false, true]);
     }
@@ -217,10 +230,11 @@ mod tests {
     fn the_compiler_drops_what_zig_does_not_take_and_keeps_the_rest() {
         let script = compiler_script(Path::new("printf"), "aarch64-apple-darwin")
             .replace("-m ziglang cc", "'<%s>'");
-        let given = "-arch arm64 -mmacosx-version-min=11.0 -Wl,-exported_symbols_list,x -o c";
+        let given = "-arch arm64 -mmacosx-version-min=11.0 -Wl,-exported_symbols_list,x \
+                     -Wl,-exported_symbols_list -Wl,x -o c";
         let printed = Run::new("sh")
             .args(["-c", &script, "cc", "a b"])
-            .args(given.split(' '))
+            .args(given.split_whitespace())
             .output()
             .unwrap();
         assert_eq!(printed, "<-target><aarch64-macos><a b><-o><c>");
