@@ -178,7 +178,7 @@ fn names_that_do_not_exist_are_told_at_once_and_devices_that_are_absent_are_find
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     let stderr = text(&output.stderr);
-    let error = "error: there is no device \"abacus\"; there are host, cuda";
+    let error = "error: there is no device \"abacus\"; there are host, metal, cuda";
     assert!(stderr.contains(error), "{stderr}");
     // No machine has so many.
     let (output, report) = examine(&["--device", "cuda:65535"]);

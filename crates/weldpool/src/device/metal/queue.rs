@@ -118,7 +118,12 @@ impl<M: Metal> MetalQueue<M> {
                     Ok(())
                 }
                 Err(error) => {
-                    self.points.leave(Ok(()));
+                    // Nothing was committed; but a queue that is lost is so from now on.
+                    let lost = error.kind() == ErrorKind::DeviceLost;
+                    self.points.leave(match lost {
+                        true => Err(error.clone()),
+                        false => Ok(()),
+                    });
                     Err(error)
                 }
             }

@@ -18,6 +18,7 @@ use crate::device::metal::raw::{
     Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Metal as _,
     ResidencySet as _, SharedEvent as _,
 };
+use crate::error::ErrorKind;
 use crate::sync::Arc;
 
 const PAGE: usize = 16 << 10;
@@ -437,4 +438,16 @@ fn every_object_has_a_label() {
         assert!(object.label.starts_with("weldpool"), "{object:?}");
     }
     drop((open, object, registered));
+}
+
+/// No command buffer fails then, so the next submission is what tells.
+#[test]
+fn a_queue_that_is_lost_while_it_is_idle_is_known_to_be_by_the_next_submission() {
+    let device = FakeApple::new().unwrap();
+    let queue = crate::device::Device::create_queue(&device).unwrap();
+    assert!(device.control().lose_queue(0));
+    let refused = queue.signal().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::DeviceLost);
+    let told = queue.timeline().completed().unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::DeviceLost);
 }
