@@ -8,8 +8,8 @@ use super::report::{
 use super::step::Step;
 
 /// For a device that cannot even be opened.
-const NOT_HERE: &str = "install the device's driver, or leave --device out to examine what is here; if other programs use \
-                        the device, report it";
+const NOT_HERE: &str = "install the device's driver, or examine it on a machine that has one, or leave --device out to \
+                        examine what is here; if other programs use the device, report it";
 const REPORT_IT: &str = concat!(
     "report it with the file that --json writes: ",
     env!("CARGO_PKG_REPOSITORY"),

@@ -37,6 +37,11 @@ impl Arena {
         put
     }
 
+    /// Gives back segments of at least `bytes` bytes that were put away, as far as there are so many.
+    pub(crate) fn return_put_away(&self, bytes: usize) {
+        self.return_parked(&mut self.growth.lock(), bytes);
+    }
+
     /// Puts a segment away that is in no region any more; gives it back where that cannot be.
     pub(super) fn park(
         &self,

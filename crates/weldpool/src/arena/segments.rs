@@ -178,12 +178,14 @@ impl Arena {
     }
 
     /// Returns empty segments until `bytes` are given back: the smallest one that suffices, or the
-    /// largest there is, and so on.
+    /// largest there is, and so on. All is what was put away, too.
     pub(super) fn return_segments(&self, growth: &mut Growth, bytes: usize) -> usize {
-        let returned = self.return_parked(growth, bytes);
         let empty = self.empty_segments(growth);
-        let more = bytes.saturating_sub(returned);
-        returned + self.dispose_of(growth, empty, more, Disposal::Return)
+        let returned = self.dispose_of(growth, empty, bytes, Disposal::Return);
+        match bytes {
+            usize::MAX => returned + self.return_parked(growth, usize::MAX),
+            _ => returned,
+        }
     }
 
     /// Parts with empty segments until `bytes` bytes are gone.

@@ -48,6 +48,12 @@ impl Pool {
     /// Gives back what is idle beyond the limit on it.
     pub(super) fn shed_idle(&self) -> usize {
         let (idle, most) = (self.idle_bytes(), self.cache_limit.bytes());
+        let parked = self.device.parked().value.saturating_sub(most);
+        for (arena, _) in self.arenas.iter() {
+            if self.device.parked().value > most {
+                arena.return_put_away(usize::try_from(parked).unwrap_or(usize::MAX));
+            }
+        }
         if idle <= most {
             return 0;
         }

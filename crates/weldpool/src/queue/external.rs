@@ -2,9 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Fence, Queue};
-use crate::device::{ExternalOrder, Location};
+use super::{Fence, Operand, Queue};
+use crate::device::{ExternalOrder, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::in_flight::Access;
 
 /// Permission to submit work beside a [`Queue`], from [`Queue::before_external_submit`]. To be given back to
 /// [`Queue::after_external_submit`] once the work was submitted; dropped instead, the queue waits for nothing.
@@ -47,7 +48,8 @@ impl Queue {
     }
 
     /// Takes note that the announced work was submitted: later work of this queue waits for it, and the fence is behind it.
-    /// Memory that the work uses is to be [noted](crate::Buffer::note_use) after that.
+    /// Memory that the work uses is to be noted with that fence: [`note_read`](Self::note_read),
+    /// [`note_write`](Self::note_write).
     ///
     /// A failed submission that will never signal its event is not to be given back, since the queue would wait for ever.
     ///
@@ -66,5 +68,33 @@ impl Queue {
             Some(order) => device.after_external_submit(order),
             None => Ok(()),
         })
+    }
+
+    /// Takes note that work of others, which has ended when `fence` has passed, reads the memory: until then it is not
+    /// written nor reused. Readers do not wait for each other.
+    pub fn note_read(&self, memory: &impl Operand, fence: &Fence) {
+        memory.part().note(fence.clone(), Access::Read);
+    }
+
+    /// Takes note that work of others, submitted before `fence` to this queue, writes the memory: until the fence that comes
+    /// back has passed nobody else uses it. That is the given one, or for managed storage, whose contents are first
+    /// made visible to the host, a later one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for memory that is read-only; for managed storage what the driver says,
+    /// and the use is noted with the given fence.
+    pub fn note_write(&self, memory: &mut impl Operand, fence: &Fence) -> Result<Fence> {
+        let _writing = memory.borrow_exclusive()?;
+        let part = memory.part();
+        let shown = match part.storage {
+            StorageMode::Managed => self
+                .show_to_host(&part.location, part.bytes)
+                .and_then(|()| self.fence()),
+            StorageMode::Shared | StorageMode::Private => Ok(fence.clone()),
+        };
+        let noted = shown.as_ref().unwrap_or(fence).clone();
+        part.note(noted, Access::Write);
+        shown
     }
 }

@@ -104,7 +104,14 @@ impl Allocator {
                 self.pool().adoptions().count_copied(bytes);
                 Ok(Adopted::Copied { buffer, reason })
             }
-            Err(error) => Err(RegisterError { memory, error }),
+            Err(error) => Err(RegisterError {
+                memory,
+                error: error
+                    .within(format_args!(
+                        "memory that is not used where it is ({reason})"
+                    ))
+                    .with_copy_reason(reason),
+            }),
         }
     }
 

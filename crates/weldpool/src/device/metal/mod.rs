@@ -385,9 +385,11 @@ pub(crate) fn count() -> u32 {
 ///
 /// # Errors
 ///
-/// [`InvalidRequest`](ErrorKind::InvalidRequest) for a number that no GPU has.
+/// [`InvalidRequest`](ErrorKind::InvalidRequest) for a number that no GPU has,
+/// [`InvalidConfig`](ErrorKind::InvalidConfig) naming a setting.
 #[cfg(target_os = "macos")]
 pub fn open(ordinal: u32, config: MetalConfig) -> Result<Arc<dyn Device>> {
+    config.residency.validate()?;
     let devices = raw::objc::devices();
     let count = devices.len();
     let groups: Vec<_> = devices.iter().map(Metal::peer_group_id).collect();

@@ -11,6 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// Sets of a device: as many as a queue takes.
 pub(super) const SETS_MAX: usize = 32;
 /// Least limit of a set.
@@ -45,6 +47,26 @@ impl Default for ResidencyConfig {
             active_for: Duration::from_secs(180),
             heartbeat: Duration::from_millis(500),
         }
+    }
+}
+
+impl ResidencyConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) naming the field.
+    pub fn validate(&self) -> Result<()> {
+        for (name, share) in [("share", self.share), ("set_share", self.set_share)] {
+            // Written so that a value that is not a number fails.
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::with_message(
+                    ErrorKind::InvalidConfig,
+                    format!("ResidencyConfig::{name} is {share}; it must be from 0 to 1"),
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -298,6 +320,23 @@ mod tests {
         let mut residency = Residency::new(off, 10 * GIB);
         assert_eq!(residency.add(1, 1), []);
         assert_eq!(residency.bytes(), 0);
+    }
+
+    #[test]
+    fn shares_are_from_0_to_1() {
+        for (share, set_share, fine) in [
+            (0.0, 1.0, true),
+            (7.0, 0.05, false),
+            (-1.0, 0.05, false),
+            (0.5, f64::NAN, false),
+        ] {
+            let config = ResidencyConfig {
+                share,
+                set_share,
+                ..ResidencyConfig::default()
+            };
+            assert_eq!(config.validate().is_ok(), fine, "{share} {set_share}");
+        }
     }
 
     proptest! {

@@ -169,3 +169,71 @@ fn where_the_stream_keeps_the_order_nothing_is_asked() {
         .unwrap();
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }
+
+#[test]
+fn who_reads_the_same_memory_waits_for_nobody_and_the_given_fence_is_enough() {
+    let mut made = setup(1);
+    made.queue
+        .fill(&mut made.buffer, 5)
+        .unwrap()
+        .wait(None)
+        .unwrap();
+    let other = made.allocator.create_queue().unwrap();
+    let submission = made.queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let touches = [(made.buffer.binding(), false)];
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let work = move || {
+        let _opened = opened.recv_timeout(Duration::from_secs(60));
+    };
+    made.device.submit_external(&order, &touches, work).unwrap();
+    let fence = made.queue.after_external_submit(submission).unwrap();
+    made.queue.note_read(&made.buffer, &fence);
+    assert_eq!(made.buffer.read::<u8>().unwrap()[0], 5, "it is only read");
+    let refused = made.buffer.write::<u8>().map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    let mut copy = made.allocator.allocate(BYTES).unwrap();
+    let copied = other.copy(&made.buffer, &mut copy).unwrap();
+    copied.wait(Some(Duration::from_secs(60))).unwrap();
+    drop(open);
+    fence.wait(None).unwrap();
+    made.buffer.write::<u8>().unwrap()[0] = 1;
+    assert_eq!(made.broken(), []);
+}
+
+#[test]
+fn what_is_written_is_shared_with_nobody_until_the_fence() {
+    let made = setup(1);
+    let mut view = made.buffer.share();
+    let submission = made.queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let work = move || {
+        let _opened = opened.recv_timeout(Duration::from_secs(60));
+    };
+    let touches = [(view.binding(), true)];
+    made.device.submit_external(&order, &touches, work).unwrap();
+    let fence = made.queue.after_external_submit(submission).unwrap();
+    let fence = made.queue.note_write(&mut view, &fence).unwrap();
+    assert_eq!(
+        view.read::<u8>().map(drop).unwrap_err().kind(),
+        ErrorKind::Busy
+    );
+    drop(open);
+    fence.wait(None).unwrap();
+    view.read::<u8>().unwrap();
+    assert_eq!(made.device.violations(), []);
+}
+
+#[test]
+fn work_that_panics_ends_all_the_same() {
+    let made = setup(1);
+    let submission = made.queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let touches = [(made.buffer.binding(), false)];
+    made.device
+        .submit_external(&order, &touches, || panic!("it was to"))
+        .unwrap();
+    let fence = made.queue.after_external_submit(submission).unwrap();
+    fence.wait(Some(Duration::from_secs(60))).unwrap();
+}

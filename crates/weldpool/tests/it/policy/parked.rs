@@ -148,6 +148,16 @@ fn no_more_is_put_away_than_may_be_idle_and_all_goes_in_an_emergency() {
 }
 
 #[test]
+fn a_lower_limit_on_what_is_idle_has_parked_memory_go_back() {
+    let (device, allocator) = parked(config());
+    let _before = allocator.set_cached_bytes_max(20 << 20);
+    let held = device.metal().current_allocated_size();
+    assert!(held <= 20 << 20, "{held}");
+    let _before = allocator.set_cached_bytes_max(0);
+    assert_eq!(device.metal().current_allocated_size(), 0);
+}
+
+#[test]
 fn clearing_and_the_end_return_what_was_put_away() {
     let (device, allocator) = parked(config());
     assert_eq!(allocator.clear(), 40 << 20);

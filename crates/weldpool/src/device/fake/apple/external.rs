@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::FakeApple;
 use super::pools::pooled;
 use crate::binding::Binding;
@@ -10,8 +12,8 @@ use crate::device::metal::raw::{CommandBuffer, CommandQueue, Encoder, Metal as _
 use crate::error::{Error, ErrorKind, Result};
 
 impl FakeApple {
-    /// Commits a command buffer to the command queue of an [`ExternalOrder`], which waits for what that says, does `work`
-    /// in a pass of its own, and signals. `touches` is the memory that the work uses, and whether it writes it. The model
+    /// Commits a command buffer to the command queue of an [`ExternalOrder`], which waits for what that says, calls `work`
+    /// in a pass of its own, and signals. A panic of `work` is caught and logged. `touches` is the memory that the work uses, and whether it writes it. The model
     /// notices whoever forgets to announce a submission or keeps another order: memory that is used beside other work
     /// ([`Ordered`](crate::device::fake::Rule::Ordered)) or was not made resident
     /// ([`ResidencyCommitted`](crate::device::fake::Rule::ResidencyCommitted)).
@@ -45,7 +47,14 @@ impl FakeApple {
             let commands = queue.command_buffer()?;
             commands.wait_for(&wait, order.wait.1);
             let pass = commands.blit_encoder()?;
-            pass.run(&touches, Box::new(work));
+            pass.run(
+                &touches,
+                Box::new(move || {
+                    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                        tracing::error!("work that others submitted panicked");
+                    }
+                }),
+            );
             pass.end();
             commands.signal(&signal, order.signal.1);
             commands.commit();

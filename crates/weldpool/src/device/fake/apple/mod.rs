@@ -104,6 +104,7 @@ impl FakeApple {
             empty_no_copy,
             costs,
         } = model;
+        residency.validate()?;
         let percent = |share: u64| memory / 100 * share;
         let ordinal = settings.ordinal;
         let (group, count) = peer_group.unwrap_or_default();
