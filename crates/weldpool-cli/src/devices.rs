@@ -76,6 +76,7 @@ pub(crate) fn object(device: &dyn Device) -> Result<Value> {
         "ordinal": properties.ordinal,
         "name": properties.name,
         "unified": properties.unified,
+        "chip": properties.chip.map(|chip| chip.name()),
         "page_bytes": properties.page_bytes,
         "granularity_bytes": properties.granularity,
         "alignment_min_bytes": properties.alignment_min,

@@ -46,11 +46,11 @@ pub(super) fn open<M: Metal>(
     if !metal.has_placement_sparse() {
         return Err(NoPlacementSparse::System);
     }
-    if !metal.supports_family(Family::Metal4) {
-        return Err(NoPlacementSparse::Family);
-    }
     if !heaps {
         return Err(NoPlacementSparse::Virtual);
+    }
+    if !metal.supports_family(Family::Metal4) {
+        return Err(NoPlacementSparse::Family);
     }
     let working_set = metal.recommended_max_working_set_size();
     if !config.residency.enabled || !metal.has_residency_sets() || working_set == 0 {

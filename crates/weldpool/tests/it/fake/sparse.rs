@@ -132,7 +132,9 @@ fn work_that_others_submit_finds_what_was_mapped_before_it_was_announced() {
         block.note_use(&queue).unwrap();
         fence.wait(None).unwrap();
         let rules = broken(device.control());
-        assert_eq!(rules.contains(&Rule::MappingAwaited), early, "{rules:?}");
+        // Work that comes too early may come before the mapping is there at all.
+        let of_mapping = |rule: &Rule| matches!(rule, Rule::MappingAwaited | Rule::Mapped);
+        assert!(rules.iter().all(of_mapping), "{rules:?}");
         assert_eq!(rules.is_empty(), !early, "{rules:?}");
     }
 }

@@ -535,13 +535,13 @@ impl super::CommandBuffer for Commands {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .take();
-                // SAFETY: Metal passes the command buffer, which lives during the call.
-                let error = unsafe { commands.as_ref() }.error();
+                let outcome = autoreleasepool(|_| {
+                    // SAFETY: Metal passes the command buffer, which lives during the call.
+                    let error = unsafe { commands.as_ref() }.error();
+                    error.map_or(Ok(()), |error| Err(failed("a command buffer", &error)))
+                });
                 if let Some(handler) = handler {
-                    handler(match error {
-                        None => Ok(()),
-                        Some(error) => Err(failed("a command buffer", &error)),
-                    });
+                    handler(outcome);
                 }
             },
         );
