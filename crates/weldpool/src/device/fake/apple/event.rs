@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ptr::NonNull;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::labels::Labelled;
@@ -60,19 +61,14 @@ struct State {
     listeners: Vec<(u64, Block)>,
 }
 
-/// Calls a block on a thread that nobody else knows, as Metal's listeners do; returns when it has returned.
-fn call_elsewhere(block: Block) {
+/// Calls a block on a thread that nobody else knows, as Metal's listeners do.
+fn call_elsewhere(block: Block) -> Option<JoinHandle<()>> {
     let spawned = std::thread::Builder::new()
         .name("weldpool-listener".into())
         .spawn(block);
-    match spawned {
-        Ok(thread) => {
-            if thread.join().is_err() {
-                tracing::error!("a listener's block panicked");
-            }
-        }
-        Err(error) => tracing::error!(%error, "no thread for a listener's block"),
-    }
+    spawned
+        .inspect_err(|error| tracing::error!(%error, "no thread for a listener's block"))
+        .ok()
 }
 
 impl Event {
@@ -95,22 +91,29 @@ impl Event {
         Arc::as_ptr(&self.inner).addr()
     }
 
-    /// Raises the value, which never falls, and calls who listens.
+    /// Raises the value, which never falls, calls who listens and waits until they have returned.
     pub(super) fn raise(&self, value: u64) {
-        let due = {
-            let mut state = self.inner.state.lock();
-            state.value = state.value.max(value);
-            let reached = state.value;
-            let due: Vec<_> = state
-                .listeners
-                .extract_if(.., |(at, _)| *at <= reached)
-                .collect();
-            self.inner.raised.notify_all();
-            due
-        };
-        for (_, block) in due {
-            call_elsewhere(block);
+        for thread in self.raise_to(value) {
+            if thread.join().is_err() {
+                tracing::error!("a listener's block panicked");
+            }
         }
+    }
+
+    /// Raises the value, and calls who listens.
+    fn raise_to(&self, value: u64) -> Vec<JoinHandle<()>> {
+        let mut state = self.inner.state.lock();
+        state.value = state.value.max(value);
+        let reached = state.value;
+        let due: Vec<_> = state
+            .listeners
+            .extract_if(.., |(at, _)| *at <= reached)
+            .collect();
+        self.inner.raised.notify_all();
+        drop(state);
+        due.into_iter()
+            .filter_map(|(_, block)| call_elsewhere(block))
+            .collect()
     }
 
     /// What queues wait by.
@@ -155,7 +158,8 @@ impl raw::SharedEvent for Event {
 
     fn set_signaled_value(&self, value: u64) {
         self.inner.metal.enter("setSignaledValue:");
-        self.raise(value);
+        // Whoever sets it waits for nobody.
+        let _detached = self.raise_to(value);
     }
 
     fn notify(&self, value: u64, block: Block) {
@@ -166,12 +170,7 @@ impl raw::SharedEvent for Event {
             return;
         }
         drop(state);
-        let spawned = std::thread::Builder::new()
-            .name("weldpool-listener".into())
-            .spawn(block);
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for a listener's block");
-        }
+        let _detached = call_elsewhere(block);
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
