@@ -1,5 +1,7 @@
 //! Each rule of the model that only the device's own calls can break: what breaks it is noticed, and what keeps it is not.
 
+#![allow(unsafe_code)]
+
 use std::time::{Duration, Instant};
 
 use super::FakeApple;
@@ -19,6 +21,7 @@ use crate::device::metal::raw::{
     ResidencySet as _, SharedEvent as _,
 };
 use crate::error::ErrorKind;
+use crate::registered::MappedFile;
 use crate::sync::Arc;
 
 const PAGE: usize = 16 << 10;
@@ -403,6 +406,28 @@ fn what_is_beyond_the_share_is_not_kept_resident() {
         sets(&device).iter().map(|set| set.members).sum::<usize>()
     };
     assert_eq!([members(1.0), members(0.25), members(0.0)], [4, 2, 0]);
+}
+
+#[test]
+fn registered_memory_is_kept_resident_until_its_end() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let members = || sets(&device).iter().map(|set| set.members).sum::<usize>();
+    let before = members();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(100_000).unwrap();
+    // SAFETY: nobody else has the file.
+    let weights = unsafe { MappedFile::map(&file, 0, 100_000) }.unwrap();
+    let weights = allocator.register(weights).unwrap();
+    let mut target = allocator.allocate(100_000).unwrap();
+    let fence = queue.copy(&weights, &mut target).unwrap();
+    fence.wait(None).unwrap();
+    // The target's heap is another.
+    assert_eq!(members(), before + 2);
+    drop(weights);
+    assert_eq!(members(), before + 1, "and nobody has to submit for that");
+    assert_eq!(device.violations(), []);
 }
 
 #[test]
