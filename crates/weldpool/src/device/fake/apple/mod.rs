@@ -111,7 +111,10 @@ impl FakeApple {
         if peer_group.is_some() && (group == 0 || ordinal >= u32::from(count)) {
             return Err(Error::with_message(
                 ErrorKind::InvalidConfig,
-                format!("device {ordinal} joins peer group {group} of {count} devices"),
+                format!(
+                    "device {ordinal} joins peer group {group} of {count} devices; groups are numbered from 1 on, and their \
+                     devices from 0 on"
+                ),
             ));
         }
         let limits = Limits {
