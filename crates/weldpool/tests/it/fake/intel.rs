@@ -75,6 +75,32 @@ fn work_sees_what_guards_wrote() {
 }
 
 #[test]
+fn threads_that_show_a_buffer_at_once_all_see_what_a_guard_wrote() {
+    const THREADS: usize = 3;
+    let (device, allocator) = open();
+    let mut buffer = managed(&allocator, BYTES);
+    let queues = [(); THREADS].map(|()| allocator.create_queue().unwrap());
+    for round in 0..200_u8 {
+        buffer.write::<u8>().unwrap().fill(round);
+        let start = std::sync::Barrier::new(THREADS);
+        let copy = |queue: &weldpool::Queue| {
+            let mut target = allocator.allocate(BYTES).unwrap();
+            start.wait();
+            let fence = queue.copy(&buffer, &mut target).unwrap();
+            fence.wait(None).unwrap();
+            assert!(all(&target.read::<u8>().unwrap(), round));
+        };
+        let copy = &copy;
+        std::thread::scope(|scope| {
+            for queue in &queues {
+                scope.spawn(move || copy(queue));
+            }
+        });
+    }
+    assert_eq!(device.violations(), []);
+}
+
+#[test]
 fn the_host_sees_what_work_wrote() {
     let (device, allocator) = open();
     let queue = allocator.create_queue().unwrap();
