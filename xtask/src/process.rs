@@ -6,14 +6,25 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Failure, Result};
 use crate::paths;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// For commands that take a moment.
+const SHORT_INTERVAL: Duration = Duration::from_millis(5);
 const ERROR_LINES_MAX: usize = 60;
 const TAIL_BYTES: u64 = 4096;
+
+/// How a command ended that was given so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    Badly,
+    /// It was ended when its time was over.
+    Killed,
+}
 
 /// A command about to run.
 #[derive(Debug)]
@@ -80,8 +91,25 @@ impl Run {
         Err(Failure::new(format!("the command above failed ({status})")))
     }
 
-    /// Runs with its output in the file `log`, and calls `tick` a few times a second with the last line there.
-    pub(crate) fn log(mut self, log: &Path, mut tick: impl FnMut(&str)) -> Result<()> {
+    /// Runs with its output in the file `log`, and ends it when it takes longer than `limit`.
+    pub(crate) fn within(mut self, limit: Duration, log: &Path) -> Result<Ended> {
+        self.write_to(log)?;
+        let started = Instant::now();
+        let mut child =
+            Guard::spawn(&mut self.command).map_err(|error| self.not_started(&error))?;
+        while started.elapsed() < limit {
+            match child.0.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(Ended::Well),
+                Ok(Some(_)) => return Ok(Ended::Badly),
+                Ok(None) => std::thread::sleep(SHORT_INTERVAL),
+                Err(error) => return Err(self.not_started(&error)),
+            }
+        }
+        Ok(Ended::Killed)
+    }
+
+    /// Sends what it says to a file, which is made anew.
+    fn write_to(&mut self, log: &Path) -> Result<()> {
         if let Some(directory) = log.parent() {
             paths::create_directory(directory)?;
         }
@@ -90,6 +118,12 @@ impl Run {
             .try_clone()
             .map_err(|error| Failure::file("open", log, &error))?;
         self.command.stdout(file).stderr(copy);
+        Ok(())
+    }
+
+    /// Runs with its output in the file `log`, and calls `tick` a few times a second with the last line there.
+    pub(crate) fn log(mut self, log: &Path, mut tick: impl FnMut(&str)) -> Result<()> {
+        self.write_to(log)?;
         let mut child =
             Guard::spawn(&mut self.command).map_err(|error| self.not_started(&error))?;
         let status = loop {
@@ -259,6 +293,26 @@ mod tests {
         let run = Run::new("sh").args(["-c", "echo working; sleep 0.3"]);
         run.log(&log, |line| seen.push(line.to_owned())).unwrap();
         assert!(seen.iter().any(|line| line == "working"), "{seen:?}");
+        fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    fn a_command_is_ended_when_its_time_is_over() {
+        let log = log_path("within");
+        let within = |script: &str, limit| {
+            let run = Run::new("sh").args(["-c", script]);
+            run.within(limit, &log).unwrap()
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(within("echo said", long), Ended::Well);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "said\n");
+        assert_eq!(within("exit 3", long), Ended::Badly);
+        let started = Instant::now();
+        assert_eq!(
+            within("exec sleep 50", Duration::from_millis(20)),
+            Ended::Killed
+        );
+        assert!(started.elapsed() < Duration::from_secs(40));
         fs::remove_file(log).unwrap();
     }
 

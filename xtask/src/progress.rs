@@ -31,16 +31,21 @@ impl Steps {
         }
     }
 
+    /// Where the output of a step of this title goes.
+    pub(crate) fn log_of(&self, title: &str) -> PathBuf {
+        let name: String = title
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        self.logs.join(format!("{name}.log"))
+    }
+
     /// Runs a command whose output only matters when it fails.
     pub(crate) fn log(&mut self, title: &str, run: Run) -> Result<()> {
         self.number += 1;
         let number = self.number;
         let started = Instant::now();
-        let name: String = title
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        let log = self.logs.join(format!("{name}.log"));
+        let log = self.log_of(title);
         if !self.terminal {
             eprintln!("[{number}] {title}; its output is in {}", log.display());
         }

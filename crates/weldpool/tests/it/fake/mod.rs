@@ -13,6 +13,7 @@ mod intel;
 mod peers;
 mod pool;
 mod queues;
+mod rules;
 mod sparse;
 mod untold;
 
