@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::labels::Labelled;
 use super::metal::Metal;
-use super::order::Object;
+use super::order::{Object, Order, Signal};
 use crate::binding::Resource;
 use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
@@ -95,16 +95,28 @@ impl Event {
         Arc::as_ptr(&self.inner).addr()
     }
 
-    /// Raises the value, which never falls, and calls who listens.
-    pub(super) fn raise(&self, value: u64) {
+    /// The GPU gives a signal.
+    pub(super) fn raise(&self, signal: Signal) {
+        let order = |order: &mut Order| order.raise(self.object(), signal);
+        self.reach(signal.value, order);
+    }
+
+    /// Raises the value, which never falls, takes note of why, and calls who listens.
+    fn reach(&self, value: u64, why: impl FnOnce(&mut Order)) {
         let due = {
             let mut state = self.inner.state.lock();
+            let mut order = self.inner.metal.order();
+            why(&mut order);
             state.value = state.value.max(value);
             let reached = state.value;
             let due: Vec<_> = state
                 .listeners
                 .extract_if(.., |(at, _)| *at <= reached)
                 .collect();
+            // Who is called has seen it.
+            for (at, _) in &due {
+                order.see(self.object(), *at);
+            }
             self.inner.raised.notify_all();
             due
         };
@@ -113,7 +125,26 @@ impl Event {
         }
     }
 
-    /// What queues wait by.
+    /// Waits for a value; `then` is called while the event is known to have it.
+    fn wait_until(&self, value: u64, timeout: Option<Duration>, then: impl FnOnce()) -> bool {
+        let deadline = deadline_in(timeout);
+        let mut state = self.inner.state.lock();
+        while state.value < value {
+            match sleep(&self.inner.raised, state, deadline) {
+                Some(woken) => state = woken,
+                None => return false,
+            }
+        }
+        then();
+        true
+    }
+
+    /// The host sees that the event has reached a value, which is called with its state locked.
+    fn see(&self, value: u64) {
+        self.inner.metal.order().see(self.object(), value);
+    }
+
+    /// What the GPU waits by: the host sees nothing of that.
     pub(super) fn timeline(&self) -> Arc<dyn Timeline> {
         Arc::new(self.clone())
     }
@@ -125,15 +156,7 @@ impl Timeline for Event {
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = deadline_in(timeout);
-        let mut state = self.inner.state.lock();
-        while state.value < value {
-            match sleep(&self.inner.raised, state, deadline) {
-                Some(woken) => state = woken,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
+        Ok(self.wait_until(value, timeout, || ()))
     }
 }
 
@@ -150,12 +173,14 @@ impl raw::SharedEvent for Event {
 
     fn signaled_value(&self) -> u64 {
         self.inner.metal.enter("signaledValue");
-        self.inner.state.lock().value
+        let state = self.inner.state.lock();
+        self.see(state.value);
+        state.value
     }
 
     fn set_signaled_value(&self, value: u64) {
         self.inner.metal.enter("setSignaledValue:");
-        self.raise(value);
+        self.reach(value, |order| order.raise_by_host(self.object(), value));
     }
 
     fn notify(&self, value: u64, block: Block) {
@@ -165,6 +190,7 @@ impl raw::SharedEvent for Event {
             state.listeners.push((value, block));
             return;
         }
+        self.see(value);
         drop(state);
         let spawned = std::thread::Builder::new()
             .name("weldpool-listener".into())
@@ -177,7 +203,7 @@ impl raw::SharedEvent for Event {
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
         self.inner.metal.enter("waitUntilSignaledValue:");
         let timeout = Some(Duration::from_millis(milliseconds));
-        Timeline::wait(self, value, timeout).unwrap_or(false)
+        self.wait_until(value, timeout, || self.see(value))
     }
 }
 
@@ -206,7 +232,7 @@ mod tests {
                 Box::new(move || say.send((at, std::thread::current().id())).unwrap()),
             );
         }
-        event.raise(2);
+        event.set_signaled_value(2);
         let mut called: Vec<_> = said.try_iter().collect();
         called.sort_unstable_by_key(|(at, _)| *at);
         assert!(matches!(called[..], [(1, _), (2, _)]));
@@ -222,7 +248,7 @@ mod tests {
         );
         assert_eq!(said.recv().unwrap().0, 20);
         assert!(!SharedEvent::wait(event, 3, 1));
-        event.raise(3);
+        event.set_signaled_value(3);
         assert!(SharedEvent::wait(event, 3, 1000));
     }
 }

@@ -627,18 +627,18 @@ impl Drop for Object {
             } => {
                 // Work that comes later finds nothing there.
                 store.set_state(State::Released);
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
                 if let Some(Err(violation)) = others.as_ref().map(Others::end) {
                     drop(self.metal.record(violation));
                 }
             }
             Memory::Managed { store, address, .. } => {
                 store.set_state(State::Released);
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
             }
             Memory::Sparse(sparse) => self.metal.forget_sparse(sparse),
             Memory::Remote { store, address, .. } => {
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
             }
         }
     }

@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use super::ALIGNMENT;
 use super::builder::AppleGpu;
-use super::commands::{Commands, Compute, Encoder, Pipeline, Queue, WeakQueue};
+use super::commands::{Commands, Queue, WeakQueue};
+use super::compute::{Compute, Pipeline};
 use super::costs::AppleCosts;
+use super::encoder::Encoder;
 use super::event::{Event, WeakEvent};
 use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
@@ -431,7 +433,7 @@ impl Metal {
 
     pub(super) fn forget_heap(&self, heap: &HeapMemory) {
         self.shared.objects.lock().heaps.remove(&heap.address());
-        let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
+        self.give_back(heap.address(), heap.bytes());
     }
 
     /// Begins a call that can be made to fail.
@@ -460,7 +462,9 @@ impl Metal {
         Ok((store, address))
     }
 
-    pub(super) fn unmap_others(&self, address: u64, bytes: usize) {
+    /// Gives addresses back, which others may have from now on.
+    pub(super) fn give_back(&self, address: u64, bytes: usize) {
+        self.order().forget_memory(address..address + bytes as u64);
         let _mapped = self.shared.space.give_back(address, bytes);
     }
 
@@ -520,7 +524,7 @@ impl Metal {
     pub(super) fn forget_sparse(&self, sparse: &SparseMemory) {
         let (address, bytes) = (sparse.address(), sparse.bytes());
         self.shared.objects.lock().sparse.remove(&address);
-        let _mapped = self.shared.space.give_back(address, bytes);
+        self.give_back(address, bytes);
     }
 
     /// Whether there are placement sparse buffers with such pages; asking where there are none breaks a rule.

@@ -5,7 +5,9 @@
 
 mod builder;
 mod commands;
+mod compute;
 mod costs;
+mod encoder;
 mod event;
 mod external;
 mod fence;

@@ -77,7 +77,7 @@ impl Bench {
     /// Fills bytes once the event has a value, and waits for that; the rules broken until then.
     fn fill(&self, buffer: &Buffer, at: usize, bytes: usize, wait: u64, value: u64) -> Vec<Rule> {
         self.submit(buffer, at, bytes, wait, value);
-        assert!(queue_wait(&self.done, value));
+        assert!(raw::SharedEvent::wait(&self.done, value, 60_000));
         self.rules()
     }
 
