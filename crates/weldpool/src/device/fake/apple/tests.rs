@@ -204,7 +204,7 @@ fn a_pass_is_in_the_way_until_the_host_has_seen_an_event_behind_it() {
     type See = fn(&Event);
     let cases: [(See, bool, &[Rule]); 5] = [
         (|_| (), true, &[Rule::Ordered]),
-        (|event| drop(event.signaled_value()), true, &[]),
+        (|event| assert_eq!(event.signaled_value(), 1), true, &[]),
         (|event| assert!(event.wait(1, 60_000)), true, &[]),
         (
             |event| {
