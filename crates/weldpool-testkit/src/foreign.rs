@@ -34,3 +34,24 @@ pub(crate) fn reclaim(allocator: &Allocator, address: NonNull<u8>) -> Result<Buf
     // SAFETY: as described above.
     unsafe { allocator.reclaim(address) }
 }
+
+/// Bytes of a buffer of shared storage as a function on a queue reaches them: behind the guards' back. The buffer outlives
+/// the value, and the queue orders what touches it.
+pub(crate) struct BareBytes(NonNull<[u8]>);
+
+// SAFETY: an address, used as described above.
+unsafe impl Send for BareBytes {}
+
+impl BareBytes {
+    /// None where the host has no address for the buffer.
+    pub(crate) fn of(buffer: &Buffer) -> Option<Self> {
+        let binding = buffer.binding();
+        let slice = |start| NonNull::slice_from_raw_parts(start, binding.bytes);
+        binding.host.map(slice).map(Self)
+    }
+
+    pub(crate) fn contents(&mut self) -> &mut [u8] {
+        // SAFETY: the buffer is alive, and nobody else touches it meanwhile, as described above.
+        unsafe { self.0.as_mut() }
+    }
+}

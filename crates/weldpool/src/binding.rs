@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -35,11 +36,14 @@ impl Resource {
 /// Where a buffer is, in the terms of each kind of driver. Whoever uses the addresses takes over
 /// the duties of the guards: no access beyond `bytes`, none while work in flight could race, and
 /// none after the buffer is gone.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Binding<'a> {
     /// Address for the host; none for private storage.
     pub host: Option<NonNull<u8>>,
-    /// Address for the device (CUDA: a device pointer; Metal: the GPU address), if it has its own.
+    /// Address for the device (CUDA: a device pointer; Metal: the GPU address), if it has its own. Metal makes what a
+    /// kernel reaches by such an address resident through residency sets alone: where there are none (before macOS 15), or
+    /// their share is used up ([`ResidencyConfig`](crate::device::metal::ResidencyConfig)), the encoder has to be told
+    /// of it by `useResource:usage:`; what is bound by `resource` is resident in any case.
     pub device_address: Option<u64>,
     /// The driver's object and the offset in it in bytes (Metal: buffer and offset).
     pub resource: Option<(Resource, usize)>,
@@ -59,6 +63,17 @@ impl Binding<'_> {
             bytes: range.end - range.start,
             buffer: PhantomData,
         }
+    }
+}
+
+impl fmt::Debug for Binding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Binding")
+            .field("host", &self.host)
+            .field("device_address", &self.device_address)
+            .field("resource", &self.resource)
+            .field("bytes", &self.bytes)
+            .finish()
     }
 }
 

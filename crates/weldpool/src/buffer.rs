@@ -234,7 +234,9 @@ impl Buffer {
 
     /// Takes note that work which somebody else submitted to `queue` so far uses the contents: guards are
     /// refused, and the memory is not reused, before that work is done. What it wrote to managed storage is then seen by
-    /// the host.
+    /// the host. It is taken to write, so everybody else waits for it; of work that was
+    /// [announced](Queue::before_external_submit) it can be said whether it reads or writes:
+    /// [`Queue::note_read`], [`Queue::note_write`].
     ///
     /// # Errors
     ///

@@ -67,6 +67,8 @@ pub struct Error {
     source: Option<std::io::ErrorKind>,
     os_error: Option<i32>,
     copy_reason: Option<CopyReason>,
+    /// What to do, where that is not what its kind says.
+    advice: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -87,6 +89,7 @@ impl Error {
             source: None,
             os_error: None,
             copy_reason: None,
+            advice: None,
         }
     }
 
@@ -139,6 +142,9 @@ impl Error {
     /// What to do about it, where that can be said; the text of the error ends with it.
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
+        if self.advice.is_some() {
+            return self.advice;
+        }
         match self.kind {
             ErrorKind::OutOfMemory => Some("free buffers or use a smaller model or batch"),
             // Other limits say themselves what they are.
@@ -168,6 +174,14 @@ impl Error {
     #[must_use]
     pub const fn with_copy_reason(mut self, reason: CopyReason) -> Self {
         self.copy_reason = Some(reason);
+        self
+    }
+
+    /// The same, with what to do about it: a sentence without a full stop, for implementations of a
+    /// [`Device`](crate::Device) whose limits are others than an allocator's.
+    #[must_use]
+    pub const fn with_advice(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
         self
     }
 

@@ -160,8 +160,9 @@ impl<'a> Request<'a> {
     }
 
     /// Whether queues of the device's peers are to reach the memory at its device address, so that copies
-    /// between the devices take no detour. It is a segment of its own, as for
-    /// [`exportable`](Self::exportable).
+    /// between the devices take no detour: on CUDA every peer's, on Metal those of the device's peer group, which only
+    /// Intel Macs have. It is a segment of its own, so its size is rounded up to the device's granularity, and each costs
+    /// driver calls.
     #[must_use]
     pub fn visible_to_peers(mut self, visible: bool) -> Self {
         self.needs.set(Needs::PEERS, visible);

@@ -83,6 +83,7 @@ macro_rules! device_suite {
                 a_queue_may_be_dropped_before_its_work,
                 a_fence_that_never_passes_costs_only_its_memory,
                 a_function_frees_on_its_own_queue_while_others_fill_it,
+                functions_see_what_came_before_and_work_sees_what_they_wrote,
                 copies_check_length_and_overlap
             ],
             threads: [

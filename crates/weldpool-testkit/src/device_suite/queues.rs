@@ -10,6 +10,7 @@ use weldpool::{ErrorKind, Request};
 
 use super::{MakeDevice, address, allocator, with_config};
 use crate::block;
+use crate::foreign::BareBytes;
 
 pub fn freed_memory_waits_for_its_fence(make: MakeDevice) {
     let allocator = allocator(make);
@@ -153,6 +154,40 @@ pub fn a_function_frees_on_its_own_queue_while_others_fill_it(make: MakeDevice) 
     });
     let ended = over.recv_timeout(Duration::from_secs(60));
     ended.expect("the function and the submissions end");
+}
+
+pub fn functions_see_what_came_before_and_work_sees_what_they_wrote(make: MakeDevice) {
+    const BYTES: usize = 300_000;
+    let allocator = allocator(make);
+    let queue = allocator.create_queue().unwrap();
+    let [mut between, mut target] = [(); 2].map(|()| allocator.allocate(BYTES).unwrap());
+    let (report, reported) = channel();
+    // All of it is submitted before any of it has run: the copies are committed before the functions write.
+    let (open, _) = block(&queue);
+    let mut copied = Vec::new();
+    for round in 1..=4_u8 {
+        queue.fill(&mut between, round).unwrap();
+        let (mut bytes, report) = (BareBytes::of(&between).unwrap(), report.clone());
+        let called = queue.call(move || {
+            let contents = bytes.contents();
+            let as_filled = contents.iter().all(|&byte| byte == round);
+            contents.fill(round + 100);
+            report.send(as_filled).unwrap();
+        });
+        called.unwrap();
+        queue.copy(&between, &mut target).unwrap();
+        let mut kept = allocator.allocate(BYTES).unwrap();
+        queue.copy(&target, &mut kept).unwrap();
+        copied.push((round, kept));
+    }
+    open.send(()).unwrap();
+    queue.fence().unwrap().wait(None).unwrap();
+    drop(report);
+    assert!(reported.iter().eq([true; 4]));
+    for (round, kept) in copied {
+        let kept = kept.read::<u8>().unwrap();
+        assert!(kept.iter().all(|&byte| byte == round + 100), "{round}");
+    }
 }
 
 pub fn copies_check_length_and_overlap(make: MakeDevice) {

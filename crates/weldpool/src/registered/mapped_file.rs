@@ -56,19 +56,20 @@ impl MappedFile {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what is no file with bytes in it or cannot be read, or what the
     /// system says.
     pub unsafe fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let opened = File::open(path.as_ref());
-        let file = opened.map_err(|error| {
+        let path = path.as_ref();
+        let about = |error: Error| error.within(path.display());
+        let file = File::open(path).map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
                     ErrorKind::InvalidRequest
                 }
                 _ => ErrorKind::System,
             };
-            Error::system(kind, "open of a file to map", &error)
+            about(Error::system(kind, "open of a file to map", &error))
         })?;
-        let bytes = length_of(&file)?;
+        let bytes = length_of(&file).map_err(about)?;
         // SAFETY: the caller's promise.
-        unsafe { Self::map(&file, 0, bytes) }
+        unsafe { Self::map(&file, 0, bytes) }.map_err(about)
     }
 
     /// Maps `bytes` bytes of a file from `offset` on, neither of which need be a multiple of anything.

@@ -56,9 +56,10 @@ impl SharedMemory {
         let path = path_of(name)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
         let object = rustix::shm::open(path.as_str(), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| failed("shm_open of a new object", error))?;
+            .map_err(|error| failed("shm_open of a new object", error).within(about(&path)))?;
         let made = allocate(&object, bytes)
-            .and_then(|()| FileMapping::new(&object, 0, bytes, Access::Write));
+            .and_then(|()| FileMapping::new(&object, 0, bytes, Access::Write))
+            .map_err(|error| error.within(about(&path)));
         match made {
             Ok(mapping) => Ok(Self {
                 mapping,
@@ -109,18 +110,20 @@ impl SharedMemory {
             _ => OFlags::RDONLY,
         };
         let object = rustix::shm::open(path.as_str(), flags, Mode::empty())
-            .map_err(|error| failed("shm_open", error))?;
-        let stat = rustix::fs::fstat(&object).map_err(|error| failed("fstat", error))?;
+            .map_err(|error| failed("shm_open", error).within(about(&path)))?;
+        let stat = rustix::fs::fstat(&object)
+            .map_err(|error| failed("fstat", error).within(about(&path)))?;
         let length = u64::try_from(stat.st_size).unwrap_or(0);
         let end = offset.checked_add(bytes as u64);
         if end.is_none_or(|end| end > length) {
             return Err(Error::with_message(
                 ErrorKind::InvalidRequest,
-                format!("{bytes} bytes at {offset} of a shared memory object of {length}"),
+                format!("{}: {bytes} bytes at {offset} of {length}", about(&path)),
             ));
         }
         Ok(Self {
-            mapping: FileMapping::new(&object, offset, bytes, access)?,
+            mapping: FileMapping::new(&object, offset, bytes, access)
+                .map_err(|error| error.within(about(&path)))?,
             read_only: access == Access::Read,
         })
     }
@@ -132,7 +135,9 @@ impl SharedMemory {
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for a name that cannot be or that nobody made, or what the system
     /// says.
     pub fn unlink(name: &str) -> Result<()> {
-        rustix::shm::unlink(path_of(name)?.as_str()).map_err(|error| failed("shm_unlink", error))
+        let path = path_of(name)?;
+        rustix::shm::unlink(path.as_str())
+            .map_err(|error| failed("shm_unlink", error).within(about(&path)))
     }
 
     /// Length in bytes; never zero.
@@ -182,6 +187,11 @@ fn allocate(object: &std::os::fd::OwnedFd, bytes: usize) -> Result<()> {
             .map_err(|error| failed("fallocate", error))?;
     }
     Ok(())
+}
+
+/// What errors are about.
+fn about(path: &str) -> String {
+    format!("shared memory {path:?}")
 }
 
 /// A name as the system wants it: a slash and no other. The first slash may be left out, as Triton's clients do.

@@ -78,6 +78,9 @@ pub enum Rule {
     CommandBuffers,
     /// Metal: a command queue takes 32 residency sets (Metal's feature set tables).
     ResidencySets,
+    /// Metal: residency sets are made only where system and GPU have them (macOS 15; MLX, `metal/resident.cpp`, knows none
+    /// in a virtual machine).
+    ResidencyOffered,
     /// Metal: changes of a residency set are committed before work that uses them (documentation of `MTLResidencySet`).
     ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.

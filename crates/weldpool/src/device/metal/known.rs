@@ -34,6 +34,16 @@ pub(super) fn key(resource: Resource) -> usize {
     resource.as_ptr().addr().get()
 }
 
+/// The buffer, if it has as many bytes: a GPU in a virtual machine gave an empty one and no error (runner-images 10663).
+fn long_enough<B: Buffer>(buffer: B, bytes: usize) -> Result<B> {
+    let length = buffer.length();
+    if length >= bytes {
+        return Ok(buffer);
+    }
+    let text = format!("Metal made a buffer of {length} bytes where {bytes} were asked for");
+    Err(Error::with_message(ErrorKind::Unsupported, text))
+}
+
 impl<M: Metal> Known<M> {
     /// For a device that is to have at most `most` buffers. A system has a number of them from which on each is dear, or
     /// none is made (MLX PR 3512, 3849: 2^19), and all processes' count on some.
@@ -56,9 +66,12 @@ impl<M: Metal> Known<M> {
         if self.count.fetch_update(relaxed, relaxed, one_more).is_err() {
             let text = format!("{most} buffers of the device are alive, which is the most");
             let error = Error::with_message(ErrorKind::LimitExceeded, text);
-            return Err(error.with_copy_reason(CopyReason::LimitReached));
+            return Err(error
+                .with_copy_reason(CopyReason::LimitReached)
+                .with_advice("end registrations, objects over blocks or allocators; each has a buffer of its own"));
         }
-        let buffer = make().inspect_err(|_| {
+        let made = make().and_then(|buffer| long_enough(buffer, window.end));
+        let buffer = made.inspect_err(|_| {
             self.count.fetch_sub(1, relaxed);
         })?;
         let entry = Entry {
@@ -116,5 +129,29 @@ impl<M: Metal> Known<M> {
             ));
         }
         Ok((buffer, offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::StorageMode;
+    use crate::device::fake::{FakeApple, Metal as Model};
+
+    #[test]
+    fn a_buffer_that_is_shorter_than_asked_for_is_none() {
+        let device = FakeApple::new().unwrap();
+        let metal = device.metal();
+        let known = Known::<Model>::new(1);
+        let make = || metal.new_buffer(16_384, StorageMode::Private);
+        let error = known.make(0..16_385, make).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(
+            metal.live_objects().is_empty(),
+            "{:?}",
+            metal.live_objects()
+        );
+        // It does not count as one that is alive.
+        known.make(0..16_384, make).unwrap();
     }
 }

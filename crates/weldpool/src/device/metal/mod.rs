@@ -164,13 +164,12 @@ impl<M: Metal> MetalDevice<M> {
             ));
         }
         if bytes > self.properties.segment_bytes_max {
-            return Err(Error::with_message(
-                ErrorKind::LimitExceeded,
-                format!(
-                    "a segment of {bytes} bytes; maxBufferLength is {}",
-                    self.properties.segment_bytes_max
-                ),
-            ));
+            let text = format!(
+                "a segment of {bytes} bytes; maxBufferLength is {}",
+                self.properties.segment_bytes_max
+            );
+            let error = Error::with_message(ErrorKind::LimitExceeded, text);
+            return Err(error.with_advice("ask for parts"));
         }
         Ok(())
     }
@@ -276,7 +275,10 @@ impl<M: Metal> Device for MetalDevice<M> {
         }
         let Shared { known, metal, .. } = self.shared.as_ref();
         M::pooled(|| match known.find(metal, start, bytes) {
-            Ok((buffer, at)) => buffer.did_modify_range(at..at + bytes),
+            Ok((buffer, at)) if buffer.storage_mode() == StorageMode::Managed => {
+                buffer.did_modify_range(at..at + bytes);
+            }
+            Ok(_) => {}
             Err(error) => tracing::error!(%error, "the device was not told of what the host wrote"),
         });
     }
@@ -392,7 +394,8 @@ pub fn open(ordinal: u32, config: MetalConfig) -> Result<Arc<dyn Device>> {
     config.residency.validate()?;
     let devices = raw::objc::devices();
     let count = devices.len();
-    let groups: Vec<_> = devices.iter().map(Metal::peer_group_id).collect();
+    let groups: Vec<_> =
+        raw::objc::Device::pooled(|| devices.iter().map(Metal::peer_group_id).collect());
     let metal = devices.into_iter().nth(ordinal as usize).ok_or_else(|| {
         Error::with_message(
             ErrorKind::InvalidRequest,

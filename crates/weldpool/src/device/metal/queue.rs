@@ -35,8 +35,6 @@ pub(super) struct MetalQueue<M: Metal> {
     queue: M::Queue,
     points: Arc<EventTimeline<M>>,
     timeline: Arc<dyn Timeline>,
-    /// Raised before and after each function of ours.
-    gate: M::Event,
     /// Raised by others behind what they submitted themselves.
     external: M::Event,
     /// What each pass waits for and updates: memory is not tracked, so nothing else orders them.
@@ -69,8 +67,9 @@ impl<M: Metal> MetalQueue<M> {
             event.set_label(label);
             Ok(event)
         };
-        let points = Arc::new(EventTimeline::<M>::new(event("weldpool points")?));
-        let (gate, external) = (event("weldpool functions")?, event("weldpool external")?);
+        let (points, gate) = (event("weldpool points")?, event("weldpool functions")?);
+        let points = Arc::new(EventTimeline::<M>::new(points, gate));
+        let external = event("weldpool external")?;
         let fence = metal.new_fence()?;
         fence.set_label("weldpool order");
         let mark = || metal.new_buffer(MARK_BYTES, StorageMode::Private);
@@ -81,7 +80,6 @@ impl<M: Metal> MetalQueue<M> {
             queue,
             timeline: Arc::clone(&points) as Arc<dyn Timeline>,
             points,
-            gate,
             external,
             fence,
             mark,
@@ -290,11 +288,12 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         })
     }
 
-    /// The GPU raises the gate, a listener's thread calls the function and raises it further, for which the GPU waits.
+    /// The GPU raises the gate, a listener's thread calls the function and raises it further, for which the GPU waits. The
+    /// end of a lost queue raises it too, upon which the function is dropped.
     fn call(&self, function: Box<dyn FnOnce() + Send>) -> Result<()> {
         let mut state = self.state.lock();
         let (before, after) = (state.gate + 1, state.gate + 2);
-        let gate = &self.gate;
+        let gate = self.points.gate();
         self.submit("weldpool function", &mut state, |commands| {
             self.order(commands)?;
             commands.signal(gate, before);
@@ -302,12 +301,15 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
             self.order(commands)
         })?;
         state.gate = after;
-        let raise = gate.clone();
+        let points = Arc::clone(&self.points);
         let call = move || {
+            if points.is_lost() {
+                return;
+            }
             if catch_unwind(AssertUnwindSafe(function)).is_err() {
                 tracing::error!("a host function on a queue panicked");
             }
-            M::pooled(|| raise.set_signaled_value(after));
+            M::pooled(|| points.gate().set_signaled_value(after));
         };
         M::pooled(|| gate.notify(before, Box::new(call)));
         Ok(())

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 pub(in crate::device) use self::sparse::{MappingQueue, SparsePageSize, Tiles};
 
-/// What all objects of Metal are.
+/// What objects of Metal are that threads share.
 pub(in crate::device) trait Object:
     Clone + Debug + Send + Sync + 'static
 {
@@ -203,10 +203,12 @@ pub(in crate::device) trait CommandQueue: Object {
 /// How a command buffer ended.
 pub(in crate::device) type Outcome = std::result::Result<(), Error>;
 
-/// `MTLCommandBuffer`, which is committed once.
-pub(in crate::device) trait CommandBuffer: Object {
+/// `MTLCommandBuffer`, which is committed once, and belongs to one thread until then.
+pub(in crate::device) trait CommandBuffer: Debug {
     type Metal: Metal;
 
+    /// `setLabel:`.
+    fn set_label(&self, label: &str);
     /// `blitCommandEncoder`.
     fn blit_encoder(&self) -> Result<<Self::Metal as Metal>::Blit>;
     /// `computeCommandEncoder`.

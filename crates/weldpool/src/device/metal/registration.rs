@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::raw::{Buffer, Metal, Object};
+use super::raw::{Allocation, Buffer, Metal, Object};
+use super::residency::Member;
 use super::zero_copy::{Asked, Decision, Offered, decide};
 use crate::binding::Resource;
 use crate::device::{HostRange, Registration};
@@ -28,6 +29,8 @@ pub(super) struct Wrapped<M: Metal> {
     buffer: Option<M::Buffer>,
     /// Of the memory in it, in bytes.
     offset: usize,
+    /// What keeps it resident is known by this.
+    member: Option<Member>,
     ended: Arc<Ended>,
 }
 
@@ -102,12 +105,15 @@ impl<M: Metal> Wrapped<M> {
         });
         let buffer = made?;
         buffer.set_label("weldpool registered");
+        let resident = Allocation::Buffer(&buffer);
+        let member = shared.resident.add(metal, resident, length as u64);
         Ok(Self {
             shared: Arc::clone(shared),
             device: buffer.gpu_address() + offset as u64,
             resource: buffer.resource(),
             buffer: Some(buffer),
             offset,
+            member,
             ended,
         })
     }
@@ -117,7 +123,15 @@ impl<M: Metal> Wrapped<M> {
     pub(super) fn end(&mut self) -> Result<()> {
         if let Some(buffer) = self.buffer.take() {
             M::pooled(|| {
-                self.shared.known.remove(self.resource);
+                let Shared {
+                    known, resident, ..
+                } = self.shared.as_ref();
+                known.remove(self.resource);
+                if let Some(member) = self.member.take() {
+                    resident.remove(member, Allocation::Buffer(&buffer));
+                    // A set keeps what it holds until then.
+                    resident.commit();
+                }
                 drop(buffer);
             });
         }
@@ -155,6 +169,7 @@ fn refused(asked: Asked, offered: Offered, reason: CopyReason) -> Error {
     Error::with_message(kind, text).with_copy_reason(reason)
 }
 
+/// For what nobody unregistered: whoever drops it so keeps the memory mapped after an error.
 impl<M: Metal> Drop for Wrapped<M> {
     fn drop(&mut self) {
         if let Err(error) = self.end() {

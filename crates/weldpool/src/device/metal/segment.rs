@@ -75,7 +75,11 @@ impl<M: Metal> MetalSegment<M> {
         let metal = &shared.metal;
         let label = format!("weldpool {storage} {bytes}");
         let heap = on_heap
-            .then(|| metal.new_heap(bytes, storage))
+            .then(|| {
+                // A buffer may take more of a heap than its length.
+                let needed = metal.heap_buffer_size_and_align(bytes, storage).size;
+                metal.new_heap(bytes.max(needed), storage)
+            })
             .transpose()?;
         let buffer = shared.known.make(0..bytes, || {
             Ok(match &heap {
@@ -158,8 +162,9 @@ impl<M: Metal> Drop for MetalSegment<M> {
     }
 }
 
-// SAFETY: contents of shared and managed storage are mapped for the buffer's length from its making to its end, start out
-// zero (the system gives no process what another had) and never move; nothing hands out references into them.
+// SAFETY: contents of shared and managed storage are mapped for the buffer's length, which is no less than what was asked
+// for, from its making to its end, are initialised by the system, which gives no process what another had, and never move;
+// nothing hands out references into them.
 unsafe impl<M: Metal> Segment for MetalSegment<M> {
     fn bytes(&self) -> usize {
         self.bytes

@@ -16,6 +16,8 @@ const SLICE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct EventTimeline<M: Metal> {
     event: M::Event,
+    /// What the queue's functions are called by.
+    gate: M::Event,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -44,9 +46,10 @@ fn lost(why: &Error) -> Error {
 }
 
 impl<M: Metal> EventTimeline<M> {
-    pub(super) fn new(event: M::Event) -> Self {
+    pub(super) fn new(event: M::Event, gate: M::Event) -> Self {
         Self {
             event,
+            gate,
             work: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -54,6 +57,16 @@ impl<M: Metal> EventTimeline<M> {
 
     pub(super) fn event(&self) -> &M::Event {
         &self.event
+    }
+
+    /// Raised before and after each function of the queue, and beyond all values when the queue is lost.
+    pub(super) fn gate(&self) -> &M::Event {
+        &self.gate
+    }
+
+    /// Whether the queue does nothing any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.work.lock().lost().is_some()
     }
 
     /// A command buffer is about to be committed.
@@ -81,8 +94,10 @@ impl<M: Metal> EventTimeline<M> {
         let is_lost = work.lost().is_some();
         drop(work);
         if is_lost {
-            // Whoever waits for it on the GPU waits no longer: it has stopped.
+            // Whoever waits for it on the GPU waits no longer: it has stopped. And functions that it will not call any
+            // more are let go.
             self.event.set_signaled_value(u64::MAX);
+            self.gate.set_signaled_value(u64::MAX);
         }
         self.changed.notify_all();
     }

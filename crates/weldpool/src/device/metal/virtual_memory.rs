@@ -220,6 +220,7 @@ impl<M: Metal> VirtualMemory for MetalMemory<M> {
                             "{bytes} bytes more cannot be kept resident, as memory behind placement sparse buffers must be"
                         ),
                     )
+                    .with_advice("free private memory, raise ResidencyConfig::share, or leave MetalConfig::placement_sparse off")
                 })?;
             let handle = Arc::new(Handle {
                 shared: Arc::clone(shared),

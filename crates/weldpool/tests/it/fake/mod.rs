@@ -14,6 +14,7 @@ mod peers;
 mod pool;
 mod queues;
 mod sparse;
+mod systems;
 mod untold;
 
 use std::sync::Arc;

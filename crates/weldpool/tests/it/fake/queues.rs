@@ -1,6 +1,6 @@
 //! Queues of the fakes: order, delays, steps by hand, hanging and loss.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use weldpool::device::fake::{Call, FakeApple, FakeDiscrete, Fault, Step, When};
 use weldpool::device::host::HostDevice;
 use weldpool::{Allocator, Config, Device, ErrorKind, Request, StorageMode};
 use weldpool_testkit::{FaultyDevice, block, in_time};
+
+use super::Fake;
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
@@ -296,6 +298,24 @@ fn a_host_function_that_panics_leaves_the_queue_alive() {
         queue.call(Box::new(|| panic!("on purpose"))).unwrap();
         let value = queue.signal().unwrap();
         assert!(queue.timeline().wait(value, LONG).unwrap());
+    }
+}
+
+#[test]
+fn what_a_lost_queue_did_not_call_is_dropped() {
+    let discrete: Arc<dyn Fake> = Arc::new(FakeDiscrete::new().unwrap());
+    let apple: Arc<dyn Fake> = Arc::new(FakeApple::new().unwrap());
+    for device in [discrete, apple] {
+        let queue = device.create_queue().unwrap();
+        assert!(device.control().hang(0));
+        let (call, called) = channel::<()>();
+        queue
+            .call(Box::new(move || call.send(()).unwrap()))
+            .unwrap();
+        assert!(device.control().lose_queue(0));
+        // It ends with the function, which has sent nothing.
+        let dropped = called.recv_timeout(Duration::from_secs(20));
+        assert_eq!(dropped, Err(RecvTimeoutError::Disconnected));
     }
 }
 

@@ -281,14 +281,12 @@ impl Commands {
     }
 }
 
-impl raw::Object for Commands {
+impl raw::CommandBuffer for Commands {
+    type Metal = Metal;
+
     fn set_label(&self, label: &str) {
         self.inner.label.set(label);
     }
-}
-
-impl raw::CommandBuffer for Commands {
-    type Metal = Metal;
 
     fn blit_encoder(&self) -> Result<Encoder> {
         self.begin("blitCommandEncoder")
@@ -392,6 +390,13 @@ impl Queue {
     fn uncommitted(&self, buffer: &Buffer) -> Option<String> {
         let sets = self.inner.seen.sets().lock();
         let staged = sets.iter().any(|set| set.has_staged(buffer.allocation()));
-        staged.then(|| "work on memory whose residency set was changed and not committed".into())
+        staged.then(|| {
+            format!(
+                "work on a buffer of {} bytes at {:#x}, whose residency set was changed and not committed: memory of announced \
+                 work is allocated before it is announced",
+                buffer.length(),
+                buffer.gpu_address()
+            )
+        })
     }
 }

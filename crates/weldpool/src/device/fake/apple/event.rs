@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ptr::NonNull;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::labels::Labelled;
@@ -60,19 +61,14 @@ struct State {
     listeners: Vec<(u64, Block)>,
 }
 
-/// Calls a block on a thread that nobody else knows, as Metal's listeners do; returns when it has returned.
-fn call_elsewhere(block: Block) {
+/// Calls a block on a thread that nobody else knows, as Metal's listeners do.
+fn call_elsewhere(block: Block) -> Option<JoinHandle<()>> {
     let spawned = std::thread::Builder::new()
         .name("weldpool-listener".into())
         .spawn(block);
-    match spawned {
-        Ok(thread) => {
-            if thread.join().is_err() {
-                tracing::error!("a listener's block panicked");
-            }
-        }
-        Err(error) => tracing::error!(%error, "no thread for a listener's block"),
-    }
+    spawned
+        .inspect_err(|error| tracing::error!(%error, "no thread for a listener's block"))
+        .ok()
 }
 
 impl Event {
@@ -95,34 +91,36 @@ impl Event {
         Arc::as_ptr(&self.inner).addr()
     }
 
-    /// The GPU gives a signal.
+    /// The GPU gives a signal, calls who listens and waits until they have returned.
     pub(super) fn raise(&self, signal: Signal) {
-        let order = |order: &mut Order| order.raise(self.object(), signal);
-        self.reach(signal.value, order);
+        let why = |order: &mut Order| order.raise(self.object(), signal);
+        for thread in self.raise_to(signal.value, why) {
+            if thread.join().is_err() {
+                tracing::error!("a listener's block panicked");
+            }
+        }
     }
 
     /// Raises the value, which never falls, takes note of why, and calls who listens.
-    fn reach(&self, value: u64, why: impl FnOnce(&mut Order)) {
-        let due = {
-            let mut state = self.inner.state.lock();
-            let mut order = self.inner.metal.order();
-            why(&mut order);
-            state.value = state.value.max(value);
-            let reached = state.value;
-            let due: Vec<_> = state
-                .listeners
-                .extract_if(.., |(at, _)| *at <= reached)
-                .collect();
-            // Who is called has seen it.
-            for (at, _) in &due {
-                order.see(self.object(), *at);
-            }
-            self.inner.raised.notify_all();
-            due
-        };
-        for (_, block) in due {
-            call_elsewhere(block);
+    fn raise_to(&self, value: u64, why: impl FnOnce(&mut Order)) -> Vec<JoinHandle<()>> {
+        let mut state = self.inner.state.lock();
+        let mut order = self.inner.metal.order();
+        why(&mut order);
+        state.value = state.value.max(value);
+        let reached = state.value;
+        let due: Vec<_> = state
+            .listeners
+            .extract_if(.., |(at, _)| *at <= reached)
+            .collect();
+        // Who is called has seen it.
+        for (at, _) in &due {
+            order.see(self.object(), *at);
         }
+        self.inner.raised.notify_all();
+        drop((order, state));
+        due.into_iter()
+            .filter_map(|(_, block)| call_elsewhere(block))
+            .collect()
     }
 
     /// Waits for a value; `then` is called while the event is known to have it.
@@ -139,7 +137,7 @@ impl Event {
         true
     }
 
-    /// The host sees that the event has reached a value, which is called with its state locked.
+    /// The host sees that the event has reached a value; called with the state locked.
     fn see(&self, value: u64) {
         self.inner.metal.order().see(self.object(), value);
     }
@@ -180,7 +178,9 @@ impl raw::SharedEvent for Event {
 
     fn set_signaled_value(&self, value: u64) {
         self.inner.metal.enter("setSignaledValue:");
-        self.reach(value, |order| order.raise_by_host(self.object(), value));
+        // Whoever sets it waits for nobody.
+        let why = |order: &mut Order| order.raise_by_host(self.object(), value);
+        let _detached = self.raise_to(value, why);
     }
 
     fn notify(&self, value: u64, block: Block) {
@@ -192,12 +192,7 @@ impl raw::SharedEvent for Event {
         }
         self.see(value);
         drop(state);
-        let spawned = std::thread::Builder::new()
-            .name("weldpool-listener".into())
-            .spawn(block);
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for a listener's block");
-        }
+        let _detached = call_elsewhere(block);
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
@@ -214,6 +209,7 @@ mod tests {
     use super::raw::SharedEvent;
     use super::*;
     use crate::device::fake::FakeApple;
+    use crate::device::fake::apple::order::Read;
     use crate::device::fake::apple::pools::pooled;
 
     #[test]
@@ -232,7 +228,11 @@ mod tests {
                 Box::new(move || say.send((at, std::thread::current().id())).unwrap()),
             );
         }
-        event.set_signaled_value(2);
+        let given = |value| {
+            let mut order = event.inner.metal.order();
+            order.signal(event.object(), value, &Read::default())
+        };
+        event.raise(given(2));
         let mut called: Vec<_> = said.try_iter().collect();
         called.sort_unstable_by_key(|(at, _)| *at);
         assert!(matches!(called[..], [(1, _), (2, _)]));

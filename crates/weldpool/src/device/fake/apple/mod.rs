@@ -47,9 +47,6 @@ pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 pub use crate::device::metal::{NoPlacementSparse, PlacementSparse};
 
-/// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.
-const ALIGNMENT: usize = 256;
-
 /// The model of an Apple silicon GPU: one memory for host and device, and virtual memory only
 /// [on demand](FakeAppleBuilder::placement_sparse). Others are [modelled](AppleGpu) too: the discrete GPU of an Intel Mac,
 /// and Apple's GPU in a virtual machine.
@@ -97,15 +94,23 @@ impl FakeApple {
             memory,
             working_set,
             buffer_bytes_max,
-            macos26,
+            macos,
             metal4,
             placement_sparse,
             residency,
             sparse_page_max,
             buffers_max,
             empty_no_copy,
+            heap_padding,
+            heap_alignment,
             costs,
         } = model;
+        if !heap_alignment.is_power_of_two() {
+            return Err(Error::with_message(
+                ErrorKind::InvalidConfig,
+                format!("an alignment of {heap_alignment} bytes on heaps; it is a power of two"),
+            ));
+        }
         residency.validate()?;
         let percent = |share: u64| memory / 100 * share;
         let ordinal = settings.ordinal;
@@ -113,7 +118,10 @@ impl FakeApple {
         if peer_group.is_some() && (group == 0 || ordinal >= u32::from(count)) {
             return Err(Error::with_message(
                 ErrorKind::InvalidConfig,
-                format!("device {ordinal} joins peer group {group} of {count} devices"),
+                format!(
+                    "device {ordinal} joins peer group {group} of {count} devices; groups are numbered from 1 on, and their \
+                     devices from 0 on"
+                ),
             ));
         }
         let limits = Limits {
@@ -127,8 +135,10 @@ impl FakeApple {
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             buffers_max,
             empty_no_copy,
+            heap_padding,
+            heap_alignment,
             poison: settings.poison,
-            macos26,
+            macos,
             metal4,
             sparse_page_max,
         };

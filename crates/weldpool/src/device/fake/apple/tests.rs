@@ -1,8 +1,9 @@
 //! Each rule of the model that only the device's own calls can break: what breaks it is noticed, and what keeps it is not.
 
+#![allow(unsafe_code)]
+
 use std::time::{Duration, Instant};
 
-use super::FakeApple;
 use super::commands::Queue;
 use super::event::Event;
 use super::fence::Fence;
@@ -10,6 +11,7 @@ use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
 use super::residency::{Figures, Set};
+use super::{AppleGpu, FakeApple};
 use crate::allocator::Allocator;
 use crate::device::StorageMode;
 use crate::device::fake::Rule;
@@ -19,6 +21,7 @@ use crate::device::metal::raw::{
     Encoder as _, Metal as _, ResidencySet as _, SharedEvent as _,
 };
 use crate::error::ErrorKind;
+use crate::registered::MappedFile;
 use crate::sync::Arc;
 
 const PAGE: usize = 16 << 10;
@@ -429,6 +432,28 @@ fn a_command_queue_takes_so_many_residency_sets() {
 }
 
 #[test]
+fn residency_sets_are_made_where_there_are_such() {
+    for (builder, there) in [
+        (FakeApple::builder(), true),
+        (FakeApple::builder().macos(15), true),
+        (FakeApple::builder().macos(14), false),
+        (FakeApple::builder().gpu(AppleGpu::Paravirtual), false),
+        (FakeApple::builder().gpu(AppleGpu::Discrete), false),
+    ] {
+        let device = builder.build().unwrap();
+        let made = pooled(|| device.metal().new_residency_set("one").is_ok());
+        let rules = device.violations().into_iter().map(|broken| broken.rule);
+        let expected: &[Rule] = if there {
+            &[]
+        } else {
+            &[Rule::ResidencyOffered]
+        };
+        assert_eq!(rules.collect::<Vec<_>>(), expected);
+        assert_eq!(made, there);
+    }
+}
+
+#[test]
 fn changes_of_residency_sets_are_committed_before_work() {
     for committed in [true, false] {
         let broken = broken(|made| {
@@ -567,6 +592,28 @@ fn what_is_beyond_the_share_is_not_kept_resident() {
         sets(&device).iter().map(|set| set.members).sum::<usize>()
     };
     assert_eq!([members(1.0), members(0.25), members(0.0)], [4, 2, 0]);
+}
+
+#[test]
+fn registered_memory_is_kept_resident_until_its_end() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let members = || sets(&device).iter().map(|set| set.members).sum::<usize>();
+    let before = members();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(100_000).unwrap();
+    // SAFETY: nobody else has the file.
+    let weights = unsafe { MappedFile::map(&file, 0, 100_000) }.unwrap();
+    let weights = allocator.register(weights).unwrap();
+    let mut target = allocator.allocate(100_000).unwrap();
+    let fence = queue.copy(&weights, &mut target).unwrap();
+    fence.wait(None).unwrap();
+    // The target's heap is another.
+    assert_eq!(members(), before + 2);
+    drop(weights);
+    assert_eq!(members(), before + 1, "and nobody has to submit for that");
+    assert_eq!(device.violations(), []);
 }
 
 #[test]

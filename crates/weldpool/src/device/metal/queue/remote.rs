@@ -27,6 +27,10 @@ impl<M: Metal> MetalQueue<M> {
         to: &M::Buffer,
         parts: &[(By, Part)],
     ) -> Result<()> {
+        if parts.is_empty() {
+            // As in `submit_moves`.
+            return Ok(());
+        }
         let metal = &self.shared.metal;
         let kernel = M::pooled(|| {
             let pipeline = self.shared.kernels.copy_for(metal, parts)?;

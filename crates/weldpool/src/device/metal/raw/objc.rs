@@ -4,32 +4,35 @@
 
 #![allow(unsafe_code)]
 
+mod counted;
 mod sparse;
 
 use std::ffi::c_void;
-use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
 
 use block2::RcBlock;
+use dispatch2::DispatchQueue;
 use objc2::rc::{Retained, autoreleasepool};
-use objc2::runtime::ProtocolObject;
+use objc2::runtime::{NSObjectProtocol as _, ProtocolObject};
+use objc2::{AnyThread, sel};
 use objc2_foundation::NSString;
 use objc2_metal::{
     MTLAllocation, MTLBlitCommandEncoder as _, MTLBuffer, MTLCommandBuffer as _,
-    MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _, MTLDevice as _,
-    MTLEvent as _, MTLFence as _, MTLGPUFamily, MTLHazardTrackingMode, MTLHeap as _,
-    MTLHeapDescriptor, MTLHeapType, MTLLibrary as _, MTLPurgeableState, MTLResidencySet as _,
-    MTLResidencySetDescriptor, MTLResource as _, MTLResourceOptions, MTLSharedEvent as _,
-    MTLSharedEventListener, MTLSize, MTLStorageMode,
+    MTLCommandEncoder as _, MTLCommandQueue as _, MTLComputeCommandEncoder as _,
+    MTLComputePipelineState as _, MTLDevice as _, MTLEvent as _, MTLFence as _, MTLGPUFamily,
+    MTLHazardTrackingMode, MTLHeap as _, MTLHeapDescriptor, MTLHeapType, MTLLibrary as _,
+    MTLPurgeableState, MTLResidencySet as _, MTLResidencySetDescriptor, MTLResource as _,
+    MTLResourceOptions, MTLSharedEvent as _, MTLSharedEventListener, MTLSize, MTLStorageMode,
 };
 
+use self::counted::{Counted, Once, Shared};
 use super::{Allocation, Family, Metal, Outcome, PurgeableState, SizeAndAlign, SparsePageSize};
 use crate::binding::Resource;
 use crate::device::host::{darwin, system};
 use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::registered::CopyReason;
 
 /// Threads of a group: a multiple of every GPU's width (32 on Apple's).
 const GROUP: usize = 256;
@@ -38,44 +41,33 @@ const BUFFERS_MAX: usize = 499_000;
 /// Bytes that `setBytes:length:atIndex:` takes at most (its documentation).
 const SET_BYTES_MAX: usize = 4 << 10;
 
-/// A counted reference to an object of Metal's that any thread may use.
-struct Shared<P: ?Sized>(Retained<ProtocolObject<P>>);
-
-// SAFETY: devices, heaps, buffers, command queues, pipelines, events and residency sets may be used from any thread
-// (documentation of each protocol); what a thread may do to an encoder or a command buffer is settled by its one owner.
-unsafe impl<P: ?Sized> Send for Shared<P> {}
-// SAFETY: as for `Send`.
-unsafe impl<P: ?Sized> Sync for Shared<P> {}
-
-impl<P: ?Sized> Clone for Shared<P> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<P: ?Sized> fmt::Debug for Shared<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:p}", Retained::as_ptr(&self.0))
-    }
-}
-
 macro_rules! objects {
-    ($($(#[$about:meta])* $name:ident: $protocol:ident;)*) => {
+    ($counted:ident $traits:tt: $($(#[$about:meta])* $name:ident: $protocol:ident;)*) => {
         $(
             $(#[$about])*
-            #[derive(Debug, Clone)]
-            pub(in crate::device) struct $name(Shared<dyn objc2_metal::$protocol>);
+            #[derive $traits]
+            pub(in crate::device) struct $name($counted<ProtocolObject<dyn objc2_metal::$protocol>>);
 
             impl $name {
                 fn new(object: Retained<ProtocolObject<dyn objc2_metal::$protocol>>) -> Self {
-                    Self(Shared(object))
+                    Self($counted::new(object))
                 }
             }
         )*
     };
 }
 
-objects! {
+// Of one thread at a time.
+objects! { Counted (Debug):
+    /// `MTLCommandBuffer`.
+    Commands: MTLCommandBuffer;
+    /// `MTLBlitCommandEncoder`.
+    Blit: MTLBlitCommandEncoder;
+    /// `MTLComputeCommandEncoder`.
+    Compute: MTLComputeCommandEncoder;
+}
+
+objects! { Shared (Debug, Clone):
     /// `MTLDevice`.
     Device: MTLDevice;
     /// `MTLHeap`.
@@ -84,12 +76,6 @@ objects! {
     Buffer: MTLBuffer;
     /// `MTLCommandQueue`.
     Queue: MTLCommandQueue;
-    /// `MTLCommandBuffer`.
-    Commands: MTLCommandBuffer;
-    /// `MTLBlitCommandEncoder`.
-    Blit: MTLBlitCommandEncoder;
-    /// `MTLComputeCommandEncoder`.
-    Compute: MTLComputeCommandEncoder;
     /// `MTLComputePipelineState`.
     Pipeline: MTLComputePipelineState;
     /// `MTLFence`.
@@ -100,26 +86,12 @@ objects! {
     Mappings: MTL4CommandQueue;
 }
 
-/// `MTLSharedEvent`, with a listener of its own, so that a block which waits keeps no other event's from being called.
+/// `MTLSharedEvent`, with a listener and its queue of its own, so that a block which waits keeps no other event's from
+/// being called.
 #[derive(Debug, Clone)]
 pub(in crate::device) struct Event {
-    event: Shared<dyn objc2_metal::MTLSharedEvent>,
-    listener: Listener,
-}
-
-/// `MTLSharedEventListener`.
-#[derive(Clone)]
-struct Listener(Retained<MTLSharedEventListener>);
-
-// SAFETY: a listener is given to events from any thread, and is not changed (documentation of `MTLSharedEventListener`).
-unsafe impl Send for Listener {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for Listener {}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Listener(..)")
-    }
+    event: Shared<ProtocolObject<dyn objc2_metal::MTLSharedEvent>>,
+    listener: Shared<MTLSharedEventListener>,
 }
 
 fn options(storage: StorageMode) -> MTLResourceOptions {
@@ -155,8 +127,10 @@ fn failed(what: &str, error: &objc2_foundation::NSError) -> Error {
 
 /// The devices of this machine.
 pub(in crate::device) fn devices() -> Vec<Device> {
-    let all = objc2_metal::MTLCopyAllDevices();
-    all.iter().map(Device::new).collect()
+    autoreleasepool(|_| {
+        let all = objc2_metal::MTLCopyAllDevices();
+        all.iter().map(Device::new).collect()
+    })
 }
 
 impl Metal for Device {
@@ -177,15 +151,15 @@ impl Metal for Device {
     }
 
     fn name(&self) -> String {
-        self.0.0.name().to_string()
+        self.0.name().to_string()
     }
 
     fn has_unified_memory(&self) -> bool {
-        self.0.0.hasUnifiedMemory()
+        self.0.hasUnifiedMemory()
     }
 
     fn supports_family(&self, family: Family) -> bool {
-        self.0.0.supportsFamily(match family {
+        self.0.supportsFamily(match family {
             Family::Apple7 => MTLGPUFamily::Apple7,
             Family::Apple8 => MTLGPUFamily::Apple8,
             Family::Apple9 => MTLGPUFamily::Apple9,
@@ -197,19 +171,19 @@ impl Metal for Device {
     }
 
     fn max_buffer_length(&self) -> u64 {
-        self.0.0.maxBufferLength() as u64
+        self.0.maxBufferLength() as u64
     }
 
     fn recommended_max_working_set_size(&self) -> u64 {
-        self.0.0.recommendedMaxWorkingSetSize()
+        self.0.recommendedMaxWorkingSetSize()
     }
 
     fn current_allocated_size(&self) -> u64 {
-        self.0.0.currentAllocatedSize() as u64
+        self.0.currentAllocatedSize() as u64
     }
 
     fn peer_group_id(&self) -> u64 {
-        self.0.0.peerGroupID()
+        self.0.peerGroupID()
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -223,7 +197,9 @@ impl Metal for Device {
     }
 
     fn has_residency_sets(&self) -> bool {
-        objc2::available!(macos = 15.0)
+        // Not by the system's version, which a program built with an older SDK is told wrongly.
+        let selector = sel!(newResidencySetWithDescriptor:error:);
+        self.0.respondsToSelector(selector)
     }
 
     fn has_placement_sparse(&self) -> bool {
@@ -232,7 +208,6 @@ impl Metal for Device {
 
     fn heap_buffer_size_and_align(&self, length: usize, storage: StorageMode) -> SizeAndAlign {
         let needed = self
-            .0
             .0
             .heapBufferSizeAndAlignWithLength_options(length, options(storage));
         SizeAndAlign {
@@ -247,7 +222,7 @@ impl Metal for Device {
         descriptor.setStorageMode(mode(storage));
         descriptor.setType(MTLHeapType::Placement);
         descriptor.setHazardTrackingMode(MTLHazardTrackingMode::Untracked);
-        let heap = self.0.0.newHeapWithDescriptor(&descriptor);
+        let heap = self.0.newHeapWithDescriptor(&descriptor);
         made(heap, || format!("heap of {bytes} bytes")).map(Heap::new)
     }
 
@@ -274,10 +249,7 @@ impl Metal for Device {
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
-        let buffer = self
-            .0
-            .0
-            .newBufferWithLength_options(length, options(storage));
+        let buffer = self.0.newBufferWithLength_options(length, options(storage));
         made(buffer, || format!("buffer of {length} bytes")).map(Buffer::new)
     }
 
@@ -289,36 +261,33 @@ impl Metal for Device {
         let page = self.page_bytes();
         let start = memory.address.as_ptr().addr();
         let whole = start.is_multiple_of(page) && memory.bytes.is_multiple_of(page);
-        if !whole || memory.bytes == 0 {
+        if !whole || memory.bytes == 0 || memory.bytes > self.0.maxBufferLength() {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
-                "memory that is wrapped without a copy consists of whole pages",
+                "memory that is wrapped without a copy consists of whole pages, and is no longer than maxBufferLength",
             ));
         }
-        // A block can be called any number of times; a buffer ends once.
-        let ended = Mutex::new(Some(ended));
+        let ended = Once::new(ended);
         let deallocator = RcBlock::new(move |_: NonNull<c_void>, _: usize| {
-            let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(ended) = ended {
-                ended();
-            }
+            ended.with(|ended| ended());
         });
         // SAFETY: address and length are those of whole pages, which whoever registers them keeps mapped until the
         // deallocator was called; Metal copies the block, which owns all that it uses and may be called on any thread.
         let buffer = unsafe {
-            self.0
-                .0
-                .newBufferWithBytesNoCopy_length_options_deallocator(
-                    memory.address.cast(),
-                    memory.bytes,
-                    options(StorageMode::Shared),
-                    Some(&deallocator),
-                )
+            self.0.newBufferWithBytesNoCopy_length_options_deallocator(
+                memory.address.cast(),
+                memory.bytes,
+                options(StorageMode::Shared),
+                Some(&deallocator),
+            )
         };
-        made(buffer, || {
-            format!("buffer over {} bytes of the program's", memory.bytes)
+        buffer.map(Buffer::new).ok_or_else(|| {
+            let text = format!(
+                "Metal made no buffer over {} bytes of the program's; it takes memory of one mapping (mmap, vm_allocate)",
+                memory.bytes
+            );
+            Error::with_message(ErrorKind::System, text).with_copy_reason(CopyReason::Refused)
         })
-        .map(Buffer::new)
     }
 
     fn has_whole_pages(&self, _pages: Range<usize>) -> bool {
@@ -332,42 +301,46 @@ impl Metal for Device {
     }
 
     fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
-        let group = self.0.0.peerGroupID();
-        let same = group != 0 && of.0.0.device().peerGroupID() == group;
-        if !same || of.0.0.storageMode() != MTLStorageMode::Private {
+        let group = self.0.peerGroupID();
+        let same = group != 0 && of.0.device().peerGroupID() == group;
+        if !same || of.0.storageMode() != MTLStorageMode::Private {
             return Err(Error::new(
                 ErrorKind::InvalidRequest,
                 "a remote view is of private storage of a device of the same peer group",
             ));
         }
-        let view = of.0.0.newRemoteBufferViewForDevice(&self.0.0);
+        let view = of.0.newRemoteBufferViewForDevice(&self.0);
         made(view, || "view of a peer's buffer".into()).map(Buffer::new)
     }
 
     fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
         let queue = self
             .0
-            .0
             .newCommandQueueWithMaxCommandBufferCount(command_buffers_max);
         made(queue, || "command queue".into()).map(Queue::new)
     }
 
     fn new_shared_event(&self) -> Result<Event> {
-        let event = made(self.0.0.newSharedEvent(), || "shared event".into())?;
+        let event = made(self.0.newSharedEvent(), || "shared event".into())?;
+        let queue = DispatchQueue::new("weldpool listener", None);
+        // SAFETY: a dispatch queue may be used from any thread, and the listener keeps it.
+        let listener = unsafe {
+            MTLSharedEventListener::initWithDispatchQueue(MTLSharedEventListener::alloc(), &queue)
+        };
         Ok(Event {
-            event: Shared(event),
-            listener: Listener(MTLSharedEventListener::new()),
+            event: Shared::new(event),
+            listener: Shared::new(listener),
         })
     }
 
     fn new_fence(&self) -> Result<Fence> {
-        made(self.0.0.newFence(), || "fence".into()).map(Fence::new)
+        made(self.0.newFence(), || "fence".into()).map(Fence::new)
     }
 
     fn new_residency_set(&self, label: &str) -> Result<Set> {
         let descriptor = MTLResidencySetDescriptor::new();
         descriptor.setLabel(Some(&NSString::from_str(label)));
-        let set = self.0.0.newResidencySetWithDescriptor_error(&descriptor);
+        let set = self.0.newResidencySetWithDescriptor_error(&descriptor);
         set.map(Set::new)
             .map_err(|error| failed("making a residency set", &error))
     }
@@ -375,15 +348,20 @@ impl Metal for Device {
     fn new_pipeline(&self, source: &str, function: &str) -> Result<Pipeline> {
         let library = self
             .0
-            .0
             .newLibraryWithSource_options_error(&NSString::from_str(source), None);
         let library = library.map_err(|error| failed("compiling a kernel", &error))?;
         let found = library.newFunctionWithName(&NSString::from_str(function));
         let found = made(found, || format!("function {function}"))?;
-        let pipeline = self.0.0.newComputePipelineStateWithFunction_error(&found);
-        pipeline
-            .map(Pipeline::new)
-            .map_err(|error| failed("making a pipeline", &error))
+        let pipeline = self.0.newComputePipelineStateWithFunction_error(&found);
+        let pipeline = pipeline.map_err(|error| failed("making a pipeline", &error))?;
+        let most = pipeline.maxTotalThreadsPerThreadgroup();
+        if most < GROUP {
+            return Err(Error::with_message(
+                ErrorKind::Unsupported,
+                format!("the GPU runs {function} in groups of {most} threads, not of {GROUP}"),
+            ));
+        }
+        Ok(Pipeline::new(pipeline))
     }
 }
 
@@ -392,18 +370,18 @@ macro_rules! labelled {
         $(
             impl super::Object for $name {
                 fn set_label(&self, label: &str) {
-                    self.0.0.setLabel(Some(&NSString::from_str(label)));
+                    self.0.setLabel(Some(&NSString::from_str(label)));
                 }
             }
         )*
     };
 }
 
-labelled! { Heap Buffer Queue Commands Fence }
+labelled! { Heap Buffer Queue Fence }
 
 impl super::Object for Event {
     fn set_label(&self, label: &str) {
-        self.event.0.setLabel(Some(&NSString::from_str(label)));
+        self.event.setLabel(Some(&NSString::from_str(label)));
     }
 }
 
@@ -411,11 +389,11 @@ impl super::Heap for Heap {
     type Buffer = Buffer;
 
     fn size(&self) -> usize {
-        self.0.0.size()
+        self.0.size()
     }
 
     fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
-        let (heap, size) = (&self.0.0, self.size());
+        let (heap, size) = (&self.0, self.size());
         let options = heap.resourceOptions();
         let needed = heap
             .device()
@@ -436,10 +414,7 @@ impl super::Heap for Heap {
     }
 
     fn set_purgeable_state(&self, state: PurgeableState) -> PurgeableState {
-        let before = self
-            .0
-            .0
-            .setPurgeableState(MTLPurgeableState(state as usize));
+        let before = self.0.setPurgeableState(MTLPurgeableState(state as usize));
         match before {
             MTLPurgeableState::Volatile => PurgeableState::Volatile,
             MTLPurgeableState::Empty => PurgeableState::Empty,
@@ -450,11 +425,11 @@ impl super::Heap for Heap {
 
 impl super::Buffer for Buffer {
     fn length(&self) -> usize {
-        self.0.0.length()
+        self.0.length()
     }
 
     fn storage_mode(&self) -> StorageMode {
-        match self.0.0.storageMode() {
+        match self.0.storageMode() {
             MTLStorageMode::Managed => StorageMode::Managed,
             MTLStorageMode::Private => StorageMode::Private,
             _ => StorageMode::Shared,
@@ -462,22 +437,22 @@ impl super::Buffer for Buffer {
     }
 
     fn contents(&self) -> Option<NonNull<u8>> {
-        if self.0.0.storageMode() == MTLStorageMode::Private {
+        if self.0.storageMode() == MTLStorageMode::Private {
             return None;
         }
-        Some(self.0.0.contents().cast())
+        Some(self.0.contents().cast())
     }
 
     fn gpu_address(&self) -> u64 {
-        self.0.0.gpuAddress()
+        self.0.gpuAddress()
     }
 
     fn resource(&self) -> Resource {
-        Resource::new(NonNull::from(&*self.0.0).cast())
+        Resource::new(NonNull::from(&*self.0).cast())
     }
 
     fn did_modify_range(&self, range: Range<usize>) {
-        self.0.0.didModifyRange(objc2_foundation::NSRange {
+        self.0.didModifyRange(objc2_foundation::NSRange {
             location: range.start,
             length: range.len(),
         });
@@ -488,69 +463,61 @@ impl super::CommandQueue for Queue {
     type Metal = Device;
 
     fn command_buffer(&self) -> Result<Commands> {
-        made(self.0.0.commandBuffer(), || "command buffer".into()).map(Commands::new)
+        made(self.0.commandBuffer(), || "command buffer".into()).map(Commands::new)
     }
 
     fn add_residency_set(&self, set: &Set) {
-        self.0.0.addResidencySet(&set.0.0);
+        self.0.addResidencySet(&set.0);
     }
 
     fn resource(&self) -> Resource {
-        Resource::new(NonNull::from(&*self.0.0).cast())
+        Resource::new(NonNull::from(&*self.0).cast())
     }
 }
 
 impl super::CommandBuffer for Commands {
     type Metal = Device;
 
+    fn set_label(&self, label: &str) {
+        self.0.setLabel(Some(&NSString::from_str(label)));
+    }
+
     fn blit_encoder(&self) -> Result<Blit> {
-        made(self.0.0.blitCommandEncoder(), || "blit encoder".into()).map(Blit::new)
+        made(self.0.blitCommandEncoder(), || "blit encoder".into()).map(Blit::new)
     }
 
     fn compute_encoder(&self) -> Result<Compute> {
-        made(self.0.0.computeCommandEncoder(), || {
-            "compute encoder".into()
-        })
-        .map(Compute::new)
+        made(self.0.computeCommandEncoder(), || "compute encoder".into()).map(Compute::new)
     }
 
     fn wait_for(&self, event: &Event, value: u64) {
         self.0
-            .0
-            .encodeWaitForEvent_value((*event.event.0).as_ref(), value);
+            .encodeWaitForEvent_value((*event.event).as_ref(), value);
     }
 
     fn signal(&self, event: &Event, value: u64) {
         self.0
-            .0
-            .encodeSignalEvent_value((*event.event.0).as_ref(), value);
+            .encodeSignalEvent_value((*event.event).as_ref(), value);
     }
 
     fn on_completed(&self, handler: Box<dyn FnOnce(Outcome) + Send>) {
-        // A block can be called any number of times; a handler is called once.
-        let handler = Mutex::new(Some(handler));
+        let handler = Once::new(handler);
         let block = RcBlock::new(
             move |commands: NonNull<ProtocolObject<dyn objc2_metal::MTLCommandBuffer>>| {
-                let handler = handler
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
                 let outcome = autoreleasepool(|_| {
                     // SAFETY: Metal passes the command buffer, which lives during the call.
                     let error = unsafe { commands.as_ref() }.error();
                     error.map_or(Ok(()), |error| Err(failed("a command buffer", &error)))
                 });
-                if let Some(handler) = handler {
-                    handler(outcome);
-                }
+                handler.with(|handler| handler(outcome));
             },
         );
         // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
-        unsafe { self.0.0.addCompletedHandler(RcBlock::as_ptr(&block)) };
+        unsafe { self.0.addCompletedHandler(RcBlock::as_ptr(&block)) };
     }
 
     fn commit(&self) {
-        self.0.0.commit();
+        self.0.commit();
     }
 }
 
@@ -570,15 +537,15 @@ macro_rules! encoders {
                 type Metal = Device;
 
                 fn wait_for_fence(&self, fence: &Fence) {
-                    self.0.0.waitForFence(&fence.0.0);
+                    self.0.waitForFence(&fence.0);
                 }
 
                 fn update_fence(&self, fence: &Fence) {
-                    self.0.0.updateFence(&fence.0.0);
+                    self.0.updateFence(&fence.0);
                 }
 
                 fn end(&self) {
-                    self.0.0.endEncoding();
+                    self.0.endEncoding();
                 }
             }
         )*
@@ -599,13 +566,8 @@ impl super::BlitEncoder for Blit {
         // SAFETY: both ranges are inside their buffers, at multiples of four; the command buffer keeps the buffers.
         unsafe {
             self.0
-                .0
                 .copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(
-                    &from.0.0.0,
-                    from.1,
-                    &to.0.0.0,
-                    to.1,
-                    bytes,
+                    &from.0.0, from.1, &to.0.0, to.1, bytes,
                 );
         };
     }
@@ -619,34 +581,40 @@ impl super::BlitEncoder for Blit {
             location: range.start,
             length: range.len(),
         };
-        self.0.0.fillBuffer_range_value(&buffer.0.0, range, value);
+        self.0.fillBuffer_range_value(&buffer.0, range, value);
     }
 
     fn synchronize(&self, buffer: &Buffer) {
-        self.0.0.synchronizeResource((*buffer.0.0).as_ref());
+        self.0.synchronizeResource((*buffer.0).as_ref());
     }
 }
 
 impl super::ComputeEncoder for Compute {
     fn set_pipeline(&self, pipeline: &Pipeline) {
-        self.0.0.setComputePipelineState(&pipeline.0.0);
+        self.0.setComputePipelineState(&pipeline.0);
     }
 
     fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
+        if offset > super::Buffer::length(buffer) {
+            tracing::error!(offset, "a buffer was not bound: the offset is beyond it");
+            return;
+        }
         // SAFETY: the kernels stay inside the buffer, which the command buffer keeps; indices are theirs.
         unsafe {
             self.0
-                .0
-                .setBuffer_offset_atIndex(Some(&buffer.0.0), offset, index);
+                .setBuffer_offset_atIndex(Some(&buffer.0), offset, index);
         };
     }
 
     fn set_bytes(&self, bytes: &[u8], index: usize) {
-        let bytes = &bytes[..bytes.len().min(SET_BYTES_MAX)];
+        if bytes.len() > SET_BYTES_MAX {
+            let bytes = bytes.len();
+            tracing::error!(bytes, "an argument was not bound: it is too long");
+            return;
+        }
         // SAFETY: Metal copies so many bytes from there.
         unsafe {
             self.0
-                .0
                 .setBytes_length_atIndex(NonNull::from(bytes).cast(), bytes.len(), index);
         };
     }
@@ -658,55 +626,48 @@ impl super::ComputeEncoder for Compute {
             depth: 1,
         };
         self.0
-            .0
             .dispatchThreads_threadsPerThreadgroup(line(threads), line(GROUP.min(threads)));
     }
 }
 
 impl super::SharedEvent for Event {
     fn resource(&self) -> Resource {
-        Resource::new(NonNull::from(&*self.event.0).cast())
+        Resource::new(NonNull::from(&*self.event).cast())
     }
 
     fn signaled_value(&self) -> u64 {
-        self.event.0.signaledValue()
+        self.event.signaledValue()
     }
 
     fn set_signaled_value(&self, value: u64) {
-        self.event.0.setSignaledValue(value);
+        self.event.setSignaledValue(value);
     }
 
     fn notify(&self, value: u64, block: Box<dyn FnOnce() + Send>) {
-        // A block can be called any number of times; this one does something once.
-        let block = Mutex::new(Some(block));
+        let block = Once::new(block);
         let called = RcBlock::new(
             move |_event: NonNull<ProtocolObject<dyn objc2_metal::MTLSharedEvent>>, _value: u64| {
-                let block = block.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(block) = block {
-                    block();
-                }
+                block.with(|block| block());
             },
         );
-        let listener = &self.listener.0;
+        let listener: &MTLSharedEventListener = &self.listener;
         // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
         unsafe {
             self.event
-                .0
                 .notifyListener_atValue_block(listener, value, RcBlock::as_ptr(&called));
         };
     }
 
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
         self.event
-            .0
             .waitUntilSignaledValue_timeoutMS(value, milliseconds)
     }
 }
 
 fn allocation<'a>(of: Allocation<'a, Device>) -> &'a ProtocolObject<dyn MTLAllocation> {
     match of {
-        Allocation::Heap(heap) => (*heap.0.0).as_ref(),
-        Allocation::Buffer(buffer) => (*buffer.0.0).as_ref(),
+        Allocation::Heap(heap) => (*heap.0).as_ref(),
+        Allocation::Buffer(buffer) => (*buffer.0).as_ref(),
     }
 }
 
@@ -714,22 +675,22 @@ impl super::ResidencySet for Set {
     type Metal = Device;
 
     fn add(&self, of: Allocation<'_, Device>) {
-        self.0.0.addAllocation(allocation(of));
+        self.0.addAllocation(allocation(of));
     }
 
     fn remove(&self, of: Allocation<'_, Device>) {
-        self.0.0.removeAllocation(allocation(of));
+        self.0.removeAllocation(allocation(of));
     }
 
     fn commit(&self) {
-        self.0.0.commit();
+        self.0.commit();
     }
 
     fn request_residency(&self) {
-        self.0.0.requestResidency();
+        self.0.requestResidency();
     }
 
     fn end_residency(&self) {
-        self.0.0.endResidency();
+        self.0.endResidency();
     }
 }

@@ -31,10 +31,12 @@ fn invalid(text: String) -> Error {
     Error::with_message(ErrorKind::InvalidRequest, text)
 }
 
-/// Whether the system has the calls: all came with macOS 26.
+/// Whether the system has the calls: all came with macOS 26. Asked of the device, since the version of the system is told
+/// wrongly to a program built with an older SDK.
 pub(super) fn is_there(device: &Device) -> bool {
-    let selector = sel!(newBufferWithLength:options:placementSparsePageSize:);
-    objc2::available!(macos = 26.0) && device.0.0.respondsToSelector(selector)
+    let buffers = sel!(newBufferWithLength:options:placementSparsePageSize:);
+    let queues = sel!(newMTL4CommandQueueWithDescriptor:error:);
+    device.0.respondsToSelector(buffers) && device.0.respondsToSelector(queues)
 }
 
 pub(super) fn new_heap(
@@ -49,7 +51,7 @@ pub(super) fn new_heap(
     descriptor.setType(MTLHeapType::Placement);
     descriptor.setHazardTrackingMode(MTLHazardTrackingMode::Untracked);
     descriptor.setMaxCompatiblePlacementSparsePageSize(page_size(page));
-    let heap = device.0.0.newHeapWithDescriptor(&descriptor);
+    let heap = device.0.newHeapWithDescriptor(&descriptor);
     made(heap, || format!("heap of {bytes} bytes")).map(Heap::new)
 }
 
@@ -60,7 +62,7 @@ pub(super) fn new_buffer(
     page: SparsePageSize,
 ) -> Result<Buffer> {
     let whole = Tiles::of(page, 0, length);
-    if whole.is_none() || length > device.0.0.maxBufferLength() {
+    if whole.is_none() || length > device.0.maxBufferLength() {
         return Err(invalid(format!(
             "a placement sparse buffer of {length} bytes, with pages of {}",
             page.bytes()
@@ -69,7 +71,6 @@ pub(super) fn new_buffer(
     // SAFETY: the length is one of whole pages, and no more than the device allows.
     let buffer = unsafe {
         device
-            .0
             .0
             .newBufferWithLength_options_placementSparsePageSize(
                 length,
@@ -89,7 +90,6 @@ pub(super) fn new_queue(device: &Device, label: &str) -> Result<Mappings> {
     descriptor.setLabel(Some(&NSString::from_str(label)));
     let queue = device
         .0
-        .0
         .newMTL4CommandQueueWithDescriptor_error(&descriptor);
     queue
         .map(Mappings::new)
@@ -99,14 +99,14 @@ pub(super) fn new_queue(device: &Device, label: &str) -> Result<Mappings> {
 impl Mappings {
     /// Makes the call once what it leaves to its caller is checked.
     fn update(&self, buffer: &Buffer, tiles: Tiles, heap: Option<(&Heap, usize)>) -> Result<()> {
-        let (to, length) = (&buffer.0.0, buffer.0.0.length());
+        let (to, length) = (&buffer.0, buffer.0.length());
         if to.sparseBufferTier() == MTLBufferSparseTier::TierNone || !tiles.lie_inside(length) {
             return Err(invalid(format!(
                 "{tiles:?} are mapped in a buffer of {length} bytes, or it is not sparse"
             )));
         }
         if let Some((heap, first)) = heap {
-            let (from, size) = (&heap.0.0, heap.0.0.size());
+            let (from, size) = (&heap.0, heap.0.size());
             let behind = Tiles { first, ..tiles };
             let kind = from.r#type() == MTLHeapType::Placement;
             if !kind || from.storageMode() != to.storageMode() || !behind.lie_inside(size) {
@@ -129,9 +129,9 @@ impl Mappings {
         // SAFETY: one operation, whose tiles are inside a sparse buffer and a placement heap of the same storage; both
         // were made with the same page size, and whoever calls keeps them alive until the queue has come by here.
         unsafe {
-            self.0.0.updateBufferMappings_heap_operations_count(
+            self.0.updateBufferMappings_heap_operations_count(
                 to,
-                heap.map(|(heap, _)| &*heap.0.0),
+                heap.map(|(heap, _)| &*heap.0),
                 NonNull::from(&operation),
                 1,
             );
@@ -152,6 +152,6 @@ impl MappingQueue for Mappings {
     }
 
     fn signal(&self, event: &Event, value: u64) {
-        self.0.0.signalEvent_value((*event.event.0).as_ref(), value);
+        self.0.signalEvent_value((*event.event).as_ref(), value);
     }
 }
