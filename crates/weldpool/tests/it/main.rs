@@ -51,7 +51,6 @@ weldpool_testkit::device_suite!(fake_macos_14, || Arc::new(Checked(
     FakeApple::builder()
         .macos(14)
         .heap_padding(4096)
-        .heap_alignment(1024)
         .seed(5)
         .build()
         .unwrap()

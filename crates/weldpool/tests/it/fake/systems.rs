@@ -38,8 +38,9 @@ fn sets_of_work(builder: FakeAppleBuilder) -> usize {
     queue.copy(&shared, &mut private).unwrap();
     queue.call(|| ()).unwrap();
     queue.fill(&mut shared, 0).unwrap();
-    let fence = queue.copy(&private, &mut shared).unwrap();
-    fence.wait(None).unwrap();
+    let copied = queue.copy(&private, &mut shared).unwrap();
+    copied.wait(None).unwrap();
+    drop(copied);
     assert!(shared.read::<u8>().unwrap().iter().all(|&byte| byte == 1));
     let objects = device.metal().live_objects();
     let sets = objects.iter().filter(|one| one.what == "residency set");
