@@ -45,8 +45,8 @@ Commands:
   test [--filter NAME]       build the program and run the tests of the whole workspace, or those whose name
                              contains NAME
   check                      formatting, clippy and documentation with warnings denied, and the structure tests
-  darwin [--no-link]         type-check the workspace for macOS (arm64 and x86_64); on Linux also link the
-                             program for arm64, unless --no-link is given
+  darwin [--no-link]         clippy over the workspace for macOS (arm64 and x86_64); on Linux also link the
+                             program and libweldpool for arm64, unless --no-link is given
   bench SUITE [--json FILE] [--quick] [--filter TEXT] [-- ARGS]
                              run a benchmark suite of crates/weldpool-bench; `bench help` names them
   bench pressure [--json FILE] [--quick] [--control-groups 1|2]

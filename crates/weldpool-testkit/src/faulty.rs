@@ -35,6 +35,8 @@ thread_local! {
 pub(crate) struct Faults {
     state: Mutex<State>,
     before: Mutex<HashMap<Call, Before>>,
+    /// Called before the device is told of what the host wrote, which is no call that fails.
+    before_host_write: Mutex<Option<Before>>,
     /// Functions that queues call must not call the driver.
     functions_are_apart: AtomicBool,
 }
@@ -64,6 +66,11 @@ impl Faults {
 
     fn before(&self) -> MutexGuard<'_, HashMap<Call, Before>> {
         self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn before_host_write(&self) -> MutexGuard<'_, Option<Before>> {
+        let before = self.before_host_write.lock();
+        before.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses any call from a function of a queue, if the device is to.
@@ -203,9 +210,15 @@ impl FaultyDevice {
         self.faults.before().insert(call, Arc::new(function));
     }
 
+    /// Has a function called before the device is told of what the host wrote, by the thread that tells.
+    pub fn before_host_write(&self, function: impl Fn() + Send + Sync + 'static) {
+        *self.faults.before_host_write() = Some(Arc::new(function));
+    }
+
     /// Lets every call through again, and has no function called.
     pub fn clear_faults(&self) {
         self.faults.before().clear();
+        *self.faults.before_host_write() = None;
         let mut state = self.faults.state();
         state.planned.clear();
         state.numbered = None;
@@ -272,6 +285,10 @@ impl Device for FaultyDevice {
     }
 
     fn note_host_write(&self, start: &Location, bytes: usize) {
+        let before = self.faults.before_host_write().clone();
+        if let Some(before) = before {
+            before();
+        }
         self.inner.note_host_write(start, bytes);
     }
 

@@ -433,11 +433,14 @@ impl Block {
         self.0.holder.fetch_or(WRITTEN, Ordering::Relaxed);
     }
 
-    /// Whether it was marked so; it is not any more.
-    pub(crate) fn take_written(&self) -> bool {
-        let holder = &self.0.holder;
-        holder.load(Ordering::Relaxed) & WRITTEN != 0
-            && holder.fetch_and(!WRITTEN, Ordering::Relaxed) & WRITTEN != 0
+    /// Whether it was marked so, and the device was not told since.
+    pub(crate) fn is_written(&self) -> bool {
+        self.0.holder.load(Ordering::Acquire) & WRITTEN != 0
+    }
+
+    /// The device was told; whoever finds the mark gone may submit work.
+    pub(crate) fn note_told(&self) {
+        self.0.holder.fetch_and(!WRITTEN, Ordering::Release);
     }
 
     /// Leaves the block to whoever has its address; see [`Record::attach`].

@@ -18,7 +18,7 @@ use crate::guard::{BorrowToken, Element, ReadGuard, WriteGuard};
 use crate::in_flight::{Access, InFlight, Use};
 use crate::pool::{Pool, pool_of};
 use crate::queue::{Fence, Part, Queue, sealed};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::thread_cache;
 use crate::view::BufferView;
 use crate::wait::{Wait, left_out};
@@ -168,8 +168,19 @@ impl Buffer {
 
     /// Tells the device of what a guard wrote, before anybody else uses the contents.
     fn tell(&self) {
-        if self.block.storage() == StorageMode::Managed && self.block.take_written() {
+        if self.block.storage() == StorageMode::Managed && self.block.is_written() {
+            self.tell_once();
+        }
+    }
+
+    /// Several threads may be about to: the others return when the device knows.
+    #[cold]
+    fn tell_once(&self) {
+        static TELLING: Mutex<()> = Mutex::new(());
+        let _telling = TELLING.lock();
+        if self.block.is_written() {
             self.tell_written(0..self.len());
+            self.block.note_told();
         }
     }
 

@@ -17,7 +17,8 @@ use crate::sync::Arc;
 /// and no offset. It is alive while the guard is, and borrows the buffer, so that the memory is too.
 ///
 /// Whoever uses the object takes over the duties of the guards, as with a [`Binding`](crate::Binding): work that he
-/// submits is made known by [`Buffer::note_use`](crate::Buffer::note_use), before the buffer is freed.
+/// submits is made known by [`Queue::note_read`](crate::Queue::note_read) or [`note_write`](crate::Queue::note_write), or by
+/// [`Buffer::note_use`](crate::Buffer::note_use), before the buffer is freed.
 pub struct ObjectGuard<'a> {
     object: Arc<dyn DriverObject>,
     buffer: PhantomData<&'a ()>,

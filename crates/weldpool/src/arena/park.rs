@@ -24,7 +24,7 @@ impl Arena {
     /// Puts empty segments of up to about `bytes` bytes away, while no more than `most` are; where the device cannot, they
     /// go back, as they do with [`trim`](Self::trim). What the system took of those put away before goes back first. Says
     /// how many bytes are not reserved any more.
-    pub(crate) fn put_away(&self, bytes: usize, most: u64) -> usize {
+    pub(crate) fn park_empty(&self, bytes: usize, most: u64) -> usize {
         let mut span = self.device.span(SlowPath::Trim, bytes);
         let mut growth = self.growth.lock();
         let discarded = growth.parked.extract_if(.., |parked| parked.is_discarded());
@@ -37,9 +37,9 @@ impl Arena {
         put
     }
 
-    /// Gives back segments of at least `bytes` bytes that were put away, as far as there are so many.
-    pub(crate) fn return_put_away(&self, bytes: usize) {
-        self.return_parked(&mut self.growth.lock(), bytes);
+    /// Gives back segments of at least `bytes` bytes that were put away, as far as there are so many; says how many bytes.
+    pub(crate) fn release_parked(&self, bytes: usize) -> usize {
+        self.return_parked(&mut self.growth.lock(), bytes)
     }
 
     /// Puts a segment away that is in no region any more; gives it back where that cannot be.

@@ -81,7 +81,15 @@ impl Arena {
         growth.unmapped.extend(pieces);
         let handles = growth.windows.take_all();
         growth.unmapped.extend(handles);
-        self.return_parked(&mut growth, usize::MAX);
+        for parked in std::mem::take(&mut growth.parked) {
+            let bytes = parked.bytes();
+            match self.device.release_parked(parked) {
+                Ok(()) => self.reserve.uncommit(bytes),
+                Err(ReleaseError { error, .. }) => {
+                    tracing::error!(bytes, %error, "a segment that was put away could not be returned at the end");
+                }
+            }
+        }
         for region in std::mem::take(&mut growth.regions).into_values() {
             match region.backing {
                 Backing::Segment(segment) => {
@@ -108,9 +116,10 @@ impl Arena {
             std::mem::take(&mut growth.regions),
             std::mem::take(&mut growth.stale),
         );
-        // No work uses those.
+        // No work uses those, but for what the driver refuses.
         self.return_parked(&mut growth, usize::MAX);
-        kept::keep((regions, stale, mapped));
+        let parked = std::mem::take(&mut growth.parked);
+        kept::keep((regions, stale, parked, mapped));
     }
 
     /// Returns what can be returned of a clean free range.

@@ -157,6 +157,7 @@ impl Pool {
         let before = self.reserve.set_limit(bytes);
         let over = |limit| self.reserve.committed().saturating_sub(limit);
         let over = bytes.map_or(0, over);
+        let over = over - self.release_parked(over);
         if over > 0 {
             self.collect(true);
             self.drain_caches(true);

@@ -31,13 +31,13 @@ impl Pool {
 
     /// As [`trim`](Self::trim), but where the system can take memory by itself it may, and the memory is kept until it
     /// does; that has the limit that idle memory has.
-    fn put_away(&self, bytes: usize) -> usize {
+    fn park_idle(&self, bytes: usize) -> usize {
         let most = self.cache_limit.bytes();
         let mut gone = self.exposed.return_refused();
         for (arena, _) in self.arenas.iter() {
             if gone < bytes {
                 gone += match arena.exchanges() {
-                    true => arena.put_away(bytes - gone, most),
+                    true => arena.park_empty(bytes - gone, most),
                     false => arena.trim(bytes - gone, &|point| self.orders.passed(point)),
                 };
             }
@@ -45,15 +45,22 @@ impl Pool {
         gone
     }
 
+    /// Gives back what was put away, until `bytes` bytes are; says how many.
+    pub(super) fn release_parked(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        for (arena, _) in self.arenas.iter() {
+            if left > 0 {
+                let most = usize::try_from(left).unwrap_or(usize::MAX);
+                left = left.saturating_sub(arena.release_parked(most) as u64);
+            }
+        }
+        bytes - left
+    }
+
     /// Gives back what is idle beyond the limit on it.
     pub(super) fn shed_idle(&self) -> usize {
         let (idle, most) = (self.idle_bytes(), self.cache_limit.bytes());
-        let parked = self.device.parked().value.saturating_sub(most);
-        for (arena, _) in self.arenas.iter() {
-            if self.device.parked().value > most {
-                arena.return_put_away(usize::try_from(parked).unwrap_or(usize::MAX));
-            }
-        }
+        self.release_parked(self.device.parked().value.saturating_sub(most));
         if idle <= most {
             return 0;
         }
@@ -79,7 +86,7 @@ impl Pool {
         for step in actions.iter() {
             let _bytes = match step {
                 Step::HalveCacheLimit => self.shed_idle(),
-                Step::TrimEmptySegments => self.put_away(usize::MAX),
+                Step::TrimEmptySegments => self.park_idle(usize::MAX),
                 Step::ReturnIdle => self.clear(),
                 Step::RefuseCacheGrowth => 0,
                 Step::AwaitWork => {
@@ -180,7 +187,7 @@ impl Pool {
             // Of what threads cached, classes keep some now.
             let surplus = ages.surplus(now, age).min(self.collectable_bytes());
             if surplus > 0 {
-                self.put_away(usize::try_from(surplus).unwrap_or(usize::MAX));
+                self.park_idle(usize::try_from(surplus).unwrap_or(usize::MAX));
             }
         }
         if let Some(most) = plan.trim_to_bytes {

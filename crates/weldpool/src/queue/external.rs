@@ -73,8 +73,13 @@ impl Queue {
 
     /// Takes note that work of others, which has ended when `fence` has passed, reads the memory: until then it is not
     /// written nor reused. Readers do not wait for each other.
-    pub fn note_read(&self, memory: &impl Operand, fence: &Fence) {
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) while a guard writes to it, which races with the work; the use is noted.
+    pub fn note_read(&self, memory: &impl Operand, fence: &Fence) -> Result<()> {
         memory.part().note(fence.clone(), Access::Read);
+        memory.borrow_shared().map(drop)
     }
 
     /// Takes note that work of others, submitted before `fence` to this queue, writes the memory: until the fence that comes
@@ -83,19 +88,23 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for memory that is read-only; for managed storage what the driver says,
-    /// and the use is noted with the given fence.
+    /// [`Busy`](ErrorKind::Busy) while a guard is held on it, which races with the work,
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for memory that is read-only, or for managed storage what the driver
+    /// says. The use is noted in any case; what could not be made visible is not.
     pub fn note_write(&self, memory: &mut impl Operand, fence: &Fence) -> Result<Fence> {
-        let _writing = memory.borrow_exclusive()?;
+        let raced = memory.borrow_exclusive().map(drop);
         let part = memory.part();
-        let shown = match part.storage {
-            StorageMode::Managed => self
-                .show_to_host(&part.location, part.bytes)
-                .and_then(|()| self.fence()),
-            StorageMode::Shared | StorageMode::Private => Ok(fence.clone()),
-        };
-        let noted = shown.as_ref().unwrap_or(fence).clone();
-        part.note(noted, Access::Write);
-        shown
+        part.note(fence.clone(), Access::Write);
+        if part.storage != StorageMode::Managed {
+            return raced.map(|()| fence.clone());
+        }
+        let shown = self.show_to_host(&part.location, part.bytes);
+        let behind = shown.and_then(|()| self.fence());
+        // Work that shows it may be submitted even so.
+        let last = behind
+            .as_ref()
+            .map_or_else(|_| self.fence_or_next(), Fence::clone);
+        part.note(last, Access::Write);
+        raced.and(behind)
     }
 }

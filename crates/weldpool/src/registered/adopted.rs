@@ -80,7 +80,8 @@ impl Allocator {
         options: &AdoptOptions,
     ) -> std::result::Result<Adopted<M>, RegisterError<M>> {
         let bytes = memory.as_bytes().len();
-        let (memory, reason) = if bytes < options.zero_copy_bytes_min {
+        let is_small = (1..options.zero_copy_bytes_min).contains(&bytes);
+        let (memory, reason) = if is_small {
             (memory, CopyReason::Small)
         } else {
             match self.register(memory) {

@@ -2,12 +2,15 @@
 
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::ops::{Deref, Range};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
+
+use rustix::fs::OFlags;
 
 use super::StableBytes;
 use super::mapping::{Access, FileMapping};
@@ -44,6 +47,8 @@ pub struct MappedFile {
     range: Range<usize>,
 }
 
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
 impl MappedFile {
     /// Maps all of a file.
     ///
@@ -58,7 +63,10 @@ impl MappedFile {
     pub unsafe fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let about = |error: Error| error.within(path.display());
-        let file = File::open(path).map_err(|error| {
+        // A pipe is opened without waiting for who writes to it, and is no file then.
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(NONBLOCK);
+        let file = options.open(path).map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
                     ErrorKind::InvalidRequest

@@ -183,7 +183,8 @@ fn allocate(object: &std::os::fd::OwnedFd, bytes: usize) -> Result<()> {
     #[cfg(target_os = "linux")]
     {
         let flags = rustix::fs::FallocateFlags::empty();
-        rustix::fs::fallocate(object, flags, 0, bytes as u64)
+        // Signals that come meanwhile interrupt it.
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(object, flags, 0, bytes as u64))
             .map_err(|error| failed("fallocate", error))?;
     }
     Ok(())

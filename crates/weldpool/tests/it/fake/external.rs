@@ -234,7 +234,7 @@ fn who_reads_the_same_memory_waits_for_nobody_and_the_given_fence_is_enough() {
     };
     made.device.submit_external(&order, &touches, work).unwrap();
     let fence = made.queue.after_external_submit(submission).unwrap();
-    made.queue.note_read(&made.buffer, &fence);
+    made.queue.note_read(&made.buffer, &fence).unwrap();
     assert_eq!(made.buffer.read::<u8>().unwrap()[0], 5, "it is only read");
     let refused = made.buffer.write::<u8>().map(drop).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Busy);
@@ -268,6 +268,40 @@ fn what_is_written_is_shared_with_nobody_until_the_fence() {
     drop(open);
     fence.wait(None).unwrap();
     view.read::<u8>().unwrap();
+    assert_eq!(made.device.violations(), []);
+}
+
+#[test]
+fn what_races_with_a_guard_is_an_error_and_noted_all_the_same() {
+    let made = setup(1);
+    let mut view = made.buffer.share();
+    let other = view.clone();
+    let submission = made.queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let (open, opened) = std::sync::mpsc::channel::<()>();
+    let work = move || {
+        let _opened = opened.recv_timeout(Duration::from_secs(60));
+    };
+    let touches = [(view.binding(), true)];
+    made.device.submit_external(&order, &touches, work).unwrap();
+    let fence = made.queue.after_external_submit(submission).unwrap();
+    let reading = other.read::<u8>().unwrap();
+    let raced = made.queue.note_write(&mut view, &fence).unwrap_err();
+    assert_eq!(raced.kind(), ErrorKind::Busy);
+    drop(reading);
+    let refused = view.read::<u8>().map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "the work writes it");
+    drop((view, other));
+    assert!(made.allocator.stats().deferred_bytes >= BYTES as u64);
+    drop(open);
+    fence.wait(None).unwrap();
+    let mut view = made.allocator.allocate(BYTES).unwrap().share();
+    let (other, fence) = (view.clone(), made.queue.fence().unwrap());
+    let writing = other.write::<u8>().unwrap();
+    let raced = made.queue.note_read(&view, &fence).unwrap_err();
+    assert_eq!(raced.kind(), ErrorKind::Busy);
+    drop(writing);
+    made.queue.note_write(&mut view, &fence).unwrap();
     assert_eq!(made.device.violations(), []);
 }
 

@@ -3,14 +3,18 @@
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use weldpool::device::fake::{AppleGpu, FakeApple};
 use weldpool::device::{ChipFamily, DeviceQueue, Location};
 use weldpool::transfer::{Copier, CopyPath};
 use weldpool::{Allocator, Buffer, Device, ErrorKind, Request, StorageMode};
+use weldpool_testkit::FaultyDevice;
 
 const BYTES: usize = 10_000;
+const LONG: Duration = Duration::from_secs(60);
 
 fn open() -> (Arc<FakeApple>, Allocator) {
     let builder = FakeApple::builder().gpu(AppleGpu::Discrete);
@@ -71,6 +75,43 @@ fn work_sees_what_guards_wrote() {
     half.write::<u8>().unwrap().fill(5);
     let contents = seen(&allocator, &view, BYTES);
     assert!(all(&contents[..5000], 5) && all(&contents[5000..], 9));
+    assert_eq!(device.violations(), []);
+}
+
+#[test]
+fn no_thread_submits_work_on_what_a_guard_wrote_before_the_device_was_told() {
+    let (device, _) = open();
+    let faulty = Arc::new(FaultyDevice::new(device.clone()));
+    let allocator = Allocator::builder(faulty.clone()).build().unwrap();
+    let mut buffer = managed(&allocator, BYTES);
+    buffer.write::<u8>().unwrap().fill(7);
+    let (say, said) = channel();
+    let (open, opened) = channel::<()>();
+    let opened = Mutex::new(Some(opened));
+    faulty.before_host_write(move || {
+        if let Some(opened) = opened.lock().unwrap().take() {
+            say.send(()).unwrap();
+            opened.recv_timeout(LONG).unwrap();
+        }
+    });
+    let copied = |done: Sender<bool>| {
+        let contents = seen(&allocator, &buffer, BYTES);
+        done.send(all(&contents, 7)).unwrap();
+    };
+    let (first, first_done) = channel();
+    let (second, second_done) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| copied(first));
+        said.recv_timeout(LONG).unwrap();
+        scope.spawn(|| copied(second));
+        let early = second_done.recv_timeout(Duration::from_millis(300));
+        assert_eq!(early, Err(RecvTimeoutError::Timeout));
+        open.send(()).unwrap();
+    });
+    assert_eq!(
+        [first_done.recv(), second_done.recv()],
+        [Ok(true), Ok(true)]
+    );
     assert_eq!(device.violations(), []);
 }
 

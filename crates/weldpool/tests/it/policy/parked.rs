@@ -158,6 +158,17 @@ fn a_lower_limit_on_what_is_idle_has_parked_memory_go_back() {
 }
 
 #[test]
+fn a_lower_limit_on_what_is_reserved_has_parked_memory_go_back() {
+    let (device, allocator) = parked(config());
+    let kept = allocator.allocate(8 * MIB).unwrap();
+    assert_eq!(held(&allocator), (8 << 20, 32 << 20));
+    let _before = allocator.set_reserved_bytes_max(Some(24 << 20)).unwrap();
+    assert_eq!(held(&allocator), (8 << 20, 16 << 20));
+    assert_eq!(device.metal().current_allocated_size(), 24 << 20);
+    drop(kept);
+}
+
+#[test]
 fn clearing_and_the_end_return_what_was_put_away() {
     let (device, allocator) = parked(config());
     assert_eq!(allocator.clear(), 40 << 20);

@@ -158,6 +158,8 @@ fn what_can_neither_be_used_nor_copied_comes_back() {
     assert_eq!(failed.error.kind(), ErrorKind::InvalidRequest);
     let empty = allocator.register(Vec::<u8>::new()).unwrap_err().error;
     assert_eq!(empty.copy_reason(), Some(CopyReason::Empty));
+    let empty = allocator.adopt(Vec::<u8>::new()).unwrap_err().error;
+    assert_eq!(empty.copy_reason(), Some(CopyReason::Empty));
     device.control().lose();
     let failed = allocator.adopt_with(written(1), &any()).unwrap_err();
     assert_eq!(failed.error.kind(), ErrorKind::DeviceLost);

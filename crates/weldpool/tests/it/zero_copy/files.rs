@@ -118,14 +118,21 @@ fn what_is_no_file_with_bytes_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let empty = tempfile::NamedTempFile::new().unwrap();
     let missing = folder.path().join("missing");
+    // Nobody writes to the pipe, and nobody waits for that.
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
     for path in [
         folder.path(),
         empty.path(),
         &missing,
+        &pipe,
         Path::new("/dev/zero"),
     ] {
         let error = open(path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
     }
 }
 
