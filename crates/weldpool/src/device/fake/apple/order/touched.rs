@@ -64,7 +64,7 @@ impl Touched {
                 clash |= clashes;
                 // Who begins behind this one begins behind what this one does.
                 let stands_for = is_behind && (access.writes || !other.writes);
-                !stands_for && !(clashes && access.writes)
+                !(stands_for || clashes && access.writes)
             });
             touched.push((start, touches));
         }
