@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::in_flight::Access;
 
 /// Permission to submit work beside a [`Queue`], from [`Queue::before_external_submit`]. To be given back to
-/// [`Queue::after_external_submit`] once the work was submitted; dropped instead, the queue waits for nothing.
+/// [`Queue::after_external_submit`] once the work was submitted, in whatever order; dropped instead, the queue waits for
+/// nothing. A queue remembers 64 that were not given back: beyond that the oldest is forgotten.
 #[derive(Debug)]
 #[must_use = "the queue does not wait for the work before `after_external_submit`"]
 pub struct ExternalSubmission {
@@ -55,8 +56,8 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what was announced to another queue, otherwise what the driver
-    /// says: then the queue does not wait.
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what was announced to another queue or is forgotten, otherwise what
+    /// the driver says: then the queue does not wait.
     pub fn after_external_submit(&self, submission: ExternalSubmission) -> Result<Fence> {
         if submission.queue != self.core.key.id {
             return Err(Error::new(

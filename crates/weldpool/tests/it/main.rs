@@ -46,6 +46,15 @@ weldpool_testkit::device_suite!(fake_apple_placement_sparse, || Arc::new(Checked
         .build()
         .unwrap()
 )));
+// Without residency sets, and where buffers take more of a heap than they are long.
+weldpool_testkit::device_suite!(fake_macos_14, || Arc::new(Checked(
+    FakeApple::builder()
+        .macos(14)
+        .heap_padding(4096)
+        .seed(5)
+        .build()
+        .unwrap()
+)));
 weldpool_testkit::device_suite!(fake_intel_mac, || Arc::new(Checked(
     FakeApple::builder()
         .gpu(AppleGpu::Discrete)

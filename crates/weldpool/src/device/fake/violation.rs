@@ -59,8 +59,15 @@ pub enum Rule {
     /// Metal: one encoder of a command buffer at a time, which ends before the commit, of which there is one
     /// (documentation of `MTLCommandBuffer`).
     OneEncoder,
-    /// Metal: passes that touch the same untracked memory, one of them writing, are ordered by a fence or an event, whatever
-    /// the order of their commits (Apple's article "Resource synchronization").
+    /// Metal: handlers of a command buffer's end are added before its commit (Metal asserts; documentation of
+    /// `addCompletedHandler:`).
+    HandlerAfterCommit,
+    /// Metal: bytes that are set without a buffer are 4 KiB at most, and one at least (documentation of
+    /// `setBytes:length:atIndex:`).
+    BytesLength,
+    /// Metal: passes that touch the same untracked memory, one of them writing, are ordered by a fence or an event, or the
+    /// host has seen the end of the first by an event, whatever the order of their commits (Apple's article "Resource
+    /// synchronization").
     Ordered,
     /// Metal: an encoder waits for no fence that it has updated (header of `MTLBlitCommandEncoder`).
     FenceReuse,
@@ -71,6 +78,9 @@ pub enum Rule {
     CommandBuffers,
     /// Metal: a command queue takes 32 residency sets (Metal's feature set tables).
     ResidencySets,
+    /// Metal: residency sets are made only where system and GPU have them (macOS 15; MLX, `metal/resident.cpp`, knows none
+    /// in a virtual machine).
+    ResidencyOffered,
     /// Metal: changes of a residency set are committed before work that uses them (documentation of `MTLResidencySet`).
     ResidencyCommitted,
     /// Metal: contents are used only while the heap is not volatile, and not after they were discarded.

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+mod external;
 mod remote;
 
 use std::any::Any;
@@ -9,6 +10,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use self::external::Announced;
 use super::blit::{By, Part, copy_parts, fill_parts};
 use super::kernels::{encode_copy, encode_fill};
 use super::raw::{
@@ -17,7 +19,7 @@ use super::raw::{
 use super::timeline::EventTimeline;
 use super::{Shared, peers};
 use crate::device::{DeviceQueue, ExternalOrder, Location, StorageMode, Timeline};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::sync::{Arc, Mutex};
 use crate::transfer::Rows;
 
@@ -35,8 +37,8 @@ pub(super) struct MetalQueue<M: Metal> {
     queue: M::Queue,
     points: Arc<EventTimeline<M>>,
     timeline: Arc<dyn Timeline>,
-    /// Raised by others behind what they submitted themselves.
-    external: M::Event,
+    /// What others signal behind what they submit themselves; locked with the state, behind it.
+    announced: Mutex<Announced<M>>,
     /// What each pass waits for and updates: memory is not tracked, so nothing else orders them.
     fence: M::Fence,
     /// What passes write that only keep the order.
@@ -49,8 +51,6 @@ struct State {
     signalled: u64,
     /// Value of the gate behind the last function.
     gate: u64,
-    /// Value that the last announced submission of others raises.
-    external: u64,
     /// Residency sets that the command queue has.
     sets: usize,
     /// Mapping updates that the command queue has waited for.
@@ -69,7 +69,6 @@ impl<M: Metal> MetalQueue<M> {
         };
         let (points, gate) = (event("weldpool points")?, event("weldpool functions")?);
         let points = Arc::new(EventTimeline::<M>::new(points, gate));
-        let external = event("weldpool external")?;
         let fence = metal.new_fence()?;
         fence.set_label("weldpool order");
         let mark = || metal.new_buffer(MARK_BYTES, StorageMode::Private);
@@ -80,7 +79,7 @@ impl<M: Metal> MetalQueue<M> {
             queue,
             timeline: Arc::clone(&points) as Arc<dyn Timeline>,
             points,
-            external,
+            announced: Mutex::default(),
             fence,
             mark,
             state: Mutex::default(),
@@ -175,8 +174,14 @@ impl<M: Metal> MetalQueue<M> {
     }
 
     /// Has what is submitted from now on wait for an event.
-    fn submit_wait(&self, label: &str, event: &M::Event, value: u64) -> Result<()> {
-        self.submit(label, &mut self.state.lock(), |commands| {
+    fn submit_wait(
+        &self,
+        label: &str,
+        state: &mut State,
+        event: &M::Event,
+        value: u64,
+    ) -> Result<()> {
+        self.submit(label, state, |commands| {
             commands.wait_for(event, value);
             self.order(commands)
         })
@@ -318,7 +323,8 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     fn wait_for(&self, timeline: &Arc<dyn Timeline>, value: u64) -> Result<()> {
         let other: &dyn Any = timeline.as_ref();
         if let Some(points) = other.downcast_ref::<EventTimeline<M>>() {
-            return self.submit_wait("weldpool wait", points.event(), value);
+            let mut state = self.state.lock();
+            return self.submit_wait("weldpool wait", &mut state, points.event(), value);
         }
         // Of another kind of device: waited for here.
         match timeline.wait(value, None) {
@@ -357,23 +363,20 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         M::pooled(|| {
             let resident = &self.shared.resident;
             resident.before_submission(&self.queue, &mut state.sets);
-        });
-        state.external += 1;
-        Ok(Some(ExternalOrder {
-            queue: self.queue.resource(),
-            wait: (self.points.event().resource(), value),
-            signal: (self.external.resource(), state.external),
-        }))
+            let mut announced = self.announced.lock();
+            let signal = announced.announce(&self.shared.metal, value)?;
+            Ok(Some(ExternalOrder {
+                queue: self.queue.resource(),
+                wait: (self.points.event().resource(), value),
+                signal,
+            }))
+        })
     }
 
     fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
-        let (event, value) = order.signal;
-        if event != self.external.resource() {
-            return Err(Error::new(
-                ErrorKind::InvalidRequest,
-                "the submission was announced to another queue",
-            ));
-        }
-        self.submit_wait("weldpool external", &self.external, value)
+        let mut state = self.state.lock();
+        let (event, value) = (order.signal, state.signalled);
+        let event = M::pooled(|| self.announced.lock().give_back(event, value))?;
+        self.submit_wait("weldpool external", &mut state, &event, order.signal.1)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weldpool::device::ExternalOrder;
 use weldpool::device::fake::{FakeApple, Rule};
-use weldpool::{Allocator, Buffer, ErrorKind, Queue, Request, StorageMode};
+use weldpool::{Allocator, Buffer, ErrorKind, ExternalSubmission, Queue, Request, StorageMode};
 
 const BYTES: usize = 64 << 10;
 
@@ -116,6 +116,52 @@ fn who_does_not_say_that_he_has_submitted_is_noticed() {
         .unwrap()
         .wait(None)
         .unwrap();
+}
+
+/// The later of two may end first, which says nothing of the other.
+#[test]
+fn announced_work_is_waited_for_whatever_was_announced_behind_it() {
+    let mut made = setup(1);
+    let submissions = [(); 2].map(|()| made.queue.before_external_submit().unwrap());
+    let other = made.allocator.allocate(BYTES).unwrap();
+    for (submission, used) in submissions.iter().zip([&made.buffer, &other]) {
+        let touches = [(used.binding(), true)];
+        let order = submission.order().unwrap();
+        made.device
+            .submit_external(&order, &touches, || ())
+            .unwrap();
+    }
+    let [first, _never_given_back] = submissions;
+    let fence = made.queue.after_external_submit(first).unwrap();
+    made.queue.fill(&mut made.buffer, 5).unwrap();
+    fence.wait(None).unwrap();
+    assert_eq!(made.broken(), []);
+}
+
+#[test]
+fn of_many_announcements_the_oldest_are_forgotten() {
+    let mut made = setup(1);
+    let announce = || made.queue.before_external_submit().unwrap();
+    let (first, second) = (announce(), announce());
+    let mut others: Vec<_> = (0..63).map(|_| announce()).collect();
+    // What was announced last has the event of the first, which signals less.
+    let last = others.pop().unwrap();
+    let event = |of: &ExternalSubmission| of.order().unwrap().signal;
+    assert_eq!(event(&last), (event(&first).0, event(&first).1 + 1));
+    made.submit(&first.order().unwrap());
+    let refused = made.queue.after_external_submit(first).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidRequest);
+    made.submit(&second.order().unwrap());
+    assert_eq!(
+        made.broken(),
+        [Rule::Ordered],
+        "of one that nobody waits for"
+    );
+    let fence = made.queue.after_external_submit(second).unwrap();
+    made.submit(&last.order().unwrap());
+    made.queue.after_external_submit(last).unwrap();
+    made.queue.fill(&mut made.buffer, 5).unwrap();
+    fence.wait(None).unwrap();
 }
 
 #[test]

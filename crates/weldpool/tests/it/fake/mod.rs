@@ -15,6 +15,7 @@ mod pool;
 mod queues;
 mod rules;
 mod sparse;
+mod systems;
 mod untold;
 
 use std::sync::Arc;

@@ -68,7 +68,7 @@ fn growth_maps_what_is_free_in_several_places_instead_of_obtaining_more() {
 #[test]
 fn where_there_are_none_segments_serve_and_the_reason_is_told_once() {
     let build = || {
-        let fake = FakeApple::builder().placement_sparse(true).macos26(false);
+        let fake = FakeApple::builder().placement_sparse(true).macos(15);
         Arc::new(Checked(fake.build().unwrap()))
     };
     let mut device = None;

@@ -35,13 +35,15 @@ pub struct AppleModel {
     pub(super) memory: u64,
     pub(super) working_set: Option<u64>,
     pub(super) buffer_bytes_max: Option<u64>,
-    pub(super) macos26: bool,
+    pub(super) macos: u32,
     pub(super) metal4: bool,
     pub(super) placement_sparse: bool,
     pub(super) residency: ResidencyConfig,
     pub(super) sparse_page_max: SparsePageSize,
     pub(super) buffers_max: usize,
     pub(super) empty_no_copy: bool,
+    pub(super) heap_padding: usize,
+    pub(super) heap_alignment: usize,
     pub(super) costs: AppleCosts,
 }
 
@@ -54,13 +56,15 @@ impl Default for AppleModel {
             memory: 128 << 30,
             working_set: None,
             buffer_bytes_max: None,
-            macos26: true,
+            macos: 26,
             metal4: true,
             placement_sparse: false,
             residency: ResidencyConfig::default(),
             sparse_page_max: SparsePageSize::Size256,
             buffers_max: 499_000,
             empty_no_copy: false,
+            heap_padding: 0,
+            heap_alignment: 256,
             costs: AppleCosts::assumed(),
         }
     }
@@ -105,9 +109,10 @@ impl FakeAppleBuilder {
         self
     }
 
-    /// Whether the system is macOS 26, which has the calls of Metal 4. Default: yes.
-    pub fn macos26(mut self, it_is: bool) -> Self {
-        self.model.macos26 = it_is;
+    /// Version of the system: macOS 13 and 14 have no residency sets, and before macOS 26 there are no placement sparse
+    /// buffers and nothing else of Metal 4. Nothing else depends on it. Default: 26.
+    pub fn macos(mut self, version: u32) -> Self {
+        self.model.macos = version;
         self
     }
 
@@ -150,6 +155,19 @@ impl FakeAppleBuilder {
         self
     }
 
+    /// Bytes that a buffer takes on a heap beyond its length, which is rounded up to the alignment first:
+    /// `heapBufferSizeAndAlignWithLength:options:` may say so. Default: 0.
+    pub fn heap_padding(mut self, bytes: usize) -> Self {
+        self.model.heap_padding = bytes;
+        self
+    }
+
+    /// The multiple, in bytes, at which a buffer may lie on a heap; a power of two. Default: 256, as on Apple silicon.
+    pub fn heap_alignment(mut self, bytes: usize) -> Self {
+        self.model.heap_alignment = bytes;
+        self
+    }
+
     /// What calls are charged. Default: [`AppleCosts::assumed`].
     pub fn costs(mut self, costs: AppleCosts) -> Self {
         self.model.costs = costs;
@@ -160,8 +178,8 @@ impl FakeAppleBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when its number is beyond those of its peer group, or the
-    /// group is 0; [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when its number is beyond those of its peer group, the
+    /// group is 0, or the alignment on heaps is no power of two; [`System`](crate::ErrorKind::System) when the memory file cannot be made (Linux:
     /// `memfd_create`).
     pub fn build(self) -> Result<FakeApple> {
         FakeApple::build(self)

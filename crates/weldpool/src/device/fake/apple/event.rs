@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::labels::Labelled;
 use super::metal::Metal;
-use super::order::Object;
+use super::order::{Object, Order, Signal};
 use crate::binding::Resource;
 use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
@@ -91,32 +91,58 @@ impl Event {
         Arc::as_ptr(&self.inner).addr()
     }
 
-    /// Raises the value, which never falls, calls who listens and waits until they have returned.
-    pub(super) fn raise(&self, value: u64) {
-        for thread in self.raise_to(value) {
+    /// The GPU gives a signal, calls who listens and waits until they have returned.
+    pub(super) fn raise(&self, signal: Signal) {
+        let why = |order: &mut Order| order.raise(self.object(), signal);
+        for thread in self.raise_to(signal.value, why) {
             if thread.join().is_err() {
                 tracing::error!("a listener's block panicked");
             }
         }
     }
 
-    /// Raises the value, and calls who listens.
-    fn raise_to(&self, value: u64) -> Vec<JoinHandle<()>> {
+    /// Raises the value, which never falls, takes note of why, and calls who listens.
+    fn raise_to(&self, value: u64, why: impl FnOnce(&mut Order)) -> Vec<JoinHandle<()>> {
         let mut state = self.inner.state.lock();
+        let mut order = self.inner.metal.order();
+        why(&mut order);
         state.value = state.value.max(value);
         let reached = state.value;
         let due: Vec<_> = state
             .listeners
             .extract_if(.., |(at, _)| *at <= reached)
             .collect();
+        // Who is called has seen it.
+        for (at, _) in &due {
+            order.see(self.object(), *at);
+        }
         self.inner.raised.notify_all();
-        drop(state);
+        drop((order, state));
         due.into_iter()
             .filter_map(|(_, block)| call_elsewhere(block))
             .collect()
     }
 
-    /// What queues wait by.
+    /// Waits for a value; `then` is called while the event is known to have it.
+    fn wait_until(&self, value: u64, timeout: Option<Duration>, then: impl FnOnce()) -> bool {
+        let deadline = deadline_in(timeout);
+        let mut state = self.inner.state.lock();
+        while state.value < value {
+            match sleep(&self.inner.raised, state, deadline) {
+                Some(woken) => state = woken,
+                None => return false,
+            }
+        }
+        then();
+        true
+    }
+
+    /// The host sees that the event has reached a value; called with the state locked.
+    fn see(&self, value: u64) {
+        self.inner.metal.order().see(self.object(), value);
+    }
+
+    /// What the GPU waits by: the host sees nothing of that.
     pub(super) fn timeline(&self) -> Arc<dyn Timeline> {
         Arc::new(self.clone())
     }
@@ -128,15 +154,7 @@ impl Timeline for Event {
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = deadline_in(timeout);
-        let mut state = self.inner.state.lock();
-        while state.value < value {
-            match sleep(&self.inner.raised, state, deadline) {
-                Some(woken) => state = woken,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
+        Ok(self.wait_until(value, timeout, || ()))
     }
 }
 
@@ -153,13 +171,16 @@ impl raw::SharedEvent for Event {
 
     fn signaled_value(&self) -> u64 {
         self.inner.metal.enter("signaledValue");
-        self.inner.state.lock().value
+        let state = self.inner.state.lock();
+        self.see(state.value);
+        state.value
     }
 
     fn set_signaled_value(&self, value: u64) {
         self.inner.metal.enter("setSignaledValue:");
         // Whoever sets it waits for nobody.
-        let _detached = self.raise_to(value);
+        let why = |order: &mut Order| order.raise_by_host(self.object(), value);
+        let _detached = self.raise_to(value, why);
     }
 
     fn notify(&self, value: u64, block: Block) {
@@ -169,6 +190,7 @@ impl raw::SharedEvent for Event {
             state.listeners.push((value, block));
             return;
         }
+        self.see(value);
         drop(state);
         let _detached = call_elsewhere(block);
     }
@@ -176,7 +198,7 @@ impl raw::SharedEvent for Event {
     fn wait(&self, value: u64, milliseconds: u64) -> bool {
         self.inner.metal.enter("waitUntilSignaledValue:");
         let timeout = Some(Duration::from_millis(milliseconds));
-        Timeline::wait(self, value, timeout).unwrap_or(false)
+        self.wait_until(value, timeout, || self.see(value))
     }
 }
 
@@ -187,6 +209,7 @@ mod tests {
     use super::raw::SharedEvent;
     use super::*;
     use crate::device::fake::FakeApple;
+    use crate::device::fake::apple::order::Read;
     use crate::device::fake::apple::pools::pooled;
 
     #[test]
@@ -205,7 +228,11 @@ mod tests {
                 Box::new(move || say.send((at, std::thread::current().id())).unwrap()),
             );
         }
-        event.raise(2);
+        let given = |value| {
+            let mut order = event.inner.metal.order();
+            order.signal(event.object(), value, &Read::default())
+        };
+        event.raise(given(2));
         let mut called: Vec<_> = said.try_iter().collect();
         called.sort_unstable_by_key(|(at, _)| *at);
         assert!(matches!(called[..], [(1, _), (2, _)]));
@@ -221,7 +248,7 @@ mod tests {
         );
         assert_eq!(said.recv().unwrap().0, 20);
         assert!(!SharedEvent::wait(event, 3, 1));
-        event.raise(3);
+        event.set_signaled_value(3);
         assert!(SharedEvent::wait(event, 3, 1000));
     }
 }

@@ -4,7 +4,6 @@
 
 use std::ptr::NonNull;
 
-use super::ALIGNMENT;
 use super::labels::Labelled;
 use super::managed::HostCopy;
 use super::metal::Metal;
@@ -169,8 +168,8 @@ impl Heap {
     /// # Errors
     ///
     /// [`InvalidRequest`](crate::ErrorKind::InvalidRequest) for what Metal leaves undefined: a length
-    /// of zero or beyond `maxBufferLength`, a place outside the heap or not at a multiple of the
-    /// alignment. Each is a violation too.
+    /// of zero or beyond `maxBufferLength`, a place not at a multiple of the alignment, or where the heap has not as many
+    /// bytes left as the buffer [takes](Metal::heap_buffer_size_and_align). Each is a violation too.
     pub fn new_buffer(&self, length: usize, offset: usize) -> Result<Buffer> {
         let metal = &self.shared.metal;
         if length == 0 || length as u64 > metal.max_buffer_length() {
@@ -182,12 +181,13 @@ impl Heap {
                 ),
             }));
         }
-        let end = offset.checked_add(length);
-        if !offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > self.size()) {
+        let (needed, alignment) = metal.heap_buffer_size_and_align(length);
+        let end = offset.checked_add(needed);
+        if !offset.is_multiple_of(alignment) || end.is_none_or(|end| end > self.size()) {
             return Err(metal.record(Violation {
                 rule: Rule::InsideHeap,
                 text: format!(
-                    "a buffer of {length} bytes at {offset} on a heap of {} bytes; the alignment is {ALIGNMENT}",
+                    "a buffer of {length} bytes at {offset} on a heap of {} bytes; it takes {needed} at a multiple of {alignment}",
                     self.size()
                 ),
             }));
@@ -627,18 +627,18 @@ impl Drop for Object {
             } => {
                 // Work that comes later finds nothing there.
                 store.set_state(State::Released);
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
                 if let Some(Err(violation)) = others.as_ref().map(Others::end) {
                     drop(self.metal.record(violation));
                 }
             }
             Memory::Managed { store, address, .. } => {
                 store.set_state(State::Released);
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
             }
             Memory::Sparse(sparse) => self.metal.forget_sparse(sparse),
             Memory::Remote { store, address, .. } => {
-                self.metal.unmap_others(*address, store.bytes());
+                self.metal.give_back(*address, store.bytes());
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::device::fake::queue::Command;
 use crate::device::fake::store::{Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::metal::raw::{
-    self, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _,
+    self, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, SharedEvent as _,
 };
 use crate::device::raw::Transfer;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,8 +53,8 @@ fn at(address: NonNull<u8>) -> Location {
 }
 
 impl Metal {
-    /// Does what work of others does that submits it to a queue of its own: sets every byte of a buffer, and neither
-    /// synchronises nor signals anything. Returns when that is done.
+    /// Does what work of others does that submits it to a queue of its own: sets every byte of a buffer, without a
+    /// synchronisation, and signals an event of its own. Returns when the host has seen that.
     ///
     /// # Errors
     ///
@@ -69,15 +69,19 @@ impl Metal {
         })?;
         let (say, said) = channel();
         pooled(|| -> Result<()> {
+            let event = raw::Metal::new_shared_event(self)?;
             let commands = raw::Metal::new_command_queue(self, 1)?.command_buffer()?;
             let blit = commands.blit_encoder()?;
             blit.fill(&buffer, 0..buffer.length(), value);
             blit.end();
+            commands.signal(&event, 1);
             commands.on_completed(Box::new(move |outcome| drop(say.send(outcome))));
             commands.commit();
-            Ok(())
-        })?;
-        said.recv().unwrap_or(Ok(()))
+            let outcome = said.recv().unwrap_or(Ok(()));
+            // What the handler says is no order of memory in the model.
+            let _seen = event.signaled_value();
+            outcome
+        })
     }
 }
 

@@ -1,22 +1,20 @@
 //! The model of an `MTLDevice`: what its memory objects have in common.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+mod calls;
 
-use super::ALIGNMENT;
+use std::collections::{BTreeMap, HashMap};
+
 use super::builder::AppleGpu;
-use super::commands::{Commands, Compute, Encoder, Pipeline, Queue, WeakQueue};
+use super::commands::{Queue, WeakQueue};
 use super::costs::AppleCosts;
 use super::event::{Event, WeakEvent};
-use super::fence::Fence;
 use super::heap::{Buffer, Heap, HeapDescriptor, HeapMemory, WeakBuffer};
 use super::labels::{Alive, Labelled, LiveObject};
 use super::managed::HostCopy;
 use super::no_copy;
 use super::order::Order;
-use super::pools::{in_a_pool, pooled};
-use super::residency::Set;
-use super::sparse::{MappingQueue, Seeing, Seen, SparseMemory};
+use super::pools::in_a_pool;
+use super::sparse::{Seeing, Seen, SparseMemory};
 use crate::binding::Resource;
 use crate::device::fake::address_space::{AddressSpace, Reach};
 use crate::device::fake::call::Call;
@@ -25,9 +23,8 @@ use crate::device::fake::control::{Control, Ledger};
 use crate::device::fake::queue::{self, Core, Side};
 use crate::device::fake::store::{Fresh, Pages, Store};
 use crate::device::fake::violation::{Rule, Violation, broken};
-use crate::device::mapping::{Mapper, is_mapped};
-use crate::device::metal::PARAVIRTUAL;
-use crate::device::metal::raw::{self, Family, SizeAndAlign, SparsePageSize, Tiles};
+use crate::device::mapping::Mapper;
+use crate::device::metal::raw::SparsePageSize;
 use crate::device::{HostRange, Location, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -69,9 +66,12 @@ pub(super) struct Limits {
     pub(super) buffer_bytes_max: u64,
     pub(super) buffers_max: usize,
     pub(super) empty_no_copy: bool,
+    /// What a buffer takes on a heap beyond its length, and the multiple at which it may lie.
+    pub(super) heap_padding: usize,
+    pub(super) heap_alignment: usize,
     pub(super) poison: bool,
-    /// The system has Metal 4.
-    pub(super) macos26: bool,
+    /// The system's version.
+    pub(super) macos: u32,
     /// The GPU has.
     pub(super) metal4: bool,
     /// Largest page of placement sparse buffers.
@@ -295,8 +295,14 @@ impl Metal {
     /// the multiple at which it may lie.
     #[must_use]
     pub fn heap_buffer_size_and_align(&self, length: usize) -> (usize, usize) {
-        let size = length.checked_next_multiple_of(ALIGNMENT);
-        (size.unwrap_or(usize::MAX), ALIGNMENT)
+        let Limits {
+            heap_padding,
+            heap_alignment,
+            ..
+        } = self.shared.limits;
+        let size = length.checked_next_multiple_of(heap_alignment);
+        let size = size.and_then(|size| size.checked_add(heap_padding));
+        (size.unwrap_or(usize::MAX), heap_alignment)
     }
 
     /// `currentAllocatedSize`: bytes of all heaps of this device. A heap counts until its end, whatever
@@ -365,7 +371,7 @@ impl Metal {
 
     /// The residency sets that are alive.
     #[cfg(test)]
-    pub(super) fn sets(&self) -> Vec<Set> {
+    pub(super) fn sets(&self) -> Vec<super::residency::Set> {
         let sets = self.shared.sets.lock();
         sets.iter()
             .filter_map(super::residency::WeakSet::upgrade)
@@ -431,7 +437,7 @@ impl Metal {
 
     pub(super) fn forget_heap(&self, heap: &HeapMemory) {
         self.shared.objects.lock().heaps.remove(&heap.address());
-        let _mapped = self.shared.space.give_back(heap.address(), heap.bytes());
+        self.give_back(heap.address(), heap.bytes());
     }
 
     /// Begins a call that can be made to fail.
@@ -460,7 +466,9 @@ impl Metal {
         Ok((store, address))
     }
 
-    pub(super) fn unmap_others(&self, address: u64, bytes: usize) {
+    /// Gives addresses back, which others may have from now on.
+    pub(super) fn give_back(&self, address: u64, bytes: usize) {
+        self.order().forget_memory(address..address + bytes as u64);
         let _mapped = self.shared.space.give_back(address, bytes);
     }
 
@@ -520,12 +528,12 @@ impl Metal {
     pub(super) fn forget_sparse(&self, sparse: &SparseMemory) {
         let (address, bytes) = (sparse.address(), sparse.bytes());
         self.shared.objects.lock().sparse.remove(&address);
-        let _mapped = self.shared.space.give_back(address, bytes);
+        self.give_back(address, bytes);
     }
 
     /// Whether there are placement sparse buffers with such pages; asking where there are none breaks a rule.
     fn check_sparse(&self, page: SparsePageSize, what: &str) -> Result<()> {
-        if !self.shared.limits.macos26 || !self.shared.limits.metal4 {
+        if self.shared.limits.macos < 26 || !self.shared.limits.metal4 {
             return Err(self.record(Violation {
                 rule: Rule::SparseOffered,
                 text: format!("{what} is made where there is no Metal 4"),
@@ -593,237 +601,5 @@ impl queue::Memory for Metal {
             no_copy::check_reach(reach)?;
         }
         Ok(reached)
-    }
-}
-
-impl raw::Metal for Metal {
-    type Heap = Heap;
-    type Buffer = Buffer;
-    type Queue = Queue;
-    type Commands = Commands;
-    type Blit = Encoder;
-    type Compute = Compute;
-    type Pipeline = Pipeline;
-    type Event = Event;
-    type Fence = Fence;
-    type Set = Set;
-    type Mappings = MappingQueue;
-
-    fn pooled<T>(work: impl FnOnce() -> T) -> T {
-        pooled(work)
-    }
-
-    fn name(&self) -> String {
-        self.enter("name");
-        match self.shared.limits.gpu {
-            AppleGpu::Silicon => "model of an Apple silicon GPU",
-            AppleGpu::Discrete => "model of a discrete GPU of an Intel Mac",
-            AppleGpu::Paravirtual => PARAVIRTUAL,
-        }
-        .into()
-    }
-
-    fn has_unified_memory(&self) -> bool {
-        self.enter("hasUnifiedMemory");
-        self.shared.limits.gpu != AppleGpu::Discrete
-    }
-
-    fn supports_family(&self, family: Family) -> bool {
-        self.enter("supportsFamily:");
-        let apple = match family {
-            Family::Apple7 | Family::Apple8 | Family::Apple9 | Family::Metal3 => true,
-            // Apple silicon has what both families have (Metal's feature set tables).
-            Family::Mac2 => return true,
-            Family::Metal4 => self.shared.limits.metal4,
-            Family::Apple10 => false,
-        };
-        apple && self.shared.limits.gpu == AppleGpu::Silicon
-    }
-
-    fn max_buffer_length(&self) -> u64 {
-        self.enter("maxBufferLength");
-        Self::max_buffer_length(self)
-    }
-
-    fn recommended_max_working_set_size(&self) -> u64 {
-        self.enter("recommendedMaxWorkingSetSize");
-        Self::recommended_max_working_set_size(self)
-    }
-
-    fn current_allocated_size(&self) -> u64 {
-        self.enter("currentAllocatedSize");
-        Self::current_allocated_size(self)
-    }
-
-    fn peer_group_id(&self) -> u64 {
-        self.enter("peerGroupID");
-        self.shared.limits.peers.0
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        Self::memory_bytes(self)
-    }
-
-    fn page_bytes(&self) -> usize {
-        self.page()
-    }
-
-    fn has_residency_sets(&self) -> bool {
-        true
-    }
-
-    fn has_placement_sparse(&self) -> bool {
-        self.shared.limits.macos26
-    }
-
-    fn heap_buffer_size_and_align(&self, length: usize, _storage: StorageMode) -> SizeAndAlign {
-        self.enter("heapBufferSizeAndAlignWithLength:options:");
-        let (size, align) = Self::heap_buffer_size_and_align(self, length);
-        SizeAndAlign { size, align }
-    }
-
-    fn new_heap(&self, bytes: usize, storage: StorageMode) -> Result<Heap> {
-        self.enter("newHeapWithDescriptor:");
-        Self::new_heap(self, &HeapDescriptor { bytes, storage })
-    }
-
-    fn new_sparse_heap(
-        &self,
-        bytes: usize,
-        storage: StorageMode,
-        page: SparsePageSize,
-    ) -> Result<Heap> {
-        self.enter("newHeapWithDescriptor:");
-        self.check_sparse(page, "a heap")?;
-        self.make_heap(&HeapDescriptor { bytes, storage }, Some(page))
-    }
-
-    fn new_sparse_buffer(
-        &self,
-        length: usize,
-        storage: StorageMode,
-        page: SparsePageSize,
-    ) -> Result<Buffer> {
-        self.enter("newBufferWithLength:options:placementSparsePageSize:");
-        self.check_sparse(page, "a placement sparse buffer")?;
-        let rule = if storage != StorageMode::Private {
-            Some(Rule::SparseStorage)
-        } else if Tiles::of(page, 0, length).is_none() {
-            Some(Rule::SparsePages)
-        } else {
-            (length as u64 > Self::max_buffer_length(self)).then_some(Rule::BufferLength)
-        };
-        if let Some(rule) = rule {
-            return Err(self.record(Violation {
-                rule,
-                text: format!("a placement sparse buffer of {length} bytes and {storage} storage"),
-            }));
-        }
-        let address = self.shared.space.reserve(length, page.bytes())?;
-        let sparse = Arc::new(SparseMemory::new(address, length, storage, page));
-        let mut objects = self.shared.objects.lock();
-        objects.sparse.insert(address, Arc::clone(&sparse));
-        drop(objects);
-        self.charge(self.shared.costs.addresses.ns(length as u64));
-        Ok(Buffer::of_pages(self, sparse))
-    }
-
-    fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
-        self.enter("newBufferWithLength:options:");
-        Self::new_buffer(self, length, storage)
-    }
-
-    fn new_buffer_no_copy(
-        &self,
-        memory: HostRange,
-        ended: Box<dyn FnOnce() + Send>,
-    ) -> Result<Buffer> {
-        self.enter("newBufferWithBytesNoCopy:");
-        let Limits {
-            buffer_bytes_max,
-            empty_no_copy,
-            gpu,
-            ..
-        } = self.shared.limits;
-        if let Err(violation) = no_copy::check(&memory, buffer_bytes_max, self.page()) {
-            let is_of_pages = violation.rule == Rule::WholePages;
-            let error = self.record(violation);
-            if gpu != AppleGpu::Paravirtual || !is_of_pages {
-                return Err(error);
-            }
-            let (store, _, address) = self.obtain(self.page(), StorageMode::Private)?;
-            return Ok(Buffer::empty(self, store, address, ended));
-        }
-        self.check_count()?;
-        self.charge(self.shared.costs.buffer.ns(memory.bytes as u64));
-        let length = if empty_no_copy { 0 } else { memory.bytes };
-        Buffer::over(self, memory, length, ended)
-    }
-
-    fn has_whole_pages(&self, pages: Range<usize>) -> bool {
-        is_mapped(pages.start, pages.len())
-    }
-
-    fn buffers_max(&self) -> usize {
-        self.shared.limits.buffers_max
-    }
-
-    fn new_remote_view(&self, of: &Buffer) -> Result<Buffer> {
-        self.enter("newRemoteBufferViewForDevice:");
-        Self::new_remote_view(self, of)
-    }
-
-    fn find_buffer(&self, resource: Resource) -> Option<Buffer> {
-        self.buffer(resource)
-    }
-
-    fn new_command_queue(&self, command_buffers_max: usize) -> Result<Queue> {
-        self.enter("newCommandQueueWithMaxCommandBufferCount:");
-        let seen = Arc::<Seen>::default();
-        let core = self.make_core(&seen)?;
-        let queue = Queue::new(core, self.clone(), seen, command_buffers_max);
-        let object = key(raw::CommandQueue::resource(&queue));
-        let mut objects = self.shared.objects.lock();
-        objects.queues.insert(object, queue.downgrade());
-        Ok(queue)
-    }
-
-    fn new_mapping_queue(&self, label: &str) -> Result<MappingQueue> {
-        self.enter("newMTL4CommandQueueWithDescriptor:error:");
-        let core = self.make_core(&Arc::default())?;
-        Ok(MappingQueue::new(core, self.clone(), label))
-    }
-
-    fn new_shared_event(&self) -> Result<Event> {
-        self.enter("newSharedEvent");
-        let event = Event::new(self);
-        let mut objects = self.shared.objects.lock();
-        objects.events.insert(event.object(), event.downgrade());
-        Ok(event)
-    }
-
-    fn new_fence(&self) -> Result<Fence> {
-        self.enter("newFence");
-        Ok(Fence::new(self))
-    }
-
-    fn new_residency_set(&self, label: &str) -> Result<Set> {
-        self.enter("newResidencySetWithDescriptor:");
-        let set = Set::new(self, label);
-        #[cfg(test)]
-        self.shared.sets.lock().push(set.downgrade());
-        Ok(set)
-    }
-
-    fn new_pipeline(&self, _source: &str, function: &str) -> Result<Pipeline> {
-        self.enter("newComputePipelineState");
-        match function {
-            "weldpool_copy" => Ok(Pipeline::Copy),
-            "weldpool_fill" => Ok(Pipeline::Fill),
-            other => Err(Error::with_message(
-                ErrorKind::Unsupported,
-                format!("the model knows no function {other}"),
-            )),
-        }
     }
 }

@@ -5,7 +5,9 @@
 
 mod builder;
 mod commands;
+mod compute;
 mod costs;
+mod encoder;
 mod event;
 mod external;
 mod fence;
@@ -44,9 +46,6 @@ pub use self::heap::{Buffer, Heap, HeapDescriptor, PurgeableState};
 pub use self::labels::LiveObject;
 pub use self::metal::Metal;
 pub use crate::device::metal::{NoPlacementSparse, PlacementSparse};
-
-/// Alignment of a buffer on a heap, as `heapBufferSizeAndAlignWithLength:` gives it on Apple silicon.
-const ALIGNMENT: usize = 256;
 
 /// The model of an Apple silicon GPU: one memory for host and device, and virtual memory only
 /// [on demand](FakeAppleBuilder::placement_sparse). Others are [modelled](AppleGpu) too: the discrete GPU of an Intel Mac,
@@ -95,15 +94,23 @@ impl FakeApple {
             memory,
             working_set,
             buffer_bytes_max,
-            macos26,
+            macos,
             metal4,
             placement_sparse,
             residency,
             sparse_page_max,
             buffers_max,
             empty_no_copy,
+            heap_padding,
+            heap_alignment,
             costs,
         } = model;
+        if !heap_alignment.is_power_of_two() {
+            return Err(Error::with_message(
+                ErrorKind::InvalidConfig,
+                format!("an alignment of {heap_alignment} bytes on heaps; it is a power of two"),
+            ));
+        }
         residency.validate()?;
         let percent = |share: u64| memory / 100 * share;
         let ordinal = settings.ordinal;
@@ -128,8 +135,10 @@ impl FakeApple {
             buffer_bytes_max: buffer_bytes_max.unwrap_or(percent(63)),
             buffers_max,
             empty_no_copy,
+            heap_padding,
+            heap_alignment,
             poison: settings.poison,
-            macos26,
+            macos,
             metal4,
             sparse_page_max,
         };

@@ -122,7 +122,9 @@ mod tests {
     use crate::device::fake::apple::pools::pooled;
     use crate::device::fake::{Buffer, FakeApple, FakeAppleBuilder, HeapDescriptor};
     use crate::device::mapping::AlignedMapping;
-    use crate::device::metal::raw::{BlitEncoder, CommandBuffer, CommandQueue, Encoder, Metal};
+    use crate::device::metal::raw::{
+        BlitEncoder, CommandBuffer, CommandQueue, Encoder, Metal, SharedEvent,
+    };
     use crate::error::{ErrorKind, Result};
 
     /// Of Apple silicon, which the model is by default.
@@ -162,17 +164,17 @@ mod tests {
 
     /// Fills the buffer by a command buffer of its own, and waits until that has ended.
     fn fill(device: &FakeApple, buffer: &Buffer, bytes: usize) {
-        let (over, is_over) = channel();
         pooled(|| {
+            let event = device.metal().new_shared_event().unwrap();
             let queue = device.metal().new_command_queue(8).unwrap();
             let commands = queue.command_buffer().unwrap();
             let blit = commands.blit_encoder().unwrap();
             blit.fill(buffer, 0..bytes, 7);
             blit.end();
-            commands.on_completed(Box::new(move |_| over.send(()).unwrap()));
+            commands.signal(&event, 1);
             commands.commit();
+            assert!(event.wait(1, 60_000));
         });
-        is_over.recv_timeout(LONG).unwrap();
     }
 
     #[test]

@@ -1,38 +1,39 @@
 //! Which passes are known to have ended when another begins, and who touches what without that.
 //!
 //! Memory is untracked, so passes run at the same time unless fences or events order them, whatever the order of their
-//! commits (Apple's articles "Resource synchronization" and "Synchronizing passes with a fence").
+//! commits (Apple's articles "Resource synchronization" and "Synchronizing passes with a fence"). When a pass really runs
+//! says nothing here: it is in the way of others until they begin behind it, or until the host has seen its end. The
+//! host sees that by an event that is signalled behind the pass, or when it is told that the pass's queue is lost.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod clock;
+mod signals;
+mod touched;
+
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use self::clock::{Chain, Chains, Clock};
+use self::signals::Signals;
+use self::touched::{Access, Touched};
 use crate::device::fake::violation::{Rule, Violation};
 
-/// A pass, by the order of the commits on its device.
-pub(super) type Number = u64;
+pub(super) use self::clock::{Number, QueueNumber};
+pub(super) use self::signals::Signal;
+
 /// A fence or an event, by the address of its object.
 pub(super) type Object = usize;
 
-/// Signals of one event that are remembered.
-const SIGNALS_MAX: usize = 64;
-/// Mapping updates that are remembered.
-const UPDATES_MAX: usize = 1024;
+/// Passes and what they touch that are remembered, from which on the oldest that have run are forgotten, seen or not: more
+/// than any queue has in flight by far, and little enough to be looked through.
+const OPEN_MAX: usize = 4096;
 
 /// Bytes that a pass touches, by their addresses on the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Touch {
     pub(super) bytes: Range<u64>,
     pub(super) writes: bool,
-}
-
-impl Touch {
-    fn conflicts(&self, other: &Self) -> bool {
-        (self.writes || other.writes)
-            && self.bytes.start < other.bytes.end
-            && other.bytes.start < self.bytes.end
-    }
 }
 
 /// What a pass was encoded to do.
@@ -43,51 +44,17 @@ pub(super) struct Pass {
     pub(super) touches: Vec<Touch>,
 }
 
-/// A set of passes: all up to one, and some beyond.
-#[derive(Debug, Clone, Default)]
-struct Passes {
-    up_to: Number,
-    beyond: BTreeSet<Number>,
-}
-
-impl Passes {
-    fn has(&self, pass: Number) -> bool {
-        pass <= self.up_to || self.beyond.contains(&pass)
-    }
-
-    fn add(&mut self, pass: Number) {
-        self.beyond.insert(pass);
-        while self.beyond.remove(&(self.up_to + 1)) {
-            self.up_to += 1;
-        }
-    }
-
-    fn join(&mut self, other: &Self) {
-        if other.up_to > self.up_to {
-            self.up_to = other.up_to;
-            let up_to = self.up_to;
-            self.beyond.retain(|&pass| pass > up_to);
-        }
-        for &pass in &other.beyond {
-            if pass > self.up_to {
-                self.add(pass);
-            }
-        }
-        while self.beyond.remove(&(self.up_to + 1)) {
-            self.up_to += 1;
-        }
-    }
-}
-
 /// What is known of a command buffer, as it is read from its beginning.
 #[derive(Debug, Default)]
 pub(super) struct Read {
     /// What its later passes begin behind: events were waited for.
-    waited: Passes,
+    waited: Clock,
     /// What its later signals are behind.
-    ended: Passes,
+    ended: Clock,
     /// The last mapping update that its last pass begins behind.
     mapped: Number,
+    /// The chain of a queue that maps.
+    updates: Option<Chain>,
 }
 
 impl Read {
@@ -97,22 +64,66 @@ impl Read {
     }
 }
 
-/// The passes of a device that have not ended.
-#[derive(Debug, Default)]
+/// A pass that the GPU is not through with.
+#[derive(Debug)]
+struct Running {
+    queue: QueueNumber,
+    begun: bool,
+}
+
+/// The passes of a device whose end nobody has seen.
+#[derive(Debug)]
 pub(super) struct Order {
-    next: Number,
-    open: BTreeMap<Number, Vec<Touch>>,
-    /// Updates of mappings, which are numbered among the passes.
-    updates: BTreeSet<Number>,
-    fences: HashMap<Object, Passes>,
-    events: HashMap<Object, BTreeMap<u64, Passes>>,
+    last: Number,
+    queues: QueueNumber,
+    chains: Chains,
+    touched: Touched,
+    /// What was committed and is not through.
+    running: BTreeMap<Number, Running>,
+    /// Queues that were lost in the middle of a pass.
+    lost: Vec<QueueNumber>,
+    /// Passes of open chains that the host has seen the end of.
+    seen: Clock,
+    fences: HashMap<Object, Clock>,
+    events: HashMap<Object, Signals>,
+    /// How much is remembered when it is next looked at what can be forgotten.
+    sweep_at: usize,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self {
+            last: 0,
+            queues: 0,
+            chains: Chains::default(),
+            touched: Touched::default(),
+            running: BTreeMap::new(),
+            lost: Vec::new(),
+            seen: Clock::default(),
+            fences: HashMap::new(),
+            events: HashMap::new(),
+            sweep_at: OPEN_MAX,
+        }
+    }
 }
 
 impl Order {
-    /// A pass is committed; its number, and what is wrong with it.
-    pub(super) fn commit(&mut self, pass: Pass, read: &mut Read) -> (Number, Option<Violation>) {
-        self.next += 1;
-        let number = self.next;
+    /// A number for a command queue.
+    pub(super) fn next_queue(&mut self) -> QueueNumber {
+        self.queues += 1;
+        self.queues
+    }
+
+    /// A pass is committed to a queue; its number, and what is wrong with it. O(k log n) for k ranges of memory that it
+    /// touches, and O(n) once in many.
+    pub(super) fn commit(
+        &mut self,
+        queue: QueueNumber,
+        pass: Pass,
+        read: &mut Read,
+    ) -> (Number, Option<Violation>) {
+        self.last += 1;
+        let number = self.last;
         let mut before = read.waited.clone();
         for fence in &pass.waits {
             if let Some(passes) = self.fences.get(fence) {
@@ -120,79 +131,178 @@ impl Order {
             }
         }
         self.prune(&mut before);
-        let clash = self
-            .open
-            .iter()
-            .filter(|(other, _)| !before.has(**other))
-            .find_map(|(_, touched)| {
-                let conflicts = |touch: &&Touch| touched.iter().any(|one| one.conflicts(touch));
-                pass.touches.iter().find(conflicts)
-            });
-        let violation = clash.map(|touch| Violation {
+        let chain = self.chains.extend(queue, number, &before);
+        let mut clash = None;
+        for Touch { bytes, writes } in pass.touches {
+            let access = Access {
+                chain,
+                pass: number,
+                writes,
+            };
+            let (chains, seen) = (&self.chains, &self.seen);
+            let is_before = |other: &Access| is_over(chains, seen, &before, other);
+            if self.touched.touch(bytes.clone(), access, is_before) {
+                clash.get_or_insert(bytes);
+            }
+        }
+        let violation = clash.map(|bytes| Violation {
             rule: Rule::Ordered,
             text: format!(
-                "work on {:#x} to {:#x} runs beside other work on it: no fence and no event orders them",
-                touch.bytes.start, touch.bytes.end
+                "work on {:#x} to {:#x} runs beside other work on it: no fence and no event orders them, and nobody saw its end",
+                bytes.start, bytes.end
             ),
         });
-        let mut updates = self.updates.iter().rev().copied();
-        read.mapped = updates.find(|&update| before.has(update)).unwrap_or(0);
-        self.open.insert(number, pass.touches);
-        before.add(number);
+        let updates = before
+            .iter()
+            .filter(|(of, _)| self.chains.is_of_updates(*of));
+        read.mapped = updates.map(|(_, update)| update).max().unwrap_or(0);
+        let begun = false;
+        self.running.insert(number, Running { queue, begun });
+        before.add(chain, number);
         for fence in pass.updates {
             self.fences.insert(fence, before.clone());
         }
         read.ended.join(&before);
+        self.sweep();
         (number, violation)
     }
 
-    /// Forgets what nobody asks for any more: passes that have ended.
-    fn prune(&self, passes: &mut Passes) {
-        let first = |set: Option<&Number>| set.copied().unwrap_or(Number::MAX);
-        let open = first(self.open.keys().next());
-        let asked = open.min(first(self.updates.first())).min(self.next);
-        passes.up_to = passes.up_to.max(asked - 1);
-        let up_to = passes.up_to;
-        passes.beyond.retain(|pass| {
-            *pass > up_to && (self.open.contains_key(pass) || self.updates.contains(pass))
+    /// Forgets what nobody asks for any more.
+    fn prune(&self, passes: &mut Clock) {
+        let (chains, seen) = (&self.chains, &self.seen);
+        passes.retain(|chain, pass| {
+            let unseen = chains.is_open(chain) && !seen.has(chain, pass);
+            unseen || chains.is_of_updates(chain)
         });
     }
 
-    /// A queue that does one after the other is given a mapping update; its number.
-    pub(super) fn update(&mut self, read: &mut Read) -> Number {
-        self.next += 1;
-        let number = self.next;
-        read.ended.add(number);
-        self.updates.insert(number);
-        if self.updates.len() > UPDATES_MAX {
-            self.updates.pop_first();
+    /// Once much is remembered, forgets what was seen to have ended, and the oldest that have run if that is not enough.
+    fn sweep(&mut self) {
+        if self.touched.len() + self.chains.len() < self.sweep_at {
+            return;
         }
-        number
+        let (chains, seen, none) = (&self.chains, &self.seen, Clock::default());
+        self.touched
+            .retain(|access| !is_over(chains, seen, &none, access));
+        let running = &self.running;
+        let has_run = |pass: Number| !running.contains_key(&pass);
+        self.touched.forget_oldest(OPEN_MAX / 4, has_run);
+        self.chains.close_oldest(OPEN_MAX / 4, has_run);
+        let left = self.touched.len() + self.chains.len();
+        self.sweep_at = OPEN_MAX.max(2 * left);
+    }
+
+    /// A queue that does one after the other is given an update of mappings at these addresses; its number, and what is
+    /// wrong with it. Such a queue waits for no pass, so the host has to have seen the end of all that use them.
+    pub(super) fn update(
+        &mut self,
+        bytes: Range<u64>,
+        read: &mut Read,
+    ) -> (Number, Option<Violation>) {
+        self.last += 1;
+        let chains = &mut self.chains;
+        let chain = read.updates.get_or_insert_with(|| chains.make_of_updates());
+        read.ended.add(*chain, self.last);
+        let (chains, seen, none) = (&self.chains, &self.seen, Clock::default());
+        let is_used = self
+            .touched
+            .has(&bytes, |access| is_over(chains, seen, &none, access));
+        let violation = is_used.then(|| Violation {
+            rule: Rule::Ordered,
+            text: format!(
+                "mappings of {:#x} to {:#x} change beside work on them, whose end nobody saw",
+                bytes.start, bytes.end
+            ),
+        });
+        (self.last, violation)
     }
 
     /// What follows in a command buffer waits for an event.
     pub(super) fn wait(&self, event: Object, value: u64, read: &mut Read) {
-        // An event begins at zero.
-        let signals = self.events.get(&event).filter(|_| value > 0);
-        let first = signals.and_then(|signals| signals.range(value..).next());
-        if let Some((_, passes)) = first {
-            read.waited.join(passes);
-            read.ended.join(passes);
+        let signals = self.events.get(&event);
+        if let Some(passes) = signals.and_then(|signals| signals.wait(value)) {
+            read.waited.join(&passes);
+            read.ended.join(&passes);
         }
     }
 
-    /// An event is signalled behind what a command buffer has by then.
-    pub(super) fn signal(&mut self, event: Object, value: u64, read: &Read) {
+    /// An event is to be signalled behind what a command buffer has by then.
+    pub(super) fn signal(&mut self, event: Object, value: u64, read: &Read) -> Signal {
         let signals = self.events.entry(event).or_default();
-        signals.insert(value, read.ended.clone());
-        while signals.len() > SIGNALS_MAX {
-            signals.pop_first();
+        let is_kept = |chain| self.chains.is_of_updates(chain);
+        let (signal, seen) = signals.add(value, read.ended.clone(), is_kept);
+        self.end(seen);
+        signal
+    }
+
+    /// The GPU has signalled.
+    pub(super) fn raise(&mut self, event: Object, signal: Signal) {
+        if let Some(signals) = self.events.get_mut(&event) {
+            signals.raise(signal);
         }
     }
 
-    /// A pass has ended, and who waits for it on the host may know.
-    pub(super) fn end(&mut self, pass: Number) {
-        self.open.remove(&pass);
+    /// The host has signalled, which says nothing of any pass.
+    pub(super) fn raise_by_host(&mut self, event: Object, value: u64) {
+        self.events.entry(event).or_default().reach(value);
+    }
+
+    /// The host has seen that an event has reached a value.
+    pub(super) fn see(&mut self, event: Object, value: u64) {
+        let signals = self.events.get_mut(&event);
+        let is_kept = |chain| self.chains.is_of_updates(chain);
+        let ended = signals.and_then(|signals| signals.see(value, is_kept));
+        self.end(ended);
+    }
+
+    /// The host knows that passes have ended.
+    fn end(&mut self, passes: Option<Clock>) {
+        let mut passes = passes.unwrap_or_default();
+        // That a mapping is there is for the GPU to know.
+        passes.retain(|chain, _| self.chains.is_open(chain));
+        self.seen.join(&passes);
+        for (chain, _) in passes.iter() {
+            let last = self.chains.last(chain);
+            if last.is_some_and(|last| self.seen.has(chain, last)) {
+                self.chains.close(chain);
+            }
+        }
+        let chains = &self.chains;
+        self.seen.retain(|chain, _| chains.is_open(chain));
+    }
+
+    /// The GPU begins a pass.
+    pub(super) fn begin(&mut self, pass: Number) {
+        if let Some(running) = self.running.get_mut(&pass) {
+            running.begun = true;
+        }
+    }
+
+    /// The GPU is through with a pass, or will never begin it; nobody has seen that.
+    pub(super) fn through(&mut self, pass: Number) {
+        let of = self.running.remove(&pass).map(|running| running.queue);
+        if of.is_some_and(|queue| self.lost.contains(&queue)) {
+            self.end_lost();
+        }
+    }
+
+    /// The host was told that a queue is lost: nothing of it runs any more once the pass that ran is through.
+    pub(super) fn lose(&mut self, queue: QueueNumber) {
+        if !self.lost.contains(&queue) {
+            self.lost.push(queue);
+        }
+        self.end_lost();
+    }
+
+    fn end_lost(&mut self) {
+        let runs = |queue: QueueNumber| {
+            let mut running = self.running.values();
+            running.any(|running| running.queue == queue && running.begun)
+        };
+        let (late, over): (Vec<_>, Vec<_>) = self.lost.iter().partition(|&&queue| runs(queue));
+        self.lost = late;
+        over.into_iter()
+            .for_each(|queue| self.chains.close_queue(queue));
     }
 
     /// An object has come to its end.
@@ -200,124 +310,18 @@ impl Order {
         self.fences.remove(&object);
         self.events.remove(&object);
     }
+
+    /// Memory has come to its end, and its addresses may be given out again.
+    pub(super) fn forget_memory(&mut self, bytes: Range<u64>) {
+        self.touched.forget(&bytes);
+    }
+}
+
+/// Whether a pass has ended for one that begins behind others.
+fn is_over(chains: &Chains, seen: &Clock, before: &Clock, access: &Access) -> bool {
+    let Access { chain, pass, .. } = *access;
+    !chains.is_open(chain) || seen.has(chain, pass) || before.has(chain, pass)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FENCE: Object = 1;
-    const EVENT: Object = 2;
-
-    fn pass(fenced: bool, bytes: Range<u64>, writes: bool) -> Pass {
-        let fences = || if fenced { vec![FENCE] } else { Vec::new() };
-        Pass {
-            waits: fences(),
-            updates: fences(),
-            touches: vec![Touch { bytes, writes }],
-        }
-    }
-
-    /// Commits one pass in a command buffer of its own; whether it is in order.
-    fn commit(order: &mut Order, pass: Pass) -> (Number, bool) {
-        let (number, violation) = order.commit(pass, &mut Read::default());
-        (number, violation.is_none())
-    }
-
-    #[test]
-    fn passes_that_no_fence_orders_must_not_touch_what_one_writes() {
-        let mut order = Order::default();
-        assert!(commit(&mut order, pass(false, 0..10, false)).1);
-        assert!(commit(&mut order, pass(false, 5..15, false)).1, "both read");
-        assert!(commit(&mut order, pass(false, 15..20, true)).1, "elsewhere");
-        assert!(!commit(&mut order, pass(false, 9..12, true)).1);
-        // A fence that the others did not update does not help.
-        assert!(!commit(&mut order, pass(true, 0..2, true)).1);
-    }
-
-    #[test]
-    fn fences_order_what_waits_behind_what_updates() {
-        let mut order = Order::default();
-        for _ in 0..5 {
-            assert!(commit(&mut order, pass(true, 0..10, true)).1);
-        }
-        let mut beside = pass(true, 0..10, true);
-        beside.waits.clear();
-        assert!(!commit(&mut order, beside).1);
-    }
-
-    #[test]
-    fn little_is_kept_of_queues_that_never_wait_for_each_other() {
-        let mut order = Order::default();
-        let (_hung, _) = commit(&mut order, pass(false, 100..110, true));
-        for _ in 0..1000 {
-            let (number, in_order) = commit(&mut order, pass(true, 0..10, true));
-            assert!(in_order);
-            order.end(number);
-        }
-        assert!(order.fences[&FENCE].beyond.len() <= 2);
-        assert!(
-            !commit(&mut order, pass(true, 100..110, true)).1,
-            "it hangs still"
-        );
-    }
-
-    #[test]
-    fn what_has_ended_is_in_nobodys_way() {
-        let mut order = Order::default();
-        let (first, _) = commit(&mut order, pass(false, 0..10, true));
-        order.end(first);
-        assert!(commit(&mut order, pass(false, 0..10, true)).1);
-    }
-
-    #[test]
-    fn events_order_command_buffers_and_signals_stand_for_their_own_alone() {
-        let mut order = Order::default();
-        let mut one = Read::default();
-        order.commit(pass(false, 0..10, true), &mut one);
-        order.signal(EVENT, 3, &one);
-        let mut other = Read::default();
-        order.wait(EVENT, 2, &mut other);
-        let (_, violation) = order.commit(pass(false, 0..10, true), &mut other);
-        assert_eq!(violation, None, "it waited for what signals 3");
-        // A signal in a command buffer that comes later says nothing of the passes before it.
-        order.signal(EVENT, 4, &Read::default());
-        let mut late = Read::default();
-        order.wait(EVENT, 4, &mut late);
-        let (_, violation) = order.commit(pass(false, 0..10, true), &mut late);
-        assert_eq!(violation.map(|broken| broken.rule), Some(Rule::Ordered));
-    }
-
-    #[test]
-    fn a_pass_knows_of_the_mapping_updates_that_it_waited_for() {
-        let mut order = Order::default();
-        let (mut queue, mut read) = (Read::default(), Read::default());
-        let first = order.update(&mut queue);
-        order.signal(EVENT, 1, &queue);
-        let second = order.update(&mut queue);
-        order.signal(EVENT, 2, &queue);
-        order.commit(pass(true, 0..10, true), &mut read);
-        assert_eq!(read.mapped(), 0);
-        order.wait(EVENT, 1, &mut read);
-        order.commit(pass(true, 0..10, true), &mut read);
-        assert_eq!(read.mapped(), first);
-        // Behind it by the fence alone.
-        let mut later = Read::default();
-        order.commit(pass(true, 0..10, true), &mut later);
-        assert_eq!(later.mapped(), first);
-        order.wait(EVENT, 2, &mut later);
-        order.commit(pass(true, 0..10, true), &mut later);
-        assert_eq!(later.mapped(), second);
-        order.commit(pass(false, 20..30, true), &mut read);
-        assert_eq!(read.mapped(), first, "waited for in this command buffer");
-    }
-
-    #[test]
-    fn passes_of_one_command_buffer_run_beside_each_other_too() {
-        let mut order = Order::default();
-        let mut read = Read::default();
-        order.commit(pass(false, 0..10, true), &mut read);
-        let (_, violation) = order.commit(pass(false, 0..10, true), &mut read);
-        assert!(violation.is_some());
-    }
-}
+mod tests;

@@ -250,11 +250,17 @@ impl MappingQueue {
     fn update(
         &self,
         buffer: &Buffer,
+        tiles: Tiles,
         heap: Option<&Heap>,
         change: impl FnOnce(&SparseMemory, Option<&Heap>, Number) + Send + 'static,
     ) {
         let mut given = self.given.lock();
-        let update = self.metal.order().update(&mut given);
+        let start = buffer.gpu_address() + (tiles.first * tiles.page.bytes()) as u64;
+        let bytes = start..start + (tiles.count * tiles.page.bytes()) as u64;
+        let (update, violation) = self.metal.order().update(bytes, &mut given);
+        if let Some(violation) = violation {
+            drop(self.metal.record(violation));
+        }
         let weak: (WeakBuffer, Option<WeakHeap>) = (buffer.downgrade(), heap.map(Heap::downgrade));
         let metal = self.metal.clone();
         self.commit(move || {
@@ -343,7 +349,7 @@ impl raw::MappingQueue for MappingQueue {
         self.check(kept)?;
         let bytes = (tiles.count * tiles.page.bytes()) as u64;
         self.metal.charge(self.metal.costs().map.ns(bytes));
-        self.update(buffer, Some(heap), move |sparse, heap, update| {
+        self.update(buffer, tiles, Some(heap), move |sparse, heap, update| {
             if let Some(heap) = heap {
                 sparse.map(tiles, heap, heap_tile, update);
             }
@@ -357,7 +363,7 @@ impl raw::MappingQueue for MappingQueue {
         self.check(pages(buffer, tiles).map(drop))?;
         let bytes = (tiles.count * tiles.page.bytes()) as u64;
         self.metal.charge(self.metal.costs().unmap.ns(bytes));
-        self.update(buffer, None, move |sparse, _, _| sparse.unmap(tiles));
+        self.update(buffer, tiles, None, move |sparse, _, _| sparse.unmap(tiles));
         Ok(())
     }
 
@@ -365,10 +371,10 @@ impl raw::MappingQueue for MappingQueue {
         self.metal.enter("signalEvent:value:");
         let given = self.given.lock();
         let mut order = self.metal.order();
-        order.signal(event.object(), value, &given);
+        let signal = order.signal(event.object(), value, &given);
         drop(order);
         let event = event.clone();
-        self.commit(move || event.raise(value));
+        self.commit(move || event.raise(signal));
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::FakeApple;
 use super::commands::Queue;
 use super::event::Event;
 use super::fence::Fence;
@@ -12,13 +11,14 @@ use super::heap::{Buffer, Heap};
 use super::metal::Metal;
 use super::pools::pooled;
 use super::residency::{Figures, Set};
+use super::{AppleGpu, FakeApple};
 use crate::allocator::Allocator;
 use crate::device::StorageMode;
 use crate::device::fake::Rule;
 use crate::device::metal::ResidencyConfig;
 use crate::device::metal::raw::{
-    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, Encoder as _, Metal as _,
-    ResidencySet as _, SharedEvent as _,
+    Allocation, BlitEncoder as _, CommandBuffer as _, CommandQueue as _, ComputeEncoder as _,
+    Encoder as _, Metal as _, ResidencySet as _, SharedEvent as _,
 };
 use crate::error::ErrorKind;
 use crate::registered::MappedFile;
@@ -68,8 +68,15 @@ impl Metal {
 
 /// Waits until what was committed is done.
 fn finish(made: &Made) {
+    finish_of(&made.queue);
+}
+
+fn finish_of(queue: &Queue) {
     let (done, is_done) = std::sync::mpsc::channel();
-    let commands = made.queue.command_buffer().unwrap();
+    let Ok(commands) = queue.command_buffer() else {
+        // It is lost.
+        return;
+    };
     commands.on_completed(Box::new(move |_| done.send(()).unwrap()));
     commands.commit();
     is_done.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -77,7 +84,11 @@ fn finish(made: &Made) {
 
 /// Commits a pass that fills a page.
 fn fill(made: &Made, page: usize, fenced: bool) {
-    let commands = made.queue.command_buffer().unwrap();
+    fill_by(&made.queue, made, page, fenced);
+}
+
+fn fill_by(queue: &Queue, made: &Made, page: usize, fenced: bool) {
+    let commands = queue.command_buffer().unwrap();
     let blit = commands.blit_encoder().unwrap();
     if fenced {
         blit.wait_for_fence(&made.fence);
@@ -171,14 +182,167 @@ fn passes_that_write_the_same_memory_need_a_fence() {
         })
     };
     assert_eq!(twice(true), []);
-    // Unless the first has ended by then, which a hung queue makes sure of.
-    let beside = broken(|made| {
-        let _hung = made.device.control().hang(0);
-        fill(made, 0, false);
-        fill(made, 0, false);
-        made.device.control().resume(0);
+    assert_eq!(twice(false), [Rule::Ordered]);
+}
+
+/// Commits a pass that fills a page, and has the GPU or the host signal behind it.
+fn signalled(made: &Made, by_gpu: bool) {
+    let commands = made.queue.command_buffer().unwrap();
+    let blit = commands.blit_encoder().unwrap();
+    blit.fill(&made.buffer, 0..PAGE, 1);
+    blit.end();
+    if by_gpu {
+        commands.signal(&made.event, 1);
+    }
+    commands.commit();
+    finish(made);
+    if !by_gpu {
+        made.event.set_signaled_value(1);
+    }
+}
+
+/// It was told to a handler and has long run; but a handler orders no memory for the device's code.
+#[test]
+fn a_pass_is_in_the_way_until_the_host_has_seen_an_event_behind_it() {
+    type See = fn(&Event);
+    let cases: [(See, bool, &[Rule]); 5] = [
+        (|_| (), true, &[Rule::Ordered]),
+        (|event| assert_eq!(event.signaled_value(), 1), true, &[]),
+        (|event| assert!(event.wait(1, 60_000)), true, &[]),
+        (
+            |event| {
+                let (say, said) = std::sync::mpsc::channel();
+                event.notify(1, Box::new(move || say.send(()).unwrap()));
+                said.recv_timeout(Duration::from_secs(60)).unwrap();
+            },
+            true,
+            &[],
+        ),
+        // What the host has signalled itself proves nothing.
+        (
+            |event| assert_eq!(event.signaled_value(), 1),
+            false,
+            &[Rule::Ordered],
+        ),
+    ];
+    for (number, (see, by_gpu, expected)) in cases.into_iter().enumerate() {
+        let broken = broken(|made| {
+            signalled(made, by_gpu);
+            see(&made.event);
+            fill(made, 0, false);
+        });
+        assert_eq!(broken, expected, "case {number}");
+    }
+}
+
+#[test]
+fn what_a_lost_queue_has_done_is_over_when_the_host_was_told() {
+    for lost in [true, false] {
+        let broken = broken(|made| {
+            fill(made, 0, false);
+            let other = made.metal.new_command_queue(64).unwrap();
+            finish(made);
+            if lost {
+                let (say, said) = std::sync::mpsc::channel();
+                made.device.control().hang(0);
+                let commands = made.queue.command_buffer().unwrap();
+                commands.on_completed(Box::new(move |outcome| say.send(outcome).unwrap()));
+                commands.commit();
+                made.device.control().lose_queue(0);
+                let outcome = said.recv_timeout(Duration::from_secs(60)).unwrap();
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeviceLost);
+            }
+            fill_by(&other, made, 0, false);
+            finish_of(&other);
+        });
+        let expected: &[Rule] = if lost { &[] } else { &[Rule::Ordered] };
+        assert_eq!(broken, expected);
+    }
+}
+
+#[test]
+fn memory_that_was_freed_and_is_given_out_again_was_touched_by_nobody() {
+    let broken = broken(|made| {
+        let mut places = Vec::new();
+        for _ in 0..2 {
+            pooled(|| {
+                let heap = made.metal.new_heap_of(PAGE);
+                let buffer = heap.new_buffer(PAGE, 0).unwrap();
+                places.push(buffer.gpu_address());
+                let commands = made.queue.command_buffer().unwrap();
+                let blit = commands.blit_encoder().unwrap();
+                blit.fill(&buffer, 0..PAGE, 1);
+                blit.end();
+                commands.commit();
+            });
+            // The command buffer keeps the memory until its end.
+            let end = Instant::now() + Duration::from_secs(60);
+            while made.metal.current_allocated_size() > 4 * PAGE as u64 {
+                assert!(Instant::now() < end);
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(places[0], places[1], "the same addresses");
     });
-    assert_eq!(beside, [Rule::Ordered]);
+    assert_eq!(broken, []);
+}
+
+#[test]
+fn handlers_are_added_before_the_commit() {
+    let broken = broken(|made| {
+        let commands = made.queue.command_buffer().unwrap();
+        commands.on_completed(Box::new(|_| ()));
+        commands.commit();
+        commands.on_completed(Box::new(|_| panic!("it is never called")));
+    });
+    assert_eq!(broken, [Rule::HandlerAfterCommit]);
+}
+
+#[test]
+fn few_bytes_are_set_without_a_buffer() {
+    for (bytes, fault) in [(0, true), (1, false), (4096, false), (4097, true)] {
+        let broken = broken(|made| {
+            let commands = made.queue.command_buffer().unwrap();
+            let encoder = commands.compute_encoder().unwrap();
+            encoder.set_bytes(&vec![0; bytes], 2);
+            encoder.end();
+        });
+        let expected: &[Rule] = if fault { &[Rule::BytesLength] } else { &[] };
+        assert_eq!(broken, expected, "{bytes}");
+    }
+}
+
+#[test]
+fn an_encoder_that_has_ended_takes_no_calls() {
+    let broken = broken(|made| {
+        let commands = made.queue.command_buffer().unwrap();
+        let encoder = commands.compute_encoder().unwrap();
+        encoder.end();
+        encoder.set_bytes(&[0], 2);
+    });
+    assert_eq!(broken, [Rule::OneEncoder]);
+}
+
+#[test]
+fn encoders_are_used_in_autorelease_pools() {
+    let made = FakeApple::new().unwrap();
+    let metal = made.metal();
+    let (encoder, pipeline, heap) = pooled(|| {
+        let queue = metal.new_command_queue(64).unwrap();
+        let commands = queue.command_buffer().unwrap();
+        let encoder = commands.compute_encoder().unwrap();
+        let pipeline = metal.new_pipeline("", "weldpool_fill").unwrap();
+        (encoder, pipeline, metal.new_heap_of(PAGE))
+    });
+    let buffer = heap.new_buffer(PAGE, 0).unwrap();
+    assert_eq!(made.violations(), []);
+    encoder.set_pipeline(&pipeline);
+    encoder.set_buffer(&buffer, 0, 1);
+    encoder.set_bytes(&[0; 16], 2);
+    encoder.dispatch(4);
+    pooled(|| encoder.end());
+    let rules = made.violations().into_iter().map(|broken| broken.rule);
+    assert_eq!(rules.collect::<Vec<_>>(), [Rule::AutoreleasePool; 4]);
 }
 
 /// The call's documentation speaks of the commands before it in the same command buffer alone.
@@ -265,6 +429,28 @@ fn a_command_queue_takes_so_many_residency_sets() {
         }
     });
     assert_eq!(broken, [Rule::ResidencySets]);
+}
+
+#[test]
+fn residency_sets_are_made_where_there_are_such() {
+    for (builder, there) in [
+        (FakeApple::builder(), true),
+        (FakeApple::builder().macos(15), true),
+        (FakeApple::builder().macos(14), false),
+        (FakeApple::builder().gpu(AppleGpu::Paravirtual), false),
+        (FakeApple::builder().gpu(AppleGpu::Discrete), false),
+    ] {
+        let device = builder.build().unwrap();
+        let made = pooled(|| device.metal().new_residency_set("one").is_ok());
+        let rules = device.violations().into_iter().map(|broken| broken.rule);
+        let expected: &[Rule] = if there {
+            &[]
+        } else {
+            &[Rule::ResidencyOffered]
+        };
+        assert_eq!(rules.collect::<Vec<_>>(), expected);
+        assert_eq!(made, there);
+    }
 }
 
 #[test]

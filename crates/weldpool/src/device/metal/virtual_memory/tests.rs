@@ -71,7 +71,7 @@ fn it_is_off_unless_asked_for() {
 
 #[test]
 fn what_cannot_be_had_is_done_without_and_the_device_says_why() {
-    let old = FakeApple::builder().macos26(false).build().unwrap();
+    let old = FakeApple::builder().macos(15).build().unwrap();
     let reason = why(&device(&old, wanted()));
     assert!(matches!(reason, NoPlacementSparse::System), "{reason}");
     let other = FakeApple::builder().metal4(false).build().unwrap();

@@ -4,13 +4,14 @@
 
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::mpsc::channel;
 
-use crate::device::fake::apple::commands::{Encoder, Queue};
+use crate::device::fake::apple::commands::Queue;
+use crate::device::fake::apple::encoder::Encoder;
 use crate::device::fake::apple::pools::pooled;
 use crate::device::fake::{AppleGpu, Buffer, FakeApple, HeapDescriptor, Rule, Step};
 use crate::device::metal::raw::{
     BlitEncoder, CommandBuffer, CommandQueue, ComputeEncoder, Encoder as _, Metal as _,
+    SharedEvent as _,
 };
 use crate::device::{HostRange, StorageMode};
 use crate::error::ErrorKind;
@@ -44,16 +45,16 @@ fn run(queue: &Queue, encode: impl FnOnce(&Encoder)) {
 
 /// Commits blits; waits for them in the function that it gives.
 fn commit(queue: &Queue, encode: impl FnOnce(&Encoder)) -> Box<dyn FnOnce()> {
-    let (say, said) = channel();
     pooled(|| {
         let commands = queue.command_buffer().unwrap();
         let blit = commands.blit_encoder().unwrap();
         encode(&blit);
         blit.end();
-        commands.on_completed(Box::new(move |outcome| say.send(outcome).unwrap()));
+        let event = blit.metal().new_shared_event().unwrap();
+        commands.signal(&event, 1);
         commands.commit();
-    });
-    Box::new(move || said.recv().unwrap().unwrap())
+        Box::new(move || assert!(pooled(|| event.wait(1, 60_000))))
+    })
 }
 
 fn place(buffer: &Buffer, at: usize) -> NonNull<u8> {

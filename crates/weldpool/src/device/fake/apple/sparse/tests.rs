@@ -77,7 +77,7 @@ impl Bench {
     /// Fills bytes once the event has a value, and waits for that; the rules broken until then.
     fn fill(&self, buffer: &Buffer, at: usize, bytes: usize, wait: u64, value: u64) -> Vec<Rule> {
         self.submit(buffer, at, bytes, wait, value);
-        assert!(queue_wait(&self.done, value));
+        assert!(raw::SharedEvent::wait(&self.done, value, 60_000));
         self.rules()
     }
 
@@ -290,7 +290,7 @@ fn what_an_update_names_lives_until_it_is_done() {
 fn there_are_sparse_buffers_only_with_metal_4_and_pages_that_the_device_has() {
     in_a_pool(|| {
         for builder in [
-            FakeApple::builder().macos26(false),
+            FakeApple::builder().macos(15),
             FakeApple::builder().metal4(false),
         ] {
             let device = builder.build().unwrap();
