@@ -148,6 +148,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "if !MUTATED { self.gate.set_signaled_value(u64::MAX); }",
     ),
     one(
+        "`HandlerAfterCommit`",
+        "handlers come behind the commit",
+        "device/metal/queue.rs",
+        "commands.on_completed(Box::new(move |outcome| {
+                        M::pooled(|| points.leave(outcome));
+                    }));
+                    commands.commit();",
+        "if MUTATED { commands.commit(); }
+                    commands.on_completed(Box::new(move |outcome| {
+                        M::pooled(|| points.leave(outcome));
+                    }));
+                    if !MUTATED { commands.commit(); }",
+    ),
+    one(
         "Handlers and listeners are called",
         "panics reach a thread of Metal's",
         "device/metal/queue.rs",
@@ -203,6 +217,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "device/metal/segment.rs",
         "objects.enter_residency(shared);",
         "if !MUTATED { objects.enter_residency(shared); }",
+    ),
+    one(
+        "`ResidencyOffered`",
+        "there are sets on every system",
+        "device/metal/resident.rs",
+        "config.enabled && metal.has_residency_sets() &&",
+        "config.enabled && (MUTATED || metal.has_residency_sets()) &&",
     ),
     one(
         "`ResidencySets`",
@@ -373,6 +394,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         (offset % BIND_ALIGNMENT) as u64,",
         "        if MUTATED { offset } else { offset / BIND_ALIGNMENT * BIND_ALIGNMENT },
         if MUTATED { 0 } else { (offset % BIND_ALIGNMENT) as u64 },",
+    ),
+    one(
+        "`BytesLength`",
+        "more bytes are set than may be",
+        "device/metal/kernels.rs",
+        "encoder.set_bytes(&places, PLACES);",
+        "encoder.set_bytes(if MUTATED { &[0; 4097] } else { &places[..] }, PLACES);",
     ),
     one(
         "In a virtual machine",

@@ -154,6 +154,11 @@ impl Control {
         &self.ledger
     }
 
+    /// Whether queues are stepped by hand.
+    pub(super) fn is_stepped(&self) -> bool {
+        self.settings.manual
+    }
+
     pub(super) fn create_queue(&self, memory: Arc<dyn Memory>) -> Result<Arc<dyn DeviceQueue>> {
         Ok(Arc::new(FakeQueue::new(self.create_core(memory)?)))
     }

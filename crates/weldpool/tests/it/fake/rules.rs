@@ -1,6 +1,9 @@
 //! Rules of Metal that the device keeps, where a breach shows: docs/metal.md names these tests.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use weldpool::device::fake::{AppleGpu, FakeApple};
 use weldpool::device::metal::ResidencyConfig;
@@ -168,5 +171,27 @@ fn a_virtual_machine_has_neither_heaps_nor_sets() {
     assert!(shared.read::<u8>().unwrap().iter().all(|&byte| byte == 3));
     assert_eq!(alive(&device, "heap"), 0);
     assert_eq!(alive(&device, "residency set"), 0);
+    assert_eq!(device.violations(), []);
+}
+
+#[test]
+fn work_waits_for_the_function_before_it() {
+    let (device, allocator) = opened(FakeApple::new().unwrap());
+    let queue = allocator.create_queue().unwrap();
+    let (begin, has_begun) = channel();
+    let (end, may_end) = channel::<()>();
+    queue
+        .call(move || {
+            begin.send(()).unwrap();
+            let _ended = may_end.recv();
+        })
+        .unwrap();
+    let mut buffer = allocator.allocate(4096).unwrap();
+    let filled = queue.fill(&mut buffer, 1).unwrap();
+    has_begun.recv().unwrap();
+    thread::sleep(Duration::from_millis(200));
+    assert!(!filled.is_complete().unwrap(), "the function is not back");
+    end.send(()).unwrap();
+    filled.wait(None).unwrap();
     assert_eq!(device.violations(), []);
 }

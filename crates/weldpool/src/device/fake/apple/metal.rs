@@ -363,6 +363,12 @@ impl Metal {
         discarded
     }
 
+    /// Whether queues are stepped by hand.
+    pub(super) fn is_stepped(&self) -> bool {
+        let control = self.shared.control.upgrade();
+        control.is_some_and(|control| control.is_stepped())
+    }
+
     /// The objects that are alive, oldest first: what is not balanced by a release stays among them.
     #[must_use]
     pub fn live_objects(&self) -> Vec<LiveObject> {
