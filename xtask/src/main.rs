@@ -56,7 +56,8 @@ Commands:
                              and PyTorch, and training in PyTorch; with --run, run it here (PARTS of test check
                              bench rmm torch record)
   loom                       the small concurrent kernels under the model checker (part of `test`)
-  mutants                    leave out each wait of ordered reuse in turn; a test must notice (part of `test`)
+  mutants                    leave out each wait of ordered reuse, and each line that keeps a rule of Metal's, in turn;
+                             a test must notice (part of `test`)
   sanitize [address|thread] [-- ARGS]
                              the memory manager's tests under a sanitizer; needs the nightly toolchain
   fuzz [TARGET] [--seconds N]

@@ -83,9 +83,8 @@ pub(crate) fn mutate(file: &str, text: String) -> Result<String> {
 }
 
 fn apply(file: &str, text: String, mutations: &[Mutation]) -> Result<String> {
-    let of_file = mutations.iter().filter(|mutation| mutation.path() == file);
-    of_file.fold(Ok(text), |text, mutation| {
-        let text = text?;
+    let mut of_file = mutations.iter().filter(|mutation| mutation.path() == file);
+    of_file.try_fold(text, |text, mutation| {
         let times = text.matches(mutation.from).count();
         if times != 1 {
             return Err(Failure::new(format!(
