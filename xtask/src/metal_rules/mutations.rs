@@ -120,6 +120,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             self.order(commands)",
     ),
     one(
+        "A wait for an event is over at its value or any above",
+        "an event is announced while another submission has it",
+        "device/metal/queue/external.rs",
+        "matches!(slot.held, Held::ByNobody(point) if point < behind)",
+        "(MUTATED || matches!(slot.held, Held::ByNobody(point) if point < behind))",
+    ),
+    one(
         "`OneEncoder`",
         "encoders do not end",
         "device/metal/queue.rs",
