@@ -177,6 +177,10 @@ impl Row {
         if self.source.is_empty() {
             say("no source".into());
         }
+        let cells = [&self.rule, &self.source, &self.kept, &self.caught];
+        if cells.iter().any(|cell| cell.contains('|')) {
+            say("a bar ends a cell, also in a code span".into());
+        }
         let kept = named(&self.kept);
         let caught = named(&self.caught);
         for (cell, names) in [("line", &kept), ("test", &caught)] {

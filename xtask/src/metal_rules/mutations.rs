@@ -148,23 +148,44 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "if !MUTATED { commands.wait_for(gate, after); }",
     ),
     one(
-        "An event's value never falls",
+        "Who listens to an event is called",
         "the gate of a lost queue stays",
         "device/metal/timeline.rs",
         "self.gate.set_signaled_value(u64::MAX);",
         "if !MUTATED { self.gate.set_signaled_value(u64::MAX); }",
     ),
     one(
+        "`EventRises`",
+        "events of a lost queue are raised again",
+        "device/metal/timeline.rs",
+        "!std::mem::replace(&mut work.let_go, true)",
+        "(!std::mem::replace(&mut work.let_go, true) || MUTATED)",
+    ),
+    one(
+        "tells so by its handler alone",
+        "points behind a failed command buffer are reached",
+        "device/metal/timeline.rs",
+        "first_failed.is_none_or(|failed| by < failed)",
+        "(MUTATED || first_failed.is_none_or(|failed| by < failed))",
+    ),
+    one(
+        "that takes too long terminates its command buffer",
+        "a queue is lost while its function runs",
+        "device/metal/timeline.rs",
+        "self.in_flight() == 0 && self.functions == 0",
+        "self.in_flight() == 0 && (MUTATED || self.functions == 0)",
+    ),
+    one(
         "`HandlerAfterCommit`",
         "handlers come behind the commit",
         "device/metal/queue.rs",
         "commands.on_completed(Box::new(move |outcome| {
-                        M::pooled(|| points.leave(outcome));
+                        M::pooled(|| points.leave(number, outcome));
                     }));
                     commands.commit();",
         "if MUTATED { commands.commit(); }
                     commands.on_completed(Box::new(move |outcome| {
-                        M::pooled(|| points.leave(outcome));
+                        M::pooled(|| points.leave(number, outcome));
                     }));
                     if !MUTATED { commands.commit(); }",
     ),
@@ -182,14 +203,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "        M::pooled(|| {
             let resident = &self.shared.resident;
             resident.before_submission(&self.queue, &mut state.sets);
-            self.points.enter()?;",
+            let number = self.points.enter(point)?;",
         "        fn in_pool<F: FnOnce() -> T, T>(is: bool, pooled: impl FnOnce(F) -> T, work: F) -> T {
             if is { pooled(work) } else { work() }
         }
         in_pool(!MUTATED, M::pooled, || {
             let resident = &self.shared.resident;
             resident.before_submission(&self.queue, &mut state.sets);
-            self.points.enter()?;",
+            let number = self.points.enter(point)?;",
     ),
     one(
         "Each object is released as often",

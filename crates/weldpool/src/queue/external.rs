@@ -52,7 +52,8 @@ impl Queue {
     /// Memory that the work uses is to be noted with that fence: [`note_read`](Self::note_read),
     /// [`note_write`](Self::note_write).
     ///
-    /// A failed submission that will never signal its event is not to be given back, since the queue would wait for ever.
+    /// A failed submission that will never signal its event is not to be given back: the queue would wait for it, for ever or,
+    /// on Metal, until the system ends the wait and the queue is lost.
     ///
     /// # Errors
     ///

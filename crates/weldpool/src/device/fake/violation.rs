@@ -69,6 +69,9 @@ pub enum Rule {
     /// host has seen the end of the first by an event, whatever the order of their commits (Apple's article "Resource
     /// synchronization").
     Ordered,
+    /// Metal: the host raises an event to a greater value than it has (article "Synchronizing events between a GPU and the
+    /// CPU": another changes nothing).
+    EventRises,
     /// Metal: an encoder waits for no fence that it has updated (header of `MTLBlitCommandEncoder`).
     FenceReuse,
     /// Metal: calls are made in an autorelease pool, so that what they autorelease ends.

@@ -26,7 +26,7 @@ use crate::transfer::Rows;
 /// Command buffers that a command queue takes before it blocks.
 const COMMAND_BUFFERS_MAX: usize = 512;
 /// Command buffers in flight from which on whoever waits for room waits.
-const ROOM: usize = COMMAND_BUFFERS_MAX / 2;
+const ROOM: u64 = COMMAND_BUFFERS_MAX as u64 / 2;
 /// Bytes that a pass fills which only keeps the order.
 const MARK_BYTES: usize = 4;
 
@@ -93,10 +93,21 @@ impl<M: Metal> MetalQueue<M> {
         state: &mut State,
         encode: impl FnOnce(&M::Commands) -> Result<()>,
     ) -> Result<()> {
+        self.submit_for(label, state, None, encode)
+    }
+
+    /// The same, which signals a point or none.
+    fn submit_for(
+        &self,
+        label: &str,
+        state: &mut State,
+        point: Option<u64>,
+        encode: impl FnOnce(&M::Commands) -> Result<()>,
+    ) -> Result<()> {
         M::pooled(|| {
             let resident = &self.shared.resident;
             resident.before_submission(&self.queue, &mut state.sets);
-            self.points.enter()?;
+            let number = self.points.enter(point)?;
             let encoded = self.queue.command_buffer().and_then(|commands| {
                 commands.set_label(label);
                 let mapped = self.shared.mapped.as_ref();
@@ -109,18 +120,13 @@ impl<M: Metal> MetalQueue<M> {
                     let points = Arc::clone(&self.points);
                     // What the commands use is kept by the command buffer until then.
                     commands.on_completed(Box::new(move |outcome| {
-                        M::pooled(|| points.leave(outcome));
+                        M::pooled(|| points.leave(number, outcome));
                     }));
                     commands.commit();
                     Ok(())
                 }
                 Err(error) => {
-                    // Nothing was committed; but a queue that is lost is so from now on.
-                    let lost = error.kind() == ErrorKind::DeviceLost;
-                    self.points.leave(match lost {
-                        true => Err(error.clone()),
-                        false => Ok(()),
-                    });
+                    self.points.withdraw(number, &error);
                     Err(error)
                 }
             }
@@ -308,13 +314,13 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         state.gate = after;
         let points = Arc::clone(&self.points);
         let call = move || {
-            if points.is_lost() {
+            if !points.begin_function() {
                 return;
             }
             if catch_unwind(AssertUnwindSafe(function)).is_err() {
                 tracing::error!("a host function on a queue panicked");
             }
-            M::pooled(|| points.gate().set_signaled_value(after));
+            M::pooled(|| points.end_function(after));
         };
         M::pooled(|| gate.notify(before, Box::new(call)));
         Ok(())
@@ -345,7 +351,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     fn signal(&self) -> Result<u64> {
         let mut state = self.state.lock();
         let value = state.signalled + 1;
-        self.submit("weldpool point", &mut state, |commands| {
+        self.submit_for("weldpool point", &mut state, Some(value), |commands| {
             self.order(commands)?;
             commands.signal(self.points.event(), value);
             Ok(())
@@ -375,8 +381,15 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
         let mut state = self.state.lock();
-        let (event, value) = (order.signal, state.signalled);
-        let event = M::pooled(|| self.announced.lock().give_back(event, value))?;
-        self.submit_wait("weldpool external", &mut state, &event, order.signal.1)
+        let event = self.announced.lock().event_of(order.signal)?;
+        // Counted apart from the queue's own work: neither its end nor its loss ends this.
+        self.points.begin_external();
+        let points = Arc::clone(&self.points);
+        let ended = move || M::pooled(|| points.end_external());
+        M::pooled(|| event.notify(order.signal.1, Box::new(ended)));
+        self.submit_wait("weldpool external", &mut state, &event, order.signal.1)?;
+        let behind = state.signalled;
+        self.announced.lock().free(order.signal, behind);
+        Ok(())
     }
 }

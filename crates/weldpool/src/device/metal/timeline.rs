@@ -1,16 +1,18 @@
-//! How far a queue has come: a shared event, and what became of its command buffers.
+//! How far a queue has come: what became of its command buffers, and a shared event for others to wait by.
+//!
+//! A failed command buffer tells of it by its handler alone, and those behind it may run and signal all the same. So a point
+//! is reached when every command buffer up to its own has ended well, whatever the event says by then.
 
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::raw::{Metal, Outcome, SharedEvent};
 use crate::device::Timeline;
+use crate::device::fence::{deadline_in, sleep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Condvar, Mutex, MutexGuard};
-
-/// Longest single wait for an event, after which it is looked whether the queue has failed.
-const SLICE: Duration = Duration::from_millis(20);
+use crate::sync::{Condvar, Mutex};
 
 /// The timeline of a queue.
 #[derive(Debug)]
@@ -22,19 +24,62 @@ pub(super) struct EventTimeline<M: Metal> {
     changed: Condvar,
 }
 
-/// The command buffers of a queue.
+/// A command buffer of a queue, counted from 1.
+type Number = u64;
+
+/// What a queue was given to do.
 #[derive(Debug, Default)]
 struct Work {
-    /// Committed and not at their end.
-    in_flight: usize,
-    /// Why the first that failed did.
-    failed: Option<Error>,
+    /// The last command buffer.
+    entered: Number,
+    /// All command buffers up to this one have ended.
+    ended: Number,
+    /// Those beyond it that have.
+    beyond: BTreeSet<Number>,
+    /// Points that are not reached, in their order, and the command buffers that signal them.
+    points: VecDeque<(Number, u64)>,
+    /// The last point that is.
+    reached: u64,
+    /// The first command buffer that failed, and why.
+    failed: Option<(Number, Error)>,
+    /// Functions that run.
+    functions: usize,
+    /// Submissions of others that have not ended.
+    external: usize,
+    /// Whoever waited for it on the GPU was let go.
+    let_go: bool,
 }
 
 impl Work {
-    /// Lost once nothing runs any more: what was committed behind the failed one may still do.
+    fn in_flight(&self) -> u64 {
+        self.entered - self.ended - self.beyond.len() as u64
+    }
+
+    /// Why nothing of the queue's own runs any more, if that is so: what was committed behind the failed command buffer may
+    /// still do, and so may a function.
+    fn stopped(&self) -> Option<&Error> {
+        let failed = self.failed.as_ref().map(|(_, why)| why);
+        failed.filter(|_| self.in_flight() == 0 && self.functions == 0)
+    }
+
+    /// Nor what others submitted in its order.
     fn lost(&self) -> Option<&Error> {
-        self.failed.as_ref().filter(|_| self.in_flight == 0)
+        self.stopped().filter(|_| self.external == 0)
+    }
+
+    fn end(&mut self, number: Number) {
+        self.beyond.insert(number);
+        while self.beyond.remove(&(self.ended + 1)) {
+            self.ended += 1;
+        }
+        let first_failed = self.failed.as_ref().map(|(number, _)| *number);
+        while let Some(&(by, point)) = self.points.front()
+            && by <= self.ended
+            && first_failed.is_none_or(|failed| by < failed)
+        {
+            self.reached = point;
+            self.points.pop_front();
+        }
     }
 }
 
@@ -59,41 +104,86 @@ impl<M: Metal> EventTimeline<M> {
         &self.event
     }
 
-    /// Raised before and after each function of the queue, and beyond all values when the queue is lost.
+    /// Raised before and after each function of the queue, and beyond all values when the queue has stopped.
     pub(super) fn gate(&self) -> &M::Event {
         &self.gate
     }
 
-    /// Whether the queue does nothing any more.
-    pub(super) fn is_lost(&self) -> bool {
-        self.work.lock().lost().is_some()
-    }
-
-    /// A command buffer is about to be committed.
+    /// A command buffer is about to be committed, which signals a point or none; its number.
     ///
     /// # Errors
     ///
     /// [`DeviceLost`](ErrorKind::DeviceLost) after one has failed.
-    pub(super) fn enter(&self) -> Result<()> {
+    pub(super) fn enter(&self, point: Option<u64>) -> Result<Number> {
         let mut work = self.work.lock();
-        if let Some(why) = &work.failed {
+        if let Some((_, why)) = &work.failed {
             return Err(lost(why));
         }
-        work.in_flight += 1;
-        Ok(())
+        work.entered += 1;
+        let number = work.entered;
+        work.points.extend(point.map(|point| (number, point)));
+        Ok(number)
     }
 
-    /// A command buffer has come to its end, or was never committed.
-    pub(super) fn leave(&self, outcome: Outcome) {
+    /// The command buffer has come to its end.
+    pub(super) fn leave(&self, number: Number, outcome: Outcome) {
+        self.change(|work| {
+            if let Err(error) = outcome {
+                tracing::error!(%error, "a command buffer failed; its queue is lost");
+                if work
+                    .failed
+                    .as_ref()
+                    .is_none_or(|(first, _)| number < *first)
+                {
+                    work.failed = Some((number, error));
+                }
+            }
+            work.end(number);
+        });
+    }
+
+    /// It was never committed, and signals nothing.
+    pub(super) fn withdraw(&self, number: Number, error: &Error) {
+        // A queue that is lost is so from now on.
+        let outcome = match error.kind() {
+            ErrorKind::DeviceLost => Err(error.clone()),
+            _ => Ok(()),
+        };
+        self.work.lock().points.retain(|(by, _)| *by != number);
+        self.leave(number, outcome);
+    }
+
+    /// Begins a function, if it is still to be called.
+    pub(super) fn begin_function(&self) -> bool {
         let mut work = self.work.lock();
-        work.in_flight -= 1;
-        if let Err(error) = outcome {
-            tracing::error!(%error, "a command buffer failed; its queue is lost");
-            work.failed.get_or_insert(error);
-        }
-        let is_lost = work.lost().is_some();
+        let begins = work.stopped().is_none();
+        work.functions += usize::from(begins);
+        begins
+    }
+
+    /// Ends it, and lets the GPU go on behind it.
+    pub(super) fn end_function(&self, value: u64) {
+        // Before it is let go of: what the queue raises at its end is beyond this.
+        self.gate.set_signaled_value(value);
+        self.change(|work| work.functions -= 1);
+    }
+
+    /// Others have submitted work in the queue's order.
+    pub(super) fn begin_external(&self) {
+        self.work.lock().external += 1;
+    }
+
+    /// It has ended.
+    pub(super) fn end_external(&self) {
+        self.change(|work| work.external -= 1);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Work)) {
+        let mut work = self.work.lock();
+        change(&mut work);
+        let lets_go = work.stopped().is_some() && !std::mem::replace(&mut work.let_go, true);
         drop(work);
-        if is_lost {
+        if lets_go {
             // Whoever waits for it on the GPU waits no longer: it has stopped. And functions that it will not call any
             // more are let go.
             self.event.set_signaled_value(u64::MAX);
@@ -103,55 +193,132 @@ impl<M: Metal> EventTimeline<M> {
     }
 
     /// Blocks until fewer than `most` command buffers are in flight; says whether they are.
-    pub(super) fn wait_for_room(&self, most: usize, timeout: Option<Duration>) -> bool {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    pub(super) fn wait_for_room(&self, most: u64, timeout: Option<Duration>) -> bool {
+        let deadline = deadline_in(timeout);
         let mut work = self.work.lock();
-        while work.in_flight >= most && work.failed.is_none() {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return false;
+        while work.in_flight() >= most && work.failed.is_none() {
+            match sleep(&self.changed, work, deadline) {
+                Some(woken) => work = woken,
+                None => return false,
             }
-            work = sleep(&self.changed, work, left.unwrap_or(SLICE));
         }
         true
     }
-}
 
-fn sleep<'a>(
-    changed: &Condvar,
-    work: MutexGuard<'a, Work>,
-    timeout: Duration,
-) -> MutexGuard<'a, Work> {
-    let woken = changed.wait_timeout(work, timeout);
-    woken.unwrap_or_else(|poison| poison.into_inner()).0
+    /// The host looks at the event, behind which the writes of what has ended are visible to it (documentation of
+    /// `MTLSharedEvent`).
+    fn look(&self) {
+        M::pooled(|| self.event.signaled_value());
+    }
 }
 
 impl<M: Metal> Timeline for EventTimeline<M> {
     fn completed(&self) -> Result<u64> {
-        if let Some(why) = self.work.lock().lost() {
+        let work = self.work.lock();
+        if let Some(why) = work.lost() {
             return Err(lost(why));
         }
-        Ok(M::pooled(|| self.event.signaled_value()))
+        let reached = work.reached;
+        drop(work);
+        self.look();
+        Ok(reached)
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            if let Some(why) = self.work.lock().lost() {
+        let deadline = deadline_in(timeout);
+        let mut work = self.work.lock();
+        while work.reached < value {
+            if let Some(why) = work.lost() {
                 return Err(lost(why));
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let slice = left.map_or(SLICE, |left| left.min(SLICE));
-            // Milliseconds, rounded up, so that a short wait is one.
-            let milliseconds = slice.as_micros().div_ceil(1000) as u64;
-            if M::pooled(|| self.event.wait(value, milliseconds)) {
-                // A lost queue lets everybody go.
-                let lost_now = self.work.lock().lost().map(lost);
-                return lost_now.map_or(Ok(true), Err);
-            }
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(false);
+            match sleep(&self.changed, work, deadline) {
+                Some(woken) => work = woken,
+                None => return Ok(false),
             }
         }
+        drop(work);
+        self.look();
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::fake::{FakeApple, Metal as Model};
+
+    const NOW: Option<Duration> = Some(Duration::ZERO);
+
+    fn timeline(work: impl FnOnce(&EventTimeline<Model>)) {
+        let device = FakeApple::new().unwrap();
+        let metal = device.metal();
+        Model::pooled(|| {
+            let event = || metal.new_shared_event().unwrap();
+            work(&EventTimeline::new(event(), event()));
+        });
+        assert_eq!(device.violations(), []);
+    }
+
+    fn failed() -> Outcome {
+        Err(Error::new(ErrorKind::System, "on purpose"))
+    }
+
+    #[test]
+    fn a_point_is_reached_when_all_before_it_have_ended_well() {
+        timeline(|points| {
+            let first = points.enter(Some(1)).unwrap();
+            let second = points.enter(None).unwrap();
+            let third = points.enter(Some(2)).unwrap();
+            points.leave(first, Ok(()));
+            points.leave(third, Ok(()));
+            assert_eq!(points.completed().unwrap(), 1);
+            assert!(points.wait(1, NOW).unwrap());
+            assert!(!points.wait(2, NOW).unwrap());
+            points.leave(second, failed());
+            // What passed has passed, and nothing else does.
+            assert!(points.wait(1, None).unwrap());
+            let lost = points.wait(2, None).unwrap_err();
+            assert_eq!(lost.kind(), ErrorKind::DeviceLost);
+            assert_eq!(
+                points.enter(None).unwrap_err().kind(),
+                ErrorKind::DeviceLost
+            );
+            assert_eq!(points.event().signaled_value(), u64::MAX);
+        });
+    }
+
+    #[test]
+    fn a_queue_is_not_lost_while_a_function_or_others_work_runs() {
+        timeline(|points| {
+            let first = points.enter(None).unwrap();
+            assert!(points.begin_function());
+            points.begin_external();
+            points.leave(first, failed());
+            assert_eq!(points.completed().unwrap(), 0);
+            assert_eq!(points.event().signaled_value(), 0);
+            points.end_function(2);
+            // Others that wait for the queue on the GPU are let go, and are waited for.
+            assert_eq!(points.event().signaled_value(), u64::MAX);
+            assert!(!points.begin_function());
+            assert_eq!(points.completed().unwrap(), 0);
+            assert!(!points.wait(1, NOW).unwrap());
+            points.end_external();
+            assert_eq!(
+                points.completed().unwrap_err().kind(),
+                ErrorKind::DeviceLost
+            );
+        });
+    }
+
+    #[test]
+    fn what_was_never_committed_signals_nothing() {
+        timeline(|points| {
+            let first = points.enter(Some(1)).unwrap();
+            points.withdraw(first, &Error::new(ErrorKind::OutOfMemory, "on purpose"));
+            assert_eq!(points.completed().unwrap(), 0);
+            let second = points.enter(Some(1)).unwrap();
+            points.leave(second, Ok(()));
+            assert_eq!(points.completed().unwrap(), 1);
+        });
     }
 }

@@ -324,6 +324,45 @@ fn what_a_lost_queue_did_not_call_is_dropped() {
     }
 }
 
+/// Metal terminates a command buffer that waits for an event too long, as behind a slow function.
+#[test]
+fn a_wait_that_takes_too_long_loses_its_queue_once_nothing_of_it_runs() {
+    let built = FakeApple::builder().event_wait_max(Duration::from_millis(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let mut before = allocator.allocate(4096).unwrap();
+    let first = queue.fill(&mut before, 1).unwrap();
+    let mut used = allocator.allocate(4096).unwrap();
+    let (open, opened) = channel::<()>();
+    let (say, said) = channel();
+    let function = queue.call(move || {
+        say.send(()).unwrap();
+        let _opened = opened.recv_timeout(Duration::from_secs(60));
+    });
+    let behind = queue.fill(&mut used, 2).unwrap();
+    said.recv_timeout(Duration::from_secs(60)).unwrap();
+    // Terminated meanwhile; the function still runs, so nothing is over.
+    let early = behind.wait(Some(Duration::from_millis(400)));
+    assert_eq!(early.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(queue.fence().unwrap_err().kind(), ErrorKind::DeviceLost);
+    open.send(()).unwrap();
+    let lost = [function.unwrap(), behind].map(|fence| fence.wait(None).unwrap_err());
+    assert!(
+        lost.iter()
+            .all(|error| error.kind() == ErrorKind::DeviceLost)
+    );
+    assert!(lost[0].to_string().contains("in time"), "{}", lost[0]);
+    first.wait(None).unwrap();
+    assert_eq!(before.read::<u8>().unwrap()[0], 1);
+    drop((before, used, queue));
+    // Other queues go on.
+    let other = allocator.create_queue().unwrap();
+    let mut more = allocator.allocate(4096).unwrap();
+    other.fill(&mut more, 3).unwrap().wait(None).unwrap();
+    assert_eq!(device.violations(), []);
+}
+
 #[test]
 fn a_function_that_is_refused_is_dropped_with_no_lock_held() {
     let (done, over) = channel();

@@ -1,5 +1,7 @@
 //! Settings that only an Apple fake has.
 
+use std::time::Duration;
+
 use super::FakeApple;
 use super::costs::AppleCosts;
 use crate::device::fake::builder::Builder;
@@ -44,6 +46,7 @@ pub struct AppleModel {
     pub(super) empty_no_copy: bool,
     pub(super) heap_padding: usize,
     pub(super) heap_alignment: usize,
+    pub(super) event_wait_max: Option<Duration>,
     pub(super) costs: AppleCosts,
 }
 
@@ -65,6 +68,7 @@ impl Default for AppleModel {
             empty_no_copy: false,
             heap_padding: 0,
             heap_alignment: 256,
+            event_wait_max: None,
             costs: AppleCosts::assumed(),
         }
     }
@@ -165,6 +169,13 @@ impl FakeAppleBuilder {
     /// The multiple, in bytes, at which a buffer may lie on a heap; a power of two. Default: 256, as on Apple silicon.
     pub fn heap_alignment(mut self, bytes: usize) -> Self {
         self.model.heap_alignment = bytes;
+        self
+    }
+
+    /// How long a command buffer waits for an event before the system terminates it
+    /// (`MTLCommandBufferErrorTimeout`). Default: for ever, since Apple names no time.
+    pub fn event_wait_max(mut self, most: Duration) -> Self {
+        self.model.event_wait_max = Some(most);
         self
     }
 

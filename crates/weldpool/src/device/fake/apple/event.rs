@@ -11,9 +11,10 @@ use super::metal::Metal;
 use super::order::{Object, Order, Signal};
 use crate::binding::Resource;
 use crate::device::Timeline;
+use crate::device::fake::violation::Rule;
 use crate::device::fence::{deadline_in, sleep};
 use crate::device::metal::raw;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Condvar, Mutex, Weak};
 
 type Block = Box<dyn FnOnce() + Send>;
@@ -158,7 +159,15 @@ impl Timeline for Event {
     }
 
     fn wait(&self, value: u64, timeout: Option<Duration>) -> Result<bool> {
-        Ok(self.wait_until(value, timeout, || ()))
+        let most = self.inner.metal.event_wait_max();
+        let reached = self.wait_until(value, timeout.or(most), || ());
+        match reached || timeout.is_some() {
+            true => Ok(reached),
+            false => Err(Error::new(
+                ErrorKind::Timeout,
+                "MTLCommandBufferErrorTimeout: an event was not signalled in time",
+            )),
+        }
     }
 }
 
@@ -182,6 +191,11 @@ impl raw::SharedEvent for Event {
 
     fn set_signaled_value(&self, value: u64) {
         self.inner.metal.enter("setSignaledValue:");
+        let before = self.inner.state.lock().value;
+        if value <= before {
+            let text = format!("an event of value {before} is set to {value}");
+            self.inner.metal.break_rule(Rule::EventRises, text);
+        }
         // Whoever sets it waits for nobody.
         let why = |order: &mut Order| order.raise_by_host(self.object(), value);
         let _detached = self.raise_to(value, why);
@@ -221,6 +235,13 @@ mod tests {
         let device = FakeApple::new().unwrap();
         let event = Event::new(device.metal());
         pooled(|| listen(&event));
+        let broken = device.violations();
+        let broken: Vec<_> = broken.iter().map(|violation| violation.rule).collect();
+        assert_eq!(
+            broken,
+            [Rule::EventRises],
+            "what falls is not an event's value"
+        );
     }
 
     fn listen(event: &Event) {
@@ -242,7 +263,6 @@ mod tests {
         assert!(matches!(called, [(1, _), (2, _)]));
         let here = std::thread::current().id();
         assert!(called.iter().all(|(_, thread)| *thread != here));
-        // What falls is not an event's value.
         event.set_signaled_value(1);
         assert_eq!(event.signaled_value(), 2);
         let say = say.clone();

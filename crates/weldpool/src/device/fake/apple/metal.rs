@@ -3,6 +3,7 @@
 mod calls;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::builder::AppleGpu;
 use super::commands::{Queue, WeakQueue};
@@ -70,6 +71,8 @@ pub(super) struct Limits {
     pub(super) heap_padding: usize,
     pub(super) heap_alignment: usize,
     pub(super) poison: bool,
+    /// How long a command buffer waits for an event.
+    pub(super) event_wait_max: Option<Duration>,
     /// The system's version.
     pub(super) macos: u32,
     /// The GPU has.
@@ -225,6 +228,11 @@ impl Metal {
 
     fn page(&self) -> usize {
         self.shared.limits.page()
+    }
+
+    /// How long a command buffer waits for an event, if not for ever.
+    pub(super) fn event_wait_max(&self) -> Option<Duration> {
+        self.shared.limits.event_wait_max
     }
 
     /// What offsets of bound buffers are multiples of.

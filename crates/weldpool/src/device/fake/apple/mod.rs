@@ -103,6 +103,7 @@ impl FakeApple {
             empty_no_copy,
             heap_padding,
             heap_alignment,
+            event_wait_max,
             costs,
         } = model;
         if !heap_alignment.is_power_of_two() {
@@ -137,6 +138,7 @@ impl FakeApple {
             empty_no_copy,
             heap_padding,
             heap_alignment,
+            event_wait_max,
             poison: settings.poison,
             macos,
             metal4,

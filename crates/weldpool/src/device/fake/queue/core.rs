@@ -181,11 +181,12 @@ impl Core {
             }
         }
         let mut ended = Some(ended);
+        let terminated = Arc::<OnceLock<Error>>::default();
         let last = parts.len() - 1;
         for (number, part) in parts.into_iter().enumerate() {
             let end = End(if number == last { ended.take() } else { None });
             // A queue that is lost tells when it drops what it refuses.
-            let _refused = self.submit(Work::Buffer(part, end));
+            let _refused = self.submit(Work::Buffer(part, Arc::clone(&terminated), end));
         }
     }
 
@@ -284,7 +285,7 @@ impl Core {
             Some(Item::Work(Work::Wait(other, value))) if waits(other, *value) => {
                 return Step::Waiting;
             }
-            Some(Item::Work(Work::Buffer(commands, _)))
+            Some(Item::Work(Work::Buffer(commands, ..)))
                 if commands.iter().any(|command| {
                     matches!(command, Command::Wait(other, value) if waits(other, *value))
                 }) =>
@@ -306,15 +307,25 @@ impl Core {
     fn run(&self, item: Item<Work>) {
         match item {
             Item::Work(Work::Move(work)) => drop(self.transfer(&work)),
-            Item::Work(Work::Buffer(commands, end)) => {
+            Item::Work(Work::Buffer(commands, terminated, end)) => {
                 let mut outcome = Ok(());
                 for command in commands {
+                    if terminated.get().is_some() {
+                        break;
+                    }
                     let done = match command {
                         Command::Move(work) => self.transfer(&work),
-                        Command::Wait(other, value) => {
-                            wait_for_other(&other, value);
-                            Ok(())
-                        }
+                        Command::Wait(other, value) => match other.wait(value, None) {
+                            Err(error) if error.kind() == ErrorKind::Timeout => {
+                                let _first = terminated.set(error);
+                                Ok(())
+                            }
+                            Err(_) => {
+                                wait_for_other(&other, value);
+                                Ok(())
+                            }
+                            Ok(_) => Ok(()),
+                        },
                         Command::Touch(touch) => self.touch(touch),
                         Command::Do(work) => {
                             if !self.is_lost() {
@@ -325,6 +336,10 @@ impl Core {
                     };
                     outcome = outcome.and(done);
                 }
+                let outcome = match terminated.get() {
+                    Some(why) => Err(why.clone()),
+                    None => outcome,
+                };
                 if self.is_lost() {
                     // Its drop tells.
                     drop(end);

@@ -11,7 +11,7 @@ use crate::device::fake::violation::{Rule, Violation, broken};
 use crate::device::raw::{Address, Transfer};
 use crate::device::{Location, Timeline};
 use crate::error::{Error, ErrorKind};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 
 /// The memory that the queues of a device work on.
 pub(in crate::device::fake) trait Memory: fmt::Debug + Send + Sync {
@@ -51,8 +51,9 @@ pub(super) enum Work {
     Move(Move),
     Call(Box<dyn FnOnce() + Send>),
     Wait(Arc<dyn Timeline>, u64),
-    /// A command buffer of Metal's, or a part of one that begins with waits.
-    Buffer(Vec<Command>, End),
+    /// A command buffer of Metal's, or a part of one that begins with waits; all parts of one know why it was terminated, if
+    /// it was.
+    Buffer(Vec<Command>, Arc<OnceLock<Error>>, End),
 }
 
 /// What a command buffer has a queue do.
@@ -104,7 +105,7 @@ impl fmt::Debug for Work {
             Self::Move(work) => work.fmt(f),
             Self::Call(_) => f.write_str("Call(..)"),
             Self::Wait(_, value) => write!(f, "Wait({value})"),
-            Self::Buffer(commands, _) => write!(f, "Buffer({})", commands.len()),
+            Self::Buffer(commands, ..) => write!(f, "Buffer({})", commands.len()),
         }
     }
 }

@@ -84,24 +84,29 @@ impl<M: Metal> Announced<M> {
         Ok((slot.event.resource(), slot.value))
     }
 
-    /// An announcement is given back, when the queue has come to the point `at`: what is to be waited for.
-    pub(super) fn give_back(&mut self, signal: (Resource, u64), at: u64) -> Result<M::Event> {
-        let (event, value) = signal;
-        let mut slots = self.slots.iter_mut();
-        let is_it = |slot: &&mut Slot<M>| {
-            let held = matches!(slot.held, Held::By(_));
-            held && slot.value == value && slot.event.resource() == event
-        };
-        let slot = slots.find(is_it).ok_or_else(|| {
+    /// What is to be waited for behind an announced submission.
+    pub(super) fn event_of(&self, signal: (Resource, u64)) -> Result<M::Event> {
+        let slot = self.slots.iter().find(|slot| slot.is_held_for(signal));
+        slot.map(|slot| slot.event.clone()).ok_or_else(|| {
             Error::with_message(
                 ErrorKind::InvalidRequest,
-                format!(
-                    "the submission was announced to another queue, or {ANNOUNCED_MAX} others were behind it and none was \
-                     given back"
-                ),
+                format!("{ANNOUNCED_MAX} submissions were announced behind it and none was given back, so it was forgotten"),
             )
-        })?;
-        slot.held = Held::ByNobody(at);
-        Ok(slot.event.clone())
+            .with_advice("wait for its event before its memory is used again, and keep fewer submissions open")
+        })
+    }
+
+    /// It is waited for: its event is free for work behind a later point of the queue than `at`.
+    pub(super) fn free(&mut self, signal: (Resource, u64), at: u64) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.is_held_for(signal)) {
+            slot.held = Held::ByNobody(at);
+        }
+    }
+}
+
+impl<M: Metal> Slot<M> {
+    fn is_held_for(&self, (event, value): (Resource, u64)) -> bool {
+        let held = matches!(self.held, Held::By(_));
+        held && self.value == value && self.event.resource() == event
     }
 }

@@ -33,6 +33,7 @@ use crate::device::host::{darwin, system};
 use crate::device::{HostRange, StorageMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::registered::CopyReason;
+use crate::sync::{Arc, OnceLock};
 
 /// Threads of a group: a multiple of every GPU's width (32 on Apple's).
 const GROUP: usize = 256;
@@ -86,12 +87,12 @@ objects! { Shared (Debug, Clone):
     Mappings: MTL4CommandQueue;
 }
 
-/// `MTLSharedEvent`, with a listener and its queue of its own, so that a block which waits keeps no other event's from
-/// being called.
+/// `MTLSharedEvent`, with a listener and its queue of its own once somebody listens, so that a block which waits keeps no
+/// other event's from being called.
 #[derive(Debug, Clone)]
 pub(in crate::device) struct Event {
     event: Shared<ProtocolObject<dyn objc2_metal::MTLSharedEvent>>,
-    listener: Shared<MTLSharedEventListener>,
+    listener: Arc<OnceLock<Shared<MTLSharedEventListener>>>,
 }
 
 fn options(storage: StorageMode) -> MTLResourceOptions {
@@ -322,14 +323,9 @@ impl Metal for Device {
 
     fn new_shared_event(&self) -> Result<Event> {
         let event = made(self.0.newSharedEvent(), || "shared event".into())?;
-        let queue = DispatchQueue::new("weldpool listener", None);
-        // SAFETY: a dispatch queue may be used from any thread, and the listener keeps it.
-        let listener = unsafe {
-            MTLSharedEventListener::initWithDispatchQueue(MTLSharedEventListener::alloc(), &queue)
-        };
         Ok(Event {
             event: Shared::new(event),
-            listener: Shared::new(listener),
+            listener: Arc::default(),
         })
     }
 
@@ -595,8 +591,8 @@ impl super::ComputeEncoder for Compute {
     }
 
     fn set_buffer(&self, buffer: &Buffer, offset: usize, index: usize) {
-        if offset > super::Buffer::length(buffer) {
-            tracing::error!(offset, "a buffer was not bound: the offset is beyond it");
+        if offset >= super::Buffer::length(buffer) {
+            tracing::error!(offset, "a buffer was not bound: the offset is not inside");
             return;
         }
         // SAFETY: the kernels stay inside the buffer, which the command buffer keeps; indices are theirs.
@@ -607,9 +603,9 @@ impl super::ComputeEncoder for Compute {
     }
 
     fn set_bytes(&self, bytes: &[u8], index: usize) {
-        if bytes.len() > SET_BYTES_MAX {
+        if bytes.is_empty() || bytes.len() > SET_BYTES_MAX {
             let bytes = bytes.len();
-            tracing::error!(bytes, "an argument was not bound: it is too long");
+            tracing::error!(bytes, "an argument was not bound: it is empty or too long");
             return;
         }
         // SAFETY: Metal copies so many bytes from there.
@@ -620,6 +616,9 @@ impl super::ComputeEncoder for Compute {
     }
 
     fn dispatch(&self, threads: usize) {
+        if threads == 0 {
+            return;
+        }
         let line = |width| MTLSize {
             width,
             height: 1,
@@ -628,6 +627,15 @@ impl super::ComputeEncoder for Compute {
         self.0
             .dispatchThreads_threadsPerThreadgroup(line(threads), line(GROUP.min(threads)));
     }
+}
+
+/// A listener that calls its blocks one after the other, on a queue of its own.
+fn listener() -> Shared<MTLSharedEventListener> {
+    let queue = DispatchQueue::new("weldpool listener", None);
+    // SAFETY: a dispatch queue may be used from any thread, and the listener keeps it.
+    Shared::new(unsafe {
+        MTLSharedEventListener::initWithDispatchQueue(MTLSharedEventListener::alloc(), &queue)
+    })
 }
 
 impl super::SharedEvent for Event {
@@ -650,7 +658,7 @@ impl super::SharedEvent for Event {
                 block.with(|block| block());
             },
         );
-        let listener: &MTLSharedEventListener = &self.listener;
+        let listener: &MTLSharedEventListener = self.listener.get_or_init(listener);
         // SAFETY: Metal copies the block, which owns all that it uses and may be called on any thread.
         unsafe {
             self.event

@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use objc2::Message;
 use objc2::rc::{Retained, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2_metal::MTLSharedEventListener;
 
 /// A counted reference to an object of Metal's, given back in an autorelease pool wherever that is.
 pub(super) struct Counted<T: Message>(ManuallyDrop<Retained<T>>);
@@ -41,14 +43,35 @@ impl<T: Message> fmt::Debug for Counted<T> {
     }
 }
 
-/// One that any thread may use, and several at once.
+/// What any thread may use, and several at once.
+///
+/// # Safety
+///
+/// The documentation of the object's protocol or class says so, or Metal's programs rely on it.
+pub(super) unsafe trait Shareable: Message {}
+
+macro_rules! shareable {
+    ($($protocol:ident)*) => {
+        $(
+            // SAFETY: devices, heaps, buffers, command queues, pipelines, events, fences and residency sets may be used from
+            // any thread (documentation of each protocol).
+            unsafe impl Shareable for ProtocolObject<dyn objc2_metal::$protocol> {}
+        )*
+    };
+}
+
+shareable! { MTLDevice MTLHeap MTLBuffer MTLCommandQueue MTLComputePipelineState MTLFence MTLResidencySet MTL4CommandQueue MTLSharedEvent }
+
+// SAFETY: a listener is given to events from any thread, and is not changed (documentation of `MTLSharedEventListener`).
+unsafe impl Shareable for MTLSharedEventListener {}
+
+/// A reference to such an object.
 pub(super) struct Shared<T: Message>(Counted<T>);
 
-// SAFETY: devices, heaps, buffers, command queues, pipelines, events, their listeners, fences and residency sets may be
-// used from any thread (documentation of each); no other object is wrapped so.
-unsafe impl<T: Message> Send for Shared<T> {}
-// SAFETY: as for `Send`.
-unsafe impl<T: Message> Sync for Shared<T> {}
+// SAFETY: what the trait says.
+unsafe impl<T: Shareable> Send for Shared<T> {}
+// SAFETY: what the trait says.
+unsafe impl<T: Shareable> Sync for Shared<T> {}
 
 impl<T: Message> Shared<T> {
     pub(super) fn new(object: Retained<T>) -> Self {
