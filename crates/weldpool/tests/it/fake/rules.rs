@@ -54,9 +54,18 @@ fn a_point_of_a_queue_stands_for_all_work_before_it() {
     queue.fill(&mut buffer, 1).unwrap();
     let point = queue.fence().unwrap();
     assert!(!point.is_complete().unwrap(), "nothing has run");
+    // Another queue waits for it on the GPU.
+    let other = allocator.create_queue().unwrap();
+    let mut copy = allocator.allocate(4096).unwrap();
+    let copied = other.copy(&buffer, &mut copy).unwrap();
+    let early = copied.wait(Some(Duration::from_millis(50)));
+    assert_eq!(early.unwrap_err().kind(), ErrorKind::Timeout);
     assert!(device.control().resume(0));
     point.wait(None).unwrap();
-    assert!(buffer.read::<u8>().unwrap().iter().all(|&byte| byte == 1));
+    copied.wait(None).unwrap();
+    for buffer in [&buffer, &copy] {
+        assert!(buffer.read::<u8>().unwrap().iter().all(|&byte| byte == 1));
+    }
     assert_eq!(device.violations(), []);
 }
 
