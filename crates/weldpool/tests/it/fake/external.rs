@@ -1,12 +1,15 @@
 //! Work that others submit beside a queue of the Metal device.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use weldpool::device::ExternalOrder;
 use weldpool::device::fake::{FakeApple, Rule};
-use weldpool::{Allocator, Buffer, ErrorKind, ExternalSubmission, Queue, Request, StorageMode};
+use weldpool::{
+    Allocator, Binding, Buffer, ErrorKind, ExternalSubmission, Fence, Queue, Request, StorageMode,
+};
 
 const BYTES: usize = 64 << 10;
 
@@ -34,6 +37,22 @@ fn setup(seed: u64) -> Setup {
         buffer,
         said: Said::default(),
     }
+}
+
+/// Somebody else's work, in the order of the queue, that goes on until the sender is dropped; and the fence behind it.
+fn open_work(
+    device: &FakeApple,
+    queue: &Queue,
+    touches: (Binding<'_>, bool),
+) -> (Sender<()>, Fence) {
+    let submission = queue.before_external_submit().unwrap();
+    let order = submission.order().unwrap();
+    let (open, opened) = channel();
+    let work = move || {
+        let _opened = opened.recv_timeout(Duration::from_secs(60));
+    };
+    device.submit_external(&order, &[touches], work).unwrap();
+    (open, queue.after_external_submit(submission).unwrap())
 }
 
 impl Setup {
@@ -221,15 +240,7 @@ fn who_reads_the_same_memory_waits_for_nobody_and_the_given_fence_is_enough() {
         .wait(None)
         .unwrap();
     let other = made.allocator.create_queue().unwrap();
-    let submission = made.queue.before_external_submit().unwrap();
-    let order = submission.order().unwrap();
-    let touches = [(made.buffer.binding(), false)];
-    let (open, opened) = std::sync::mpsc::channel::<()>();
-    let work = move || {
-        let _opened = opened.recv_timeout(Duration::from_secs(60));
-    };
-    made.device.submit_external(&order, &touches, work).unwrap();
-    let fence = made.queue.after_external_submit(submission).unwrap();
+    let (open, fence) = open_work(&made.device, &made.queue, (made.buffer.binding(), false));
     made.queue.note_read(&made.buffer, &fence).unwrap();
     assert_eq!(made.buffer.read::<u8>().unwrap()[0], 5, "it is only read");
     let refused = made.buffer.write::<u8>().map(drop).unwrap_err();
@@ -247,15 +258,7 @@ fn who_reads_the_same_memory_waits_for_nobody_and_the_given_fence_is_enough() {
 fn what_is_written_is_shared_with_nobody_until_the_fence() {
     let made = setup(1);
     let mut view = made.buffer.share();
-    let submission = made.queue.before_external_submit().unwrap();
-    let order = submission.order().unwrap();
-    let (open, opened) = std::sync::mpsc::channel::<()>();
-    let work = move || {
-        let _opened = opened.recv_timeout(Duration::from_secs(60));
-    };
-    let touches = [(view.binding(), true)];
-    made.device.submit_external(&order, &touches, work).unwrap();
-    let fence = made.queue.after_external_submit(submission).unwrap();
+    let (open, fence) = open_work(&made.device, &made.queue, (view.binding(), true));
     let fence = made.queue.note_write(&mut view, &fence).unwrap();
     assert_eq!(
         view.read::<u8>().map(drop).unwrap_err().kind(),
@@ -272,15 +275,7 @@ fn what_races_with_a_guard_is_an_error_and_noted_all_the_same() {
     let made = setup(1);
     let mut view = made.buffer.share();
     let other = view.clone();
-    let submission = made.queue.before_external_submit().unwrap();
-    let order = submission.order().unwrap();
-    let (open, opened) = std::sync::mpsc::channel::<()>();
-    let work = move || {
-        let _opened = opened.recv_timeout(Duration::from_secs(60));
-    };
-    let touches = [(view.binding(), true)];
-    made.device.submit_external(&order, &touches, work).unwrap();
-    let fence = made.queue.after_external_submit(submission).unwrap();
+    let (open, fence) = open_work(&made.device, &made.queue, (view.binding(), true));
     let reading = other.read::<u8>().unwrap();
     let raced = made.queue.note_write(&mut view, &fence).unwrap_err();
     assert_eq!(raced.kind(), ErrorKind::Busy);
