@@ -1,0 +1,23 @@
+//! Triton's objects as safe values: each wraps a pointer, owns what must be given back, and turns
+//! what comes over the border into Rust's types. The `unsafe` of the backend is here and in
+//! `exports.rs`.
+
+mod api;
+mod backend;
+mod instance;
+mod message;
+mod metric;
+mod model;
+mod request;
+mod response;
+mod state;
+mod text;
+
+pub(crate) use api::{Api, api, check, into_raw, log, log_is_enabled};
+pub(crate) use backend::{Attributes, Backend};
+pub(crate) use instance::Instance;
+pub(crate) use metric::Metric;
+pub(crate) use model::Model;
+pub(crate) use request::{Input, Request};
+pub(crate) use response::Response;
+pub(crate) use state::Stateful;
