@@ -33,21 +33,24 @@ pub fn target_directory() -> Result<PathBuf> {
 /// # Errors
 /// `Environment` when the build fails or makes no library; cargo's own messages go to standard error.
 pub fn build_library(name: &str) -> Result<PathBuf> {
+    build(name, &["--release", "--package", env!("CARGO_PKG_NAME"), "--example", name])
+}
+
+/// Builds the library target `name` of another package of the workspace, a `cdylib`, in the form that `options`
+/// ask for, and returns its path. Another build with other options overwrites it.
+///
+/// # Errors
+/// As [`build_library`].
+pub fn build_package_library(package: &str, name: &str, options: &[&str]) -> Result<PathBuf> {
+    build(name, &[&["--lib", "--package", package], options].concat())
+}
+
+fn build(name: &str, options: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "--package",
-            env!("CARGO_PKG_NAME"),
-        ])
-        .args([
-            "--example",
-            name,
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--quiet"])
+        .args(options)
+        .args(["--message-format", "json-render-diagnostics"])
         .arg("--target-dir")
         .arg(target_directory()?)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -55,11 +58,11 @@ pub fn build_library(name: &str) -> Result<PathBuf> {
         .output()
         .map_err(|error| Error::caused(ErrorKind::Environment, "running cargo", error))?;
     if !output.status.success() {
-        let message = format!("building the example {name} failed");
+        let message = format!("building {name} failed");
         return Err(Error::new(ErrorKind::Environment, message));
     }
     library_in(&String::from_utf8_lossy(&output.stdout), name).ok_or_else(|| {
-        let message = format!("building the example {name} made no shared library");
+        let message = format!("building {name} made no shared library");
         Error::new(ErrorKind::Environment, message)
     })
 }

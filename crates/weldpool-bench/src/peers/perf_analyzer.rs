@@ -81,6 +81,18 @@ impl PerfAnalyzer {
         Ok(Self { program, libraries })
     }
 
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// What to set `LD_LIBRARY_PATH` to for it.
+    #[must_use]
+    pub fn libraries(&self) -> &Path {
+        &self.libraries
+    }
+
     /// Measures version 1 of `model` at `address` with one input of `bytes` bytes of FP32, in three windows.
     ///
     /// # Errors
