@@ -294,7 +294,7 @@ mod tests {
                 1..6,
             )
         ) {
-            let kitchen_sink = include_str!("../../tests/data/triton-config/kitchen_sink.pbtxt");
+            let kitchen_sink = include_str!("../tests/data/triton-config/kitchen_sink.pbtxt");
             let config = super::super::text::parse(kitchen_sink, "f".as_ref()).unwrap();
             let mut bytes = to_text(&config).into_bytes();
             for (place, byte, kind) in edits {

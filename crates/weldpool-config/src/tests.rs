@@ -9,10 +9,10 @@ use weldpool_engine::{DataType, Dim};
 
 use super::*;
 
-const ANSWERS: &str = include_str!("../../tests/data/triton-config/answers.json");
-const SYNTAX: &str = include_str!("../../tests/data/triton-config/syntax.json");
-const SCHEMA: &str = include_str!("../../tests/data/triton-config/schema.txt");
-const KITCHEN_SINK: &str = include_str!("../../tests/data/triton-config/kitchen_sink.pbtxt");
+const ANSWERS: &str = include_str!("../tests/data/triton-config/answers.json");
+const SYNTAX: &str = include_str!("../tests/data/triton-config/syntax.json");
+const SCHEMA: &str = include_str!("../tests/data/triton-config/schema.txt");
+const KITCHEN_SINK: &str = include_str!("../tests/data/triton-config/kitchen_sink.pbtxt");
 
 #[derive(Deserialize)]
 struct Answer {
