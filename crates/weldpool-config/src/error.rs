@@ -90,6 +90,11 @@ impl Error {
         self
     }
 
+    pub(super) fn without_position(mut self) -> Error {
+        self.position = None;
+        self
+    }
+
     /// The same error, with the file it is in.
     #[must_use]
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Error {
