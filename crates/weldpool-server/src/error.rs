@@ -140,3 +140,13 @@ impl From<weldpool_engine::Error> for Error {
         Self::new(kind, error.to_string())
     }
 }
+
+impl From<weldpool_config::Error> for Error {
+    fn from(error: weldpool_config::Error) -> Self {
+        let kind = match error.kind() {
+            weldpool_config::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::InvalidArgument,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

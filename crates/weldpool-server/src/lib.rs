@@ -8,7 +8,6 @@
 //! [`Server`] binds the listeners and stops in order; [`Service`](service::Service) is what every
 //! protocol is a thin skin over.
 
-pub mod config;
 mod error;
 pub mod http;
 pub mod http1;
@@ -17,6 +16,8 @@ pub mod protocol;
 pub mod repository;
 pub mod server;
 pub mod service;
+
+pub use weldpool_config as config;
 
 pub use error::{Error, ErrorKind, Result};
 pub use server::Server;

@@ -16,6 +16,10 @@
 //! - A scalar may be written as dims `[1]` with an empty reshape when the model is not batched.
 //! - `default_model_filename` is filled in for every backend.
 //!
+//! A backend in Triton goes the same way, with what Triton gives and takes: [`json::parse_lenient`]
+//! reads the configuration of `TRITONBACKEND_ModelConfig`, [`Context::host`] says that Triton is
+//! around, and [`json::to_text`] of [`Served::config`] goes to `TRITONBACKEND_ModelSetConfig`.
+//!
 //! Nothing here reads files, and nothing panics on any input.
 
 mod backend;
@@ -25,6 +29,7 @@ mod normalise;
 mod parameters;
 mod request;
 mod tensor;
+mod unified_memory;
 mod validate;
 
 pub mod json;
@@ -41,8 +46,9 @@ pub use normalise::MODEL_FILENAME;
 pub use parameters::{EngineSettings, Parameters};
 pub use proto::ModelConfig;
 pub use request::InputShape;
-pub use support::{Impact, Unsupported};
+pub use support::{Host, Impact, Unsupported};
 pub use tensor::TensorConfig;
+pub use unified_memory::{AccessPattern, TENSOR_PATTERNS_MAX, UNIFIED_MEMORY, UnifiedMemory};
 pub use validate::TENSORS_MAX;
 
 /// What [`prepare`] knows besides the configuration.
@@ -51,6 +57,7 @@ pub struct Context {
     model: String,
     model_files: Vec<String>,
     engine_parameters: Vec<String>,
+    host: Host,
     instances_max: u32,
     auto_complete: bool,
     default_max_batch_size: u32,
@@ -64,6 +71,7 @@ impl Context {
             model: model.into(),
             model_files: Vec::new(),
             engine_parameters: Vec::new(),
+            host: Host::default(),
             instances_max: 256,
             auto_complete: true,
             default_max_batch_size: 4,
@@ -84,6 +92,14 @@ impl Context {
         names: impl IntoIterator<Item = S>,
     ) -> Context {
         self.engine_parameters = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What runs the model, which decides what is reported as not implemented.
+    /// [`Host::Weldpool`] by default.
+    #[must_use]
+    pub fn host(mut self, host: Host) -> Context {
+        self.host = host;
         self
     }
 
@@ -125,7 +141,7 @@ pub fn prepare(mut config: ModelConfig, context: &Context) -> Result<Prepared> {
         .iter()
         .map(String::as_str)
         .collect();
-    let (refused, ignored): (Vec<_>, Vec<_>) = support::report(&config, &known)
+    let (refused, ignored): (Vec<_>, Vec<_>) = support::report(&config, &known, context.host)
         .into_iter()
         .partition(|field| field.impact == Impact::Refused);
     normalise::normalise(&mut config, model, backend);
@@ -145,6 +161,7 @@ pub fn prepare(mut config: ModelConfig, context: &Context) -> Result<Prepared> {
     }
     Ok(Prepared {
         engine_settings: EngineSettings::of(&config)?,
+        unified_memory: UnifiedMemory::of(&config)?,
         config,
         backend,
         ignored,
@@ -159,6 +176,7 @@ pub struct Prepared {
     config: ModelConfig,
     backend: Backend,
     engine_settings: EngineSettings,
+    unified_memory: UnifiedMemory,
     ignored: Vec<Unsupported>,
     auto_complete: bool,
     default_max_batch_size: u32,
@@ -181,6 +199,12 @@ impl Prepared {
     #[must_use]
     pub fn engine_settings(&self) -> &EngineSettings {
         &self.engine_settings
+    }
+
+    /// What is asked of unified memory; it is checked, and nothing heeds it yet.
+    #[must_use]
+    pub fn unified_memory(&self) -> &UnifiedMemory {
+        &self.unified_memory
     }
 
     /// Fields that are set and ignored: to be told at load.

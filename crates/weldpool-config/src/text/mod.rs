@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(error(&"optimization {".repeat(30_000)), ErrorKind::Syntax);
     }
 
-    const VALID: &str = include_str!("../../../tests/data/triton-config/kitchen_sink.pbtxt");
+    const VALID: &str = include_str!("../../tests/data/triton-config/kitchen_sink.pbtxt");
 
     proptest! {
         #[test]

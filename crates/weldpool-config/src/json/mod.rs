@@ -1,8 +1,12 @@
-//! The JSON form: what `GET /v2/models/M/config` answers and what a load request may bring.
+//! The JSON form: what `GET /v2/models/M/config` answers, what a load request may bring, and what
+//! a backend in Triton is given (`TRITONBACKEND_ModelConfig`) and gives back
+//! (`TRITONBACKEND_ModelSetConfig`).
 //!
 //! The output is Triton's: every field is printed, unset messages and alternatives are left out,
 //! fields keep the order of the schema, and 64-bit numbers are numbers except where Triton leaves
 //! protobuf's own form, a string.
+
+mod lenient;
 
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey,
@@ -14,6 +18,8 @@ use super::error::{Error, ErrorKind, Position, Result};
 use super::proto::{self, ModelConfig};
 use super::text::TEXT_BYTES_MAX;
 
+pub use lenient::{Lenient, UNKNOWN_MAX, parse_lenient};
+
 /// 64-bit fields that Triton prints as strings.
 const STRINGS: [&str; 3] = [
     "inference.ModelInstanceGroup.SecondaryDevice.device_id",
@@ -24,47 +30,53 @@ const STRINGS: [&str; 3] = [
 /// Reads the JSON form, as in the `config` parameter of a load request.
 ///
 /// Fields go by their schema names or in camel case; numbers may be written as strings. Unknown
-/// fields and enumeration names are errors.
+/// fields and enumeration names are errors; see [`parse_lenient`].
 ///
 /// # Errors
 /// `Syntax` with line and column, `LimitExceeded`.
 pub fn parse(json: &str) -> Result<ModelConfig> {
-    if json.len() > TEXT_BYTES_MAX {
-        return Err(Error::new(
-            ErrorKind::LimitExceeded,
-            format!(
-                "the configuration has {} bytes, more than the {TEXT_BYTES_MAX} allowed",
-                json.len()
-            ),
-        ));
-    }
-    let wrong = |error: serde_json::Error| {
-        let message = error.to_string();
-        // serde_json appends the place to the message; it is kept apart here.
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        Error::new(
-            ErrorKind::Syntax,
-            message.strip_suffix(&place).unwrap_or(&message),
-        )
-        .at(Position {
-            line: error.line().max(1),
-            column: error.column().max(1),
-        })
-    };
+    check_length(json)?;
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let message = DynamicMessage::deserialize_with_options(
         proto::model_config_descriptor(),
         &mut deserializer,
         &DeserializeOptions::new().deny_unknown_fields(true),
     )
-    .map_err(wrong)?;
-    deserializer.end().map_err(wrong)?;
+    .map_err(|error| syntax(&error))?;
+    deserializer.end().map_err(|error| syntax(&error))?;
     message
         .transcode_to()
         .map_err(|error| Error::new(ErrorKind::Syntax, format!("cannot be represented: {error}")))
 }
 
-/// The configuration as JSON text, without spaces.
+fn check_length(json: &str) -> Result<()> {
+    if json.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::LimitExceeded,
+        format!(
+            "the configuration has {} bytes, more than the {TEXT_BYTES_MAX} allowed",
+            json.len()
+        ),
+    ))
+}
+
+/// An error of `serde_json`, which appends the place to the message; it is kept apart here.
+fn syntax(error: &serde_json::Error) -> Error {
+    let message = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    Error::new(
+        ErrorKind::Syntax,
+        message.strip_suffix(&place).unwrap_or(&message),
+    )
+    .at(Position {
+        line: error.line().max(1),
+        column: error.column().max(1),
+    })
+}
+
+/// The configuration as JSON text, without spaces; Triton reads it too.
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "no configuration leads there")]
 pub fn to_text(config: &ModelConfig) -> String {

@@ -9,10 +9,10 @@ use weldpool_engine::{DataType, Dim};
 
 use super::*;
 
-const ANSWERS: &str = include_str!("../../tests/data/triton-config/answers.json");
-const SYNTAX: &str = include_str!("../../tests/data/triton-config/syntax.json");
-const SCHEMA: &str = include_str!("../../tests/data/triton-config/schema.txt");
-const KITCHEN_SINK: &str = include_str!("../../tests/data/triton-config/kitchen_sink.pbtxt");
+const ANSWERS: &str = include_str!("../tests/data/triton-config/answers.json");
+const SYNTAX: &str = include_str!("../tests/data/triton-config/syntax.json");
+const SCHEMA: &str = include_str!("../tests/data/triton-config/schema.txt");
+const KITCHEN_SINK: &str = include_str!("../tests/data/triton-config/kitchen_sink.pbtxt");
 
 #[derive(Deserialize)]
 struct Answer {
@@ -384,7 +384,11 @@ fn completion_can_be_switched_off() {
 #[test]
 fn everything_that_is_not_implemented_is_reported() {
     let config = parse(KITCHEN_SINK).unwrap();
-    let report = support::report(&config, &["session.use_device_allocator_for_initializers"]);
+    let report = support::report(
+        &config,
+        &["session.use_device_allocator_for_initializers"],
+        Host::Weldpool,
+    );
     let lines: Vec<String> = report
         .iter()
         .map(|field| format!("{} {:?}", field.path, field.impact))
@@ -417,14 +421,15 @@ fn everything_that_is_not_implemented_is_reported() {
         ]
     );
     assert_eq!(
-        support::report(&config, &[])
+        support::report(&config, &[], Host::Weldpool)
             .iter()
             .filter(|field| field.path.starts_with("parameters"))
             .count(),
         1,
         "parameters that the engine does not know are reported"
     );
-    assert!(support::report(&parse("response_cache { enable: false }").unwrap(), &[]).is_empty());
+    let off = parse("response_cache { enable: false }").unwrap();
+    assert!(support::report(&off, &[], Host::Weldpool).is_empty());
 
     let served = serve(
         "dynamic_batching { } metric_tags { key: \"a\" value: \"b\" }",

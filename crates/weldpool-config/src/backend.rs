@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::{Error, ErrorKind, Result};
 use super::proto::ModelConfig;
 
-/// A backend that this server accepts in a configuration.
+/// A backend that is accepted in a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {

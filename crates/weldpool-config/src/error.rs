@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The result of this module's functions.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What kind of thing is wrong.
@@ -16,7 +16,7 @@ pub enum ErrorKind {
     Invalid,
     /// The configuration contradicts the model.
     Mismatch,
-    /// The configuration asks for something this server does not do.
+    /// The configuration asks for something that is not done here.
     Unsupported,
     /// The configuration is larger than a limit allows.
     LimitExceeded,
@@ -90,6 +90,11 @@ impl Error {
         self
     }
 
+    pub(super) fn without_position(mut self) -> Error {
+        self.position = None;
+        self
+    }
+
     /// The same error, with the file it is in.
     #[must_use]
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Error {
@@ -144,20 +149,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl From<Error> for crate::Error {
-    fn from(error: Error) -> crate::Error {
-        let message = error.to_string();
-        match error.kind {
-            ErrorKind::Unsupported => crate::Error::unsupported(message),
-            ErrorKind::Syntax
-            | ErrorKind::Invalid
-            | ErrorKind::Mismatch
-            | ErrorKind::LimitExceeded
-            | ErrorKind::Request => crate::Error::invalid_argument(message),
-        }
-    }
-}
 
 /// Writes a shape the way Triton does: `[-1,3]`.
 pub(super) struct ShapeText<'a>(pub(super) &'a [i64]);

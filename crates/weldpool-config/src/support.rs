@@ -1,4 +1,4 @@
-//! What a configuration asks for and this server does not do.
+//! What a configuration asks for and is not done, by the server or by the backend in Triton.
 //!
 //! The report is made by walking every field that is set, so a field that nobody thought of is
 //! reported too.
@@ -9,6 +9,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
 use super::parameters::TYPED;
 use super::proto::{self, ModelConfig, model_instance_group::Kind};
+use super::unified_memory::is_unified_memory;
 
 /// What comes of a field that is not implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +42,18 @@ impl fmt::Display for Unsupported {
         };
         write!(f, "{}: {impact}: {}", self.path, self.effect)
     }
+}
+
+/// What runs the model: some fields are for the server around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Host {
+    /// `weldpool serve`.
+    #[default]
+    Weldpool,
+    /// Triton, in which a backend of ours runs: batching by its scheduler, the response cache,
+    /// warm-up, rate limiter and the like are its own.
+    Triton,
 }
 
 /// Fields that are implemented, with everything below them.
@@ -177,15 +190,34 @@ const NOT_IMPLEMENTED: [(&str, Impact, &str); 26] = [
     ("response_cache.enable", Ignored, "responses are not cached"),
 ];
 
+/// Fields that Triton heeds itself, or fills in when nobody wrote them, with everything below them.
+const TRITONS: [&str; 14] = [
+    "runtime",
+    "optimization.input_pinned_memory",
+    "optimization.output_pinned_memory",
+    "dynamic_batching",
+    "instance_group.kind",
+    "instance_group.rate_limiter",
+    "instance_group.gpus",
+    "instance_group.passive",
+    "instance_group.host_policy",
+    "metric_tags",
+    "model_metrics",
+    "model_warmup",
+    "model_repository_agents",
+    "response_cache",
+];
+
 /// Lists the fields that are set and not implemented, in the order of the schema.
 ///
 /// `config` is the configuration as it was written: values filled in by
 /// [`prepare`](super::prepare) would be listed like any other. `engine_parameters` are the names
 /// of the `parameters` that the engine understands.
 #[must_use]
-pub fn report(config: &ModelConfig, engine_parameters: &[&str]) -> Vec<Unsupported> {
+pub fn report(config: &ModelConfig, engine_parameters: &[&str], host: Host) -> Vec<Unsupported> {
     let mut walk = Walk {
         engine_parameters,
+        host,
         found: Vec::new(),
     };
     walk.message(&proto::to_dynamic(config), "", "");
@@ -194,6 +226,7 @@ pub fn report(config: &ModelConfig, engine_parameters: &[&str]) -> Vec<Unsupport
 
 struct Walk<'a> {
     engine_parameters: &'a [&'a str],
+    host: Host,
     found: Vec<Unsupported>,
 }
 
@@ -229,6 +262,20 @@ impl Walk<'_> {
     fn value(&mut self, value: &Value, path: &str, pattern: &str) {
         if IMPLEMENTED.contains(&pattern) {
             return;
+        }
+        if self.host == Host::Triton {
+            if TRITONS.contains(&pattern) {
+                return;
+            }
+            if pattern == "sequence_batching" {
+                // Triton keeps the requests together; the model would miss what comes with them.
+                self.add(
+                    path,
+                    Refused,
+                    "controls and states of a sequence are not passed on",
+                );
+                return;
+            }
         }
         if pattern == "instance_group.name" || pattern == "instance_group.profile" {
             return;
@@ -268,8 +315,10 @@ impl Walk<'_> {
         let mut names: Vec<&str> = entries.keys().filter_map(|key| key.as_str()).collect();
         names.sort_unstable();
         for name in names {
-            if !TYPED.contains(&name) && !self.engine_parameters.contains(&name) {
-                let path = format!("parameters[{name:?}]");
+            let path = format!("parameters[{name:?}]");
+            if is_unified_memory(name) {
+                self.add(&path, Ignored, "it is checked, and has no effect yet");
+            } else if !TYPED.contains(&name) && !self.engine_parameters.contains(&name) {
                 self.add(&path, Ignored, "the engine has no such parameter");
             }
         }
@@ -302,7 +351,8 @@ mod tests {
     fn every_listed_field_is_in_the_schema() {
         let listed = IMPLEMENTED
             .into_iter()
-            .chain(NOT_IMPLEMENTED.map(|(field, ..)| field));
+            .chain(NOT_IMPLEMENTED.map(|(field, ..)| field))
+            .chain(TRITONS);
         for path in listed {
             let mut message = Some(proto::model_config_descriptor());
             for name in path.split('.') {

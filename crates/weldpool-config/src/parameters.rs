@@ -7,6 +7,7 @@ use weldpool_engine::{ExecutionMode, GraphOptimization, LoadOptions};
 
 use super::error::{Error, Result};
 use super::proto::{ModelConfig, ModelParameter};
+use super::unified_memory::is_unified_memory;
 
 const EXECUTION_MODE: &str = "execution_mode";
 const INTRA_OP_THREADS: &str = "intra_op_thread_count";
@@ -62,13 +63,7 @@ impl<'a> Parameters<'a> {
     /// # Errors
     /// `Invalid` if it is there and none of these.
     pub fn flag(self, name: &str) -> Result<Option<bool>> {
-        self.read(name, "true or false", |text| {
-            match text.to_ascii_lowercase().as_str() {
-                "true" | "1" | "on" | "yes" => Some(true),
-                "false" | "0" | "off" | "no" => Some(false),
-                _ => None,
-            }
-        })
+        self.read(name, "true or false", truth)
     }
 
     fn read<T>(
@@ -95,6 +90,15 @@ impl<'a> Parameters<'a> {
     }
 }
 
+/// Reads a truth value; see [`Parameters::flag`].
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Some(true),
+        "false" | "0" | "off" | "no" => Some(false),
+        _ => None,
+    }
+}
+
 /// What a configuration says about how the engine loads the model, by onnxruntime-backend's names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -109,7 +113,8 @@ pub struct EngineSettings {
     pub inter_op_threads: Option<usize>,
     /// Parameter `enable_mem_pattern`.
     pub memory_pattern: Option<bool>,
-    /// Every other parameter, as it is: engines take those they know.
+    /// Every other parameter, as it is, but for those of [`UnifiedMemory`](super::UnifiedMemory):
+    /// engines take those they know.
     pub others: BTreeMap<String, String>,
 }
 
@@ -149,7 +154,7 @@ impl EngineSettings {
             others: config
                 .parameters
                 .iter()
-                .filter(|(name, _)| !TYPED.contains(&name.as_str()))
+                .filter(|(name, _)| !TYPED.contains(&name.as_str()) && !is_unified_memory(name))
                 .map(|(name, parameter)| (name.clone(), parameter.string_value.clone()))
                 .collect(),
         })
@@ -221,6 +226,7 @@ mod tests {
                 ("enable_mem_pattern", "FALSE"),
                 ("enable_mem_arena", "0"),
                 ("mine", "x"),
+                ("optimization.unified_memory.enable", "true"),
             ],
         ))
         .unwrap();
