@@ -126,6 +126,17 @@ impl DataType {
             DataType::Bytes => None,
         }
     }
+
+    /// Whether elements of this type can be read and written where these bytes lie: their address
+    /// is a multiple of the element's size. Byte strings, and no bytes at all, may lie anywhere.
+    #[must_use]
+    pub fn is_aligned(self, bytes: &[u8]) -> bool {
+        bytes.is_empty()
+            || bytes
+                .as_ptr()
+                .addr()
+                .is_multiple_of(self.byte_size().unwrap_or(1))
+    }
 }
 
 impl fmt::Display for DataType {
@@ -166,6 +177,23 @@ mod tests {
         let error = "FP8".parse::<DataType>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("FP8"));
+    }
+
+    #[test]
+    fn alignment_is_that_of_the_element() {
+        let memory = [0_u8; 24];
+        let bytes = &memory[memory.as_ptr().align_offset(8)..];
+        for data_type in DataType::ALL {
+            let size = data_type.byte_size().unwrap_or(1);
+            for offset in 0..8 {
+                assert_eq!(
+                    data_type.is_aligned(&bytes[offset..]),
+                    offset % size == 0,
+                    "{data_type} at {offset}"
+                );
+                assert!(data_type.is_aligned(&bytes[offset..offset]));
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use weldpool::Allocator;
 
-use crate::{Error, ErrorKind, Result, Tensor, TensorSpec};
+use crate::{Error, ErrorKind, Instance, Result, TensorSpec};
 
 /// Something that can load ONNX models and run them.
 pub trait Engine: Send + Sync + fmt::Debug {
@@ -159,57 +159,25 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// Where the memory between operators comes from.
     fn arena(&self) -> Arena;
 
+    /// The shapes that a run with inputs of these shapes is expected to give the outputs, in the
+    /// model's order; `None` where nothing is known. Inputs come by name, in any order.
+    ///
+    /// A guess, never a promise: the shape that the model fixes, or the one that earlier runs with
+    /// the same input shapes gave, of which an engine remembers a limited number. It may be wrong
+    /// where shapes depend on values, or where the model's file is. A run whose output is given
+    /// memory of another shape than it makes fails with `InvalidOutput`; the guess is not made
+    /// again then, and the caller can let the engine make the output.
+    fn expected_shapes(&self, inputs: &[(&str, &[usize])]) -> Vec<Option<Vec<usize>>> {
+        let _ = inputs;
+        let outputs = self.outputs().iter();
+        outputs.map(TensorSpec::fixed_shape).collect()
+    }
+
     /// A new execution of the model, for one thread at a time. Weights are shared between them.
     ///
     /// # Errors
     /// `OutOfMemory`, and `Execution` when the engine refuses.
     fn instance(&self) -> Result<Box<dyn Instance>>;
-}
-
-/// One execution of a model. `run` takes `&mut self`: two runs at once need two instances.
-pub trait Instance: Send + fmt::Debug {
-    /// Runs the model once and returns the requested outputs, in the order of `outputs`.
-    ///
-    /// Inputs come by name, in any order, each exactly once, and are read in place. An output
-    /// whose request carries a tensor is written into that tensor, and the tensor returned shares
-    /// its memory; for others the engine makes one in the pool of the load options.
-    ///
-    /// # Errors
-    /// `InvalidInput` and `InvalidOutput` name the tensor; nothing has run then. `Busy` if the
-    /// memory of an input is being written, or that of an output accessed at all. `OutOfMemory`.
-    /// `Execution` with the engine's message. The instance can be used again after any of them.
-    fn run(
-        &mut self,
-        inputs: &[(&str, &Tensor)],
-        outputs: &[OutputRequest<'_>],
-    ) -> Result<Vec<Tensor>>;
-}
-
-/// One wanted output of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct OutputRequest<'a> {
-    /// The output's name in the model.
-    pub name: &'a str,
-    /// Memory to write it to, of exactly the type and shape that the run produces; `None` lets
-    /// the engine make it.
-    pub tensor: Option<&'a Tensor>,
-}
-
-impl<'a> OutputRequest<'a> {
-    /// An output that the engine makes.
-    #[must_use]
-    pub const fn new(name: &'a str) -> OutputRequest<'a> {
-        OutputRequest { name, tensor: None }
-    }
-
-    /// An output written to this tensor's memory.
-    #[must_use]
-    pub const fn into_tensor(name: &'a str, tensor: &'a Tensor) -> OutputRequest<'a> {
-        OutputRequest {
-            name,
-            tensor: Some(tensor),
-        }
-    }
 }
 
 impl ModelSource<'_> {

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Device,
     /// The engine failed while it ran the model.
     Execution,
+    /// The run was stopped by a [`Canceller`](crate::Canceller).
+    Cancelled,
 }
 
 impl fmt::Display for ErrorKind {
@@ -51,6 +53,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::OutOfMemory => "out of memory",
             ErrorKind::Device => "device failed",
             ErrorKind::Execution => "execution failed",
+            ErrorKind::Cancelled => "cancelled",
         })
     }
 }

@@ -3,8 +3,10 @@
 //! # Contracts
 //! - An [`Engine`] loads models, a [`Model`] is shared by threads, an [`Instance`] runs on one
 //!   thread at a time: `run` takes `&mut self`.
-//! - Inputs are read in place. Outputs are written to memory the caller gives, or to memory of the
-//!   load options' pool. Byte strings are the one type that is copied.
+//! - Inputs are read in place: from tensors, or from borrowed memory of any kind
+//!   ([`TensorSlice`]). Outputs are written to memory the caller gives, tensors or borrowed
+//!   ([`TensorSliceMut`]), or to memory of the load options' pool. Byte strings are the one type
+//!   that is copied.
 //! - The engine validates what it is given against the model's signature before anything runs. An
 //!   error's [`ErrorKind`] says whose fault it is, [`Error::tensor`] which tensor is meant.
 //! - Not promised: that an engine's results equal another engine's bit for bit.
@@ -37,16 +39,19 @@ mod datatype;
 mod engine;
 mod env;
 mod error;
+mod instance;
 mod shape;
+mod slice;
 mod tensor;
 
 pub mod onnxruntime;
 
 pub use datatype::DataType;
 pub use engine::{
-    Arena, Engine, ExecutionMode, GraphOptimization, Instance, LoadOptions, Model, ModelMetadata,
-    ModelSource, OutputRequest,
+    Arena, Engine, ExecutionMode, GraphOptimization, LoadOptions, Model, ModelMetadata, ModelSource,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use instance::{Canceller, Input, InputData, Instance, Output, OutputRequest, OutputTarget};
 pub use shape::{Dim, RANK_MAX, TensorSpec, element_count};
+pub use slice::{TensorSlice, TensorSliceMut};
 pub use tensor::{Scalar, Strings, StringsIter, Tensor, TensorBytes, Values};

@@ -63,6 +63,12 @@ impl TensorSpec {
         self.dims.iter().map(Dim::known).collect()
     }
 
+    /// The shape, if the model surely fixes it: one without dimensions may be a scalar's, or one
+    /// that the model leaves out.
+    pub(crate) fn fixed_shape(&self) -> Option<Vec<usize>> {
+        self.static_shape().filter(|shape| !shape.is_empty())
+    }
+
     /// Whether a tensor of this shape is one the model takes: the rank is the same and each fixed
     /// dimension agrees.
     #[must_use]

@@ -35,28 +35,13 @@ impl Tensor {
     /// exactly as long as type and shape say, or byte strings are cut short, left over or counted
     /// wrongly. `Busy` if byte strings are being written at this moment.
     pub fn new(data_type: DataType, shape: Vec<usize>, data: Option<BufferView>) -> Result<Tensor> {
-        let elements = checked_count(data_type, &shape)?;
-        let available = data.as_ref().map_or(0, BufferView::len);
-        match data_type.byte_size() {
-            Some(size) => {
-                let expected = elements
-                    .checked_mul(size)
-                    .ok_or_else(|| too_large(data_type, &shape))?;
-                if available != expected {
-                    return Err(Error::new(
-                        ErrorKind::InvalidInput,
-                        format!(
-                            "{data_type} tensor of shape {} takes {expected} bytes, but there are {available}",
-                            ShapeText(&shape)
-                        ),
-                    ));
-                }
+        let elements = match data_type.byte_size() {
+            Some(_) => {
+                let available = data.as_ref().map_or(0, BufferView::len);
+                checked_numbers(data_type, &shape, available)?
             }
-            None => {
-                let bytes = TensorBytes::of(data.as_ref())?;
-                validate_strings(&bytes, elements, &shape)?;
-            }
-        }
+            None => checked_strings(&shape, &TensorBytes::of(data.as_ref())?)?,
+        };
         Ok(Tensor {
             data_type,
             shape,
@@ -389,7 +374,7 @@ impl Strings<'_> {
     /// Each string, in order.
     #[must_use]
     pub fn iter(&self) -> StringsIter<'_> {
-        StringsIter { rest: &self.bytes }
+        StringsIter::over(&self.bytes)
     }
 }
 
@@ -406,6 +391,13 @@ impl<'a> IntoIterator for &'a Strings<'_> {
 #[derive(Clone, Debug)]
 pub struct StringsIter<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> StringsIter<'a> {
+    /// Goes over encoded strings; ends where no whole one follows.
+    pub(crate) fn over(bytes: &'a [u8]) -> StringsIter<'a> {
+        StringsIter { rest: bytes }
+    }
 }
 
 impl<'a> Iterator for StringsIter<'a> {
@@ -437,6 +429,36 @@ pub(crate) fn put_string<E>(
     let (body, rest) = rest.split_at_mut(length);
     fill(body)?;
     Ok(rest)
+}
+
+/// Checks that so many bytes are what a tensor of numbers takes; returns how many elements it has.
+pub(crate) fn checked_numbers(
+    data_type: DataType,
+    shape: &[usize],
+    available: usize,
+) -> Result<usize> {
+    let elements = checked_count(data_type, shape)?;
+    let expected = data_type
+        .byte_size()
+        .and_then(|size| elements.checked_mul(size))
+        .ok_or_else(|| too_large(data_type, shape))?;
+    if available == expected {
+        return Ok(elements);
+    }
+    Err(Error::new(
+        ErrorKind::InvalidInput,
+        format!(
+            "{data_type} tensor of shape {} takes {expected} bytes, but there are {available}",
+            ShapeText(shape)
+        ),
+    ))
+}
+
+/// Checks that these bytes are the strings of a tensor; returns how many it has.
+pub(crate) fn checked_strings(shape: &[usize], bytes: &[u8]) -> Result<usize> {
+    let elements = checked_count(DataType::Bytes, shape)?;
+    validate_strings(bytes, elements, shape)?;
+    Ok(elements)
 }
 
 fn validate_strings(bytes: &[u8], elements: usize, shape: &[usize]) -> Result<()> {

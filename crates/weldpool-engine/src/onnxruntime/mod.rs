@@ -1,9 +1,10 @@
 //! The onnxruntime engine: runs models on the CPU with the onnxruntime shared library.
 //!
 //! # Memory
-//! - Inputs are passed as they lie in the pool; only byte strings are copied, in both directions.
-//! - Outputs are written to memory of the pool: the caller's, or a tensor made before the run where
-//!   the model fixes the shape. An output whose shape only the run decides is taken over with the
+//! - Inputs are passed as they lie, in the pool or in borrowed memory; only byte strings are copied,
+//!   in both directions.
+//! - Outputs are written to the caller's memory, or to a tensor of the pool, made before the run
+//!   where the model fixes the shape. An output whose shape only the run decides is taken over with the
 //!   block that onnxruntime allocated for it ([`Arena::Pool`](crate::Arena::Pool)), or written to a
 //!   tensor of the shape that the last run with equal input shapes produced (other arenas); the
 //!   first such run costs one copy.
@@ -24,12 +25,15 @@
 //! engine then lets each run decide.
 
 mod allocator;
+mod cancellation;
 mod environment;
 mod library;
 mod opset;
 mod options;
+mod plan;
 mod predicted;
 mod raw;
+mod run;
 mod session;
 mod signature;
 mod status;

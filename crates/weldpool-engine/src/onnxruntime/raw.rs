@@ -385,7 +385,7 @@ unsafe impl Sync for MemoryInfo {}
 unsafe impl Sync for SessionHandle {}
 // SAFETY: setters take `&mut self`, so shared options are only read.
 unsafe impl Sync for SessionOptionsHandle {}
-// SAFETY: as above.
+// SAFETY: as above; the one setting that takes `&self` may be changed at any time.
 unsafe impl Sync for RunOptions {}
 
 /// How to load a model.

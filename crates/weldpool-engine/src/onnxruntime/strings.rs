@@ -6,13 +6,17 @@ use weldpool::{Allocator, Request};
 use super::raw::{Api, Status, Value};
 use super::status::{During, error};
 use crate::tensor::{LENGTH_BYTES, put_string};
-use crate::{DataType, Error, ErrorKind, Result, Tensor};
+use crate::{DataType, Error, ErrorKind, Result, StringsIter, Tensor};
 
-/// A tensor of the library's with copies of a tensor's strings.
-pub(super) fn to_value(api: Api, shape: &[i64], tensor: &Tensor) -> Result<Value<'static>> {
+/// A tensor of the library's with copies of these strings, one per element.
+pub(super) fn to_value(
+    api: Api,
+    shape: &[i64],
+    strings: StringsIter<'_>,
+) -> Result<Value<'static>> {
     let run = |status| error(status, During::Run);
     let mut value = Value::strings(api, shape).map_err(run)?;
-    for (index, string) in tensor.strings()?.iter().enumerate() {
+    for (index, string) in strings.enumerate() {
         value.set_string(index, string).map_err(run)?;
     }
     Ok(value)

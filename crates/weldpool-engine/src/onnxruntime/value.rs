@@ -1,42 +1,67 @@
 //! Tensors as the library's values: what goes in, what is written, what comes out.
 
+use std::ops::Deref;
+
 use weldpool::{Allocator, Request, WriteGuard};
 
 use super::raw::{self, AllocatorTable, Api, MemoryInfo, Taken, Value};
 use super::status::{During, error};
 use super::strings;
-use crate::tensor::TensorBytes;
-use crate::{DataType, Error, ErrorKind, Result, Tensor, element_count};
+use crate::shape::ShapeText;
+use crate::tensor::{TensorBytes, checked_strings};
+use crate::{
+    DataType, Error, ErrorKind, Input, InputData, Result, StringsIter, Tensor, TensorSliceMut,
+    element_count,
+};
 
 /// An input while it is held for a run: nobody writes it meanwhile.
 pub(super) struct Held<'t> {
-    tensor: &'t Tensor,
+    data_type: DataType,
+    dims: &'t [usize],
     shape: Vec<i64>,
-    bytes: TensorBytes<'t>,
+    bytes: Bytes<'t>,
+}
+
+/// The memory of an input.
+enum Bytes<'t> {
+    Pool(TensorBytes<'t>),
+    Borrowed(&'t [u8]),
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Pool(bytes) => bytes,
+            Bytes::Borrowed(bytes) => bytes,
+        }
+    }
 }
 
 impl<'t> Held<'t> {
     /// Holds an input.
-    pub(super) fn new(tensor: &'t Tensor) -> Result<Held<'t>> {
+    pub(super) fn new(input: &Input<'t>) -> Result<Held<'t>> {
         Ok(Held {
-            tensor,
-            shape: wire_shape(tensor.shape())?,
-            bytes: tensor.bytes()?,
+            data_type: input.data_type(),
+            dims: input.shape(),
+            shape: wire_shape(input.shape())?,
+            bytes: match input.data {
+                InputData::Tensor(tensor) => Bytes::Pool(tensor.bytes()?),
+                InputData::Slice(slice) => Bytes::Borrowed(slice.bytes()),
+            },
         })
     }
 
     /// The value a run reads: over the input's memory, or a copy of its strings.
     pub(super) fn value(&self, api: Api, host_memory: &MemoryInfo) -> Result<Value<'_>> {
-        if self.tensor.data_type() == DataType::Bytes {
-            return strings::to_value(api, &self.shape, self.tensor);
+        if self.data_type == DataType::Bytes {
+            // A tensor's memory may have been written since the tensor was made.
+            checked_strings(self.dims, &self.bytes)?;
+            return strings::to_value(api, &self.shape, StringsIter::over(&self.bytes));
         }
-        Value::reading(
-            host_memory,
-            self.tensor.data_type(),
-            &self.shape,
-            &self.bytes,
-        )
-        .map_err(|status| error(status, During::Run))
+        Value::reading(host_memory, self.data_type, &self.shape, &self.bytes)
+            .map_err(|status| error(status, During::Run))
     }
 
     /// Whether an address lies in the input's memory.
@@ -49,25 +74,45 @@ impl<'t> Held<'t> {
 pub(super) struct Target<'t> {
     data_type: DataType,
     shape: Vec<i64>,
-    bytes: Option<WriteGuard<'t, u8>>,
+    bytes: Room<'t>,
+}
+
+/// The memory of an output.
+enum Room<'t> {
+    None,
+    Pool(WriteGuard<'t, u8>),
+    Borrowed(&'t mut [u8]),
 }
 
 impl<'t> Target<'t> {
-    /// Holds the memory of an output.
-    pub(super) fn new(tensor: &'t Tensor) -> Result<Target<'t>> {
+    /// Holds the memory of a tensor.
+    pub(super) fn tensor(tensor: &'t Tensor) -> Result<Target<'t>> {
         Ok(Target {
             data_type: tensor.data_type(),
             shape: wire_shape(tensor.shape())?,
             bytes: match tensor.data() {
-                Some(view) => Some(view.write::<u8>()?),
-                None => None,
+                Some(view) => Room::Pool(view.write::<u8>()?),
+                None => Room::None,
             },
+        })
+    }
+
+    /// Borrowed memory, held by its borrow.
+    pub(super) fn slice(slice: &'t mut TensorSliceMut<'_>) -> Result<Target<'t>> {
+        Ok(Target {
+            data_type: slice.data_type(),
+            shape: wire_shape(slice.shape())?,
+            bytes: Room::Borrowed(slice.bytes_mut()),
         })
     }
 
     /// The value a run writes, over the output's memory.
     pub(super) fn value(&mut self, host_memory: &MemoryInfo) -> Result<Value<'_>> {
-        let bytes = self.bytes.as_deref_mut().unwrap_or_default();
+        let bytes = match &mut self.bytes {
+            Room::None => &mut [],
+            Room::Pool(guard) => &mut **guard,
+            Room::Borrowed(bytes) => &mut **bytes,
+        };
         Value::writing(host_memory, self.data_type, &self.shape, bytes)
             .map_err(|status| error(status, During::Run))
     }
@@ -127,6 +172,38 @@ pub(super) fn into_tensor(
         .write::<u8>()?
         .copy_from_slice(value.bytes().map_err(run)?);
     Tensor::new(data_type, shape, Some(buffer.share()))
+}
+
+/// Copies an output that the library made to a tensor of the caller's.
+pub(super) fn copy_to_tensor(made: &Value<'_>, tensor: &Tensor) -> Result<()> {
+    match tensor.data() {
+        Some(view) => copy(made, tensor.shape(), &mut view.write::<u8>()?),
+        None => copy(made, tensor.shape(), &mut []),
+    }
+}
+
+/// Copies an output that the library made to memory that the caller has lent.
+pub(super) fn copy_to_slice(made: &Value<'_>, slice: &mut TensorSliceMut<'_>) -> Result<()> {
+    copy(made, slice.shape(), slice.bytes_mut())
+}
+
+/// Copies to room for a tensor of this shape.
+fn copy(made: &Value<'_>, shape: &[usize], room: &mut [u8]) -> Result<()> {
+    let run = |status| error(status, During::Run);
+    let (_, dims) = made.tensor().map_err(run)?;
+    let bytes = made.bytes().map_err(run)?;
+    if wire_shape(shape)? != dims || room.len() != bytes.len() {
+        return Err(Error::new(
+            ErrorKind::InvalidOutput,
+            format!(
+                "the memory given has the shape {}, but this run makes {}",
+                ShapeText(shape),
+                ShapeText(&dims)
+            ),
+        ));
+    }
+    room.copy_from_slice(bytes);
+    Ok(())
 }
 
 /// A shape in the library's integers.

@@ -304,6 +304,8 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
 
+    use weldpool_engine::{Input, Output};
+
     use super::*;
 
     /// An instance that does what a closure says.
@@ -316,13 +318,13 @@ mod tests {
     }
 
     impl<F: FnMut() + Send> Instance for Scripted<F> {
-        fn run(
+        fn run_with(
             &mut self,
-            inputs: &[(&str, &Tensor)],
-            _outputs: &[OutputRequest<'_>],
-        ) -> weldpool_engine::Result<Vec<Tensor>> {
+            _inputs: &[Input<'_>],
+            _outputs: &mut [Output<'_>],
+        ) -> weldpool_engine::Result<Vec<Option<Tensor>>> {
             (self.0)();
-            Ok(inputs.iter().map(|(_, tensor)| (*tensor).clone()).collect())
+            Ok(Vec::new())
         }
     }
 

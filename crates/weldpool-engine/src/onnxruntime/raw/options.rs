@@ -106,4 +106,17 @@ impl RunOptions {
         };
         self.api.check(status)
     }
+
+    /// Sets whether runs with these options, those under way included, end as soon as they can.
+    pub(in crate::onnxruntime) fn set_terminate(&self, on: bool) -> Result<()> {
+        let set = if on {
+            self.api.table.RunOptionsSetTerminate
+        } else {
+            self.api.table.RunOptionsUnsetTerminate
+        };
+        // SAFETY: the options are alive; the library means this flag, and no other setting, to be
+        // changed while runs read it.
+        let status = unsafe { set(self.handle.as_ptr()) };
+        self.api.check(status)
+    }
 }

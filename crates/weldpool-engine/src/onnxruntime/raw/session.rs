@@ -81,14 +81,15 @@ impl Session {
         })
     }
 
-    /// Runs the model. Outputs that hold a value are written into it, the others are made.
-    /// What is made lives in memory that the session keeps, and therefore no longer than it.
+    /// Runs the model. Outputs that come with a value are written into it; the others are made, and
+    /// returned in their places. What is made lives in memory that the session keeps, or, where the
+    /// model hands an input through, in the input's, and therefore no longer than both.
     pub(in crate::onnxruntime) fn run<'a>(
         &'a self,
         options: &RunOptions,
-        inputs: &[(&CStr, &Value<'_>)],
-        outputs: &mut [(&CStr, Option<Value<'a>>)],
-    ) -> Result<()> {
+        inputs: &[(&CStr, &Value<'a>)],
+        outputs: &[(&CStr, Option<Value<'_>>)],
+    ) -> Result<Vec<Option<Value<'a>>>> {
         let input_names: Vec<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
         let input_values: Vec<_> = inputs
             .iter()
@@ -119,16 +120,15 @@ impl Session {
             )
         };
         self.handle.api.check(status)?;
-        for ((_, slot), made) in outputs.iter_mut().zip(output_values) {
-            if slot.is_none() {
-                *slot = NonNull::new(made).map(|handle| Value {
-                    api: self.handle.api,
-                    handle,
-                    data: PhantomData,
-                });
-            }
-        }
-        Ok(())
+        let made = outputs.iter().zip(output_values).map(|((_, given), made)| {
+            let made = NonNull::new(made).filter(|_| given.is_none())?;
+            Some(Value {
+                api: self.handle.api,
+                handle: made,
+                data: PhantomData,
+            })
+        });
+        Ok(made.collect())
     }
 }
 
