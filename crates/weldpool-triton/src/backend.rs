@@ -48,7 +48,7 @@ pub(crate) fn initialise(backend: Backend) -> Result<()> {
         backend.name()?,
         engine.name(),
         engine.version(),
-        allocator.device().name(),
+        allocator.device().properties().name,
         allocator.stats().limit.unwrap_or(u64::MAX),
         settings.buffer_age_max.as_secs()
     );

@@ -43,7 +43,7 @@ const FIGURES: [Figure; 9] = [
     gauge(
         c"weldpool_live_bytes",
         c"Bytes of the pool's live buffers, as requested",
-        |stats| stats.live.current,
+        |stats| stats.live.value,
     ),
     gauge(
         c"weldpool_live_bytes_peak",
@@ -53,7 +53,7 @@ const FIGURES: [Figure; 9] = [
     gauge(
         c"weldpool_reserved_bytes",
         c"Bytes that the pool holds from the system",
-        |stats| stats.reserved.current,
+        |stats| stats.reserved.value,
     ),
     gauge(
         c"weldpool_reserved_bytes_peak",

@@ -13,7 +13,7 @@ mod response;
 mod state;
 mod text;
 
-pub(crate) use api::{Api, api, check, into_raw, log, log_is_enabled};
+pub(crate) use api::{into_raw, log, log_is_enabled};
 pub(crate) use backend::{Attributes, Backend};
 pub(crate) use instance::Instance;
 pub(crate) use metric::Metric;
