@@ -175,7 +175,7 @@ fn fill<'a>(
             1,
         )
     })?;
-    let mut obtain = || {
+    let obtain = || {
         let mut buffer = ptr::null_mut();
         let (mut memory_type, mut id) = (command.memory_type, command.memory_type_id);
         // SAFETY: the output belongs to the response, which is not sent yet.
