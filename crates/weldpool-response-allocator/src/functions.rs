@@ -19,18 +19,7 @@ static ERROR_NEW: OnceLock<ErrorNew> = OnceLock::new();
 
 /// Triton's functions, as far as an allocator calls them.
 #[derive(Clone, Copy, Debug)]
-pub struct Functions {
-    pub(crate) error_new: ErrorNew,
-    pub(crate) error_delete: unsafe extern "C" fn(error: *mut sys::Error),
-    pub(crate) error_message: unsafe extern "C" fn(error: *mut sys::Error) -> *const c_char,
-    pub(crate) set_memory_type:
-        unsafe extern "C" fn(*mut sys::BufferAttributes, Number) -> *mut sys::Error,
-    pub(crate) set_memory_type_id:
-        unsafe extern "C" fn(*mut sys::BufferAttributes, i64) -> *mut sys::Error,
-    pub(crate) set_byte_size:
-        unsafe extern "C" fn(*mut sys::BufferAttributes, usize) -> *mut sys::Error,
-    pub(crate) allocators: sys::ResponseAllocators,
-}
+pub struct Functions(sys::ResponseAllocators);
 
 impl Functions {
     /// Finds them.
@@ -38,27 +27,16 @@ impl Functions {
     /// # Errors
     /// `Missing`, with the name of one that is not there.
     pub fn find(library: Library) -> Result<Functions> {
-        let core = sys::Core::find(library)?;
-        let allocators = sys::ResponseAllocators::find(library)?;
-        // SAFETY: they were found by Triton's names.
-        Ok(unsafe { Functions::of(&core, &allocators) })
+        Ok(Functions(sys::ResponseAllocators::find(library)?))
     }
 
-    /// Takes them from tables.
+    /// Takes them from a table.
     ///
     /// # Safety
     /// They are Triton's, or do what those do.
     #[must_use]
-    pub unsafe fn of(core: &sys::Core, allocators: &sys::ResponseAllocators) -> Functions {
-        Functions {
-            error_new: core.error_new,
-            error_delete: core.error_delete,
-            error_message: core.error_message,
-            set_memory_type: core.buffer_attributes_set_memory_type,
-            set_memory_type_id: core.buffer_attributes_set_memory_type_id,
-            set_byte_size: core.buffer_attributes_set_byte_size,
-            allocators: *allocators,
-        }
+    pub unsafe fn of(table: sys::ResponseAllocators) -> Functions {
+        Functions(table)
     }
 
     /// Makes the object, whose callbacks are ours.
@@ -68,10 +46,10 @@ impl Functions {
         release: sys::ReleaseFn,
         start: sys::StartFn,
     ) -> Result<*mut sys::ResponseAllocator> {
-        ERROR_NEW.get_or_init(|| self.error_new);
+        ERROR_NEW.get_or_init(|| self.0.error_new);
         let mut allocator = ptr::null_mut();
         // SAFETY: a place for the result, and functions of the types that Triton wants.
-        let error = unsafe { (self.allocators.new)(&mut allocator, alloc, release, Some(start)) };
+        let error = unsafe { (self.0.new)(&mut allocator, alloc, release, Some(start)) };
         self.check("TRITONSERVER_ResponseAllocatorNew", error)?;
         Ok(allocator)
     }
@@ -87,14 +65,13 @@ impl Functions {
         query: sys::QueryFn,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        let error =
-            unsafe { (self.allocators.set_buffer_attributes_function)(allocator, attributes) };
+        let error = unsafe { (self.0.set_buffer_attributes_function)(allocator, attributes) };
         self.check(
             "TRITONSERVER_ResponseAllocatorSetBufferAttributesFunction",
             error,
         )?;
         // SAFETY: as above.
-        let error = unsafe { (self.allocators.set_query_function)(allocator, query) };
+        let error = unsafe { (self.0.set_query_function)(allocator, query) };
         self.check("TRITONSERVER_ResponseAllocatorSetQueryFunction", error)
     }
 
@@ -107,7 +84,7 @@ impl Functions {
         allocator: *mut sys::ResponseAllocator,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        let error = unsafe { (self.allocators.delete)(allocator) };
+        let error = unsafe { (self.0.delete)(allocator) };
         self.check("TRITONSERVER_ResponseAllocatorDelete", error)
     }
 
@@ -122,13 +99,13 @@ impl Functions {
     ) -> Result<()> {
         let place = block.map_or(Place::CPU, Block::place);
         // SAFETY: the caller's promise.
-        let error = unsafe { (self.set_memory_type)(attributes, place.memory_type.number()) };
+        let error = unsafe { (self.0.set_memory_type)(attributes, place.memory_type.number()) };
         self.check("TRITONSERVER_BufferAttributesSetMemoryType", error)?;
         // SAFETY: as above.
-        let error = unsafe { (self.set_memory_type_id)(attributes, place.id) };
+        let error = unsafe { (self.0.set_memory_type_id)(attributes, place.id) };
         self.check("TRITONSERVER_BufferAttributesSetMemoryTypeId", error)?;
         // SAFETY: as above.
-        let error = unsafe { (self.set_byte_size)(attributes, block.map_or(0, Block::bytes)) };
+        let error = unsafe { (self.0.set_byte_size)(attributes, block.map_or(0, Block::bytes)) };
         self.check("TRITONSERVER_BufferAttributesSetByteSize", error)
     }
 
@@ -138,7 +115,7 @@ impl Functions {
             return Ok(());
         }
         // SAFETY: the error is Triton's, and ours until it is deleted.
-        let message = unsafe { (self.error_message)(error) };
+        let message = unsafe { (self.0.error_message)(error) };
         let message = if message.is_null() {
             String::new()
         } else {
@@ -147,7 +124,7 @@ impl Functions {
             message.to_string_lossy().into_owned()
         };
         // SAFETY: the error is deleted once, and not used again.
-        unsafe { (self.error_delete)(error) };
+        unsafe { (self.0.error_delete)(error) };
         Err(Error::new(
             ErrorKind::Triton,
             format!("{function}: {message}"),

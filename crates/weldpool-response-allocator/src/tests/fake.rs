@@ -137,21 +137,20 @@ unsafe extern "C" fn allocator_delete(allocator: *mut sys::ResponseAllocator) ->
 }
 
 fn functions() -> Functions {
-    let allocators = sys::ResponseAllocators {
-        new: allocator_new,
-        set_buffer_attributes_function: set_attributes_function,
-        set_query_function,
-        delete: allocator_delete,
-    };
-    Functions {
+    let table = sys::ResponseAllocators {
         error_new,
         error_delete,
         error_message,
         set_memory_type: set_type,
         set_memory_type_id: set_id,
         set_byte_size: set_bytes,
-        allocators,
-    }
+        new: allocator_new,
+        set_buffer_attributes_function: set_attributes_function,
+        set_query_function,
+        delete: allocator_delete,
+    };
+    // SAFETY: they do what Triton's do, as far as it matters here.
+    unsafe { Functions::of(table) }
 }
 
 /// What becomes of a list of sources.

@@ -28,7 +28,7 @@ pub(crate) type Told<T = ()> = Result<T, (ErrorCode, String)>;
 pub(crate) struct Server {
     core: sys::Core,
     embedding: sys::Embedding,
-    pub(crate) allocators: sys::ResponseAllocators,
+    allocators: sys::ResponseAllocators,
     server: *mut sys::Server,
     // Its folders live as long as it does.
     _setting: Setting,
@@ -113,12 +113,12 @@ impl Server {
     /// Functions for an allocator. With `failing`, which takes the place of a setter of attributes, they fail when that
     /// does.
     pub(crate) fn functions(&self, failing: Option<SetByteSize>) -> Functions {
-        let mut core = self.core;
+        let mut table = self.allocators;
         if let Some(failing) = failing {
-            core.buffer_attributes_set_byte_size = failing;
+            table.set_byte_size = failing;
         }
         // SAFETY: Triton's, and one that makes an error as Triton's do.
-        unsafe { Functions::of(&core, &self.allocators) }
+        unsafe { Functions::of(table) }
     }
 
     /// Makes an error of Triton's.
