@@ -223,7 +223,7 @@ fn fill<'a>(
         let place = buffer.cast::<u8>();
         let value = first.wrapping_add_unsigned(at).to_le_bytes()[0];
         // SAFETY: Triton gave so many bytes of the host's memory.
-        unsafe { place.add(at as usize).write(value) };
+        unsafe { place.wrapping_add(at as usize).write(value) };
     }
     Ok(())
 }
@@ -296,7 +296,7 @@ pub unsafe extern "C" fn execute(
     };
     for index in 0..count as usize {
         // SAFETY: the server passes `count` requests.
-        let request = unsafe { requests.add(index).read() };
+        let request = unsafe { requests.wrapping_add(index).read() };
         // What cannot be sent cannot be told either.
         let _ = respond(api, request);
         // SAFETY: the request is live and not used again.

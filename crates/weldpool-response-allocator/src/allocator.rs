@@ -22,7 +22,7 @@ use crate::state::State;
 #[derive(Debug)]
 pub struct ResponseAllocator {
     // In a box, since Triton is given the address.
-    state: Box<Arc<State>>,
+    user: Box<User>,
 }
 
 impl ResponseAllocator {
@@ -50,7 +50,7 @@ impl ResponseAllocator {
     ) -> Result<ResponseAllocator> {
         let state = State::new(functions, sources, options)?;
         Ok(ResponseAllocator {
-            state: Box::new(Arc::new(state)),
+            user: Box::new(User(Arc::new(state))),
         })
     }
 
@@ -58,28 +58,30 @@ impl ResponseAllocator {
     /// `TRITONSERVER_InferenceRequestSetResponseCallback`. It stays this allocator's.
     #[must_use]
     pub fn as_ptr(&self) -> *mut sys::ResponseAllocator {
-        self.state.handle.0.as_ptr()
+        self.user.0.handle.0.as_ptr()
     }
 
     /// The argument `response_allocator_userp` of the same function. No other pointer may be passed there.
     #[must_use]
     pub fn user_pointer(&self) -> *mut c_void {
-        std::ptr::from_ref::<Arc<State>>(&self.state)
-            .cast_mut()
-            .cast()
+        std::ptr::from_ref::<User>(&self.user).cast_mut().cast()
     }
 
     /// What it did so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.state.counters.stats()
+        self.user.0.counters.stats()
     }
 
     /// Where its memory comes from, as it was listed.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
-        self.state.sources()
+        self.user.0.sources()
     }
 }
+
+/// What Triton's user pointer points to.
+#[derive(Debug)]
+pub(crate) struct User(pub(crate) Arc<State>);
 
 /// Triton's object, deleted with the allocator and the last buffer of it.
 #[derive(Debug)]

@@ -74,12 +74,12 @@ impl Block {
     }
 
     /// Triton gives it back.
-    pub(crate) fn release(self: Box<Self>) {
+    pub(crate) fn release(self) {
         count(&self.state.counters.releases);
     }
 
     /// Triton never learnt of it.
-    pub(crate) fn reclaim(self: Box<Self>) {
+    pub(crate) fn reclaim(self) {
         count(&self.state.counters.reclaimed);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use weldpool_triton_sys::{self as sys, ErrorCode, Number};
 
+use crate::allocator::User;
 use crate::block::Block;
 use crate::counters::count;
 use crate::error::{Error, ErrorKind, Result};
@@ -217,7 +218,8 @@ fn null(name: &str) -> Error {
 /// The pointer is null, or that of an allocator that lives for `'a`.
 unsafe fn state<'a>(userp: *mut c_void) -> Result<&'a Arc<State>> {
     // SAFETY: the caller's promise.
-    unsafe { userp.cast::<Arc<State>>().as_ref() }.ok_or_else(|| {
+    let user = unsafe { userp.cast::<User>().as_ref() };
+    user.map(|user| &user.0).ok_or_else(|| {
         let message = "response_allocator_userp is null; it has to be the allocator's user pointer";
         Error::new(ErrorKind::InvalidArgument, message)
     })

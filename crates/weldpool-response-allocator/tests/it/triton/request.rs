@@ -94,8 +94,8 @@ impl Request {
             )
         })?;
         // SAFETY: the request is complete, and Triton's from here on.
-        server
-            .check(unsafe { (api.server_infer_async)(server.server, request, ptr::null_mut()) })?;
+        let told = unsafe { (api.server_infer_async)(server.server, request, ptr::null_mut()) };
+        server.check(told)?;
         Ok(Pending {
             answers,
             _data: self.data,
