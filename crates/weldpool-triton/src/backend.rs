@@ -6,12 +6,13 @@ use std::sync::Arc;
 use weldpool::gc::{GcConfig, GcPolicy};
 use weldpool::pressure::PressureConfig;
 use weldpool::{Allocator, Config, Runtime};
-use weldpool_engine::{Engine, ErrorKind};
 use weldpool_engine::onnxruntime::OnnxRuntime;
+use weldpool_engine::{Engine, ErrorKind};
 use weldpool_triton_sys::InstanceGroupKind;
 
 use crate::error::Result;
 use crate::handles::{Attributes, Backend, Stateful as _};
+use crate::loads::Loads;
 use crate::log;
 use crate::metrics::PoolMetrics;
 use crate::settings::Settings;
@@ -22,6 +23,7 @@ pub(crate) struct BackendState {
     pub(crate) settings: Settings,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) allocator: Allocator,
+    pub(crate) loads: Loads,
     /// Missing where Triton has metrics switched off.
     _metrics: Option<PoolMetrics>,
 }
@@ -56,6 +58,7 @@ pub(crate) fn initialise(backend: Backend) -> Result<()> {
         settings,
         engine: Arc::new(engine),
         allocator,
+        loads: Loads::default(),
         _metrics: metrics,
     }))
 }

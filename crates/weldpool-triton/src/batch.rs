@@ -153,10 +153,11 @@ impl Ports {
         let elements = element_count(&shape).ok_or_else(|| {
             Error::invalid(format!("input '{name}' of shape {shape:?} is too large"))
         })?;
-        let expected = port
-            .data_type
-            .byte_size()
-            .map(|size| elements.checked_mul(size).and_then(|len| len.try_into().ok()));
+        let expected = port.data_type.byte_size().map(|size| {
+            elements
+                .checked_mul(size)
+                .and_then(|len| len.try_into().ok())
+        });
         if expected.is_some_and(|expected: Option<u64>| expected != Some(input.byte_size)) {
             return Err(Error::invalid(format!(
                 "input '{name}' of shape {shape:?} has {} bytes, not the {} of its type {}",
@@ -202,10 +203,7 @@ impl Ports {
 
     /// Divides requests into groups that run together: same inputs, same shapes but for the batch,
     /// no more items than allowed. Positions among those given, in their order.
-    pub(crate) fn groups<'a>(
-        &self,
-        asked: impl IntoIterator<Item = &'a Asked>,
-    ) -> Vec<Vec<usize>> {
+    pub(crate) fn groups<'a>(&self, asked: impl IntoIterator<Item = &'a Asked>) -> Vec<Vec<usize>> {
         struct Group<'a> {
             first: &'a Asked,
             items: usize,

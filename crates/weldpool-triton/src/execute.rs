@@ -174,12 +174,17 @@ impl Execution<'_> {
         let inputs: Vec<(&str, &[usize])> = asked
             .inputs
             .iter()
-            .map(|given| (ports.inputs[given.port].name.as_str(), given.shape.as_slice()))
+            .map(|given| {
+                (
+                    ports.inputs[given.port].name.as_str(),
+                    given.shape.as_slice(),
+                )
+            })
             .collect();
         let mut shapes = self.model.model.expected_shapes(&inputs);
         for (port, shape) in shapes.iter_mut().enumerate() {
-            let written = asked.outputs.contains(&port)
-                && ports.outputs[port].data_type != DataType::Bytes;
+            let written =
+                asked.outputs.contains(&port) && ports.outputs[port].data_type != DataType::Bytes;
             if !written {
                 *shape = None;
             }

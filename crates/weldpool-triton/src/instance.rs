@@ -83,7 +83,11 @@ mod tests {
     fn only_a_gpu_and_what_is_not_known_are_refused() {
         for kind in InstanceGroupKind::ALL {
             let checked = check_kind(Some(*kind), "m_0");
-            assert_eq!(checked.is_err(), *kind == InstanceGroupKind::Gpu, "{kind:?}");
+            assert_eq!(
+                checked.is_err(),
+                *kind == InstanceGroupKind::Gpu,
+                "{kind:?}"
+            );
         }
         let error = check_kind(None, "m_0").unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unsupported);

@@ -136,7 +136,10 @@ impl PoolMetrics {
 
 fn update(metrics: &mut [Metric], stats: &Stats) {
     for (metric, figure) in metrics.iter_mut().zip(&FIGURES) {
-        #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "metrics are floating-point numbers"
+        )]
         let value = (figure.read)(stats) as f64;
         if let Err(error) = metric.update(value) {
             tracing::debug!("a metric could not be updated: {error}");

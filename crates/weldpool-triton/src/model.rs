@@ -83,13 +83,20 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
     let mut options = LoadOptions::new(backend.allocator.clone());
     options.parameters = defaults(backend, prepared.config());
     prepared.engine_settings().apply(&mut options);
+    let load = backend.loads.begin(&backend.allocator);
     let loaded = backend.engine.load(ModelSource::Path(&file), &options)?;
+    let held = load.end();
     let served = prepared.complete(ModelSignature {
         inputs: loaded.inputs(),
         outputs: loaded.outputs(),
     })?;
     if auto_complete {
         model.set_config(&completed(&json, served.config())?)?;
+    }
+    if let Some(bytes) = held
+        && let Err(error) = model.report_memory(bytes)
+    {
+        tracing::debug!("model '{name}': its memory is not reported: {error}");
     }
     tracing::debug!(
         "model '{name}' version {}: {} with {} inputs, {} outputs, max_batch_size {}",
@@ -175,10 +182,14 @@ fn ports(served: &Served, model: &dyn EngineModel) -> Ports {
         outputs: model
             .outputs()
             .iter()
-            .filter(|spec| served.outputs().iter().any(|output| output.name == spec.name))
+            .filter(|spec| {
+                served
+                    .outputs()
+                    .iter()
+                    .any(|output| output.name == spec.name)
+            })
             .map(|spec| port(spec, false))
             .collect(),
         max_batch_size: served.max_batch_size(),
     }
 }
-

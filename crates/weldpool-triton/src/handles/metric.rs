@@ -64,7 +64,12 @@ impl Metric {
         let mut labels = [parameter.cast_const()];
         // SAFETY: the family is ours, the labels are as many as said, `metric` can be written.
         let made = check(unsafe {
-            (api.core.metric_new)(&raw mut metric.metric, metric.family, labels.as_mut_ptr(), 1)
+            (api.core.metric_new)(
+                &raw mut metric.metric,
+                metric.family,
+                labels.as_mut_ptr(),
+                1,
+            )
         });
         // SAFETY: the label is ours; Triton has copied it.
         unsafe { (api.core.parameter_delete)(parameter) };
