@@ -33,7 +33,16 @@ pub fn target_directory() -> Result<PathBuf> {
 /// # Errors
 /// `Environment` when the build fails or makes no library; cargo's own messages go to standard error.
 pub fn build_library(name: &str) -> Result<PathBuf> {
-    build(name, &["--release", "--package", env!("CARGO_PKG_NAME"), "--example", name])
+    build(
+        name,
+        &[
+            "--release",
+            "--package",
+            env!("CARGO_PKG_NAME"),
+            "--example",
+            name,
+        ],
+    )
 }
 
 /// Builds the library target `name` of another package of the workspace, a `cdylib`, in the form that `options`

@@ -1,12 +1,12 @@
 //! `TRITONSERVER_MetricFamily` and `TRITONSERVER_Metric`: figures beside Triton's own.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
 use std::ptr;
 
 use weldpool_triton_sys as sys;
 
 use super::api::{Api, api, check};
+use super::text;
 use crate::error::{Error, Result};
 
 /// One figure under a name of its own, with one label. Taken off Triton's list when dropped.
@@ -29,11 +29,13 @@ impl Metric {
     /// What Triton says, which has metrics switched off or not compiled in.
     pub(crate) fn new(
         kind: sys::MetricKind,
-        name: &CStr,
-        help: &CStr,
-        label: (&CStr, &CString),
+        name: &str,
+        help: &str,
+        label: (&str, &str),
     ) -> Result<Metric> {
         let api = api()?;
+        let (name, help) = (text::c_string(name), text::c_string(help));
+        let label = (text::c_string(label.0), text::c_string(label.1));
         let mut metric = Metric {
             api,
             family: ptr::null_mut(),
