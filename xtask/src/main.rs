@@ -27,6 +27,7 @@ mod rust_source;
 mod sanitize;
 mod test;
 mod toolchain;
+mod triton;
 mod unsafe_list;
 mod zig;
 
@@ -42,6 +43,8 @@ Usage: cargo xtask COMMAND [OPTIONS]
 Commands:
   demo [-- ARGS]             serve real OCR models and read a picture through tritonclient; ARGS go to the
                              pipeline (examples/demo/ocr_pipeline.py), for instance `-- --repeats 50`
+  triton-demo [-- ARGS]      the same picture, read by the real Triton Inference Server with the backend metal_mps
+                             (Linux x86_64)
   test [--filter NAME]       build the program and run the tests of the whole workspace, or those whose name
                              contains NAME
   check                      formatting, clippy and documentation with warnings denied, and the structure tests
@@ -91,6 +94,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let paths = Paths::discover()?;
     match command.as_str() {
         "demo" => demo::run(&paths, arguments),
+        "triton-demo" => triton::demo(&paths, arguments),
         "test" => test::run(&paths, arguments),
         "check" => check::run(&paths, arguments),
         "darwin" => darwin::run(&paths, arguments),

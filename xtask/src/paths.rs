@@ -79,6 +79,11 @@ impl Paths {
         self.binary(profile, "weldpool")
     }
 
+    /// A built shared library of the workspace, by its file's name.
+    pub(crate) fn library(&self, profile: Profile, file: &str) -> PathBuf {
+        self.target.join(profile.to_string()).join(file)
+    }
+
     /// A built program of the workspace.
     pub(crate) fn binary(&self, profile: Profile, name: &str) -> PathBuf {
         self.target
