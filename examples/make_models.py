@@ -213,6 +213,14 @@ def count_up():
     )
 
 
+def scaled():
+    """`x` times `scale`, which is 2 unless a request gives it: an initialiser that is an input as well."""
+    return model("scaled", [helper.make_node("Mul", ["x", "scale"], ["y"])],
+                 [value("x", TensorProto.FLOAT, ["count"]), value("scale", TensorProto.FLOAT, [1])],
+                 [value("y", TensorProto.FLOAT, ["count"])],
+                 [numpy_helper.from_array(np.full(1, 2, np.float32), "scale")])
+
+
 def sequence():
     """A model whose output is a sequence of tensors, which no tensor protocol can carry."""
     made = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
@@ -238,6 +246,7 @@ def models():
 def edge_cases():
     yield passthrough()
     yield count_up()
+    yield scaled()
     yield identity("scalar", TensorProto.FLOAT, [])
     # No server can serve this one.
     yield sequence()

@@ -45,15 +45,21 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
             "weldpool-cli",
             "--package",
             "weldpool-capi",
+            "--package",
+            "weldpool-triton",
         ]);
         steps.log(
-            &format!("link weldpool and libweldpool for {target}"),
+            &format!("link weldpool, libweldpool and the Triton backend for {target}"),
             zig.link(build, target),
         )?;
         let built = target_directory.join(target).join("debug");
         zig::check_file(&built.join("weldpool"), zig::Linked::Program, "_main")?;
         let library = built.join("libweldpool.dylib");
         zig::check_file(&library, zig::Linked::Library, "_weldpool_last_error")?;
+        // No Triton for macOS would load it; it shows that nothing in it stands in the way.
+        let backend = built.join("libtriton_metal_mps.dylib");
+        let exported = "_TRITONBACKEND_ModelInstanceExecute";
+        zig::check_file(&backend, zig::Linked::Library, exported)?;
     }
     steps.done("darwin");
     Ok(())

@@ -33,6 +33,7 @@ fn completed(config: &Value) -> Result<Served> {
     let batch = || Dim::Symbolic(Some("batch".into()));
     prepared(config)?.complete(ModelSignature {
         inputs: &[spec("x", DataType::Fp16, &[batch(), Dim::Known(3)])],
+        optional_inputs: &[],
         outputs: &[spec("y", DataType::Bytes, &[batch()])],
     })
 }

@@ -88,6 +88,7 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
     let held = load.end();
     let served = prepared.complete(ModelSignature {
         inputs: loaded.inputs(),
+        optional_inputs: loaded.optional_inputs(),
         outputs: loaded.outputs(),
     })?;
     if auto_complete {
@@ -174,20 +175,16 @@ fn ports(served: &Served, model: &dyn EngineModel) -> Ports {
         optional,
     };
     Ports {
+        // Those that requests need, then those that the configuration makes optional.
         inputs: model
             .inputs()
             .iter()
-            .map(|spec| port(spec, false))
+            .chain(model.optional_inputs())
+            .filter_map(|spec| Some(port(spec, served.input(&spec.name)?.optional)))
             .collect(),
         outputs: model
             .outputs()
             .iter()
-            .filter(|spec| {
-                served
-                    .outputs()
-                    .iter()
-                    .any(|output| output.name == spec.name)
-            })
             .map(|spec| port(spec, false))
             .collect(),
         max_batch_size: served.max_batch_size(),

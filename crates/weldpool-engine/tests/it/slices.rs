@@ -406,3 +406,34 @@ fn a_wrong_guess_is_refused_and_not_made_again() {
         assert_eq!(model.expected_shapes(&[("x", &[3])]), [None], "{arena:?}");
     }
 }
+
+#[test]
+fn an_input_that_the_model_has_a_value_for_may_be_left_out() {
+    for arena in ARENAS {
+        let allocator = allocator();
+        let model = load(&model("scaled"), &allocator, arena);
+        assert_eq!(model.inputs().len(), 1);
+        assert_eq!(model.optional_inputs()[0].name, "scale");
+        let mut instance = model.instance().unwrap();
+        let x = fp32(&allocator, &[3], &[1.0, 2.0, 3.0]);
+        let scale = fp32(&allocator, &[1], &[10.0]);
+        // In turns: what is remembered of shapes must not mix them up.
+        for (given, expected) in [
+            (None, [2.0, 4.0, 6.0]),
+            (Some(&scale), [10.0, 20.0, 30.0]),
+            (None, [2.0, 4.0, 6.0]),
+        ] {
+            let mut inputs = vec![Input::tensor("x", &x)];
+            inputs.extend(given.map(|scale| Input::tensor("scale", scale)));
+            let made = instance.run_with(&inputs, &mut [Output::new("y")]).unwrap();
+            let made = made[0].as_ref().unwrap();
+            assert_eq!(&made.values::<f32>().unwrap()[..], expected);
+        }
+        let shapes = model.expected_shapes(&[("x", &[3]), ("scale", &[1])]);
+        assert_eq!(shapes, [Some(vec![3])]);
+        let error = instance
+            .run_with(&[Input::tensor("scale", &scale)], &mut [Output::new("y")])
+            .unwrap_err();
+        expect(&error, ErrorKind::InvalidInput, "x", &["missing"]);
+    }
+}
