@@ -16,6 +16,7 @@ use crate::loads::Loads;
 use crate::log;
 use crate::metrics::PoolMetrics;
 use crate::settings::Settings;
+use crate::watch::Watcher;
 
 /// What all models share.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct BackendState {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) allocator: Allocator,
     pub(crate) loads: Loads,
+    pub(crate) watcher: Arc<Watcher>,
     /// Missing where Triton has metrics switched off.
     _metrics: Option<PoolMetrics>,
 }
@@ -59,6 +61,7 @@ pub(crate) fn initialise(backend: Backend) -> Result<()> {
         engine: Arc::new(engine),
         allocator,
         loads: Loads::default(),
+        watcher: Arc::new(Watcher::start()?),
         _metrics: metrics,
     }))
 }

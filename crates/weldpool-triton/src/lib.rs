@@ -26,3 +26,4 @@ mod metrics;
 mod model;
 mod responder;
 mod settings;
+mod watch;

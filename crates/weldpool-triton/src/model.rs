@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::faults::Faults;
 use crate::handles::{Model, Stateful as _};
 use crate::instance::GPU_REFUSED;
+use crate::watch::Watcher;
 
 /// Most instances one model may have.
 const INSTANCES_MAX: u32 = 256;
@@ -33,6 +34,7 @@ pub(crate) struct ModelState {
     pub(crate) model: Arc<dyn EngineModel>,
     pub(crate) ports: Ports,
     pub(crate) allocator: Allocator,
+    pub(crate) watcher: Arc<Watcher>,
     pub(crate) faults: Faults,
 }
 
@@ -112,6 +114,7 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
         ports: ports(&served, loaded.as_ref()),
         model: loaded,
         allocator: backend.allocator.clone(),
+        watcher: Arc::clone(&backend.watcher),
         faults,
     })
 }
