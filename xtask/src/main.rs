@@ -13,6 +13,8 @@ mod error;
 mod fuzz;
 mod gpu;
 mod guest;
+mod header;
+mod install_c;
 mod loom;
 mod metal_rules;
 mod models;
@@ -47,6 +49,9 @@ Commands:
                              (Linux x86_64)
   test [--filter NAME]       build the program and run the tests of the whole workspace, or those whose name
                              contains NAME
+  header                     write crates/weldpool-capi/include/weldpool.h from the library's sources
+  install-c --prefix DIR [--debug]
+                             build libweldpool and lay it out with its headers and pkg-config file
   check                      formatting, clippy and documentation with warnings denied, and the structure tests
   darwin [--no-link]         clippy over the workspace for macOS (arm64 and x86_64); on Linux also link the
                              program and libweldpool for arm64, unless --no-link is given
@@ -99,6 +104,8 @@ fn run(mut arguments: Arguments) -> Result<()> {
         "check" => check::run(&paths, arguments),
         "darwin" => darwin::run(&paths, arguments),
         "bench" => bench::run(&paths, arguments),
+        "header" => header::run(&paths, arguments),
+        "install-c" => install_c::run(&paths, arguments),
         "gpu" => gpu::run(&paths, arguments),
         "loom" => loom::run(&paths, arguments),
         "mutants" => mutants::run(&paths, arguments),

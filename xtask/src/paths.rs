@@ -79,9 +79,9 @@ impl Paths {
         self.binary(profile, "weldpool")
     }
 
-    /// A built shared library of the workspace, by its file's name.
-    pub(crate) fn library(&self, profile: Profile, file: &str) -> PathBuf {
-        self.target.join(profile.to_string()).join(file)
+    /// A file that a build makes, by its name.
+    pub(crate) fn artifact(&self, profile: Profile, name: &str) -> PathBuf {
+        self.target.join(profile.to_string()).join(name)
     }
 
     /// A built program of the workspace.

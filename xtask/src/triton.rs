@@ -101,7 +101,7 @@ fn install(paths: &Paths, steps: &mut Steps, onnxruntime: &Path) -> Result<PathB
     let backends = paths.cache().join("triton-backends");
     let home = backends.join(BACKEND);
     let file = format!("libtriton_{BACKEND}{}", env::consts::DLL_SUFFIX);
-    let built = paths.library(Profile::Release, &file);
+    let built = paths.artifact(Profile::Release, &file);
     // Anew each time: files of one length may differ.
     paths::remove_directory(&home)?;
     paths::place(&built, &home.join(&file))?;
