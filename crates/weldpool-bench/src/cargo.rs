@@ -54,6 +54,15 @@ pub fn build_package_library(package: &str, name: &str, options: &[&str]) -> Res
     build(name, &[&["--lib", "--package", package], options].concat())
 }
 
+/// Builds the example `name` of another package of the workspace, a `cdylib`, in release form and returns the library's
+/// path.
+///
+/// # Errors
+/// As [`build_library`].
+pub fn build_package_example(package: &str, name: &str) -> Result<PathBuf> {
+    build(name, &["--release", "--package", package, "--example", name])
+}
+
 fn build(name: &str, options: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

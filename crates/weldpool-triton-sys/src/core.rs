@@ -112,8 +112,21 @@ table! {
 }
 
 table! {
-    /// Response allocators.
+    /// Response allocators, and the few other functions that one needs, since a program that embeds
+    /// Triton may have an older one than backends need.
     ResponseAllocators, "TRITONSERVER_";
+    error_new = "ErrorNew"(code: Number, message: *const c_char) -> *mut Error;
+    error_delete = "ErrorDelete"(error: *mut Error);
+    error_message = "ErrorMessage"(error: *mut Error) -> *const c_char;
+    set_memory_type = "BufferAttributesSetMemoryType"(
+        attributes: *mut BufferAttributes, memory_type: Number,
+    ) -> *mut Error;
+    set_memory_type_id = "BufferAttributesSetMemoryTypeId"(
+        attributes: *mut BufferAttributes, memory_type_id: i64,
+    ) -> *mut Error;
+    set_byte_size = "BufferAttributesSetByteSize"(
+        attributes: *mut BufferAttributes, byte_size: usize,
+    ) -> *mut Error;
     new = "ResponseAllocatorNew"(
         allocator: *mut *mut ResponseAllocator, alloc: AllocFn, release: ReleaseFn,
         start: Option<StartFn>,
