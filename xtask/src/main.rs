@@ -69,7 +69,8 @@ Commands:
   sanitize [address|thread] [-- ARGS]
                              the memory manager's tests under a sanitizer; needs the nightly toolchain
   fuzz [TARGET] [--seconds N]
-                             fuzz the allocator and the readers of traces; needs the nightly toolchain
+                             fuzz the allocator, the readers of traces, and the configurations that a backend in
+                             Triton receives; needs the nightly toolchain
   help                       print this text
 
 Downloads (Python packages, models, the onnxruntime library) are pinned in requirements/ and kept under

@@ -60,7 +60,10 @@ pub fn build_package_library(package: &str, name: &str, options: &[&str]) -> Res
 /// # Errors
 /// As [`build_library`].
 pub fn build_package_example(package: &str, name: &str) -> Result<PathBuf> {
-    build(name, &["--release", "--package", package, "--example", name])
+    build(
+        name,
+        &["--release", "--package", package, "--example", name],
+    )
 }
 
 fn build(name: &str, options: &[&str]) -> Result<PathBuf> {

@@ -32,6 +32,8 @@ mod tensor;
 mod unified_memory;
 mod validate;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod json;
 pub mod proto;
 pub mod support;

@@ -1,8 +1,9 @@
 //! What the requests of one execution ask for, and which of them run together.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 
-use weldpool_engine::{DataType, element_count};
+use weldpool_engine::{DataType, TensorSlice, element_count};
 use weldpool_triton_sys as sys;
 
 use crate::error::{Error, Result};
@@ -166,6 +167,10 @@ impl Ports {
                 port.data_type
             )));
         }
+        if port.data_type == DataType::Bytes && self.max_batch_size > 0 {
+            check_strings(input, &shape)
+                .map_err(|error| error.context(format!("input '{name}'")))?;
+        }
         Ok(Given {
             port: position,
             index,
@@ -240,6 +245,17 @@ impl Asked {
                 mine.port == others.port && mine.shape.get(1..) == others.shape.get(1..)
             })
     }
+}
+
+/// Checks strings before they are gathered with those of other requests, which would make up for what these lack.
+fn check_strings(input: &Input<'_>, shape: &[usize]) -> Result<()> {
+    let pieces = input.pieces()?;
+    let bytes = match pieces.as_slice() {
+        [one] => Cow::Borrowed(*one),
+        pieces => Cow::Owned(pieces.concat()),
+    };
+    TensorSlice::new(DataType::Bytes, shape, &bytes)?;
+    Ok(())
 }
 
 /// The engine's name of an element type of Triton's.

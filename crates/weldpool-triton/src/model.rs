@@ -18,15 +18,6 @@ use crate::watch::Watcher;
 /// Most instances one model may have.
 const INSTANCES_MAX: u32 = 256;
 
-/// The fields of a configuration that are completed from the model.
-const COMPLETED: [&str; 5] = [
-    "max_batch_size",
-    "input",
-    "output",
-    "dynamic_batching",
-    "default_model_filename",
-];
-
 /// A version of a model that is loaded.
 #[derive(Debug)]
 pub(crate) struct ModelState {
@@ -94,7 +85,7 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
         outputs: loaded.outputs(),
     })?;
     if auto_complete {
-        model.set_config(&completed(&json, served.config())?)?;
+        model.set_config(&config::json::completed(&json, served.config())?)?;
     }
     if let Some(bytes) = held
         && let Err(error) = model.report_memory(bytes)
@@ -117,23 +108,6 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
         watcher: Arc::clone(&backend.watcher),
         faults,
     })
-}
-
-/// Triton's own text with what was completed in it, so that nothing else changes.
-fn completed(json: &str, config: &config::ModelConfig) -> Result<String> {
-    let wrong = |error: serde_json::Error| {
-        Error::internal(format!("Triton's configuration is no JSON: {error}"))
-    };
-    let mut text: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
-    let mut ours = config::json::to_value(config);
-    if let (Some(text), Some(ours)) = (text.as_object_mut(), ours.as_object_mut()) {
-        for field in COMPLETED {
-            if let Some(value) = ours.remove(field) {
-                text.insert(field.to_owned(), value);
-            }
-        }
-    }
-    Ok(text.to_string())
 }
 
 /// The parameters of the command line that the model's own configuration does not set.
