@@ -194,6 +194,33 @@ def identity(name, element_type, dims):
                  [value("x", element_type, dims)], [value("y", element_type, dims)])
 
 
+def count_up():
+    """Adds 1 to `start` as often as `count` says, one operator at a time: runs as long as wanted."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["still"]),
+         helper.make_node("Add", ["total", "one"], ["more"])],
+        "step",
+        [value("index", TensorProto.INT64, []), value("go_on", TensorProto.BOOL, []),
+         value("total", TensorProto.FLOAT, [1])],
+        [value("still", TensorProto.BOOL, []), value("more", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    return model(
+        "count_up",
+        [helper.make_node("Loop", ["count", "", "start"], ["end"], body=body)],
+        [value("count", TensorProto.INT64, []), value("start", TensorProto.FLOAT, [1])],
+        [value("end", TensorProto.FLOAT, [1])],
+    )
+
+
+def scaled():
+    """`x` times `scale`, which is 2 unless a request gives it: an initialiser that is an input as well."""
+    return model("scaled", [helper.make_node("Mul", ["x", "scale"], ["y"])],
+                 [value("x", TensorProto.FLOAT, ["count"]), value("scale", TensorProto.FLOAT, [1])],
+                 [value("y", TensorProto.FLOAT, ["count"])],
+                 [numpy_helper.from_array(np.full(1, 2, np.float32), "scale")])
+
+
 def sequence():
     """A model whose output is a sequence of tensors, which no tensor protocol can carry."""
     made = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
@@ -218,6 +245,9 @@ def models():
 
 def edge_cases():
     yield passthrough()
+    yield count_up()
+    yield scaled()
+    yield identity("scalar", TensorProto.FLOAT, [])
     # No server can serve this one.
     yield sequence()
 

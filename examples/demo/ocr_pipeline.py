@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads the text in a picture with three models that `weldpool serve` serves.
+"""Reads the text in a picture with three models that `weldpool serve` serves, or a real Triton with `--triton`.
 
 Detection finds the lines, direction tells which are upside down, recognition reads them; the picture and everything in
 between travel as binary tensors through tritonclient. Prints the text beside what was drawn, latencies, and what the
@@ -23,6 +23,7 @@ import picture
 import repository
 from console import Console
 from server import Server, ServerError
+from triton import Triton
 
 
 class Pipeline:
@@ -88,6 +89,14 @@ def latencies(seconds, statistics_of):
     return out
 
 
+def start(arguments, models):
+    """Starts the server that was asked for."""
+    log = arguments.work / "server.log"
+    if arguments.triton:
+        return Triton(arguments.triton, arguments.backends, models, log)
+    return Server(arguments.server, models, log)
+
+
 def run(arguments):
     console = Console(steps=5)
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -96,10 +105,10 @@ def run(arguments):
     image = picture.draw()
     image.save(arguments.work / "input.png")
     models = arguments.work / "repository"
-    repository.lay_out(arguments.models, models)
+    repository.lay_out(arguments.models, models, "metal_mps" if arguments.triton else None)
 
     console.step("start the server")
-    with Server(arguments.server, models, arguments.work / "server.log") as server:
+    with start(arguments, models) as server:
         server.wait_ready(console.detail)
         client = triton.InferenceServerClient(server.http)
 
@@ -133,13 +142,18 @@ def run(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", type=Path, required=True, help="the program weldpool")
+    servers = parser.add_mutually_exclusive_group(required=True)
+    servers.add_argument("--server", type=Path, help="the program weldpool")
+    servers.add_argument("--triton", type=Path, help="the program tritonserver; needs --backends")
+    parser.add_argument("--backends", type=Path, help="folder with metal_mps/libtriton_metal_mps.so")
     parser.add_argument("--models", type=Path, required=True, help="folder with det.onnx, cls.onnx, rec.onnx")
     parser.add_argument("--work", type=Path, required=True, help="folder for picture, repository and server log")
     parser.add_argument("--repeats", type=int, default=10, help="timed passes, at least 2 (default 10)")
     arguments = parser.parse_args()
     if arguments.repeats < 2:
         parser.error("--repeats must be at least 2")
+    if arguments.triton and not arguments.backends:
+        parser.error("--triton needs --backends")
     try:
         differences = run(arguments)
     except (ServerError, triton.InferenceServerException, HTTPConnectionClosed, OSError) as error:

@@ -10,7 +10,6 @@ import lines
 
 # Input and output are written out here, as one would for a model whose file says too little.
 DETECTION_CONFIG = """\
-backend: "onnxruntime"
 max_batch_size: 4
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 3, -1, -1 ] } ]
 output [ { name: "sigmoid_0.tmp_0" data_type: TYPE_FP32 dims: [ 1, -1, -1 ] } ]
@@ -18,7 +17,6 @@ output [ { name: "sigmoid_0.tmp_0" data_type: TYPE_FP32 dims: [ 1, -1, -1 ] } ]
 
 # Partial: the server takes input and output from the model.
 DIRECTION_CONFIG = """\
-backend: "onnxruntime"
 max_batch_size: 16
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
 """
@@ -31,13 +29,20 @@ MODELS = (
 )
 
 
-def lay_out(models: Path, repository: Path):
-    """Makes the repository anew: NAME/1/model.onnx, with NAME/config.pbtxt where there is one."""
+def lay_out(models: Path, repository: Path, backend: str | None = None):
+    """Makes the repository anew: NAME/1/model.onnx, with NAME/config.pbtxt where there is one.
+
+    With `backend` every model has a configuration that names it, as Triton needs for a backend that it does not know.
+    """
     shutil.rmtree(repository, ignore_errors=True)
     for name, file, config in MODELS:
         version = repository / name / "1"
         version.mkdir(parents=True)
         shutil.copyfile(models / file, version / "model.onnx")
+        if backend is not None:
+            config = f'backend: "{backend}"\n' + (config or "")
+        elif config is not None:
+            config = 'backend: "onnxruntime"\n' + config
         if config is not None:
             (repository / name / "config.pbtxt").write_text(config)
 

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::paths::Paths;
 use crate::process::Run;
 use crate::progress::Steps;
-use crate::{dependencies, metal_rules, unsafe_list};
+use crate::{dependencies, header, metal_rules, unsafe_list};
 
 pub(crate) fn run(paths: &Paths, arguments: Arguments) -> Result<()> {
     arguments.finish_all()?;
@@ -34,6 +34,7 @@ pub(crate) fn run(paths: &Paths, arguments: Arguments) -> Result<()> {
             .args(["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
+    steps.show("weldpool.h", header::check(paths))?;
     steps.done("check");
     Ok(())
 }

@@ -8,6 +8,22 @@ use crate::progress::Steps;
 use crate::toolchain::{TARGETS, Toolchain};
 use crate::zig::{self, Zig};
 
+/// Some of what libweldpool has to export for macOS, one of each of its parts.
+const LIBRARY_EXPORTS: [&str; 12] = [
+    "_weldpool_abi_version",
+    "_weldpool_allocator_create",
+    "_weldpool_allocator_on_pressure",
+    "_weldpool_allocator_stats",
+    "_weldpool_buffer_write",
+    "_weldpool_device_open",
+    "_weldpool_error_message",
+    "_weldpool_last_error",
+    "_weldpool_queue_adopt_cuda",
+    "_weldpool_queue_before_external_submit",
+    "_weldpool_strategy_create",
+    "_weldpool_trace_replay",
+];
+
 pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     let no_link = arguments.flag("--no-link");
     arguments.finish_all()?;
@@ -45,15 +61,23 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
             "weldpool-cli",
             "--package",
             "weldpool-capi",
+            "--package",
+            "weldpool-triton",
         ]);
         steps.log(
-            &format!("link weldpool and libweldpool for {target}"),
+            &format!("link weldpool, libweldpool and the Triton backend for {target}"),
             zig.link(build, target),
         )?;
         let built = target_directory.join(target).join("debug");
         zig::check_file(&built.join("weldpool"), zig::Linked::Program, "_main")?;
         let library = built.join("libweldpool.dylib");
-        zig::check_file(&library, zig::Linked::Library, "_weldpool_last_error")?;
+        for symbol in LIBRARY_EXPORTS {
+            zig::check_file(&library, zig::Linked::Library, symbol)?;
+        }
+        // No Triton for macOS would load it; it shows that nothing in it stands in the way.
+        let backend = built.join("libtriton_metal_mps.dylib");
+        let exported = "_TRITONBACKEND_ModelInstanceExecute";
+        zig::check_file(&backend, zig::Linked::Library, exported)?;
     }
     steps.done("darwin");
     Ok(())

@@ -17,14 +17,15 @@ struct Rule {
 
 /// Untyped errors stay in the program and the tools; libraries that others publish may use them inside.
 const UNTYPED_ERRORS: &str = "anyhow";
-const TYPED_ERRORS_IN: [&str; 4] = [
+const TYPED_ERRORS_IN: [&str; 5] = [
     "weldpool",
     "weldpool-config",
     "weldpool-engine",
     "weldpool-server",
+    "weldpool-triton",
 ];
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 11] = [
     Rule {
         name: "weldpool",
         may_use: &[],
@@ -51,6 +52,21 @@ const RULES: [Rule; 9] = [
     Rule {
         name: "weldpool-config",
         may_use: &["weldpool-engine"],
+        never: &["tokio", "httparse", "clap"],
+    },
+    Rule {
+        name: "weldpool-triton-sys",
+        may_use: &[],
+        never: &["tokio", "prost", "httparse", "clap", "serde_json"],
+    },
+    Rule {
+        name: "weldpool-triton",
+        may_use: &[
+            "weldpool",
+            "weldpool-config",
+            "weldpool-engine",
+            "weldpool-triton-sys",
+        ],
         never: &["tokio", "httparse", "clap"],
     },
     Rule {

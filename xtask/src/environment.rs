@@ -70,6 +70,10 @@ impl Environment {
         &self.program
     }
 
+    pub(crate) fn onnxruntime(&self) -> &Path {
+        &self.onnxruntime
+    }
+
     pub(crate) fn ocr_models(&self) -> &Path {
         &self.ocr_models
     }

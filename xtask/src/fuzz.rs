@@ -6,7 +6,7 @@ use crate::nightly;
 use crate::paths::{self, Paths};
 use crate::progress::Steps;
 
-const TARGETS: [&str; 2] = ["alloc_ops", "trace_readers"];
+const TARGETS: [&str; 3] = ["alloc_ops", "trace_readers", "triton_config"];
 const SECONDS: u32 = 60;
 /// Longest input in bytes.
 const INPUT_BYTES_MAX: u32 = 4096;

@@ -13,6 +13,8 @@ mod error;
 mod fuzz;
 mod gpu;
 mod guest;
+mod header;
+mod install_c;
 mod loom;
 mod metal_rules;
 mod models;
@@ -27,6 +29,7 @@ mod rust_source;
 mod sanitize;
 mod test;
 mod toolchain;
+mod triton;
 mod unsafe_list;
 mod zig;
 
@@ -42,8 +45,13 @@ Usage: cargo xtask COMMAND [OPTIONS]
 Commands:
   demo [-- ARGS]             serve real OCR models and read a picture through tritonclient; ARGS go to the
                              pipeline (examples/demo/ocr_pipeline.py), for instance `-- --repeats 50`
+  triton-demo [-- ARGS]      the same picture, read by the real Triton Inference Server with the backend metal_mps
+                             (Linux x86_64)
   test [--filter NAME]       build the program and run the tests of the whole workspace, or those whose name
                              contains NAME
+  header                     write crates/weldpool-capi/include/weldpool.h from the library's sources
+  install-c --prefix DIR [--debug]
+                             build libweldpool and lay it out with its headers and pkg-config file
   check                      formatting, clippy and documentation with warnings denied, and the structure tests
   darwin [--no-link]         clippy over the workspace for macOS (arm64 and x86_64); on Linux also link the
                              program and libweldpool for arm64, unless --no-link is given
@@ -61,7 +69,8 @@ Commands:
   sanitize [address|thread] [-- ARGS]
                              the memory manager's tests under a sanitizer; needs the nightly toolchain
   fuzz [TARGET] [--seconds N]
-                             fuzz the allocator and the readers of traces; needs the nightly toolchain
+                             fuzz the allocator, the readers of traces, and the configurations that a backend in
+                             Triton receives; needs the nightly toolchain
   help                       print this text
 
 Downloads (Python packages, models, the onnxruntime library) are pinned in requirements/ and kept under
@@ -91,10 +100,13 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let paths = Paths::discover()?;
     match command.as_str() {
         "demo" => demo::run(&paths, arguments),
+        "triton-demo" => triton::demo(&paths, arguments),
         "test" => test::run(&paths, arguments),
         "check" => check::run(&paths, arguments),
         "darwin" => darwin::run(&paths, arguments),
         "bench" => bench::run(&paths, arguments),
+        "header" => header::run(&paths, arguments),
+        "install-c" => install_c::run(&paths, arguments),
         "gpu" => gpu::run(&paths, arguments),
         "loom" => loom::run(&paths, arguments),
         "mutants" => mutants::run(&paths, arguments),

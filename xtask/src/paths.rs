@@ -79,6 +79,11 @@ impl Paths {
         self.binary(profile, "weldpool")
     }
 
+    /// A file that a build makes, by its name.
+    pub(crate) fn artifact(&self, profile: Profile, name: &str) -> PathBuf {
+        self.target.join(profile.to_string()).join(name)
+    }
+
     /// A built program of the workspace.
     pub(crate) fn binary(&self, profile: Profile, name: &str) -> PathBuf {
         self.target

@@ -33,7 +33,16 @@ pub fn target_directory() -> Result<PathBuf> {
 /// # Errors
 /// `Environment` when the build fails or makes no library; cargo's own messages go to standard error.
 pub fn build_library(name: &str) -> Result<PathBuf> {
-    build(name, &["--release", "--package", env!("CARGO_PKG_NAME"), "--example", name])
+    build(
+        name,
+        &[
+            "--release",
+            "--package",
+            env!("CARGO_PKG_NAME"),
+            "--example",
+            name,
+        ],
+    )
 }
 
 /// Builds the library target `name` of another package of the workspace, a `cdylib`, in the form that `options`
@@ -51,7 +60,10 @@ pub fn build_package_library(package: &str, name: &str, options: &[&str]) -> Res
 /// # Errors
 /// As [`build_library`].
 pub fn build_package_example(package: &str, name: &str) -> Result<PathBuf> {
-    build(name, &["--release", "--package", package, "--example", name])
+    build(
+        name,
+        &["--release", "--package", package, "--example", name],
+    )
 }
 
 fn build(name: &str, options: &[&str]) -> Result<PathBuf> {

@@ -1,10 +1,51 @@
 //! `libweldpool`: the memory manager for programs that are not written in Rust.
 //!
-//! Functions are declared in `include/weldpool.h`. None unwinds into its caller: what goes wrong is a null
-//! pointer or a number other than zero, and [`weldpool_last_error`](error::weldpool_last_error) says what.
+//! Functions are declared in `include/weldpool.h`, which `cargo xtask header` writes from these sources, comments
+//! included, in the order of the modules below. None unwinds into its caller. What may fail returns an object
+//! ([`failure`]); the functions of PyTorch's interface (`torch`), whose form is PyTorch's, note a text ([`last_error`]).
 
-pub mod error;
-#[cfg(target_os = "linux")]
-mod frees;
+pub mod version;
+
+pub mod failure;
+
+pub mod abi;
+
+pub mod runtime;
+
+pub mod device;
+
+pub mod config;
+pub mod strategy;
+
+pub mod allocator;
+pub mod request;
+pub mod storage;
+
+pub mod buffer;
+
+pub mod access;
+
+pub mod address;
+
+pub mod queue;
+
+pub mod fence;
+
+pub mod external;
+
+pub mod stats;
+pub mod texts;
+
+pub mod pressure;
+
+pub mod out_of_memory;
+
+pub mod trace;
+
+pub mod last_error;
+
 #[cfg(target_os = "linux")]
 pub mod torch;
+
+#[cfg(target_os = "linux")]
+mod frees;

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use memory::device::cuda::{AdoptedStreams, CudaDevice};
 use memory::{Allocator, Config, Device, Error, ErrorKind, Queue, Request, Result, StorageMode};
 
-use crate::error::{guarded, note};
 use crate::frees::Frees;
+use crate::last_error::{guarded, note};
 
 /// Devices that a process can have pools for.
 const DEVICES_MAX: usize = 64;

@@ -14,13 +14,26 @@ use super::validate::{engine_type, schema_type};
 /// What the model says about itself.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelSignature<'a> {
-    /// Its inputs, every one of which a run needs.
+    /// The inputs that a run needs.
     pub inputs: &'a [TensorSpec],
+    /// The inputs that a run may leave out. They are served where a configuration names them.
+    pub optional_inputs: &'a [TensorSpec],
     /// Its outputs.
     pub outputs: &'a [TensorSpec],
 }
 
-impl ModelSignature<'_> {
+impl<'a> ModelSignature<'a> {
+    /// An input by its name, whether a run needs it or not.
+    pub(super) fn input(&self, name: &str) -> Option<&'a TensorSpec> {
+        let mut inputs = self.inputs.iter().chain(self.optional_inputs);
+        inputs.find(|spec| spec.name == name)
+    }
+
+    /// Whether a run needs the input.
+    fn requires(&self, name: &str) -> bool {
+        self.inputs.iter().any(|spec| spec.name == name)
+    }
+
     /// Whether every input and output has a first dimension that requests decide.
     fn batchable(&self) -> bool {
         let mut tensors = self.inputs.iter().chain(self.outputs).peekable();
@@ -163,26 +176,15 @@ fn fill(
 /// Compares the configuration with the model.
 ///
 /// # Errors
-/// `Mismatch`, naming the tensor and both sides; `Unsupported` for optional inputs.
+/// `Mismatch`, naming the tensor and both sides.
 pub(super) fn compare(config: &ModelConfig, signature: ModelSignature<'_>) -> Result<()> {
     let model = config.name.as_str();
     let batched = config.max_batch_size > 0;
     for input in &config.input {
-        let Some(spec) = signature.inputs.iter().find(|spec| spec.name == input.name) else {
-            if input.optional {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "optional input '{}' of '{model}' is not an input of the model; inputs \
-                         that replace an initializer are not available",
-                        input.name
-                    ),
-                )
-                .about_tensor(&input.name));
-            }
+        let Some(spec) = signature.input(&input.name) else {
             return Err(unknown("input", &input.name, signature.inputs, model));
         };
-        if input.optional {
+        if input.optional && signature.requires(&input.name) {
             return Err(Error::new(
                 ErrorKind::Mismatch,
                 format!(

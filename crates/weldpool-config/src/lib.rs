@@ -32,12 +32,12 @@ mod tensor;
 mod unified_memory;
 mod validate;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod json;
 pub mod proto;
 pub mod support;
 pub mod text;
-
-use weldpool_engine::TensorSpec;
 
 pub use backend::Backend;
 pub use complete::ModelSignature;
@@ -242,23 +242,18 @@ impl Served {
     fn new(prepared: Prepared, signature: ModelSignature<'_>) -> Served {
         let config = prepared.config;
         let batched = config.max_batch_size > 0;
-        let spec_of =
-            |specs: &[TensorSpec], name: &str| specs.iter().find(|spec| spec.name == name).cloned();
         let inputs = config.input.iter().filter_map(|input| {
-            let spec = spec_of(signature.inputs, &input.name);
+            let spec = signature.input(&input.name);
             let data_type = validate::engine_type(input.data_type)?;
             let reshape = input.reshape.as_ref();
-            Some(TensorConfig::new(
-                &input.name,
-                data_type,
-                &input.dims,
-                reshape,
-                spec.as_ref(),
-                batched,
-            ))
+            let mut tensor =
+                TensorConfig::new(&input.name, data_type, &input.dims, reshape, spec, batched);
+            tensor.optional = input.optional;
+            Some(tensor)
         });
         let outputs = config.output.iter().filter_map(|output| {
-            let spec = spec_of(signature.outputs, &output.name);
+            let mut specs = signature.outputs.iter();
+            let spec = specs.find(|spec| spec.name == output.name);
             let data_type = validate::engine_type(output.data_type)?;
             let reshape = output.reshape.as_ref();
             let mut tensor = TensorConfig::new(
@@ -266,7 +261,7 @@ impl Served {
                 data_type,
                 &output.dims,
                 reshape,
-                spec.as_ref(),
+                spec,
                 batched,
             );
             let label_filename = Some(output.label_filename.clone());

@@ -96,6 +96,7 @@ impl Served {
         let missing: Vec<&str> = self
             .inputs()
             .iter()
+            .filter(|declared| !declared.optional)
             .map(|declared| declared.name.as_str())
             .filter(|name| inputs.iter().all(|input| input.name != *name))
             .collect();

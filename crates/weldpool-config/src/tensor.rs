@@ -15,6 +15,8 @@ pub struct TensorConfig {
     /// Its shape in requests, -1 where each request decides. The first dimension is the batch
     /// if the model is batched.
     pub shape: Vec<i64>,
+    /// Whether requests may leave it out; for inputs only.
+    pub optional: bool,
     /// The file with its labels, relative to the model's directory; for outputs only.
     pub label_filename: Option<String>,
     batched: bool,
@@ -38,6 +40,7 @@ impl TensorConfig {
             name: name.to_owned(),
             data_type,
             shape: batch.into_iter().chain(dims.iter().copied()).collect(),
+            optional: false,
             label_filename: None,
             batched,
             reshape: reshape

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use prost_reflect::{Cardinality, EnumDescriptor, Kind, MessageDescriptor};
 use serde::Deserialize;
+use weldpool_engine::TensorSpec;
 use weldpool_engine::{DataType, Dim};
 
 use super::*;
@@ -49,7 +50,11 @@ fn context() -> Context {
 
 /// From text to what is served, with a model of these inputs and outputs.
 fn serve(text: &str, inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<Served> {
-    prepare(parse(text)?, &context())?.complete(ModelSignature { inputs, outputs })
+    prepare(parse(text)?, &context())?.complete(ModelSignature {
+        inputs,
+        optional_inputs: &[],
+        outputs,
+    })
 }
 
 #[test]
@@ -254,7 +259,7 @@ fn configurations_good_and_bad() {
         Case { text: "input { name: \"x\" allow_ragged_batch: true }", expected: Err((Unsupported, "input[0].allow_ragged_batch (requests of different shapes cannot share a batch)")) },
         Case { text: "sequence_batching { } model_transaction_policy { decoupled: true }", expected: Err((Unsupported, "sequence_batching (requests of a sequence are not kept together), model_transaction_policy.decoupled")) },
         Case { text: "input { name: \"x\" is_shape_tensor: true }", expected: Err((Unsupported, "TensorRT")) },
-        Case { text: "input { name: \"w\" data_type: TYPE_FP32 dims: 1 optional: true }", expected: Err((Unsupported, "inputs that replace an initializer are not available")) },
+        Case { text: "input { name: \"w\" data_type: TYPE_FP32 dims: 1 optional: true }", expected: Err((Mismatch, "unexpected inference input 'w'")) },
     ];
     let inputs = [spec("x", DataType::Fp32, &[-1, 3])];
     let outputs = [spec("y", DataType::Fp32, &[-1, 2])];
@@ -317,6 +322,7 @@ fn completion_is_onnxruntime_backends() {
             .unwrap()
             .complete(ModelSignature {
                 inputs: &[spec("x", DataType::Int64, input)],
+                optional_inputs: &[],
                 outputs: &[spec("y", DataType::Bytes, output)],
             })
             .unwrap();
@@ -352,6 +358,7 @@ fn completion_can_be_switched_off() {
     let outputs = [spec("y", DataType::Fp32, &[-1, 2])];
     let signature = ModelSignature {
         inputs: &inputs,
+        optional_inputs: &[],
         outputs: &outputs,
     };
     let complete = |text: &str| {
@@ -563,4 +570,43 @@ fn requests_are_checked_with_tritons_words() {
         plain.check_output("nope").unwrap_err().to_string(),
         "unexpected inference output 'nope' for model 'm'"
     );
+}
+
+#[test]
+fn an_input_that_the_model_can_do_without_is_served_where_it_is_named() {
+    let inputs = [spec("x", DataType::Fp32, &[-1])];
+    let optional = [spec("scale", DataType::Fp32, &[1])];
+    let outputs = [spec("y", DataType::Fp32, &[-1])];
+    let serve = |text: &str| {
+        prepare(parse(text)?, &context().default_max_batch_size(0))?.complete(ModelSignature {
+            inputs: &inputs,
+            optional_inputs: &optional,
+            outputs: &outputs,
+        })
+    };
+    let x = InputShape {
+        name: "x",
+        data_type: DataType::Fp32,
+        shape: &[3],
+    };
+    let scale = InputShape {
+        name: "scale",
+        shape: &[1],
+        ..x
+    };
+    // Left out of the configuration it is not served.
+    let served = serve("backend: \"onnxruntime\"").unwrap();
+    assert!(served.check_inputs(&[x]).is_ok());
+    assert!(served.check_inputs(&[x, scale]).is_err());
+    // Named as optional it may come or not; named without, it must come.
+    let named = "backend: \"onnxruntime\" input { name: \"scale\" data_type: TYPE_FP32 dims: 1 ";
+    let served = serve(&format!("{named} optional: true }}")).unwrap();
+    assert!(served.check_inputs(&[x]).is_ok());
+    assert!(served.check_inputs(&[x, scale]).is_ok());
+    assert!(served.check_inputs(&[scale]).is_err());
+    let served = serve(&format!("{named} }}")).unwrap();
+    assert!(served.check_inputs(&[x]).is_err());
+    // Its type is compared like any other.
+    let wrong = named.replace("TYPE_FP32", "TYPE_INT64");
+    assert!(serve(&format!("{wrong} optional: true }}")).is_err());
 }

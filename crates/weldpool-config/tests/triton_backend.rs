@@ -33,6 +33,7 @@ fn completed(config: &Value) -> Result<Served> {
     let batch = || Dim::Symbolic(Some("batch".into()));
     prepared(config)?.complete(ModelSignature {
         inputs: &[spec("x", DataType::Fp16, &[batch(), Dim::Known(3)])],
+        optional_inputs: &[],
         outputs: &[spec("y", DataType::Bytes, &[batch()])],
     })
 }
@@ -179,4 +180,46 @@ fn both_forms_on_the_page_about_configuration_say_the_same() {
     assert_eq!(settings.zero_copy_threshold, 65536);
     assert_eq!(settings.tensor_patterns.len(), 1);
     assert_eq!(settings, block(second));
+}
+
+/// What the fuzzer does, in small: the recorded configuration with one place changed.
+#[test]
+fn no_configuration_panics() {
+    weldpool_config::fuzzing::backend_config(GIVEN.as_bytes());
+    let replacements = [
+        "",
+        "0",
+        "-1",
+        "\"",
+        "{",
+        "]",
+        "null",
+        "99999999999999999999",
+        "\"TYPE_FP32\"",
+    ];
+    for at in 0..GIVEN.len() {
+        let end = GIVEN[at + 1..]
+            .find([',', ':', '}', ']', '"'])
+            .map_or(GIVEN.len(), |length| at + 1 + length);
+        for replacement in replacements {
+            let text = format!("{}{replacement}{}", &GIVEN[..at], &GIVEN[end..]);
+            weldpool_config::fuzzing::backend_config(text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn completion_leaves_what_it_does_not_know() {
+    let newer = GIVEN.replacen('{', "{\"colour\":[1,{\"x\":null}],", 1);
+    let served = completed(&serde_json::from_str(&newer).unwrap()).unwrap();
+    let written: Value =
+        serde_json::from_str(&form::completed(&newer, served.config()).unwrap()).unwrap();
+    assert_eq!(written["colour"], json!([1, {"x": null}]));
+    assert_eq!(written["input"][0]["name"], "x");
+    assert_eq!(written["max_batch_size"], 4);
+    assert_eq!(written["default_model_filename"], "model.onnx");
+    assert!(written.get("dynamic_batching").is_some());
+    // As it was given, not as it was normalised.
+    assert_eq!(written["platform"], "");
+    assert!(form::completed("[]", served.config()).is_err());
 }

@@ -144,8 +144,14 @@ pub struct ModelMetadata {
 
 /// A loaded model. Shared by threads; each makes an [`Instance`] of its own to run it.
 pub trait Model: Send + Sync + fmt::Debug {
-    /// The inputs, in the model's order.
+    /// The inputs that a run needs, in the model's order.
     fn inputs(&self) -> &[TensorSpec];
+
+    /// Inputs that a run may leave out, because the model has values for them (ONNX: initialisers
+    /// that are inputs as well). None unless the engine says otherwise.
+    fn optional_inputs(&self) -> &[TensorSpec] {
+        &[]
+    }
 
     /// The outputs, in the model's order.
     fn outputs(&self) -> &[TensorSpec];

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use weldpool::gc::{GcConfig, GcPolicy};
 use weldpool::pressure::PressureConfig;
 use weldpool::{Allocator, Config, Runtime};
-use weldpool_engine::{Engine, ErrorKind};
 use weldpool_engine::onnxruntime::OnnxRuntime;
+use weldpool_engine::{Engine, ErrorKind};
 use weldpool_triton_sys::InstanceGroupKind;
 
 use crate::error::Result;
 use crate::handles::{Attributes, Backend, Stateful as _};
+use crate::loads::Loads;
 use crate::log;
 use crate::metrics::PoolMetrics;
 use crate::settings::Settings;
+use crate::watch::Watcher;
 
 /// What all models share.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct BackendState {
     pub(crate) settings: Settings,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) allocator: Allocator,
+    pub(crate) loads: Loads,
+    pub(crate) watcher: Arc<Watcher>,
     /// Missing where Triton has metrics switched off.
     _metrics: Option<PoolMetrics>,
 }
@@ -56,6 +60,8 @@ pub(crate) fn initialise(backend: Backend) -> Result<()> {
         settings,
         engine: Arc::new(engine),
         allocator,
+        loads: Loads::default(),
+        watcher: Arc::new(Watcher::start()?),
         _metrics: metrics,
     }))
 }

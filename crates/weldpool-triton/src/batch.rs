@@ -1,8 +1,9 @@
 //! What the requests of one execution ask for, and which of them run together.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 
-use weldpool_engine::{DataType, element_count};
+use weldpool_engine::{DataType, TensorSlice, element_count};
 use weldpool_triton_sys as sys;
 
 use crate::error::{Error, Result};
@@ -153,10 +154,11 @@ impl Ports {
         let elements = element_count(&shape).ok_or_else(|| {
             Error::invalid(format!("input '{name}' of shape {shape:?} is too large"))
         })?;
-        let expected = port
-            .data_type
-            .byte_size()
-            .map(|size| elements.checked_mul(size).and_then(|len| len.try_into().ok()));
+        let expected = port.data_type.byte_size().map(|size| {
+            elements
+                .checked_mul(size)
+                .and_then(|len| len.try_into().ok())
+        });
         if expected.is_some_and(|expected: Option<u64>| expected != Some(input.byte_size)) {
             return Err(Error::invalid(format!(
                 "input '{name}' of shape {shape:?} has {} bytes, not the {} of its type {}",
@@ -164,6 +166,10 @@ impl Ports {
                 expected.flatten().unwrap_or(u64::MAX),
                 port.data_type
             )));
+        }
+        if port.data_type == DataType::Bytes && self.max_batch_size > 0 {
+            check_strings(input, &shape)
+                .map_err(|error| error.context(format!("input '{name}'")))?;
         }
         Ok(Given {
             port: position,
@@ -202,10 +208,7 @@ impl Ports {
 
     /// Divides requests into groups that run together: same inputs, same shapes but for the batch,
     /// no more items than allowed. Positions among those given, in their order.
-    pub(crate) fn groups<'a>(
-        &self,
-        asked: impl IntoIterator<Item = &'a Asked>,
-    ) -> Vec<Vec<usize>> {
+    pub(crate) fn groups<'a>(&self, asked: impl IntoIterator<Item = &'a Asked>) -> Vec<Vec<usize>> {
         struct Group<'a> {
             first: &'a Asked,
             items: usize,
@@ -242,6 +245,17 @@ impl Asked {
                 mine.port == others.port && mine.shape.get(1..) == others.shape.get(1..)
             })
     }
+}
+
+/// Checks strings before they are gathered with those of other requests, which would make up for what these lack.
+fn check_strings(input: &Input<'_>, shape: &[usize]) -> Result<()> {
+    let pieces = input.pieces()?;
+    let bytes = match pieces.as_slice() {
+        [one] => Cow::Borrowed(*one),
+        pieces => Cow::Owned(pieces.concat()),
+    };
+    TensorSlice::new(DataType::Bytes, shape, &bytes)?;
+    Ok(())
 }
 
 /// The engine's name of an element type of Triton's.

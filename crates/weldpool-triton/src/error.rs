@@ -82,6 +82,7 @@ impl From<weldpool_engine::Error> for Error {
             }
             Kind::Unsupported | Kind::LibraryUnsuitable => ErrorCode::Unsupported,
             Kind::OutOfMemory | Kind::Busy => ErrorCode::Unavailable,
+            Kind::Cancelled => ErrorCode::Cancelled,
             _ => ErrorCode::Internal,
         };
         Error::new(code, error.message())

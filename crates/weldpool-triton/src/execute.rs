@@ -6,7 +6,7 @@
 //! model itself where its shape is known before; all others are copied there.
 
 use weldpool_engine::{
-    DataType, ErrorKind, Input, Instance as EngineInstance, Output, Tensor, TensorSlice,
+    Canceller, DataType, ErrorKind, Input, Instance as EngineInstance, Output, Tensor, TensorSlice,
     TensorSliceMut,
 };
 
@@ -46,6 +46,7 @@ pub(crate) fn execute(
         let batch_size = group.iter().map(|member| member.asked.batch_size).sum();
         let mut execution = Execution {
             model,
+            canceller: state.canceller.as_ref(),
             times,
             batch_size,
         };
@@ -92,6 +93,7 @@ impl<'i> Member<'i> {
 /// One run of the model, for a group of requests.
 struct Execution<'m> {
     model: &'m ModelState,
+    canceller: Option<&'m Canceller>,
     times: Times,
     /// The items of all requests together.
     batch_size: usize,
@@ -174,12 +176,17 @@ impl Execution<'_> {
         let inputs: Vec<(&str, &[usize])> = asked
             .inputs
             .iter()
-            .map(|given| (ports.inputs[given.port].name.as_str(), given.shape.as_slice()))
+            .map(|given| {
+                (
+                    ports.inputs[given.port].name.as_str(),
+                    given.shape.as_slice(),
+                )
+            })
             .collect();
         let mut shapes = self.model.model.expected_shapes(&inputs);
         for (port, shape) in shapes.iter_mut().enumerate() {
-            let written = asked.outputs.contains(&port)
-                && ports.outputs[port].data_type != DataType::Bytes;
+            let written =
+                asked.outputs.contains(&port) && ports.outputs[port].data_type != DataType::Bytes;
             if !written {
                 *shape = None;
             }
@@ -269,7 +276,17 @@ impl Execution<'_> {
         }
 
         self.times.computing();
-        let made = engine.run_with(&inputs, &mut outputs);
+        let mut run = || engine.run_with(&inputs, &mut outputs);
+        let made = match self.canceller {
+            Some(canceller) => {
+                let requests = group
+                    .iter()
+                    .map(|member| member.responder.request())
+                    .collect::<Result<Vec<_>>>()?;
+                self.model.watcher.during(&requests, canceller, run)
+            }
+            None => run(),
+        };
         self.times.computed();
         let made = made?;
         self.model.faults.reach(Place::AfterRun)?;

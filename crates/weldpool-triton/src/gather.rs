@@ -32,7 +32,11 @@ pub(crate) fn gather(
             rest = after;
         }
     }
-    Ok(Tensor::new(data_type, shape.to_vec(), Some(buffer.share()))?)
+    Ok(Tensor::new(
+        data_type,
+        shape.to_vec(),
+        Some(buffer.share()),
+    )?)
 }
 
 /// Where the items of a batch lie in an output.
@@ -54,7 +58,10 @@ pub(crate) fn rows(
     bytes: &[u8],
     batch_size: usize,
 ) -> Result<Rows> {
-    let Some((first, item)) = shape.split_first().filter(|(first, _)| **first == batch_size) else {
+    let Some((first, item)) = shape
+        .split_first()
+        .filter(|(first, _)| **first == batch_size)
+    else {
         return Err(Error::internal(format!(
             "its shape is {shape:?}, which does not begin with the {batch_size} items of the batch"
         )));
@@ -68,7 +75,10 @@ pub(crate) fn rows(
     let mut at = 0_usize;
     for _ in 0..batch_size {
         for _ in 0..strings_per_item {
-            let length = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(cut)?;
+            let length = bytes
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .ok_or_else(cut)?;
             let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| cut())?;
             at = at
                 .checked_add(4)

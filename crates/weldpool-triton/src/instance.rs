@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use weldpool_engine::Instance as EngineInstance;
+use weldpool_engine::{Canceller, Instance as EngineInstance};
 use weldpool_triton_sys::InstanceGroupKind;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -13,6 +13,8 @@ use crate::handles::{Instance, Stateful as _};
 pub(crate) struct InstanceState {
     /// Triton runs one execution at a time on an instance; the lock is never waited for.
     run: Mutex<Box<dyn EngineInstance>>,
+    /// Stops what runs; missing where the engine cannot.
+    pub(crate) canceller: Option<Canceller>,
 }
 
 impl InstanceState {
@@ -38,6 +40,7 @@ pub(crate) fn initialise(instance: Instance) -> Result<()> {
         .instance()
         .map_err(|error| Error::from(error).context(&name))?;
     instance.set_state(Box::new(InstanceState {
+        canceller: run.canceller(),
         run: Mutex::new(run),
     }))?;
     tracing::debug!("instance '{name}' is ready");
@@ -83,7 +86,11 @@ mod tests {
     fn only_a_gpu_and_what_is_not_known_are_refused() {
         for kind in InstanceGroupKind::ALL {
             let checked = check_kind(Some(*kind), "m_0");
-            assert_eq!(checked.is_err(), *kind == InstanceGroupKind::Gpu, "{kind:?}");
+            assert_eq!(
+                checked.is_err(),
+                *kind == InstanceGroupKind::Gpu,
+                "{kind:?}"
+            );
         }
         let error = check_kind(None, "m_0").unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unsupported);

@@ -1,10 +1,10 @@
 //! The pool's figures among Triton's metrics.
 
-use std::ffi::{CStr, CString};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use weldpool::prometheus::{Kind, figures};
 use weldpool::{Allocator, Stats};
 use weldpool_triton_sys::MetricKind;
 
@@ -13,79 +13,6 @@ use crate::handles::Metric;
 
 /// Time between updates.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-struct Figure {
-    name: &'static CStr,
-    help: &'static CStr,
-    kind: MetricKind,
-    read: fn(&Stats) -> u64,
-}
-
-const fn gauge(name: &'static CStr, help: &'static CStr, read: fn(&Stats) -> u64) -> Figure {
-    Figure {
-        name,
-        help,
-        kind: MetricKind::Gauge,
-        read,
-    }
-}
-
-const fn counter(name: &'static CStr, help: &'static CStr, read: fn(&Stats) -> u64) -> Figure {
-    Figure {
-        name,
-        help,
-        kind: MetricKind::Counter,
-        read,
-    }
-}
-
-const FIGURES: [Figure; 9] = [
-    gauge(
-        c"weldpool_live_bytes",
-        c"Bytes of the pool's live buffers, as requested",
-        |stats| stats.live.value,
-    ),
-    gauge(
-        c"weldpool_live_bytes_peak",
-        c"The most bytes of live buffers at once",
-        |stats| stats.live.peak,
-    ),
-    gauge(
-        c"weldpool_reserved_bytes",
-        c"Bytes that the pool holds from the system",
-        |stats| stats.reserved.value,
-    ),
-    gauge(
-        c"weldpool_reserved_bytes_peak",
-        c"The most bytes that the pool held at once",
-        |stats| stats.reserved.peak,
-    ),
-    gauge(
-        c"weldpool_limit_bytes",
-        c"Bytes that the pool may hold; 0 without a limit",
-        |stats| stats.limit.unwrap_or_default(),
-    ),
-    counter(
-        c"weldpool_allocations_total",
-        c"Buffers that were allocated",
-        |stats| stats.allocations,
-    ),
-    counter(
-        c"weldpool_hits_total",
-        c"Allocations served by memory that was idle",
-        |stats| stats.hits,
-    ),
-    counter(
-        c"weldpool_failures_total",
-        c"Allocations that failed",
-        |stats| stats.failures,
-    ),
-    counter(
-        c"weldpool_driver_calls_total",
-        c"Calls to the system or driver",
-        |stats| stats.driver_calls,
-    ),
-];
 
 /// Keeps the figures up to date. Dropping it takes them off Triton's list.
 #[derive(Debug)]
@@ -106,10 +33,14 @@ impl PoolMetrics {
     /// # Errors
     /// What Triton says where metrics are switched off; `Internal` where there is no thread.
     pub(crate) fn start(allocator: &Allocator) -> Result<PoolMetrics> {
-        let pool = CString::new(allocator.name()).unwrap_or_default();
-        let mut metrics = FIGURES
-            .iter()
-            .map(|figure| Metric::new(figure.kind, figure.name, figure.help, (c"pool", &pool)))
+        let mut metrics = figures(&allocator.stats())
+            .map(|figure| {
+                let kind = match figure.kind {
+                    Kind::Counter => MetricKind::Counter,
+                    _ => MetricKind::Gauge,
+                };
+                Metric::new(kind, figure.name, figure.help, ("pool", allocator.name()))
+            })
             .collect::<Result<Vec<_>>>()?;
         let stop = Arc::<Stop>::default();
         let allocator = allocator.clone();
@@ -135,10 +66,8 @@ impl PoolMetrics {
 }
 
 fn update(metrics: &mut [Metric], stats: &Stats) {
-    for (metric, figure) in metrics.iter_mut().zip(&FIGURES) {
-        #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
-        let value = (figure.read)(stats) as f64;
-        if let Err(error) = metric.update(value) {
+    for (metric, figure) in metrics.iter_mut().zip(figures(stats)) {
+        if let Err(error) = metric.update(figure.value.as_f64()) {
             tracing::debug!("a metric could not be updated: {error}");
         }
     }

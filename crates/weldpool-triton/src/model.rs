@@ -13,18 +13,10 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::faults::Faults;
 use crate::handles::{Model, Stateful as _};
 use crate::instance::GPU_REFUSED;
+use crate::watch::Watcher;
 
 /// Most instances one model may have.
 const INSTANCES_MAX: u32 = 256;
-
-/// The fields of a configuration that are completed from the model.
-const COMPLETED: [&str; 5] = [
-    "max_batch_size",
-    "input",
-    "output",
-    "dynamic_batching",
-    "default_model_filename",
-];
 
 /// A version of a model that is loaded.
 #[derive(Debug)]
@@ -33,6 +25,7 @@ pub(crate) struct ModelState {
     pub(crate) model: Arc<dyn EngineModel>,
     pub(crate) ports: Ports,
     pub(crate) allocator: Allocator,
+    pub(crate) watcher: Arc<Watcher>,
     pub(crate) faults: Faults,
 }
 
@@ -83,13 +76,21 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
     let mut options = LoadOptions::new(backend.allocator.clone());
     options.parameters = defaults(backend, prepared.config());
     prepared.engine_settings().apply(&mut options);
+    let load = backend.loads.begin(&backend.allocator);
     let loaded = backend.engine.load(ModelSource::Path(&file), &options)?;
+    let held = load.end();
     let served = prepared.complete(ModelSignature {
         inputs: loaded.inputs(),
+        optional_inputs: loaded.optional_inputs(),
         outputs: loaded.outputs(),
     })?;
     if auto_complete {
-        model.set_config(&completed(&json, served.config())?)?;
+        model.set_config(&config::json::completed(&json, served.config())?)?;
+    }
+    if let Some(bytes) = held
+        && let Err(error) = model.report_memory(bytes)
+    {
+        tracing::debug!("model '{name}': its memory is not reported: {error}");
     }
     tracing::debug!(
         "model '{name}' version {}: {} with {} inputs, {} outputs, max_batch_size {}",
@@ -104,25 +105,9 @@ fn load(model: &Model, name: &str) -> Result<ModelState> {
         ports: ports(&served, loaded.as_ref()),
         model: loaded,
         allocator: backend.allocator.clone(),
+        watcher: Arc::clone(&backend.watcher),
         faults,
     })
-}
-
-/// Triton's own text with what was completed in it, so that nothing else changes.
-fn completed(json: &str, config: &config::ModelConfig) -> Result<String> {
-    let wrong = |error: serde_json::Error| {
-        Error::internal(format!("Triton's configuration is no JSON: {error}"))
-    };
-    let mut text: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
-    let mut ours = config::json::to_value(config);
-    if let (Some(text), Some(ours)) = (text.as_object_mut(), ours.as_object_mut()) {
-        for field in COMPLETED {
-            if let Some(value) = ours.remove(field) {
-                text.insert(field.to_owned(), value);
-            }
-        }
-    }
-    Ok(text.to_string())
 }
 
 /// The parameters of the command line that the model's own configuration does not set.
@@ -167,18 +152,18 @@ fn ports(served: &Served, model: &dyn EngineModel) -> Ports {
         optional,
     };
     Ports {
+        // Those that requests need, then those that the configuration makes optional.
         inputs: model
             .inputs()
             .iter()
-            .map(|spec| port(spec, false))
+            .chain(model.optional_inputs())
+            .filter_map(|spec| Some(port(spec, served.input(&spec.name)?.optional)))
             .collect(),
         outputs: model
             .outputs()
             .iter()
-            .filter(|spec| served.outputs().iter().any(|output| output.name == spec.name))
             .map(|spec| port(spec, false))
             .collect(),
         max_batch_size: served.max_batch_size(),
     }
 }
-

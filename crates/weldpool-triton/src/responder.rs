@@ -70,7 +70,8 @@ impl<'i> Responder<'i> {
 
     fn finish(&mut self, failure: Option<&Error>) -> Ordered {
         if let Some(error) = failure {
-            tracing::debug!("a request fails: {error}");
+            let id = self.request.as_ref().and_then(|request| request.id().ok());
+            tracing::debug!("request '{}' fails: {error}", id.unwrap_or_default());
         }
         let sent = match self.response.take() {
             Some(response) => response.send(failure),

@@ -80,10 +80,7 @@ impl Settings {
         }
     }
 
-    fn of(
-        variable: impl Fn(&str) -> Option<OsString>,
-        backend_config: &str,
-    ) -> Result<Settings> {
+    fn of(variable: impl Fn(&str) -> Option<OsString>, backend_config: &str) -> Result<Settings> {
         let mut given = command_line(backend_config)?;
         let mut text = |name: &'static str, setting: &'static str| -> Result<_> {
             if let Some(value) = given.remove(setting) {
@@ -149,7 +146,9 @@ fn command_line(json: &str) -> Result<BTreeMap<String, String>> {
         return Ok(BTreeMap::new());
     }
     let value: Value = serde_json::from_str(json).map_err(|error| {
-        Error::internal(format!("Triton's settings of the backend are no JSON: {error}"))
+        Error::internal(format!(
+            "Triton's settings of the backend are no JSON: {error}"
+        ))
     })?;
     let Some(Value::Object(entries)) = value.get("cmdline") else {
         return Ok(BTreeMap::new());
@@ -219,7 +218,10 @@ mod tests {
         assert_eq!(settings.pool_bytes_max, None);
         assert_eq!(settings.buffer_age_max, Duration::from_secs(120));
         assert_eq!(settings.default_max_batch_size, 4);
-        assert_eq!(read(&[(VERBOSE, ""), (MAX_POOL_SIZE, "")], "{}"), Ok(settings));
+        assert_eq!(
+            read(&[(VERBOSE, ""), (MAX_POOL_SIZE, "")], "{}"),
+            Ok(settings)
+        );
     }
 
     #[test]

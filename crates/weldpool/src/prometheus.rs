@@ -76,6 +76,45 @@ pub fn write_to(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
     histograms(out, pools)
 }
 
+/// One figure of an allocator, for programs that publish metrics by a library of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Figure {
+    /// The metric's name.
+    pub name: &'static str,
+    /// What its values are: counters and gauges alone.
+    pub kind: Kind,
+    /// What it says, in one line.
+    pub help: &'static str,
+    /// Its value.
+    pub value: Value,
+}
+
+/// The figures of an allocator as [`text`] writes them, without those of classes and nodes, of which there
+/// are more or fewer, and without histograms. Always the same ones, in the same order; where no limit is
+/// set it is 0.
+pub fn figures(stats: &Stats) -> impl Iterator<Item = Figure> {
+    let limit = Figure {
+        name: LIMIT.0,
+        kind: Kind::Gauge,
+        help: LIMIT.1,
+        value: Value::Count(stats.limit.unwrap_or_default()),
+    };
+    let pools = POOLS.iter().map(|metric| Figure {
+        name: metric.name,
+        kind: metric.kind,
+        help: metric.help,
+        value: (metric.read)(stats),
+    });
+    pools.chain([limit])
+}
+
+/// Name and help of the limit, which a pool may lack.
+const LIMIT: (&str, &str) = (
+    "weldpool_pool_limit_bytes",
+    "Limit on reserved bytes, where one is set",
+);
+
 const POOLS: &[Metric<Stats>] = metrics! { "weldpool_pool_":
     "live_bytes", Gauge, "Bytes requested and not yet freed", |all| all.live.value;
     "live_peak_bytes", Gauge, "Highest live bytes", |all| all.live.peak;
@@ -148,10 +187,7 @@ const CLASSES: &[Metric<ClassStats>] = metrics! { "weldpool_pool_":
 };
 
 fn limits(out: &mut impl Write, pools: &[Pool<'_>]) -> fmt::Result {
-    let (name, help) = (
-        "weldpool_pool_limit_bytes",
-        "Limit on reserved bytes, where one is set",
-    );
+    let (name, help) = LIMIT;
     let mut family = Family::begin(out, name, Kind::Gauge, help)?;
     for pool in pools {
         if let Some(limit) = pool.stats.limit {

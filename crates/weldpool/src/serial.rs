@@ -168,6 +168,14 @@ impl Serialize for Config {
     }
 }
 
+impl Stats {
+    /// The statistics as JSON, on one line.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        json::to_string(self)
+    }
+}
+
 impl Report {
     /// The report as JSON, on one line.
     #[must_use]

@@ -183,3 +183,18 @@ fn version(address: SocketAddr) -> Result<String> {
         .and_then(|metadata| metadata["version"].as_str().map(str::to_owned))
         .ok_or_else(|| Error::protocol("Triton does not tell its version"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_uses_the_same_wheel() {
+        let pin = format!(
+            "{}=={} --hash=sha256:{}",
+            WHEEL.name, WHEEL.version, WHEEL.sha256
+        );
+        let requirements = include_str!("../../../../requirements/triton.txt");
+        assert!(requirements.lines().any(|line| line == pin), "{pin}");
+    }
+}

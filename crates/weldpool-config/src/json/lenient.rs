@@ -4,7 +4,7 @@
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::Value;
 
-use super::{check_length, parse, syntax};
+use super::{check_length, parse, syntax, to_value};
 use crate::error::{Error, Result};
 use crate::proto::{self, ModelConfig};
 
@@ -49,6 +49,34 @@ pub fn parse_lenient(json: &str) -> Result<Lenient> {
         unknown: left_out.named,
         unnamed: left_out.unnamed,
     })
+}
+
+/// The fields that completion fills in.
+const COMPLETED: [&str; 5] = [
+    "max_batch_size",
+    "input",
+    "output",
+    "dynamic_batching",
+    "default_model_filename",
+];
+
+/// The JSON that a Triton gave, with what was completed put in its place, for
+/// `TRITONBACKEND_ModelSetConfig`: nothing else of it changes, known to this schema or not.
+///
+/// # Errors
+/// `Syntax` if the text is no JSON object; `LimitExceeded`.
+pub fn completed(json: &str, config: &ModelConfig) -> Result<String> {
+    check_length(json)?;
+    let mut text: serde_json::Map<String, Value> =
+        serde_json::from_str(json).map_err(|error| syntax(&error))?;
+    if let Value::Object(mut ours) = to_value(config) {
+        for field in COMPLETED {
+            if let Some(value) = ours.remove(field) {
+                text.insert(field.to_owned(), value);
+            }
+        }
+    }
+    Ok(Value::Object(text).to_string())
 }
 
 #[derive(Default)]

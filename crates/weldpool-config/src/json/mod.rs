@@ -18,7 +18,7 @@ use super::error::{Error, ErrorKind, Position, Result};
 use super::proto::{self, ModelConfig};
 use super::text::TEXT_BYTES_MAX;
 
-pub use lenient::{Lenient, UNKNOWN_MAX, parse_lenient};
+pub use lenient::{Lenient, UNKNOWN_MAX, completed, parse_lenient};
 
 /// 64-bit fields that Triton prints as strings.
 const STRINGS: [&str; 3] = [

@@ -176,7 +176,7 @@ mod tests {
                 prop_assert_eq!(json::to_text(&json::parse(&json).unwrap()), json);
                 let context = Context::new("kitchen_sink").model_files(["model.onnx".into()]);
                 if let Ok(prepared) = prepare(config, &context) {
-                    let empty = ModelSignature { inputs: &[], outputs: &[] };
+                    let empty = ModelSignature { inputs: &[], optional_inputs: &[], outputs: &[] };
                     let _ = prepared.complete(empty);
                 }
             }

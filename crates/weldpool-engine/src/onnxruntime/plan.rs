@@ -122,7 +122,7 @@ impl Loaded {
             }
             order.push(index);
         }
-        match (0..specs.len()).find(|index| !order.contains(index)) {
+        match (0..self.required_inputs).find(|index| !order.contains(index)) {
             Some(missing) => {
                 let name = &specs[missing].name;
                 Err(refused_input(name, format!("input '{name}' is missing")))
@@ -237,8 +237,8 @@ impl Loaded {
             .iter()
             .filter_map(|(name, _)| position(name))
             .collect();
-        let complete =
-            inputs.len() == specs.len() && (0..specs.len()).all(|index| order.contains(&index));
+        let complete = inputs.len() == order.len()
+            && (0..self.required_inputs).all(|index| order.contains(&index));
         let shapes = order
             .iter()
             .copied()

@@ -12,10 +12,11 @@ use crate::TensorSpec;
 /// How many combinations of input shapes are remembered per model.
 const ENTRIES_MAX: usize = 64;
 
-/// The shapes of a model's inputs, in the model's order.
-type Key = Vec<Vec<usize>>;
+/// The shapes of a model's inputs, in the model's order; none where a run left one out.
+type Key = Vec<Option<Vec<usize>>>;
 
-/// The shapes of a run's inputs, each with its position in the model; every input is there once.
+/// The shapes of a run's inputs, each with its position in the model; every input is there once, but
+/// for those that were left out.
 pub(super) trait Shapes<'s>: Iterator<Item = (usize, &'s [usize])> + Clone {}
 
 impl<'s, I: Iterator<Item = (usize, &'s [usize])> + Clone> Shapes<'s> for I {}
@@ -149,9 +150,13 @@ impl State {
     /// The outputs' shapes that belong to these shapes of inputs, which become the last forgotten.
     fn find<'s>(&mut self, inputs: impl Shapes<'s>) -> Option<&mut Vec<Option<Vec<usize>>>> {
         let is = |key: &Key| {
-            inputs
-                .clone()
-                .all(|(input, shape)| key.get(input).is_some_and(|seen| seen == shape))
+            let mut given = 0;
+            let fits = inputs.clone().all(|(input, shape)| {
+                given += 1;
+                let seen = key.get(input).and_then(Option::as_deref);
+                seen == Some(shape)
+            });
+            fits && key.iter().flatten().count() == given
         };
         let position = self.runs.iter().position(|(key, _)| is(key))?;
         if position > 0 {
@@ -167,9 +172,9 @@ impl State {
         count: usize,
     ) -> &mut Vec<Option<Vec<usize>>> {
         if self.find(inputs.clone()).is_none() {
-            let mut key = vec![Vec::new(); count];
+            let mut key = vec![None; count];
             for (input, shape) in inputs {
-                key[input] = shape.to_vec();
+                key[input] = Some(shape.to_vec());
             }
             self.runs.truncate(ENTRIES_MAX - 1);
             self.runs.push_front((key, vec![None; self.outputs.len()]));

@@ -32,7 +32,10 @@ pub(super) struct Loaded {
     pub(super) environment: Arc<Environment>,
     pub(super) allocator: Allocator,
     pub(super) settings: Settings,
+    /// Those that a run needs, then those that it may leave out.
     pub(super) inputs: Signature,
+    /// How many a run needs.
+    pub(super) required_inputs: usize,
     pub(super) outputs: Signature,
     metadata: ModelMetadata,
     pub(super) predicted: Predicted,
@@ -71,7 +74,9 @@ impl OrtModel {
             (session, None, settings)
         };
 
-        let inputs = Signature::read(&session, Side::Input).map_err(at)?;
+        let mut inputs = Signature::read(&session, Side::Input).map_err(at)?;
+        let required_inputs = inputs.specs.len();
+        inputs.append(Signature::read(&session, Side::OptionalInput).map_err(at)?);
         let outputs = Signature::read(&session, Side::Output).map_err(at)?;
         let mut metadata = signature::metadata(&session).map_err(at)?;
         metadata.opset = match source {
@@ -87,6 +92,7 @@ impl OrtModel {
             settings,
             predicted: Predicted::new(inputs.specs.len(), &outputs.specs),
             inputs,
+            required_inputs,
             outputs,
             metadata,
         })))
@@ -154,7 +160,11 @@ pub(super) fn refused(error: Error, table: Option<&AllocatorTable>, seen: u64) -
 
 impl Model for OrtModel {
     fn inputs(&self) -> &[TensorSpec] {
-        &self.0.inputs.specs
+        &self.0.inputs.specs[..self.0.required_inputs]
+    }
+
+    fn optional_inputs(&self) -> &[TensorSpec] {
+        &self.0.inputs.specs[self.0.required_inputs..]
     }
 
     fn outputs(&self) -> &[TensorSpec] {

@@ -53,11 +53,18 @@ impl Signature {
         }
         Ok(signature)
     }
+
+    /// Adds another signature behind this one.
+    pub(super) fn append(&mut self, other: Signature) {
+        self.specs.extend(other.specs);
+        self.names.extend(other.names);
+    }
 }
 
 fn noun(side: Side) -> &'static str {
     match side {
         Side::Input => "input",
+        Side::OptionalInput => "optional input",
         Side::Output => "output",
     }
 }

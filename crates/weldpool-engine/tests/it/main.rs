@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arena;
+mod cancellation;
 mod errors;
 mod loading;
 mod reference;
 mod running;
+mod slices;
 mod support;

@@ -149,6 +149,7 @@ impl Loader {
         let model = self.engine.load(source, &options).map_err(text)?;
         let signature = ModelSignature {
             inputs: model.inputs(),
+            optional_inputs: model.optional_inputs(),
             outputs: model.outputs(),
         };
         let served = prepared.clone().complete(signature).map_err(text)?;

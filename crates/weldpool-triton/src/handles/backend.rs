@@ -48,7 +48,7 @@ impl Backend {
             ErrorCode::Unsupported,
             format!(
                 "this Triton's backend API is {major}.{minor}, but metal_mps needs {}.{} or a later \
-                 {}.x: use a Triton of release 24.04 or later",
+                 {}.x",
                 sys::BACKEND_API_MAJOR,
                 sys::BACKEND_API_MINOR,
                 sys::BACKEND_API_MAJOR,

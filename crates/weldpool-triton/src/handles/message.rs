@@ -32,9 +32,7 @@ impl Message {
     pub(super) fn of_json(api: &'static Api, json: &str) -> Result<Message> {
         Message::take(api, |raw| {
             // SAFETY: the text has the length given, and Triton copies it; `raw` can be written.
-            unsafe {
-                (api.core.message_from_json)(raw, json.as_ptr().cast::<c_char>(), json.len())
-            }
+            unsafe { (api.core.message_from_json)(raw, json.as_ptr().cast::<c_char>(), json.len()) }
         })
     }
 

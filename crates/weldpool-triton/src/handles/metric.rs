@@ -1,12 +1,12 @@
 //! `TRITONSERVER_MetricFamily` and `TRITONSERVER_Metric`: figures beside Triton's own.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
 use std::ptr;
 
 use weldpool_triton_sys as sys;
 
 use super::api::{Api, api, check};
+use super::text;
 use crate::error::{Error, Result};
 
 /// One figure under a name of its own, with one label. Taken off Triton's list when dropped.
@@ -29,11 +29,13 @@ impl Metric {
     /// What Triton says, which has metrics switched off or not compiled in.
     pub(crate) fn new(
         kind: sys::MetricKind,
-        name: &CStr,
-        help: &CStr,
-        label: (&CStr, &CString),
+        name: &str,
+        help: &str,
+        label: (&str, &str),
     ) -> Result<Metric> {
         let api = api()?;
+        let (name, help) = (text::c_string(name), text::c_string(help));
+        let label = (text::c_string(label.0), text::c_string(label.1));
         let mut metric = Metric {
             api,
             family: ptr::null_mut(),
@@ -64,7 +66,12 @@ impl Metric {
         let mut labels = [parameter.cast_const()];
         // SAFETY: the family is ours, the labels are as many as said, `metric` can be written.
         let made = check(unsafe {
-            (api.core.metric_new)(&raw mut metric.metric, metric.family, labels.as_mut_ptr(), 1)
+            (api.core.metric_new)(
+                &raw mut metric.metric,
+                metric.family,
+                labels.as_mut_ptr(),
+                1,
+            )
         });
         // SAFETY: the label is ours; Triton has copied it.
         unsafe { (api.core.parameter_delete)(parameter) };

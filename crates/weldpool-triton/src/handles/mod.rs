@@ -18,6 +18,6 @@ pub(crate) use backend::{Attributes, Backend};
 pub(crate) use instance::Instance;
 pub(crate) use metric::Metric;
 pub(crate) use model::Model;
-pub(crate) use request::{Input, Request};
+pub(crate) use request::{Input, Request, Watched};
 pub(crate) use response::Response;
 pub(crate) use state::Stateful;

@@ -68,7 +68,9 @@ impl Model {
         if artifact != sys::ARTIFACT_FILESYSTEM {
             return Err(Error::new(
                 ErrorCode::Unsupported,
-                format!("models are read from folders, and this one is at a place of kind {artifact}"),
+                format!(
+                    "models are read from folders, and this one is at a place of kind {artifact}"
+                ),
             ));
         }
         Ok(PathBuf::from(text::owned(location)))
@@ -96,7 +98,9 @@ impl Model {
     pub(crate) fn auto_complete(&self) -> Result<bool> {
         let mut wanted = false;
         // SAFETY: the model is alive, and `wanted` can be written.
-        check(unsafe { (self.api.backend.model_auto_complete)(self.raw.as_ptr(), &raw mut wanted) })?;
+        check(unsafe {
+            (self.api.backend.model_auto_complete)(self.raw.as_ptr(), &raw mut wanted)
+        })?;
         Ok(wanted)
     }
 

@@ -69,6 +69,17 @@ impl Request {
         Ok(cancelled)
     }
 
+    /// What another thread asks whether the request was given up.
+    ///
+    /// # Safety
+    /// It is not used once the request was given back.
+    pub(crate) unsafe fn watched(&self) -> Watched {
+        Watched {
+            api: self.api,
+            raw: self.raw,
+        }
+    }
+
     /// How many inputs there are.
     pub(crate) fn input_count(&self) -> Result<u32> {
         let mut count = 0;
@@ -143,6 +154,29 @@ impl Drop for Request {
         if let Err(error) = self.give_back() {
             tracing::error!("a request could not be given back: {error}");
         }
+    }
+}
+
+/// A request as another thread sees it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    api: &'static Api,
+    raw: NonNull<sys::Request>,
+}
+
+// SAFETY: whether a request was given up may be asked from any thread (`tritonbackend.h`: it is an atomic flag of the
+// request's response factory).
+unsafe impl Send for Watched {}
+
+impl Watched {
+    /// Whether the client has given the request up.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let mut cancelled = false;
+        // SAFETY: the request is not given back, as `Request::watched` demands; `cancelled` can be written.
+        let asked = check(unsafe {
+            (self.api.backend.request_is_cancelled)(self.raw.as_ptr(), &raw mut cancelled)
+        });
+        asked.is_ok() && cancelled
     }
 }
 

@@ -36,6 +36,18 @@ pub enum Value {
     Float(f64),
 }
 
+impl Value {
+    /// The value as a float, which holds counts up to 2^53 exactly.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "said above")]
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Self::Count(count) => count as f64,
+            Self::Float(float) => float,
+        }
+    }
+}
+
 impl From<u64> for Value {
     fn from(count: u64) -> Self {
         Self::Count(count)

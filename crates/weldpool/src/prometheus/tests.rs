@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
+use crate::Allocator;
 use crate::pinned::PinnedStats;
 use crate::stats::Counter;
 use crate::transfer::{CopyStats, PathStats};
@@ -444,4 +445,28 @@ fn a_family_of_another_program_has_the_same_form() {
         text,
         "# HELP m Help\n# TYPE m gauge\nm{a=\"x\\\"y\\\\z\\n\",b=\"\"} 1\nm +Inf\nm_sum{a=\"\"} 0.5\n"
     );
+}
+
+#[test]
+fn figures_are_those_of_the_text() {
+    let allocator = Allocator::host().unwrap();
+    let _kept = allocator.allocate(5000).unwrap();
+    let stats = allocator.stats();
+    let pool = Pool {
+        name: "p",
+        stats: &stats,
+        samples: None,
+        classes: false,
+    };
+    let text = text(&[pool]);
+    let mut count = 0;
+    for figure in figures(&stats) {
+        count += 1;
+        let line = format!("{}{{pool=\"p\"}} {}\n", figure.name, figure.value);
+        let unset = figure.name == "weldpool_pool_limit_bytes" && stats.limit.is_none();
+        assert!(unset || text.contains(&line), "{line}");
+    }
+    assert!(count > 30);
+    let live = figures(&stats).find(|figure| figure.name == "weldpool_pool_live_bytes");
+    assert_eq!(live.map(|live| live.value.as_f64()), Some(5000.0));
 }

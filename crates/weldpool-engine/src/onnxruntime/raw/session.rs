@@ -9,10 +9,12 @@ use ort_sys as sys;
 
 use super::{Api, Metadata, Result, RunOptions, Session, TypeInfo, Value, c_string, handle, text};
 
-/// Inputs or outputs of a model.
+/// Inputs that a run needs or may leave out, or outputs of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::onnxruntime) enum Side {
     Input,
+    /// Inputs for which the model has values of its own.
+    OptionalInput,
     Output,
 }
 
@@ -21,6 +23,7 @@ impl Session {
     pub(in crate::onnxruntime) fn count(&self, side: Side) -> Result<usize> {
         let get = match side {
             Side::Input => self.handle.api.table.SessionGetInputCount,
+            Side::OptionalInput => self.handle.api.table.SessionGetOverridableInitializerCount,
             Side::Output => self.handle.api.table.SessionGetOutputCount,
         };
         let mut count = 0;
@@ -35,6 +38,7 @@ impl Session {
         let allocator = self.handle.api.default_allocator()?;
         let get = match side {
             Side::Input => self.handle.api.table.SessionGetInputName,
+            Side::OptionalInput => self.handle.api.table.SessionGetOverridableInitializerName,
             Side::Output => self.handle.api.table.SessionGetOutputName,
         };
         let mut name = ptr::null_mut();
@@ -55,6 +59,12 @@ impl Session {
     pub(in crate::onnxruntime) fn type_info(&self, side: Side, index: usize) -> Result<TypeInfo> {
         let get = match side {
             Side::Input => self.handle.api.table.SessionGetInputTypeInfo,
+            Side::OptionalInput => {
+                self.handle
+                    .api
+                    .table
+                    .SessionGetOverridableInitializerTypeInfo
+            }
             Side::Output => self.handle.api.table.SessionGetOutputTypeInfo,
         };
         let mut info = ptr::null_mut();

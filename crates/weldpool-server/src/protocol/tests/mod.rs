@@ -78,6 +78,7 @@ fn served(config: &Value) -> Served {
         config::prepare(config::json::parse(&config.to_string()).unwrap(), &context).unwrap();
     let signature = ModelSignature {
         inputs: &specs("input"),
+        optional_inputs: &[],
         outputs: &specs("output"),
     };
     prepared.complete(signature).unwrap()

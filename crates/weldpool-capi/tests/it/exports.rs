@@ -1,0 +1,67 @@
+//! What the library exports is what the header declares.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use super::build::{prefix, source, succeed};
+
+/// Names that the header declares as functions.
+fn declared() -> BTreeSet<String> {
+    let header = std::fs::read_to_string(source("include/weldpool.h")).unwrap();
+    let code = header
+        .lines()
+        .filter(|line| !line.starts_with("//") && !line.starts_with('#'));
+    let words = code.flat_map(|line| line.split_inclusive(['(', ' ', '*']));
+    let called = words.filter_map(|word| word.strip_suffix('('));
+    // Types of functions are `(*weldpool_..._fn)(`.
+    let names = called.filter(|name| name.starts_with("weldpool_") && !name.ends_with(')'));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_library_exports_what_the_header_declares_and_nothing_else() {
+    let mut nm = Command::new("nm");
+    nm.args(["-D", "--defined-only", "--format=posix"])
+        .arg(prefix().join("lib/libweldpool.so"));
+    let printed = succeed(&mut nm);
+    let exported: BTreeSet<String> = printed
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    let declared = declared();
+    assert!(declared.len() > 80, "{declared:?}");
+    assert_eq!(exported, declared);
+}
+
+#[test]
+fn the_names_that_programs_rely_on_are_there() {
+    let declared = declared();
+    for name in [
+        "weldpool_last_error",
+        "weldpool_torch_malloc",
+        "weldpool_torch_malloc_aligned",
+        "weldpool_torch_free",
+        "weldpool_torch_record_stream",
+        "weldpool_torch_forget_stream",
+        "weldpool_torch_stats",
+        "weldpool_abi_version",
+    ] {
+        assert!(declared.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_page_names_every_function() {
+    let page = std::fs::read_to_string(source("../../docs/c.md")).unwrap();
+    let table = page.split("### Functions").nth(1).unwrap();
+    let table = table.split("\n### ").next().unwrap();
+    let named: BTreeSet<String> = table
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| *name != "weldpool_")
+        .map(|name| format!("weldpool_{name}"))
+        .collect();
+    assert_eq!(named, declared());
+}
