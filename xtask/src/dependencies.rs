@@ -22,10 +22,11 @@ const TYPED_ERRORS_IN: [&str; 5] = [
     "weldpool-config",
     "weldpool-engine",
     "weldpool-server",
+    "weldpool-response-allocator",
     "weldpool-triton",
 ];
 
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule {
         name: "weldpool",
         may_use: &[],
@@ -41,7 +42,7 @@ const RULES: [Rule; 11] = [
     },
     Rule {
         name: "weldpool-capi",
-        may_use: &["weldpool"],
+        may_use: &["weldpool", "weldpool-response-allocator"],
         never: &["tokio", "ort-sys", "prost", "httparse", "clap"],
     },
     Rule {
@@ -58,6 +59,18 @@ const RULES: [Rule; 11] = [
         name: "weldpool-triton-sys",
         may_use: &[],
         never: &["tokio", "prost", "httparse", "clap", "serde_json"],
+    },
+    Rule {
+        name: "weldpool-response-allocator",
+        may_use: &["weldpool", "weldpool-triton-sys"],
+        never: &[
+            "tokio",
+            "ort-sys",
+            "prost",
+            "httparse",
+            "clap",
+            "serde_json",
+        ],
     },
     Rule {
         name: "weldpool-triton",

@@ -42,6 +42,8 @@ pub mod out_of_memory;
 
 pub mod trace;
 
+pub mod triton;
+
 pub mod last_error;
 
 #[cfg(target_os = "linux")]

@@ -142,7 +142,9 @@ pub extern "C" fn weldpool_triton_response_allocator_create(
 
 fn source(source: &ResponseSourceOf) -> Result<Source> {
     if source.unused != 0 {
-        return Err(ErrorObject::argument("a field of a source that has to be zero is not"));
+        return Err(ErrorObject::argument(
+            "a field of a source that has to be zero is not",
+        ));
     }
     // SAFETY: the caller's promise: null, or a handle that lives.
     let handle = given(unsafe { source.allocator.as_ref() }, "sources[].allocator")?;
@@ -166,7 +168,9 @@ pub extern "C" fn weldpool_triton_response_allocator_handle(
     allocator: Option<&ResponseAllocatorHandle>,
 ) -> *mut c_void {
     infallible(std::ptr::null_mut(), || {
-        allocator.map_or(std::ptr::null_mut(), |handle| handle.allocator.as_ptr().cast())
+        allocator.map_or(std::ptr::null_mut(), |handle| {
+            handle.allocator.as_ptr().cast()
+        })
     })
 }
 
@@ -176,7 +180,9 @@ pub extern "C" fn weldpool_triton_response_allocator_userp(
     allocator: Option<&ResponseAllocatorHandle>,
 ) -> *mut c_void {
     infallible(std::ptr::null_mut(), || {
-        allocator.map_or(std::ptr::null_mut(), |handle| handle.allocator.user_pointer())
+        allocator.map_or(std::ptr::null_mut(), |handle| {
+            handle.allocator.user_pointer()
+        })
     })
 }
 

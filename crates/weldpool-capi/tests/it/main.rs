@@ -11,3 +11,4 @@ mod examples;
 mod exports;
 mod installed;
 mod page;
+mod triton;

@@ -9,7 +9,15 @@ fn run(name: &str, options: &[&str]) {
     let program = folder().join(name);
     let mut compile = Command::new("cc");
     compile
-        .args(["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-pedantic", "-rdynamic"])
+        .args([
+            "-std=c11",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pedantic",
+            "-rdynamic",
+        ])
         .args(options)
         .args(pkg_config("--cflags"))
         .arg(source("tests/c/triton.c"))
