@@ -49,3 +49,6 @@ pub mod torch;
 
 #[cfg(target_os = "linux")]
 mod frees;
+
+#[cfg(test)]
+mod faults;
