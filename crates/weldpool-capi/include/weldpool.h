@@ -564,10 +564,9 @@ weldpool_error_t *weldpool_runtime_open(weldpool_runtime_t **runtime);
 // How many devices there are, at least one, which is the host; 0 for null. Thread-safe.
 size_t weldpool_runtime_device_count(const weldpool_runtime_t *runtime);
 
-// The device at a position, from 0, which is the host. A GPU of CUDA whose streams are to be adopted is opened by name
-// instead.
+// The device at a position, from 0, which is the host.
 //
-// Errors: INVALID_REQUEST for a position that there is not. Free with weldpool_device_free. Thread-safe.
+// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with weldpool_device_free. Thread-safe.
 weldpool_error_t *weldpool_runtime_device(const weldpool_runtime_t *runtime,
                                           size_t position,
                                           weldpool_device_t **device);
@@ -597,7 +596,7 @@ void weldpool_runtime_free(weldpool_runtime_t *runtime);
 weldpool_error_t *weldpool_device_open(const char *name, weldpool_device_t **device);
 
 // Opens the device that the environment variable METAL_DEVICE_ID names, by name or by its position among all devices;
-// without it, the host. A GPU of CUDA whose streams are to be adopted is opened by name instead.
+// without it, the host.
 //
 // Errors: INVALID_CONFIG naming the variable; else as for weldpool_device_open. Thread-safe.
 weldpool_error_t *weldpool_device_open_default(weldpool_device_t **device);
@@ -801,7 +800,7 @@ weldpool_error_t *weldpool_allocator_find(const weldpool_allocator_t *allocator,
 weldpool_error_t *weldpool_queue_create(const weldpool_allocator_t *allocator, weldpool_queue_t **queue);
 
 // The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary context
-// of the device, which was opened by weldpool_device_open. Who made the stream goes on submitting to it; memory that is
+// of the device. Who made the stream goes on submitting to it; memory that is
 // allocated and freed on the queue is ordered by the stream. Handles of one stream stand for one queue. The stream must
 // not be destroyed before weldpool_queue_forget_cuda.
 //

@@ -32,7 +32,7 @@ class memory_resource {
     if (is_of_thread(stream.get()))
       throw std::invalid_argument{"weldpool: the per-thread default stream orders no memory; name a stream"};
     if (bytes == 0) return nullptr;
-    void* address = weldpool_torch_malloc_aligned(static_cast<ssize_t>(bytes), alignment, device_, stream.get());
+    void* address = weldpool_torch_malloc_aligned(static_cast<std::ptrdiff_t>(bytes), alignment, device_, stream.get());
     if (address == nullptr) throw std::bad_alloc{};
     return address;
   }
@@ -46,7 +46,7 @@ class memory_resource {
       if (!finish(cudaStreamPerThread)) return;
       order = cudaStreamLegacy;
     }
-    weldpool_torch_free(address, static_cast<ssize_t>(bytes), device_, order);
+    weldpool_torch_free(address, static_cast<std::ptrdiff_t>(bytes), device_, order);
   }
 
   // On the device's legacy default stream, which is waited for: others may use the memory at once, and it may be what

@@ -23,7 +23,7 @@ use crate::storage;
 #[derive(Clone)]
 pub struct AllocatorHandle {
     pub(crate) allocator: Allocator,
-    /// Streams of CUDA that were adopted, where the device was opened as one of CUDA.
+    /// Streams that were adopted, where the device is one of CUDA.
     #[cfg(target_os = "linux")]
     pub(crate) streams: Option<Arc<AdoptedStreams>>,
 }

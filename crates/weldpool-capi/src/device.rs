@@ -21,7 +21,7 @@ use crate::storage;
 /// A device: the host, a GPU, or one made of software. Thread-safe.
 pub struct DeviceHandle {
     pub(crate) device: Arc<dyn Device>,
-    /// The same, where streams of CUDA can be adopted.
+    /// The same, where it is one of CUDA.
     #[cfg(target_os = "linux")]
     pub(crate) cuda: Option<Arc<CudaDevice>>,
     name: CString,
@@ -35,7 +35,16 @@ impl fmt::Debug for DeviceHandle {
 }
 
 impl DeviceHandle {
-    pub(crate) fn of(device: Arc<dyn Device>) -> Self {
+    /// A device that was opened otherwise.
+    pub(crate) fn of(device: Arc<dyn Device>) -> memory::Result<Self> {
+        match device.properties().kind {
+            // Its streams can be adopted by what is opened as one of CUDA; both are the same hardware.
+            DeviceKind::Cuda => Self::open(&format!("cuda:{}", device.properties().ordinal)),
+            _ => Ok(Self::new(device)),
+        }
+    }
+
+    pub(crate) fn new(device: Arc<dyn Device>) -> Self {
         let properties = device.properties();
         let kind = properties.kind.name();
         let name = match properties.kind {
@@ -57,10 +66,10 @@ impl DeviceHandle {
             let cuda = Arc::new(CudaDevice::open(ordinal)?);
             return Ok(Self {
                 cuda: Some(Arc::clone(&cuda)),
-                ..Self::of(cuda)
+                ..Self::new(cuda)
             });
         }
-        Runtime::open_device(name).map(Self::of)
+        Runtime::open_device(name).map(Self::new)
     }
 }
 
@@ -126,7 +135,7 @@ pub extern "C" fn weldpool_device_open(
 }
 
 /// Opens the device that the environment variable METAL_DEVICE_ID names, by name or by its position among all devices;
-/// without it, the host. A GPU of CUDA whose streams are to be adopted is opened by name instead.
+/// without it, the host.
 ///
 /// Errors: INVALID_CONFIG naming the variable; else as for weldpool_device_open. Thread-safe.
 #[unsafe(no_mangle)]
@@ -135,7 +144,7 @@ pub extern "C" fn weldpool_device_open_default(
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
         let place = Place::for_handle(device, "device")?;
-        place.give(DeviceHandle::of(Runtime::default_device()?));
+        place.give(DeviceHandle::of(Runtime::default_device()?)?);
         Ok(())
     })
 }

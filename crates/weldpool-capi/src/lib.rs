@@ -51,3 +51,6 @@ pub mod torch;
 
 #[cfg(target_os = "linux")]
 mod frees;
+
+#[cfg(test)]
+mod faults;

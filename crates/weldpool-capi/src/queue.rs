@@ -51,7 +51,7 @@ pub extern "C" fn weldpool_queue_create(
 }
 
 /// The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary context
-/// of the device, which was opened by weldpool_device_open. Who made the stream goes on submitting to it; memory that is
+/// of the device. Who made the stream goes on submitting to it; memory that is
 /// allocated and freed on the queue is ordered by the stream. Handles of one stream stand for one queue. The stream must
 /// not be destroyed before weldpool_queue_forget_cuda.
 ///
@@ -112,7 +112,7 @@ fn forget_cuda(_: &AllocatorHandle, _: *mut c_void) -> Result<()> {
 fn no_cuda() -> Error {
     Error::new(
         ErrorKind::Unsupported,
-        "streams of CUDA are adopted by allocators of a device that weldpool_device_open opened as \"cuda\"",
+        "streams of CUDA are adopted by allocators of a device of CUDA",
     )
 }
 

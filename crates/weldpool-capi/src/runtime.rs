@@ -44,10 +44,9 @@ pub extern "C" fn weldpool_runtime_device_count(runtime: Option<&RuntimeHandle>)
     })
 }
 
-/// The device at a position, from 0, which is the host. A GPU of CUDA whose streams are to be adopted is opened by name
-/// instead.
+/// The device at a position, from 0, which is the host.
 ///
-/// Errors: INVALID_REQUEST for a position that there is not. Free with weldpool_device_free. Thread-safe.
+/// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with weldpool_device_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_runtime_device(
     runtime: Option<&RuntimeHandle>,
@@ -61,7 +60,7 @@ pub extern "C" fn weldpool_runtime_device(
             let text = format!("device {position} of {}", devices.len());
             memory::Error::with_message(memory::ErrorKind::InvalidRequest, text)
         })?;
-        place.give(DeviceHandle::of(std::sync::Arc::clone(found)));
+        place.give(DeviceHandle::of(std::sync::Arc::clone(found))?);
         Ok(())
     })
 }

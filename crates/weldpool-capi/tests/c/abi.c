@@ -1,5 +1,6 @@
 /* What the binary interface promises: wrong arguments, sizes of structures, errors, ownership. Prints what is wrong. */
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,7 +166,7 @@ static void refused_nulls(void) {
   REFUSED(weldpool_queue_create(NULL, &a_queue), "allocator is null");
   REFUSED(weldpool_queue_adopt_cuda(NULL, NULL, &a_queue), "allocator is null");
   REFUSED(weldpool_queue_forget_cuda(NULL, NULL), "allocator is null");
-  CHECK(CODE(weldpool_queue_adopt_cuda(allocator, NULL, &a_queue), "cuda") == WELDPOOL_ERROR_UNSUPPORTED);
+  CHECK(CODE(weldpool_queue_adopt_cuda(allocator, NULL, &a_queue), "CUDA") == WELDPOOL_ERROR_UNSUPPORTED);
   REFUSED(weldpool_queue_synchronize(NULL, 0), "queue is null");
   REFUSED(weldpool_queue_fence(queue, NULL), "fence is null");
   REFUSED(weldpool_queue_copy(queue, NULL, buffer, &a_fence), "source is null");
@@ -438,7 +439,11 @@ static void functions_of_the_callers(void) {
 static void addresses(void) {
   void *address, *other;
   weldpool_block_info_t info = {.struct_size = sizeof info};
-  weldpool_request_t request = {.struct_size = sizeof request, .bytes = 10000, .flags = WELDPOOL_REQUEST_ZEROED};
+  weldpool_request_t request = {.struct_size = sizeof request, .bytes = 10000};
+  OK(weldpool_allocator_allocate_address(allocator, &request, &address));
+  memset(address, 255, request.bytes);
+  OK(weldpool_allocator_free_address(allocator, address, NULL));
+  request.flags = WELDPOOL_REQUEST_ZEROED;
   OK(weldpool_allocator_allocate_address(allocator, &request, &address));
   for (size_t i = 0; i < request.bytes; i++) CHECK(((unsigned char *)address)[i] == 0);
   OK(weldpool_allocator_find(allocator, (char *)address + 5000, &info));
@@ -457,6 +462,42 @@ static void addresses(void) {
 
 static void hold(void *user_data) {
   while (!__atomic_load_n((int *)user_data, __ATOMIC_ACQUIRE)) continue;
+}
+
+static void *host_of(const weldpool_buffer_t *of) {
+  weldpool_buffer_info_t info = {.struct_size = sizeof info};
+  OK(weldpool_buffer_info(of, &info));
+  return info.host;
+}
+
+/* Work that the library knows nothing of: memory freed in the order of its queue is that queue's again at once, and
+ * nobody else's before, whichever handle is the last. */
+static void order_of_frees(void) {
+  int open = 0;
+  size_t bytes = 5u << 20;
+  weldpool_buffer_t *made, *clone, *other;
+  OK(weldpool_queue_call(queue, hold, &open, NULL, NULL));
+  OK(weldpool_allocator_allocate(allocator, bytes, queue, &made));
+  void *first = host_of(made);
+  OK(weldpool_buffer_free_on(made, queue));
+  OK(weldpool_allocator_allocate(allocator, bytes, NULL, &other));
+  CHECK(host_of(other) != first);
+  OK(weldpool_allocator_allocate(allocator, bytes, queue, &made));
+  CHECK(host_of(made) == first);
+  weldpool_buffer_free(other);
+  OK(weldpool_buffer_free_on(made, queue));
+
+  bytes = 7u << 20;
+  OK(weldpool_allocator_allocate(allocator, bytes, NULL, &made));
+  OK(weldpool_buffer_clone(made, &clone));
+  first = host_of(made);
+  OK(weldpool_buffer_free_on(made, queue));
+  weldpool_buffer_free(clone);
+  OK(weldpool_allocator_allocate(allocator, bytes, NULL, &other));
+  CHECK(host_of(other) != first);
+  weldpool_buffer_free(other);
+  __atomic_store_n(&open, 1, __ATOMIC_RELEASE);
+  OK(weldpool_queue_synchronize(queue, WELDPOOL_FOREVER));
 }
 
 /* Work keeps what it uses: a held queue's memory is refused to the host, and to others after a free. */
@@ -523,6 +564,52 @@ static void order_of_queues(void) {
   OK(weldpool_buffer_wait(buffer, WELDPOOL_FOREVER));
 }
 
+static weldpool_buffer_t *handed[4];
+
+/* Allocates and frees, writes and reads, and leaves a buffer for whoever comes next, as do three others meanwhile. */
+static void *thread(void *number) {
+  uintptr_t own = (uintptr_t)number;
+  for (uintptr_t round = 0; round < 2000; round++) {
+    weldpool_buffer_t *made, *clone;
+    weldpool_guard_t *guard;
+    void *written;
+    if (weldpool_allocator_allocate(allocator, 100 + 997 * (round % 50), round % 3 ? NULL : queue, &made) != NULL)
+      return number;
+    if (weldpool_buffer_clone(made, &clone) != NULL) return number;
+    weldpool_error_t *error = weldpool_buffer_write(made, &guard, &written);
+    if (error == NULL) {
+      memset(written, (int)own, weldpool_buffer_bytes(made));
+      if (((unsigned char *)written)[99] != own) return number;
+      weldpool_guard_free(guard);
+    } else if (weldpool_error_code(error) != WELDPOOL_ERROR_BUSY) {
+      return number; /* busy it may be with work that the queue had before */
+    }
+    weldpool_error_free(error);
+    if (round % 5 == 0) {
+      if (weldpool_queue_fill(queue, clone, 1, NULL) != NULL) return number;
+      if (weldpool_buffer_free_on(clone, queue) != NULL) return number;
+    } else {
+      weldpool_buffer_free(clone);
+    }
+    weldpool_buffer_free(__atomic_exchange_n(&handed[(own + round) % 4], made, __ATOMIC_ACQ_REL));
+  }
+  return NULL;
+}
+
+static void threads(void) {
+  pthread_t all[4];
+  weldpool_stats_t stats = {.struct_size = sizeof stats};
+  for (uintptr_t i = 0; i < 4; i++) CHECK(pthread_create(&all[i], NULL, thread, (void *)(i + 1)) == 0);
+  for (int i = 0; i < 4; i++) {
+    void *failed = all;
+    CHECK(pthread_join(all[i], &failed) == 0 && failed == NULL);
+  }
+  for (int i = 0; i < 4; i++) weldpool_buffer_free(handed[i]);
+  OK(weldpool_queue_synchronize(queue, WELDPOOL_FOREVER));
+  OK(weldpool_allocator_stats(allocator, &stats));
+  CHECK(stats.live_bytes == weldpool_buffer_bytes(buffer));
+}
+
 static void texts_and_traces(const char *path) {
   char *text;
   OK(weldpool_allocator_stats_json(allocator, &text));
@@ -582,7 +669,9 @@ int main(int argc, char **argv) {
   guards();
   functions_of_the_callers();
   addresses();
+  order_of_frees();
   order_of_queues();
+  threads();
   texts_and_traces(argv[2]);
 
   weldpool_allocator_t *clone;

@@ -46,7 +46,15 @@ pub(crate) fn compile(program: &str, with: With) -> PathBuf {
     };
     let mut compile = Command::new(compiler);
     compile
-        .args([standard, "-g", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .args([
+            standard,
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pedantic",
+            "-pthread",
+        ])
         .args(pkg_config("--cflags"));
     if with == With::AddressSanitizer {
         compile.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);

@@ -65,3 +65,38 @@ fn the_page_names_every_function() {
         .collect();
     assert_eq!(named, declared());
 }
+
+/// A panic must not reach C. Functions that only hand out a constant need no guard.
+#[test]
+fn every_export_is_behind_a_guard() {
+    let guards = [
+        "fallible(",
+        "infallible(",
+        "guarded(",
+        "say(",
+        "allocate(name",
+        "allocate(\"",
+        "try_with(",
+    ];
+    let constants = ["weldpool_abi_version", "weldpool_version"];
+    let mut seen = BTreeSet::new();
+    let mut folders = vec![source("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for export in text.split("extern \"C\" fn weldpool_").skip(1) {
+                let name = format!("weldpool_{}", export.split('(').next().unwrap());
+                let body = export.split("\n}\n").next().unwrap();
+                let guarded = guards.iter().any(|guard| body.contains(guard));
+                assert!(guarded || constants.contains(&name.as_str()), "{name}");
+                seen.insert(name);
+            }
+        }
+    }
+    assert_eq!(seen, declared());
+}
