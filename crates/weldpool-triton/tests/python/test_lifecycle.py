@@ -24,11 +24,11 @@ def setUpModule():
     require()
 
 
-class Lifecycle(Case):
+class Explicit(Case):
+    """Models are loaded one by one."""
+
     strict = False
     options = ("--model-control-mode=explicit",)
-    # Memory of the pool that is idle goes back soon.
-    environment = {"MPS_MAX_BUFFER_AGE": "1"}
 
     @classmethod
     def fill(cls, repository):
@@ -47,6 +47,11 @@ class Lifecycle(Case):
             with self.assertRaises(InferenceServerException) as caught:
                 self.infer(protocol, model, {"x": random_array("FP32", (2, 3))}, model_version=version)
             self.assertTrue(any(words in str(caught.exception) for words in NOT_THERE), caught.exception)
+
+
+class Lifecycle(Explicit):
+    # Memory of the pool that is idle goes back soon.
+    environment = {"MPS_MAX_BUFFER_AGE": "1"}
 
     def test_load_and_unload(self):
         models.write(self.repository, "plain", models.add(1))
@@ -88,12 +93,6 @@ class Lifecycle(Case):
         self.assertEqual((found["max_batch_size"], found["instance_group"][0]["count"]), (9, 2))
         x = random_array("FP32", (9, 3))
         same(self, self.infer("http", "override", {"x": x}), {"y": x + np.float32(3)})
-        # One that is wrong changes nothing.
-        with self.refused("unified_memory"):
-            wrong = {**config, "parameters": {"optimization.unified_memory.enable": {"string_value": "maybe"}}}
-            self.http.load_model("override", config=json.dumps(wrong))
-        self.assertEqual(self.http.get_model_config("override")["max_batch_size"], 9)
-        self.answers("override", 3)
         # Files with the configuration replace the folder.
         self.http.load_model("override", config=json.dumps({"backend": "metal_mps"}),
                              files={"file:1/model.onnx": models.add(4).SerializeToString()})
@@ -107,11 +106,6 @@ class Lifecycle(Case):
         self.gone("mended")
         models.write(self.repository, "mended", models.add(5))
         self.http.load_model("mended")
-        self.answers("mended", 5)
-        # While the new version is broken the old one stays.
-        (self.repository / "mended/1/model.onnx").write_bytes(b"not a model")
-        with self.refused("mended"):
-            self.http.load_model("mended")
         self.answers("mended", 5)
 
     def test_reload_under_traffic(self):
@@ -192,6 +186,36 @@ class Lifecycle(Case):
         first = pool(self.server)["weldpool_live_bytes"]
         time.sleep(1.2)
         return pool(self.server)["weldpool_live_bytes"] == first
+
+
+class FailedReload(Explicit):
+    """What serves stays while what would replace it is broken.
+
+    After a failed reload, with any backend or none, this Triton waits in vain for a model when it is told to stop.
+    """
+
+    options = (*Explicit.options, "--exit-timeout-secs", "1")
+    ends_with = 1
+
+    def test_a_broken_file(self):
+        models.write(self.repository, "mended", models.add(5))
+        self.http.load_model("mended")
+        self.answers("mended", 5)
+        (self.repository / "mended/1/model.onnx").write_bytes(b"not a model")
+        with self.refused("mended"):
+            self.http.load_model("mended")
+        self.answers("mended", 5)
+
+    def test_a_wrong_configuration(self):
+        models.write(self.repository, "override", models.add(3), "max_batch_size: 9\n")
+        self.http.load_model("override")
+        config = {"backend": "metal_mps", "max_batch_size": 8}
+        with self.refused("unified_memory"):
+            wrong = {**config, "parameters": {"optimization.unified_memory.enable": {"string_value": "maybe"}}}
+            self.http.load_model("override", config=json.dumps(wrong))
+        self.assertEqual(self.http.get_model_config("override")["max_batch_size"], 9)
+        self.answers("override", 3)
+        self.answers("override", 3)
 
 
 if __name__ == "__main__":
