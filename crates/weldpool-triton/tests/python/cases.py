@@ -44,6 +44,7 @@ class Case(unittest.TestCase):
         cls.repository = pathlib.Path(folder.name)
         cls.fill(cls.repository)
         cls.server = Triton(cls.repository, *cls.options, environment=cls.environment, strict=cls.strict)
+        cls.addClassCleanup(cls.server.discard)
         cls.addClassCleanup(cls.stop)
         cls.clients = connect(cls.server)
         for client in cls.clients.values():
@@ -135,7 +136,8 @@ def wanted(protocol, names, binary=True):
 
 def infer(client, protocol, model, arrays, outputs=None, binary=True, **options):
     """The outputs by name."""
-    result = client.infer(model, tensors(protocol, arrays, binary), outputs=wanted(protocol, outputs, binary), **options)
+    inputs = tensors(protocol, arrays, binary)
+    result = client.infer(model, inputs, outputs=wanted(protocol, outputs, binary), **options)
     if protocol == "http":
         names = [output["name"] for output in result.get_response()["outputs"]]
     else:
@@ -186,10 +188,10 @@ def same(case, made, expected, tolerance=0.0, message=None):
         shape = array.shape or (1,)
         case.assertEqual(ours.shape, shape, (name, message))
         if not tolerance or array.dtype.kind != "f":
-            case.assertEqual(ours.tobytes() if ours.dtype != object else ours.tolist(),
-                             array.tobytes() if array.dtype != object else array.reshape(shape).tolist(), (name, message))
+            elements = (lambda side: side.tolist()) if array.dtype == object else (lambda side: side.tobytes())
+            case.assertEqual(elements(ours), elements(array.reshape(shape)), (name, message))
         else:
-            np.testing.assert_allclose(ours, array.reshape(shape), rtol=tolerance, atol=tolerance / 10, err_msg=f"{name} {message}")
+            np.testing.assert_allclose(ours, array.reshape(shape), rtol=tolerance, atol=tolerance / 10, err_msg=name)
 
 
 def strings(array):

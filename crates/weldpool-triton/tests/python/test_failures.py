@@ -36,7 +36,8 @@ class Requests(Case):
         models.write(repository, "strings", models.doubled("BYTES", ["n", "k"]))
         models.write(repository, "matmul", models.model(
             "matmul", [models.helper.make_node("MatMul", ["a", "b"], ["y"])],
-            [models.value("a", "FP32", ["i", "j"]), models.value("b", "FP32", ["k", "l"])], [models.value("y", "FP32", ["i", "l"])]),
+            [models.value("a", "FP32", ["i", "j"]), models.value("b", "FP32", ["k", "l"])],
+            [models.value("y", "FP32", ["i", "l"])]),
             "input " + models.tensors(a=("FP32", [-1, -1]), b=("FP32", [-1, -1])))
 
     def tearDown(self):
@@ -147,7 +148,8 @@ class Loads(Case):
         # Of this length, so that what is cut off matters.
         large = models.slow().SerializeToString()
         for name, raw in (("missing", None), ("empty", b""), ("text", b"not a model"), ("cut", large[:len(large) // 2]),
-                          ("zeros", bytes(1000)), ("flipped", bytes(byte ^ 0x55 for byte in good)), ("ones", b"\xff" * 1000)):
+                          ("zeros", bytes(1000)), ("ones", b"\xff" * 1000),
+                          ("flipped", bytes(byte ^ 0x55 for byte in good))):
             with self.subTest(name):
                 models.write(self.repository, name, None)
                 if raw is not None:
@@ -190,20 +192,23 @@ class Loads(Case):
         self.fails(ports(y=("FP64", [-1])), "y", "FP64")
         self.fails(ports(x=("FP32", [-1, 3])), "x")
         self.fails(ports(y=("FP32", [7])), "y")
-        self.fails("input " + models.tensors(z=("FP32", [-1, -1])) + "output " + models.tensors(y=("FP32", [-1, -1])), "z")
-        self.fails("input " + models.tensors(x=("FP32", [-1, -1])) + "output " + models.tensors(z=("FP32", [-1, -1])), "z")
+        whole = ("FP32", [-1, -1])
+        self.fails("input " + models.tensors(z=whole) + "output " + models.tensors(y=whole), "z")
+        self.fails("input " + models.tensors(x=whole) + "output " + models.tensors(z=whole), "z")
         # Batches of a model that has none.
         self.fails("max_batch_size: 4\n", "batch", proto=models.identity("FP32", [2, 3]))
         self.fails('default_model_filename: "other.onnx"\n', "other.onnx")
 
     def test_what_is_not_served(self):
-        ports = "max_batch_size: 4\ninput [ { name: \"x\" data_type: TYPE_FP32 dims: [ -1 ] MORE } ]\noutput " + models.tensors(y=("FP32", [-1]))
+        ports = ('max_batch_size: 4\ninput [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] MORE } ]\noutput '
+                 + models.tensors(y=("FP32", [-1])))
         self.fails("model_transaction_policy { decoupled: true }\n", "decoupled")
         self.fails(ports.replace("MORE", "allow_ragged_batch: true"), "ragged")
         self.fails(ports.replace("MORE", "optional: true"), "optional", "x")
-        self.fails(ports.replace("MORE", "") + 'sequence_batching { state [ { input_name: "s" output_name: "t" data_type: TYPE_FP32 '
-                   "dims: [ 1 ] } ] }\n", "sequence")
-        self.fails('batch_input [ { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x" } ]\n', "batch_input")
+        state = 'state [ { input_name: "s" output_name: "t" data_type: TYPE_FP32 dims: [ 1 ] } ]'
+        self.fails(ports.replace("MORE", "") + f"sequence_batching {{ {state} }}\n", "sequence")
+        made = 'kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x"'
+        self.fails(f"batch_input [ {{ {made} }} ]\n", "batch_input")
         self.fails('model_operations { op_library_filename: "/nothing.so" }\n', "model_operations")
 
     def test_parameters(self):
@@ -300,9 +305,7 @@ class SmallPool(Case):
     @classmethod
     def fill(cls, repository):
         models.write(repository, "witness", models.identity("FP32", ["n", "k"]))
-        models.write(repository, "gathered", models.add_sub(["n", "k"]), "max_batch_size: 2\ninput "
-                     + models.tensors(a=("FP32", [-1]), b=("FP32", [-1])) + "output "
-                     + models.tensors(sum=("FP32", [-1]), difference=("FP32", [-1])) + models.batching(2, 3000).split("\n", 1)[1])
+        models.write(repository, "gathered", models.add_sub(["n", "k"]), models.batching(2, 3000))
         models.write(repository, "summed", models.summed())
         models.write(repository, "filled", models.filled())
 
@@ -331,7 +334,8 @@ class SmallPool(Case):
         for protocol in PROTOCOLS:
             with self.refused("memory"):
                 self.infer(protocol, "summed", {"count": np.array([16 << 20]), "x": one})
-            same(self, self.infer(protocol, "summed", {"count": np.array([1000]), "x": one}), {"y": np.array([2000], np.float32)})
+            made = self.infer(protocol, "summed", {"count": np.array([1000]), "x": one})
+            same(self, made, {"y": np.array([2000], np.float32)})
 
     def test_outputs(self):
         for protocol in PROTOCOLS:

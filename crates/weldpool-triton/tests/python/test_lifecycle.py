@@ -67,7 +67,8 @@ class Lifecycle(Explicit):
 
     def test_versions(self):
         for version, amount in ((1, 10), (2, 20), (5, 50)):
-            models.write(self.repository, "versions", models.add(amount), "version_policy: { specific: { versions: [ 1, 5 ] } }\n", version)
+            policy = "version_policy: { specific: { versions: [ 1, 5 ] } }\n"
+            models.write(self.repository, "versions", models.add(amount), policy, version)
         self.http.load_model("versions")
         self.answers("versions", 10, "1")
         self.answers("versions", 50, "5")
@@ -137,7 +138,8 @@ class Lifecycle(Explicit):
                         wrong.append((x, y))
             client.close()
 
-        threads = [threading.Thread(target=work, args=(protocol, seed)) for seed, protocol in enumerate(["http", "grpc"] * 2)]
+        threads = [threading.Thread(target=work, args=(protocol, seed))
+                   for seed, protocol in enumerate(["http", "grpc"] * 2)]
         for thread in threads:
             thread.start()
         try:
@@ -166,20 +168,25 @@ class Lifecycle(Explicit):
         weights = models.numpy_helper.from_array(np.ones((1024, 1024), np.float32), "weights")
         proto = models.model("heavy", [models.helper.make_node("MatMul", ["x", "weights"], ["y"])],
                              [models.value("x", "FP32", ["n", 1024])], [models.value("y", "FP32", ["n", 1024])], [weights])
-        models.write(self.repository, "heavy", proto, models.parameter("session.use_device_allocator_for_initializers", "1"))
+        models.write(self.repository, "heavy", proto,
+                     models.parameter("session.use_device_allocator_for_initializers", "1"))
         self.lives()
-        self.assertTrue(eventually(lambda: self.settled()))
+        self.assertTrue(eventually(self.settled))
         idle = pool(self.server)["weldpool_live_bytes"]
         for _ in range(2):
             self.http.load_model("heavy")
             x = random_array("FP32", (3, 1024))
             for protocol in PROTOCOLS:
-                same(self, self.infer(protocol, "heavy", {"x": x}), {"y": x.sum(axis=1, keepdims=True).repeat(1024, axis=1)},
-                     tolerance=1e-2)
-            self.assertTrue(eventually(lambda: pool(self.server)["weldpool_live_bytes"] >= idle + (4 << 20)), pool(self.server))
+                same(self, self.infer(protocol, "heavy", {"x": x}),
+                     {"y": x.sum(axis=1, keepdims=True).repeat(1024, axis=1)}, tolerance=1e-2)
+            self.becomes(lambda figures: figures["weldpool_live_bytes"] >= idle + (4 << 20))
             self.http.unload_model("heavy")
-            self.assertTrue(eventually(lambda: pool(self.server)["weldpool_live_bytes"] == idle), (idle, pool(self.server)))
-        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_reserved_bytes"] < idle + (4 << 20)), pool(self.server))
+            self.becomes(lambda figures: figures["weldpool_live_bytes"] == idle)
+        self.becomes(lambda figures: figures["weldpool_reserved_bytes"] < idle + (4 << 20))
+
+    def becomes(self, condition):
+        """Waits for figures of the pool."""
+        self.assertTrue(eventually(lambda: condition(pool(self.server))), pool(self.server))
 
     def settled(self):
         """Whether the figures of the pool stay as they are."""

@@ -32,8 +32,8 @@ class Load(Case):
     clients_count = 8
     warm_up_seconds = 3.0
     seconds = 10.0
-    # The heap of Triton settles by some MiB; what is not freed comes to more: the requests of the measured time bring
-    # hundreds of MiB of inputs.
+    # The heap of Triton settles by some MiB; what is not freed comes to more, for the requests of the
+    # measured time bring hundreds of MiB of inputs.
     growth_bytes_max = 16 << 20
 
     @classmethod
@@ -128,8 +128,8 @@ class Load(Case):
                 report = pathlib.Path(folder) / "report.csv"
                 # Other programs may be busy on the machine, so windows may differ by more than its default of 10 %.
                 done = subprocess.run(
-                    [PERF_ANALYZER, "-m", "add_sub", "-x", "1", "-i", protocol, "-u", address, "-b", "1", "--shape", "a:4", "--shape", "b:4",
-                     "--concurrency-range", "2", "--measurement-interval", "1000", "--stability-percentage", "40",
+                    [PERF_ANALYZER, "-m", "add_sub", "-x", "1", "-i", protocol, "-u", address, "-b", "1",
+                     "--shape", "a:4", "--shape", "b:4", "--concurrency-range", "2", "--measurement-interval", "1000", "--stability-percentage", "40",
                      "--max-trials", "12", "-f", report],
                     env={**os.environ, "LD_LIBRARY_PATH": PERF_ANALYZER_LIBRARIES}, capture_output=True, text=True,
                     timeout=PERF_ANALYZER_SECONDS, check=False)
