@@ -167,7 +167,8 @@ class Lifecycle(Explicit):
         # Weights that are worth counting.
         weights = models.numpy_helper.from_array(np.ones((1024, 1024), np.float32), "weights")
         proto = models.model("heavy", [models.helper.make_node("MatMul", ["x", "weights"], ["y"])],
-                             [models.value("x", "FP32", ["n", 1024])], [models.value("y", "FP32", ["n", 1024])], [weights])
+                             [models.value("x", "FP32", ["n", 1024])], [models.value("y", "FP32", ["n", 1024])],
+                             [weights])
         models.write(self.repository, "heavy", proto,
                      models.parameter("session.use_device_allocator_for_initializers", "1"))
         self.lives()

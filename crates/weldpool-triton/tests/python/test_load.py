@@ -41,7 +41,8 @@ class Load(Case):
         models.write(repository, "witness", models.identity("FP32", ["n", "k"]))
         models.write(repository, "numbers", models.doubled("FP32", ["n", "k"]), models.batching(8, 1))
         models.write(repository, "strings", models.doubled("BYTES", ["n", "k"]), models.batching(8, 1))
-        models.write(repository, "add_sub", models.add_sub(["n", 4]), "instance_group [ { count: 2 kind: KIND_CPU } ]\n")
+        models.write(repository, "add_sub", models.add_sub(["n", 4]),
+                     "instance_group [ { count: 2 kind: KIND_CPU } ]\n")
         models.write(repository, "non_zero", models.non_zero())
         models.write(repository, "slow", models.slow(64))
 
@@ -129,8 +130,8 @@ class Load(Case):
                 # Other programs may be busy on the machine, so windows may differ by more than its default of 10 %.
                 done = subprocess.run(
                     [PERF_ANALYZER, "-m", "add_sub", "-x", "1", "-i", protocol, "-u", address, "-b", "1",
-                     "--shape", "a:4", "--shape", "b:4", "--concurrency-range", "2", "--measurement-interval", "1000", "--stability-percentage", "40",
-                     "--max-trials", "12", "-f", report],
+                     "--shape", "a:4", "--shape", "b:4", "--concurrency-range", "2",
+                     "--measurement-interval", "1000", "--stability-percentage", "40", "--max-trials", "12", "-f", report],
                     env={**os.environ, "LD_LIBRARY_PATH": PERF_ANALYZER_LIBRARIES}, capture_output=True, text=True,
                     timeout=PERF_ANALYZER_SECONDS, check=False)
                 said = done.stdout + done.stderr

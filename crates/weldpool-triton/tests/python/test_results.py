@@ -274,7 +274,8 @@ class Batches(Case):
         for protocol, (model, datatype) in itertools.product(PROTOCOLS, (("shapes", "FP32"), ("strings", "BYTES"))):
             with self.subTest(protocol=protocol, model=model):
                 before = self.statistics(model)
-                requests = [{"x": random_array(datatype, (1 + index % 2, 3 + index % 3), seed=index)} for index in range(10)]
+                requests = [{"x": random_array(datatype, (1 + index % 2, 3 + index % 3), seed=index)}
+                            for index in range(10)]
                 made = self.together(protocol, model, requests)
                 reference = Reference(models.doubled(datatype, ["n", "k"]))
                 for request, one in zip(requests, made):
@@ -345,7 +346,19 @@ class SharedMemory(Case):
             self.regions[name] = shared_memory.create_shared_memory_region(name, key, self.size)
             self.addCleanup(shared_memory.destroy_shared_memory_region, self.regions[name])
             self.http.register_system_shared_memory(name, key, self.size)
-            self.addCleanup(self.http.unregister_system_shared_memory, name)
+            self.addCleanup(self.unregister, name)
+
+    def unregister(self, name):
+        """The region is in use until the request is given back, which is after its answer."""
+        def done():
+            try:
+                self.http.unregister_system_shared_memory(name)
+            except InferenceServerException as error:
+                self.assertIn("in use", str(error))
+                return False
+            return True
+
+        self.assertTrue(eventually(done))
 
     def ask(self, protocol, model, inputs, outputs, client=None):
         """Inputs are NAME: (array, offset), outputs are NAME: (offset, bytes)."""
@@ -388,7 +401,7 @@ class SharedMemory(Case):
 
     def test_requests_of_one_batch(self):
         xs = [random_array("FP32", (1, 5), seed=seed) for seed in range(2)]
-        calls = [lambda client, x=x, at=at: self.ask("http", "together", {"x": (x, at + 1)}, {"y": (at + 1, 40)}, client)
+        calls = [lambda client, x=x, at=at + 1: self.ask("http", "together", {"x": (x, at)}, {"y": (at, 40)}, client)
                  for at, x in zip((0, 1000), xs)]
         for result in in_threads(self.server, "http", calls):
             if isinstance(result, Exception):
