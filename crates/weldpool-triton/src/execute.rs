@@ -174,7 +174,12 @@ impl Execution<'_> {
         let inputs: Vec<(&str, &[usize])> = asked
             .inputs
             .iter()
-            .map(|given| (ports.inputs[given.port].name.as_str(), given.shape.as_slice()))
+            .map(|given| {
+                (
+                    ports.inputs[given.port].name.as_str(),
+                    given.shape.as_slice(),
+                )
+            })
             .collect();
         // By the outputs of the model, of which the configuration may choose some.
         let expected = self.model.model.expected_shapes(&inputs);
