@@ -10,7 +10,7 @@ use weldpool_engine::{
     TensorSliceMut,
 };
 
-use crate::batch::Asked;
+use crate::batch::{Asked, Port};
 use crate::clock::{Times, now_ns};
 use crate::error::{Error, ErrorCode, Result};
 use crate::faults::Place;
@@ -183,15 +183,17 @@ impl Execution<'_> {
                 )
             })
             .collect();
-        let mut shapes = self.model.model.expected_shapes(&inputs);
-        for (port, shape) in shapes.iter_mut().enumerate() {
-            let written =
-                asked.outputs.contains(&port) && ports.outputs[port].data_type != DataType::Bytes;
-            if !written {
-                *shape = None;
+        // By the outputs of the model, of which the configuration may choose some.
+        let expected = self.model.model.expected_shapes(&inputs);
+        let specs = self.model.model.outputs();
+        let shape_of = |(port, output): (usize, &Port)| {
+            if !asked.outputs.contains(&port) || output.data_type == DataType::Bytes {
+                return None;
             }
-        }
-        shapes
+            let position = specs.iter().position(|spec| spec.name == output.name)?;
+            expected.get(position)?.clone()
+        };
+        ports.outputs.iter().enumerate().map(shape_of).collect()
     }
 
     /// One run. Outputs for which there is a shape are written to the answer of the one request.

@@ -128,7 +128,10 @@ impl Run<'_> {
             .collect();
         let made = match self.execute(&mut free) {
             Ok(made) => made,
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            // Not about the given memory: this is why the run fails whatever was given.
+            Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::OutOfMemory) => {
+                return Err(error);
+            }
             Err(_) => return Ok(()),
         };
         let mut wrong = None;

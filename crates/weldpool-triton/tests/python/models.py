@@ -1,7 +1,8 @@
 """Small ONNX models for the tests, and a repository of them."""
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -53,6 +54,60 @@ def non_zero():
     )
 
 
+def doubled(datatype, shape):
+    """Its input twice along the last axis, which onnxruntime can do with every type."""
+    return model(
+        "doubled", [helper.make_node("Concat", ["x", "x"], ["y"], axis=-1)], [value("x", datatype, shape)],
+        [value("y", datatype, [*shape[:-1], None])],
+    )
+
+
+def add(amount, shape=("n", 3)):
+    """Adds a number."""
+    nodes = [helper.make_node("Add", ["x", "amount"], ["y"])]
+    amount = numpy_helper.from_array(np.array(amount, np.float32), "amount")
+    return model("add", nodes, [value("x", "FP32", shape)], [value("y", "FP32", shape)], [amount])
+
+
+def slow(size=256):
+    """Takes as long as its input `rounds` says, some milliseconds each, and returns that."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["state", "weights"], ["next"])],
+        "body",
+        [value("round", "INT64", []), value("go", "BOOL", []), value("state", "FP32", [size, size])],
+        [value("go_on", "BOOL", []), value("next", "FP32", [size, size])],
+    )
+    nodes = [
+        helper.make_node("Loop", ["rounds", "", "start"], ["end"], body=body),
+        helper.make_node("ReduceMax", ["end"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["one"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["rounds", "one"], ["done"]),
+    ]
+    weights = numpy_helper.from_array(np.eye(size, dtype=np.float32), "weights")
+    start = numpy_helper.from_array(np.ones((size, size), np.float32), "start")
+    return model("slow", nodes, [value("rounds", "INT64", [1])], [value("done", "INT64", [1])], [weights, start])
+
+
+def filled():
+    """As many ones as its input says: an output whose size nobody knows before."""
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    nodes = [helper.make_node("ConstantOfShape", ["count"], ["y"], value=one)]
+    return model("filled", nodes, [value("count", "INT64", [1])], [value("y", "FP32", ["m"])])
+
+
+def summed():
+    """The sum of as many ones as its input says: a result that is small where the way to it is not."""
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["count"], ["ones"], value=one),
+        helper.make_node("Add", ["ones", "x"], ["more"]),
+        helper.make_node("ReduceSum", ["more"], ["y"], keepdims=1),
+    ]
+    return model(
+        "summed", nodes, [value("count", "INT64", [1]), value("x", "FP32", [1])], [value("y", "FP32", [1])]
+    )
+
+
 def write(repository, name, proto, config=None, version=1):
     """Adds a model to a repository; without a configuration Triton has it completed."""
     home = repository / name
@@ -61,3 +116,27 @@ def write(repository, name, proto, config=None, version=1):
         onnx.save(proto, home / str(version) / "model.onnx")
     text = f'name: "{name}"\nbackend: "metal_mps"\n' + (config or "")
     (home / "config.pbtxt").write_text(text)
+
+
+def tensors(**dims):
+    """Inputs or outputs of a configuration: `name=(data type, dims)`, a reshape may follow."""
+    made = []
+    for name, (data_type, shape, *reshape) in dims.items():
+        data_type = "STRING" if data_type == "BYTES" else data_type
+        more = f" reshape {{ shape: {list(reshape[0])} }}" if reshape else ""
+        made.append(f'{{ name: "{name}" data_type: TYPE_{data_type} dims: {list(shape)}{more} }}')
+    return f"[ {', '.join(made)} ]\n"
+
+
+def batching(size, delay_ms, preferred=None):
+    """A configuration of batches; those of the preferred size, the largest if none is given, run at once."""
+    return (
+        f"max_batch_size: {size}\n"
+        f"dynamic_batching {{ preferred_batch_size: [ {preferred or size} ] "
+        f"max_queue_delay_microseconds: {delay_ms * 1000} }}\n"
+    )
+
+
+def parameter(name, text):
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'parameters {{ key: "{name}" value {{ string_value: "{text}" }} }}\n'

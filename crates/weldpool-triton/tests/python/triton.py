@@ -95,6 +95,10 @@ class Triton:
         with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as answer:
             return answer.read().decode()
 
+    def discard(self):
+        """Removes the log of a server that has stopped."""
+        self._folder.cleanup()
+
     def stop(self):
         """Stops the server and returns its exit status."""
         self._process.terminate()
