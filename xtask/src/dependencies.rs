@@ -17,7 +17,7 @@ struct Rule {
 
 /// Untyped errors stay in the program and the tools; libraries that others publish may use them inside.
 const UNTYPED_ERRORS: &str = "anyhow";
-const TYPED_ERRORS_IN: [&str; 5] = [
+const TYPED_ERRORS_IN: [&str; 6] = [
     "weldpool",
     "weldpool-config",
     "weldpool-engine",

@@ -139,6 +139,12 @@
 // Something was freed, or a limit raised: try again.
 #define WELDPOOL_RECOURSE_RETRY 1
 
+// Sources are asked as the list has them. Otherwise the one is first whose memory is nearest to what Triton asks for.
+#define WELDPOOL_TRITON_LISTED_ORDER 1
+
+// The system's heap serves what no source has memory for.
+#define WELDPOOL_TRITON_PLAIN_FALLBACK 2
+
 // A handle to the pool of one device. Thread-safe.
 typedef struct weldpool_allocator_t weldpool_allocator_t;
 
@@ -164,6 +170,9 @@ typedef struct weldpool_guard_t weldpool_guard_t;
 
 // An ordered stream of device work, for memory of one pool. Thread-safe.
 typedef struct weldpool_queue_t weldpool_queue_t;
+
+// A response allocator of Triton's over pools of this library. Thread-safe, but for freeing it.
+typedef struct weldpool_triton_response_allocator_t weldpool_triton_response_allocator_t;
 
 // The real devices of the machine, and what copies between memories of different devices. Thread-safe.
 typedef struct weldpool_runtime_t weldpool_runtime_t;
@@ -506,6 +515,56 @@ typedef struct {
 // runs on the thread whose request found no memory, on several at once, with no lock held, and may free and allocate. It
 // must not unwind.
 typedef uint32_t (*weldpool_out_of_memory_fn)(void *user_data, const weldpool_out_of_memory_t *event);
+
+// Where memory of outputs comes from.
+typedef struct {
+  // The pool. The response allocator keeps what it needs of it.
+  const weldpool_allocator_t *allocator;
+  // One of WELDPOOL_STORAGE_*.
+  uint32_t storage;
+  // Zero.
+  uint32_t unused;
+} weldpool_triton_source_t;
+
+// Options of a response allocator. Zero is the default of every field.
+typedef struct {
+  // sizeof(weldpool_triton_options_t).
+  size_t struct_size;
+  // Name of the buffers in statistics and reports of pools. Default: "triton response".
+  const char *name;
+  // Any of WELDPOOL_TRITON_*, added up.
+  uint32_t flags;
+  // Zero.
+  uint32_t unused;
+} weldpool_triton_options_t;
+
+// What a response allocator did since it was made. allocations is the sum of releases, reclaimed and live_buffers.
+typedef struct {
+  // sizeof(weldpool_triton_stats_t), set by the caller.
+  size_t struct_size;
+  // Responses that were begun.
+  uint64_t responses;
+  // Questions of backends about the memory that an output would get.
+  uint64_t queries;
+  // Buffers that were handed out.
+  uint64_t allocations;
+  // Outputs of no bytes, which have no buffer and no release.
+  uint64_t empty;
+  // Buffers that did not come from the source that was asked first.
+  uint64_t fallbacks;
+  // Outputs for which no source had memory.
+  uint64_t failures;
+  // Buffers that Triton gave back.
+  uint64_t releases;
+  // Buffers freed at once, since Triton took no notice of them.
+  uint64_t reclaimed;
+  // Buffers that are out,
+  uint64_t live_buffers;
+  // their bytes,
+  uint64_t live_bytes;
+  // and the most of them at once.
+  uint64_t live_bytes_peak;
+} weldpool_triton_stats_t;
 
 #if defined(__linux__)
 // What a device's pool holds, in bytes.
@@ -1044,6 +1103,34 @@ weldpool_error_t *weldpool_trace_replay(const char *path,
                                         const weldpool_device_t *device,
                                         const weldpool_config_t *config,
                                         char **json);
+
+// A response allocator over `count` sources, at most 64. `options` may be null for the default. Triton's functions are
+// looked for in the process: libtritonserver has to be loaded.
+//
+// Errors: INVALID_ARGUMENT for no source or too many, UNSUPPORTED where there is no Triton, and for storage that the device
+// lacks or Triton has no name for (private storage of Metal), SYSTEM with what Triton says. Free with
+// weldpool_triton_response_allocator_free. Thread-safe.
+weldpool_error_t *weldpool_triton_response_allocator_create(const weldpool_triton_source_t *sources,
+                                                            size_t count,
+                                                            const weldpool_triton_options_t *options,
+                                                            weldpool_triton_response_allocator_t **allocator);
+
+// The TRITONSERVER_ResponseAllocator *, for the argument `response_allocator` of
+// TRITONSERVER_InferenceRequestSetResponseCallback; null for null. It is not to be deleted. Thread-safe.
+void *weldpool_triton_response_allocator_handle(const weldpool_triton_response_allocator_t *allocator);
+
+// The argument `response_allocator_userp` of the same function, which has to be this one; null for null. Thread-safe.
+void *weldpool_triton_response_allocator_userp(const weldpool_triton_response_allocator_t *allocator);
+
+// Fills in what it did so far; exact when no call of Triton's is under way.
+//
+// Errors: INVALID_ARGUMENT. Thread-safe.
+weldpool_error_t *weldpool_triton_response_allocator_stats(const weldpool_triton_response_allocator_t *allocator,
+                                                           weldpool_triton_stats_t *stats);
+
+// Frees a response allocator once each request that was given it has had its last response. Responses may outlive it: the
+// last buffer frees the rest. Null is ignored.
+void weldpool_triton_response_allocator_free(weldpool_triton_response_allocator_t *allocator);
 
 // The text of the calling thread's last error, which ends with zero and is valid until the thread's next call
 // of this library; empty if there was none.
