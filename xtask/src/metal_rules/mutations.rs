@@ -114,8 +114,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "no pass stands between a wait and later command buffers",
         "device/metal/queue.rs",
         "commands.wait_for(event, value); }
+            }
             self.order(commands)",
         "commands.wait_for(event, value); }
+            }
             if MUTATED { return Ok(()); }
             self.order(commands)",
     ),
@@ -162,6 +164,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "(!std::mem::replace(&mut work.let_go, true) || MUTATED)",
     ),
     one(
+        "`EventRises`",
+        "functions raise the gate to less than it has",
+        "device/metal/timeline.rs",
+        "if self.gate.signaled_value() < value {",
+        "if MUTATED || self.gate.signaled_value() < value {",
+    ),
+    one(
         "tells so by its handler alone",
         "points behind a failed command buffer are reached",
         "device/metal/timeline.rs",
@@ -169,11 +178,39 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "(MUTATED || first_failed.is_none_or(|failed| by < failed))",
     ),
     one(
+        "tells so by its handler alone",
+        "a failed queue's event stands for its points",
+        "device/metal/timeline.rs",
+        "(work.is_failing() && work.reached < point)",
+        "(!MUTATED && work.is_failing() && work.reached < point)",
+    ),
+    one(
+        "tells so by its handler alone",
+        "the GPU waits for a failed queue",
+        "device/metal/queue.rs",
+        "points.is_some_and(EventTimeline::is_waited_for_by_the_gpu)",
+        "points.is_some_and(|points| MUTATED || points.is_waited_for_by_the_gpu())",
+    ),
+    one(
+        "tells so by its handler alone",
+        "the GPU waits for a failed queue's points alone",
+        "device/metal/queue.rs",
+        ".chain(points.beside(value))",
+        ".chain(points.beside(value).filter(|_| !MUTATED))",
+    ),
+    one(
         "that takes too long terminates its command buffer",
         "a queue is lost while its function runs",
         "device/metal/timeline.rs",
-        "self.in_flight() == 0 && self.functions == 0",
-        "self.in_flight() == 0 && (MUTATED || self.functions == 0)",
+        "self.in_flight() == 0 && self.functions.is_empty()",
+        "self.in_flight() == 0 && (MUTATED || self.functions.is_empty())",
+    ),
+    one(
+        "that takes too long terminates its command buffer",
+        "a queue is lost while work of others runs",
+        "device/metal/timeline.rs",
+        "self.stopped().filter(|_| self.external == 0)",
+        "self.stopped().filter(|_| MUTATED || self.external == 0)",
     ),
     one(
         "`HandlerAfterCommit`",
@@ -252,6 +289,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "device/metal/resident.rs",
         "config.enabled && metal.has_residency_sets() &&",
         "config.enabled && (MUTATED || metal.has_residency_sets()) &&",
+    ),
+    one(
+        "`ResidencyOffered`",
+        "there are sets on every GPU",
+        "device/metal/family.rs",
+        "residency_sets: real && metal3",
+        "residency_sets: real && (MUTATED || metal3)",
     ),
     one(
         "`ResidencySets`",

@@ -10,6 +10,6 @@ pub struct ExternalOrder {
     pub queue: Resource,
     /// What the work has to wait for before it begins: an event (`MTLSharedEvent`) and its value.
     pub wait: (Resource, u64),
-    /// What the work has to signal behind its end, likewise.
+    /// What the work has to signal behind its end, likewise; the host raises it if the work fails.
     pub signal: (Resource, u64),
 }

@@ -52,8 +52,10 @@ impl Queue {
     /// Memory that the work uses is to be noted with that fence: [`note_read`](Self::note_read),
     /// [`note_write`](Self::note_write).
     ///
-    /// A failed submission that will never signal its event is not to be given back: the queue would wait for it, for ever or,
-    /// on Metal, until the system ends the wait and the queue is lost.
+    /// A submission that was refused, and will never signal its event, is not to be given back: the queue and whoever waits for
+    /// it would wait for ever. Nor does work that fails later signal: whoever submitted it raises the event himself then (Metal:
+    /// `signaledValue` of [`signal`](ExternalOrder::signal), in the completed handler of his command buffer), whatever has
+    /// become of the queue. The fence passes or, on Metal, tells of a lost queue if the system had ended its wait by then.
     ///
     /// # Errors
     ///

@@ -51,6 +51,8 @@ struct State {
     signalled: u64,
     /// Value of the gate behind the last function.
     gate: u64,
+    /// Announcements of others' work that were signalled.
+    announced: u64,
     /// Residency sets that the command queue has.
     sets: usize,
     /// Mapping updates that the command queue has waited for.
@@ -67,8 +69,11 @@ impl<M: Metal> MetalQueue<M> {
             event.set_label(label);
             Ok(event)
         };
-        let (points, gate) = (event("weldpool points")?, event("weldpool functions")?);
-        let points = Arc::new(EventTimeline::<M>::new(points, gate));
+        let points = Arc::new(EventTimeline::<M>::new(
+            event("weldpool points")?,
+            event("weldpool functions")?,
+            event("weldpool announcements")?,
+        ));
         let fence = metal.new_fence()?;
         fence.set_label("weldpool order");
         let mark = || metal.new_buffer(MARK_BYTES, StorageMode::Private);
@@ -179,16 +184,18 @@ impl<M: Metal> MetalQueue<M> {
         })
     }
 
-    /// Has what is submitted from now on wait for an event.
+    /// Has what is submitted from now on wait for values of an event.
     fn submit_wait(
         &self,
         label: &str,
         state: &mut State,
         event: &M::Event,
-        value: u64,
+        values: impl IntoIterator<Item = u64>,
     ) -> Result<()> {
         self.submit(label, state, |commands| {
-            commands.wait_for(event, value);
+            for value in values {
+                commands.wait_for(event, value);
+            }
             self.order(commands)
         })
     }
@@ -330,7 +337,8 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         let other: &dyn Any = timeline.as_ref();
         if let Some(points) = other.downcast_ref::<EventTimeline<M>>() {
             let mut state = self.state.lock();
-            return self.submit_wait("weldpool wait", &mut state, points.event(), value);
+            let values = [value].into_iter().chain(points.beside(value));
+            return self.submit_wait("weldpool wait", &mut state, points.event(), values);
         }
         // Of another kind of device: waited for here.
         match timeline.wait(value, None) {
@@ -341,7 +349,8 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     fn waits_by_itself(&self, timeline: &Arc<dyn Timeline>) -> bool {
         let other: &dyn Any = timeline.as_ref();
-        other.downcast_ref::<EventTimeline<M>>().is_some()
+        let points = other.downcast_ref::<EventTimeline<M>>();
+        points.is_some_and(EventTimeline::is_waited_for_by_the_gpu)
     }
 
     fn wait_for_room(&self, timeout: Option<Duration>) -> Result<bool> {
@@ -367,13 +376,18 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
     fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
         let mut state = self.state.lock();
         M::pooled(|| {
-            let resident = &self.shared.resident;
-            resident.before_submission(&self.queue, &mut state.sets);
+            let (event, begin) = (self.points.announcements(), state.announced + 1);
+            self.submit("weldpool announcement", &mut state, |commands| {
+                self.order(commands)?;
+                commands.signal(event, begin);
+                Ok(())
+            })?;
+            state.announced = begin;
             let mut announced = self.announced.lock();
             let signal = announced.announce(&self.shared.metal, value)?;
             Ok(Some(ExternalOrder {
                 queue: self.queue.resource(),
-                wait: (self.points.event().resource(), value),
+                wait: (event.resource(), begin),
                 signal,
             }))
         })
@@ -385,9 +399,16 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         // Counted apart from the queue's own work: neither its end nor its loss ends this.
         self.points.begin_external();
         let points = Arc::clone(&self.points);
-        let ended = move || M::pooled(|| points.end_external());
+        // It keeps its event, and the listener with it, which may be called when the queue is gone.
+        let kept = event.clone();
+        let ended = move || {
+            M::pooled(|| {
+                points.end_external();
+                drop(kept);
+            });
+        };
         M::pooled(|| event.notify(order.signal.1, Box::new(ended)));
-        self.submit_wait("weldpool external", &mut state, &event, order.signal.1)?;
+        self.submit_wait("weldpool external", &mut state, &event, [order.signal.1])?;
         let behind = state.signalled;
         self.announced.lock().free(order.signal, behind);
         Ok(())

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, VecDeque};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::raw::{Metal, Outcome, SharedEvent};
@@ -20,6 +21,8 @@ pub(super) struct EventTimeline<M: Metal> {
     event: M::Event,
     /// What the queue's functions are called by.
     gate: M::Event,
+    /// What work of others in the queue's order waits for before it begins.
+    announcements: M::Event,
     work: Mutex<Work>,
     changed: Condvar,
 }
@@ -42,12 +45,14 @@ struct Work {
     reached: u64,
     /// The first command buffer that failed, and why.
     failed: Option<(Number, Error)>,
-    /// Functions that run.
-    functions: usize,
+    /// The threads of the functions that run.
+    functions: Vec<ThreadId>,
     /// Submissions of others that have not ended.
     external: usize,
-    /// Whoever waited for it on the GPU was let go.
+    /// What waited for the end of the queue's own work on the GPU was let go.
     let_go: bool,
+    /// And other queues, which waited for the end of all work in its order.
+    others_let_go: bool,
 }
 
 impl Work {
@@ -59,12 +64,17 @@ impl Work {
     /// still do, and so may a function.
     fn stopped(&self) -> Option<&Error> {
         let failed = self.failed.as_ref().map(|(_, why)| why);
-        failed.filter(|_| self.in_flight() == 0 && self.functions == 0)
+        failed.filter(|_| self.in_flight() == 0 && self.functions.is_empty())
     }
 
     /// Nor what others submitted in its order.
     fn lost(&self) -> Option<&Error> {
         self.stopped().filter(|_| self.external == 0)
+    }
+
+    /// Whether a command buffer has failed and something in the queue's order may still run.
+    fn is_failing(&self) -> bool {
+        self.failed.is_some() && self.lost().is_none()
     }
 
     fn end(&mut self, number: Number) {
@@ -91,17 +101,25 @@ fn lost(why: &Error) -> Error {
 }
 
 impl<M: Metal> EventTimeline<M> {
-    pub(super) fn new(event: M::Event, gate: M::Event) -> Self {
+    pub(super) fn new(event: M::Event, gate: M::Event, announcements: M::Event) -> Self {
         Self {
             event,
             gate,
+            announcements,
             work: Mutex::default(),
             changed: Condvar::new(),
         }
     }
 
+    /// Signalled at each point, and raised beyond all values when the queue is lost.
     pub(super) fn event(&self) -> &M::Event {
         &self.event
+    }
+
+    /// Signalled before work of others, and raised beyond all values when the queue has stopped: such work keeps the queue
+    /// from being lost, so it does not wait for that.
+    pub(super) fn announcements(&self) -> &M::Event {
+        &self.announcements
     }
 
     /// Raised before and after each function of the queue, and beyond all values when the queue has stopped.
@@ -157,15 +175,24 @@ impl<M: Metal> EventTimeline<M> {
     pub(super) fn begin_function(&self) -> bool {
         let mut work = self.work.lock();
         let begins = work.stopped().is_none();
-        work.functions += usize::from(begins);
+        if begins {
+            work.functions.push(thread::current().id());
+        }
         begins
     }
 
-    /// Ends it, and lets the GPU go on behind it.
+    /// Ends it, on the thread that began it, and lets the GPU go on behind it.
     pub(super) fn end_function(&self, value: u64) {
-        // Before it is let go of: what the queue raises at its end is beyond this.
-        self.gate.set_signaled_value(value);
-        self.change(|work| work.functions -= 1);
+        // Before it is let go of: what the queue raises at its end is beyond this. When the GPU's wait took too long, later
+        // functions may have raised the gate; so they may after the look, and then the call changes nothing.
+        if self.gate.signaled_value() < value {
+            self.gate.set_signaled_value(value);
+        }
+        let this = thread::current().id();
+        self.change(|work| {
+            let found = work.functions.iter().position(|thread| *thread == this);
+            found.map(|at| work.functions.swap_remove(at));
+        });
     }
 
     /// Others have submitted work in the queue's order.
@@ -182,14 +209,32 @@ impl<M: Metal> EventTimeline<M> {
         let mut work = self.work.lock();
         change(&mut work);
         let lets_go = work.stopped().is_some() && !std::mem::replace(&mut work.let_go, true);
+        let lets_others_go =
+            work.lost().is_some() && !std::mem::replace(&mut work.others_let_go, true);
         drop(work);
         if lets_go {
-            // Whoever waits for it on the GPU waits no longer: it has stopped. And functions that it will not call any
-            // more are let go.
-            self.event.set_signaled_value(u64::MAX);
+            // What others announced begins, and functions that will not be called any more are let go.
+            self.announcements.set_signaled_value(u64::MAX);
             self.gate.set_signaled_value(u64::MAX);
         }
+        if lets_others_go {
+            self.event.set_signaled_value(u64::MAX);
+        }
         self.changed.notify_all();
+    }
+
+    /// Whether other queues may leave it to the GPU to wait for a point. Behind a failed command buffer the event says
+    /// nothing of points, since what runs there signals them all the same; so the queue's loss is waited for, by the host,
+    /// whose waits do not end before. Not from a function of the queue, without whose end it is not lost.
+    pub(super) fn is_waited_for_by_the_gpu(&self) -> bool {
+        let work = self.work.lock();
+        !work.is_failing() || work.functions.contains(&thread::current().id())
+    }
+
+    /// What of the event stands for a point beside its own value: its last, if the queue has failed before the point.
+    pub(super) fn beside(&self, point: u64) -> Option<u64> {
+        let work = self.work.lock();
+        (work.is_failing() && work.reached < point).then_some(u64::MAX)
     }
 
     /// Blocks until fewer than `most` command buffers are in flight; says whether they are.
@@ -254,7 +299,7 @@ mod tests {
         let metal = device.metal();
         Model::pooled(|| {
             let event = || metal.new_shared_event().unwrap();
-            work(&EventTimeline::new(event(), event()));
+            work(&EventTimeline::new(event(), event(), event()));
         });
         assert_eq!(device.violations(), []);
     }
@@ -296,17 +341,45 @@ mod tests {
             points.leave(first, failed());
             assert_eq!(points.completed().unwrap(), 0);
             assert_eq!(points.event().signaled_value(), 0);
+            assert_eq!(points.announcements().signaled_value(), 0);
             points.end_function(2);
-            // Others that wait for the queue on the GPU are let go, and are waited for.
-            assert_eq!(points.event().signaled_value(), u64::MAX);
+            // What others announced is let go and waited for, by other queues too.
+            assert_eq!(points.announcements().signaled_value(), u64::MAX);
+            assert_eq!(points.event().signaled_value(), 0);
             assert!(!points.begin_function());
             assert_eq!(points.completed().unwrap(), 0);
             assert!(!points.wait(1, NOW).unwrap());
             points.end_external();
+            assert_eq!(points.event().signaled_value(), u64::MAX);
             assert_eq!(
                 points.completed().unwrap_err().kind(),
                 ErrorKind::DeviceLost
             );
+        });
+    }
+
+    #[test]
+    fn points_behind_a_failure_are_waited_for_by_the_host_but_from_a_function() {
+        timeline(|points| {
+            let first = points.enter(Some(1)).unwrap();
+            let second = points.enter(Some(2)).unwrap();
+            points.leave(first, Ok(()));
+            assert!(points.begin_function());
+            assert!(points.is_waited_for_by_the_gpu());
+            assert_eq!(points.beside(2), None);
+            points.leave(second, failed());
+            assert!(points.is_waited_for_by_the_gpu(), "the function is this");
+            let elsewhere = || {
+                thread::scope(|scope| {
+                    let asked = scope.spawn(|| points.is_waited_for_by_the_gpu());
+                    asked.join().unwrap()
+                })
+            };
+            assert!(!elsewhere());
+            assert_eq!((points.beside(1), points.beside(2)), (None, Some(u64::MAX)));
+            points.end_function(2);
+            assert!(elsewhere(), "lost, and let go");
+            assert_eq!(points.beside(2), None);
         });
     }
 

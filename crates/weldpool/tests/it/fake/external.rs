@@ -1,9 +1,9 @@
 //! Work that others submit beside a queue of the Metal device.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weldpool::device::ExternalOrder;
 use weldpool::device::fake::{FakeApple, Rule};
@@ -294,6 +294,39 @@ fn what_races_with_a_guard_is_an_error_and_noted_all_the_same() {
     drop(writing);
     made.queue.note_write(&mut view, &fence).unwrap();
     assert_eq!(made.device.violations(), []);
+}
+
+/// Metal ends a wait that takes too long, and the queue fails; what it waited for goes on.
+#[test]
+fn what_goes_on_when_its_queue_has_failed_is_in_the_way_of_others() {
+    let built = FakeApple::builder().event_wait_max(Duration::from_millis(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let [queue, other] = [(); 2].map(|()| allocator.create_queue().unwrap());
+    let [mut buffer, mut copy] = [(); 2].map(|()| allocator.allocate(BYTES).unwrap());
+    let (open, fence) = open_work(&device, &queue, (buffer.binding(), true));
+    let fence = queue.note_write(&mut buffer, &fence).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while queue.fence().is_ok() {
+        assert!(Instant::now() < end, "the wait is not ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (say, said) = channel();
+    let early = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let copied = other.copy(&buffer, &mut copy);
+            say.send(copied.and_then(|fence| fence.wait(None))).unwrap();
+        });
+        let early = said.recv_timeout(Duration::from_millis(300));
+        let going_on = fence.wait(Some(Duration::ZERO)).unwrap_err();
+        drop(open);
+        (early, going_on.kind())
+    });
+    assert_eq!(early, (Err(RecvTimeoutError::Timeout), ErrorKind::Timeout));
+    said.recv().unwrap().unwrap();
+    let lost = fence.wait(None).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::DeviceLost);
+    assert_eq!(device.violations(), []);
 }
 
 #[test]

@@ -336,16 +336,20 @@ fn a_wait_that_takes_too_long_loses_its_queue_once_nothing_of_it_runs() {
     let mut used = allocator.allocate(4096).unwrap();
     let (open, opened) = channel::<()>();
     let (say, said) = channel();
+    let say_again = say.clone();
     let function = queue.call(move || {
         say.send(()).unwrap();
         let _opened = opened.recv_timeout(Duration::from_secs(60));
     });
+    let _later = queue.call(move || say_again.send(()).unwrap()).unwrap();
     let behind = queue.fill(&mut used, 2).unwrap();
     said.recv_timeout(Duration::from_secs(60)).unwrap();
     // Terminated meanwhile; the function still runs, so nothing is over.
     let early = behind.wait(Some(Duration::from_millis(400)));
     assert_eq!(early.unwrap_err().kind(), ErrorKind::Timeout);
     assert_eq!(queue.fence().unwrap_err().kind(), ErrorKind::DeviceLost);
+    // The later function is called meanwhile, and leaves the gate above what the first one raises it to.
+    said.recv_timeout(Duration::from_secs(60)).unwrap();
     open.send(()).unwrap();
     let lost = [function.unwrap(), behind].map(|fence| fence.wait(None).unwrap_err());
     assert!(
@@ -360,6 +364,36 @@ fn a_wait_that_takes_too_long_loses_its_queue_once_nothing_of_it_runs() {
     let other = allocator.create_queue().unwrap();
     let mut more = allocator.allocate(4096).unwrap();
     other.fill(&mut more, 3).unwrap().wait(None).unwrap();
+    assert_eq!(device.violations(), []);
+}
+
+/// Its points are signalled by what runs behind the failure, so they say nothing; and the host, which is in the function,
+/// cannot wait for the end.
+#[test]
+fn what_a_function_of_a_failing_queue_has_wait_for_it_waits_for_the_function() {
+    let built = FakeApple::builder().event_wait_max(Duration::from_secs(2));
+    let device = built.build().unwrap();
+    let [queue, other] = [(); 2].map(|()| device.create_queue().unwrap());
+    let (give, given) = channel();
+    let (say, said) = channel();
+    let (failing, waiting) = (Arc::clone(&queue), Arc::clone(&other));
+    let function = move || {
+        let point = given.recv_timeout(Duration::from_secs(60)).unwrap();
+        while failing.signal().is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(waiting.waits_by_itself(failing.timeline()));
+        waiting.wait_for(failing.timeline(), point).unwrap();
+        let say_so = say.clone();
+        let call = move || say_so.send("behind it").unwrap();
+        waiting.call(Box::new(call)).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        say.send("the function").unwrap();
+    };
+    queue.call(Box::new(function)).unwrap();
+    give.send(queue.signal().unwrap()).unwrap();
+    let called = [(); 2].map(|()| said.recv_timeout(Duration::from_secs(60)).unwrap());
+    assert_eq!(called, ["the function", "behind it"]);
     assert_eq!(device.violations(), []);
 }
 

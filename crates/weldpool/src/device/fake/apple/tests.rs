@@ -662,3 +662,32 @@ fn a_queue_that_is_lost_while_it_is_idle_is_known_to_be_by_the_next_submission()
     let told = queue.timeline().completed().unwrap_err();
     assert_eq!(told.kind(), ErrorKind::DeviceLost);
 }
+
+/// Metal ends the queue's wait for it in time, but only its event tells of its end.
+#[test]
+fn the_event_of_announced_work_that_failed_is_raised_by_who_submitted_it() {
+    let built = FakeApple::builder().event_wait_max(Duration::from_millis(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let submission = queue.before_external_submit().unwrap();
+    let (signal, value) = submission.order().unwrap().signal;
+    let fence = queue.after_external_submit(submission).unwrap();
+    until("the wait is ended", || {
+        std::thread::sleep(Duration::from_millis(10));
+        queue.fence().is_err()
+    });
+    let early = fence.wait(Some(Duration::from_millis(100))).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::Timeout);
+    // What the completed handler of the work does.
+    pooled(|| {
+        device
+            .metal()
+            .event(signal)
+            .unwrap()
+            .set_signaled_value(value)
+    });
+    let lost = fence.wait(Some(Duration::from_secs(60))).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::DeviceLost);
+    assert_eq!(device.violations(), []);
+}

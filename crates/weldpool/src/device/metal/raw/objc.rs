@@ -119,10 +119,12 @@ fn made<T>(object: Option<T>, what: impl FnOnce() -> String) -> Result<T> {
     })
 }
 
+/// With the code (`MTLCommandBufferError`, for one), since the text is in the user's language.
 fn failed(what: &str, error: &objc2_foundation::NSError) -> Error {
+    let (text, domain, code) = (error.localizedDescription(), error.domain(), error.code());
     Error::with_message(
         ErrorKind::System,
-        format!("{what}: {}", error.localizedDescription()),
+        format!("{what}: {text} ({domain} {code})"),
     )
 }
 
@@ -250,6 +252,13 @@ impl Metal for Device {
     }
 
     fn new_buffer(&self, length: usize, storage: StorageMode) -> Result<Buffer> {
+        let most = self.0.maxBufferLength();
+        if length == 0 || length > most {
+            return Err(Error::with_message(
+                ErrorKind::InvalidRequest,
+                format!("a buffer of {length} bytes, where the longest is of {most}"),
+            ));
+        }
         let buffer = self.0.newBufferWithLength_options(length, options(storage));
         made(buffer, || format!("buffer of {length} bytes")).map(Buffer::new)
     }
@@ -448,6 +457,14 @@ impl super::Buffer for Buffer {
     }
 
     fn did_modify_range(&self, range: Range<usize>) {
+        let is_inside = range.start <= range.end && range.end <= self.0.length();
+        if self.0.storageMode() != MTLStorageMode::Managed || !is_inside {
+            tracing::error!(
+                ?range,
+                "a change was not announced: it is not inside a managed buffer"
+            );
+            return;
+        }
         self.0.didModifyRange(objc2_foundation::NSRange {
             location: range.start,
             length: range.len(),
