@@ -1,4 +1,5 @@
 /* What the binary interface promises: wrong arguments, sizes of structures, errors, ownership. Prints what is wrong. */
+#define _POSIX_C_SOURCE 200112L /* setenv */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -564,6 +565,153 @@ static void order_of_queues(void) {
   OK(weldpool_buffer_wait(buffer, WELDPOOL_FOREVER));
 }
 
+static void storage_modes(void) {
+  weldpool_device_info_t about = {.struct_size = sizeof about};
+  OK(weldpool_device_info(device, &about));
+  CHECK(about.total_bytes > 0 && about.buffer_bytes_max > 0 && about.alignment_min > 0 && about.granularity > 0);
+  CHECK((about.storage_modes & 1u << WELDPOOL_STORAGE_SHARED) != 0 && about.storage_modes < 8);
+  for (uint32_t mode = WELDPOOL_STORAGE_SHARED; mode <= WELDPOOL_STORAGE_PRIVATE; mode++) {
+    weldpool_buffer_t *made;
+    weldpool_guard_t *guard;
+    const void *read;
+    weldpool_buffer_info_t info = {.struct_size = sizeof info};
+    weldpool_request_t request = {.struct_size = sizeof request, .bytes = 1000, .storage = mode};
+    if ((about.storage_modes & 1u << mode) == 0) {
+      CHECK(CODE(weldpool_allocator_allocate_with(allocator, &request, &made), "") == WELDPOOL_ERROR_UNSUPPORTED);
+      continue;
+    }
+    OK(weldpool_allocator_allocate_with(allocator, &request, &made));
+    OK(weldpool_buffer_info(made, &info));
+    CHECK(info.storage == mode && (info.host == NULL) == (mode == WELDPOOL_STORAGE_PRIVATE));
+    if (strcmp(about.name, "host") != 0) CHECK(info.device_address != 0);
+    CHECK((info.resource != NULL) == (strncmp(about.name, "fake:apple", 10) == 0));
+    if (mode == WELDPOOL_STORAGE_PRIVATE) {
+      CHECK(CODE(weldpool_buffer_read(made, &guard, &read), "private") == WELDPOOL_ERROR_UNSUPPORTED);
+      unsigned char given[1000], back[1000];
+      memset(given, 9, sizeof given);
+      OK(weldpool_queue_write(queue, given, sizeof given, made, NULL));
+      OK(weldpool_queue_read(queue, made, back, sizeof back));
+      CHECK(memcmp(given, back, sizeof given) == 0);
+      CHECK(CODE(weldpool_queue_read(queue, made, back, 999), "1000 bytes into 999") == WELDPOOL_ERROR_INVALID_REQUEST);
+    }
+    weldpool_buffer_free(made);
+  }
+}
+
+static void configurations(void) {
+  weldpool_allocator_t *other;
+  weldpool_buffer_t *made;
+  for (uint32_t preset = WELDPOOL_PRESET_FINE; preset <= WELDPOOL_PRESET_ADAPTIVE; preset++) {
+    weldpool_config_t config = {.struct_size = sizeof config, .preset = preset};
+    OK(weldpool_allocator_create(device, &config, &other));
+    OK(weldpool_allocator_allocate(other, 1000, NULL, &made));
+    weldpool_buffer_free(made);
+    weldpool_allocator_free(other);
+  }
+  weldpool_size_class_t classes[] = {
+      {.bytes = 1024, .cached_max = 4, .thread_max = 4},
+      {.bytes = 65536, .initial = 2, .cached_max = 4, .thread_max = 4},
+  };
+  weldpool_config_t config = {.struct_size = sizeof config, .classes = classes, .class_count = 2};
+  weldpool_buffer_info_t info = {.struct_size = sizeof info};
+  OK(weldpool_allocator_create(device, &config, &other));
+  OK(weldpool_allocator_allocate(other, 1025, NULL, &made));
+  OK(weldpool_buffer_info(made, &info));
+  CHECK(info.block_bytes == 65536);
+  weldpool_buffer_free(made);
+  weldpool_allocator_free(other);
+  classes[0].bytes = 1000;
+  CHECK(CODE(weldpool_allocator_create(device, &config, &other), "1000 bytes") == WELDPOOL_ERROR_INVALID_CONFIG);
+  classes[0].thread_max = 129;
+  REFUSED(weldpool_allocator_create(device, &config, &other), "129");
+  config.classes = NULL;
+  REFUSED(weldpool_allocator_create(device, &config, &other), "classes is null");
+
+  weldpool_config_t of_environment = {.struct_size = sizeof config, .flags = WELDPOOL_CONFIG_FROM_ENVIRONMENT};
+  CHECK(setenv("METAL_ALLOCATOR_STATS", "loud", 1) == 0);
+  CHECK(CODE(weldpool_allocator_create(device, &of_environment, &other), "METAL_ALLOCATOR_STATS") ==
+        WELDPOOL_ERROR_INVALID_CONFIG);
+  CHECK(unsetenv("METAL_ALLOCATOR_STATS") == 0);
+  CHECK(setenv("METAL_DEVICE_ID", "gpu", 1) == 0);
+  weldpool_device_t *by_default;
+  CHECK(CODE(weldpool_device_open_default(&by_default), "METAL_DEVICE_ID") == WELDPOOL_ERROR_INVALID_CONFIG);
+  CHECK(unsetenv("METAL_DEVICE_ID") == 0);
+  OK(weldpool_device_open_default(&by_default));
+  weldpool_device_free(by_default);
+}
+
+static void idle_memory(void) {
+  weldpool_config_t config = {
+      .struct_size = sizeof config,
+      .flags = WELDPOOL_CONFIG_COLLECT | WELDPOOL_CONFIG_WATCH_PRESSURE,
+      .collect_interval_ns = 3600000000000u,
+  };
+  weldpool_allocator_t *other;
+  weldpool_buffer_t *made;
+  weldpool_stats_t stats = {.struct_size = sizeof stats};
+  size_t count = 0;
+  uint32_t was = 9;
+  uint64_t before = 0;
+  OK(weldpool_allocator_create(device, &config, &other));
+  OK(weldpool_allocator_pre_allocate(other, 4096, 4, &count));
+  CHECK(count == 4);
+  OK(weldpool_allocator_reserve(other, 1u << 20, WELDPOOL_STORAGE_SHARED, &count));
+  CHECK(count >= 1u << 20);
+  OK(weldpool_allocator_stats(other, &stats));
+  CHECK(stats.reserved_bytes >= 1u << 20 && stats.cached_bytes > 0 && stats.live_bytes == 0);
+  OK(weldpool_allocator_collect_soon(other));
+  OK(weldpool_allocator_set_cached_bytes_max(other, 0, &before));
+  CHECK(before > 0);
+  OK(weldpool_allocator_trim(other, NULL));
+  OK(weldpool_allocator_set_pooling(other, 0, &was));
+  CHECK(was == 1);
+  OK(weldpool_allocator_allocate(other, 4096, NULL, &made));
+  weldpool_buffer_free(made);
+  OK(weldpool_allocator_stats(other, &stats));
+  CHECK(stats.reserved_bytes == 0);
+  CHECK(CODE(weldpool_allocator_reserve(other, 1, WELDPOOL_STORAGE_SHARED, NULL), "") == WELDPOOL_ERROR_INVALID_REQUEST);
+  OK(weldpool_allocator_set_pooling(other, 1, NULL));
+  weldpool_request_t held = {.struct_size = sizeof held, .bytes = 4096, .flags = WELDPOOL_REQUEST_HELD_ONLY};
+  CHECK(CODE(weldpool_allocator_allocate_with(other, &held, &made), "") == WELDPOOL_ERROR_BUSY);
+  weldpool_allocator_free(other);
+}
+
+static void copies_between_devices(void) {
+  weldpool_runtime_t *runtime;
+  weldpool_device_t *another, *host;
+  weldpool_allocator_t *other;
+  weldpool_buffer_t *far, *near;
+  weldpool_guard_t *guard;
+  const void *read;
+  void *written;
+  OK(weldpool_runtime_open(&runtime));
+  OK(weldpool_runtime_device(runtime, 0, &host));
+  weldpool_device_free(host);
+  OK(weldpool_device_open("fake:discrete:1", &another));
+  OK(weldpool_allocator_create(another, NULL, &other));
+  weldpool_request_t request = {.struct_size = sizeof request, .bytes = 100000, .storage = WELDPOOL_STORAGE_PRIVATE};
+  OK(weldpool_allocator_allocate_with(other, &request, &far));
+  OK(weldpool_allocator_allocate(allocator, request.bytes, NULL, &near));
+  OK(weldpool_buffer_write(near, &guard, &written));
+  memset(written, 5, request.bytes);
+  CHECK(CODE(weldpool_runtime_copy(runtime, near, far), "guard") == WELDPOOL_ERROR_BUSY);
+  weldpool_guard_free(guard);
+  OK(weldpool_runtime_copy(runtime, near, far));
+  OK(weldpool_buffer_write(near, &guard, &written));
+  memset(written, 0, request.bytes);
+  weldpool_guard_free(guard);
+  OK(weldpool_runtime_copy(runtime, far, near));
+  OK(weldpool_buffer_read(near, &guard, &read));
+  CHECK(((const unsigned char *)read)[0] == 5 && ((const unsigned char *)read)[99999] == 5);
+  weldpool_guard_free(guard);
+  CHECK(CODE(weldpool_runtime_copy(runtime, near, buffer), "") == WELDPOOL_ERROR_INVALID_REQUEST);
+  weldpool_buffer_free(near);
+  weldpool_buffer_free(far);
+  weldpool_allocator_free(other);
+  weldpool_device_free(another);
+  weldpool_runtime_free(runtime);
+}
+
 static weldpool_buffer_t *handed[4];
 
 /* Allocates and frees, writes and reads, and leaves a buffer for whoever comes next, as do three others meanwhile. */
@@ -671,6 +819,10 @@ int main(int argc, char **argv) {
   addresses();
   order_of_frees();
   order_of_queues();
+  storage_modes();
+  configurations();
+  idle_memory();
+  copies_between_devices();
   threads();
   texts_and_traces(argv[2]);
 
