@@ -14,7 +14,7 @@ use crate::rounds::{Case, warm_up};
 
 /// What one request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
+pub(super) enum Work {
     /// The identity of a tensor of so many bytes.
     Identity(usize),
     /// The direction of one text line.
@@ -23,11 +23,11 @@ pub enum Work {
 
 /// One combination of work and concurrency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cell {
+pub(super) struct Cell {
     /// What each request asks for.
-    pub work: Work,
+    pub(super) work: Work,
     /// Requests in flight.
-    pub concurrency: usize,
+    pub(super) concurrency: usize,
 }
 
 /// Work of the suite.
@@ -64,8 +64,8 @@ impl Work {
     fn tensor(self) -> Vec<u8> {
         match self {
             Self::Identity(bytes) => request::payload(bytes),
-            Self::Classifier => (0..LINE_SHAPE.iter().product())
-                .map(|index: usize| 2.0 * (index % LINE_VALUES) as f32 / LINE_VALUES as f32 - 1.0)
+            Self::Classifier => (0..LINE_SHAPE.iter().product::<usize>())
+                .map(|index| 2.0 * (index % LINE_VALUES) as f32 / LINE_VALUES as f32 - 1.0)
                 .flat_map(f32::to_le_bytes)
                 .collect(),
         }

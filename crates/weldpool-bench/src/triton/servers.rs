@@ -119,10 +119,10 @@ impl Servers {
             Err(reason) => missing.push(format!("{PYTHON}: {reason}")),
         }
         for model in models {
-            for (_, backend, _) in ways.iter().filter(|(_, _, computes)| *computes) {
+            for &(_, backend, _) in ways.iter().filter(|(_, _, computes)| *computes) {
                 let config = model.config(backend, options.instances);
-                let mut files: Vec<(&str, &[u8])> = vec![("model.onnx", &model.onnx)];
-                if *backend == triton::PYTHON {
+                let mut files: Vec<(&str, &[u8])> = vec![("model.onnx", model.onnx.as_slice())];
+                if backend == triton::PYTHON {
                     files.push(("model.py", include_bytes!("model.py")));
                     files.push(("packages.json", &packages));
                 }
@@ -135,12 +135,12 @@ impl Servers {
         // The stubs of the Python backend are processes of their own and part of the server.
         let pids = cpu::family(triton.process.pid())?;
         self.list
-            .extend(ways.iter().map(|(name, backend, computes)| Server {
+            .extend(ways.iter().map(|&(name, backend, computes)| Server {
                 name,
                 address: triton.address,
                 pids: pids.clone(),
                 suffix: Some(backend),
-                computes: *computes,
+                computes,
             }));
         let wheel = triton::WHEEL;
         self.versions.insert("triton".to_owned(), triton.version);

@@ -187,11 +187,11 @@ mod tests {
 
     #[test]
     fn a_shared_libpython_of_the_interpreter_is_used() {
-        let wheel = Path::new("/wheel").join(LIBRARIES);
+        let wheel = || Path::new("/wheel").join(LIBRARIES);
         let folder = tempfile::tempdir().unwrap();
         let interpreter = interpreter(folder.path().to_owned());
-        assert_eq!(libraries(&interpreter), [wheel.clone()]);
+        assert_eq!(libraries(&interpreter), [wheel()]);
         fs::write(folder.path().join("libpython3.11.so.1.0"), "").unwrap();
-        assert_eq!(libraries(&interpreter), [wheel, folder.path().to_owned()]);
+        assert_eq!(libraries(&interpreter), [wheel(), folder.path().to_owned()]);
     }
 }
