@@ -11,7 +11,7 @@ use crate::process::Run;
 use crate::progress::Steps;
 
 /// Suites that serve models with the program `weldpool`, and so need what it needs.
-const SERVING: [&str; 2] = ["serve", "soak"];
+const SERVING: [&str; 3] = ["serve", "soak", "triton"];
 /// Peers that only these suites build.
 const FEATURES: [(&str, &str); 2] = [
     ("alloc", "allocators,suballocators"),

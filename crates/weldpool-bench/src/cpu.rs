@@ -21,6 +21,47 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     Ok(threads.max(process))
 }
 
+/// Process `pid` and all processes below it that there are now, the ids ascending.
+///
+/// # Errors
+/// `Io` when the process is gone or the system has no `/proc`.
+pub fn family(pid: u32) -> Result<Vec<u32>> {
+    read("reading the process", || {
+        fs::metadata(format!("/proc/{pid}"))
+    })?;
+    let processes = read("listing processes", || fs::read_dir("/proc"))?;
+    let mut parents = Vec::new();
+    for process in processes.filter_map(io::Result::ok) {
+        let Some(child) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // Processes may end while they are read.
+        let parent = process_field(child, 1).ok().flatten();
+        parents.extend(parent.map(|parent| (child, parent)));
+    }
+    Ok(below(pid, &parents))
+}
+
+/// `pid` and all that descend from it by `parents`, pairs of a child and its parent.
+fn below(pid: u32, parents: &[(u32, u64)]) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        next += 1;
+        for (child, _) in parents.iter().filter(|(_, own)| *own == u64::from(parent)) {
+            if !family.contains(child) {
+                family.push(*child);
+            }
+        }
+    }
+    family.sort_unstable();
+    family
+}
+
 /// The processor time of every thread of other processes at one moment.
 ///
 /// The kernel's totals are counted in ticks, which work that sleeps many times between two ticks escapes, so the
@@ -110,10 +151,7 @@ fn threads_time(pid: u32) -> io::Result<Duration> {
 }
 
 fn process_time(pid: u32) -> io::Result<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command's name, in parentheses, may hold spaces: count from its end. State is field 0 there.
-    let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let (Some(user), Some(system)) = (field(rest, 11), field(rest, 12)) else {
+    let (Some(user), Some(system)) = (process_field(pid, 11)?, process_field(pid, 12)?) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "/proc/PID/stat has too few fields",
@@ -123,6 +161,14 @@ fn process_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_secs_f64(
         ticks / rustix::param::clock_ticks_per_second() as f64,
     ))
+}
+
+/// A field of `/proc/PID/stat` by its place behind the command's name, where the state is field 0.
+fn process_field(pid: u32, index: usize) -> io::Result<Option<u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command's name, in parentheses, may hold spaces: count from its end.
+    let rest = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    Ok(field(rest, index))
 }
 
 fn field(text: &str, index: usize) -> Option<u64> {
@@ -154,6 +200,21 @@ mod tests {
         }
         let used = processor_time(std::process::id()).unwrap() - before;
         assert!(used >= Duration::from_millis(20), "{used:?}");
+    }
+
+    #[test]
+    fn a_family_is_a_process_and_what_descends_from_it() {
+        let parents = [(5, 1), (9, 5), (7, 9), (8, 2), (6, 5)];
+        assert_eq!(below(5, &parents), [5, 6, 7, 9]);
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let found = family(std::process::id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&std::process::id()) && found.contains(&child.id()));
+        assert_eq!(family(u32::MAX).unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]

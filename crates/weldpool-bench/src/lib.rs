@@ -27,10 +27,13 @@ pub mod process;
 mod random;
 pub mod replay;
 pub mod report;
+pub mod repository;
 pub mod request;
+pub mod rounds;
 pub mod serve;
 pub mod soak;
 pub mod soak_alloc;
 pub mod statistics;
+pub mod triton;
 
 pub use error::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@
 //! time is read at its two edges.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,6 @@ use std::time::{Duration, Instant};
 use crate::cpu::{self, Others};
 use crate::error::{Error, Result};
 use crate::http::Connection;
-use crate::request;
 use crate::statistics::percentile;
 
 /// Every how many answers the whole tensor is compared; its ends are compared in each.
@@ -21,17 +21,40 @@ const FULL_CHECK_EVERY: usize = 32;
 /// Bytes compared at either end of a tensor.
 const ENDS_BYTES: usize = 64;
 
+/// A request, and the answer that it must get each time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The bytes to send.
+    pub wire: Vec<u8>,
+    /// The binary tensors of the answer.
+    pub answer: Vec<u8>,
+}
+
+/// Sends the request `wire` and returns the binary tensors of the answer.
+///
+/// # Errors
+/// `Io` when the connection fails, `Protocol` when the answer is an error.
+pub fn ask<'a>(connection: &'a mut Connection, wire: &[u8]) -> Result<&'a [u8]> {
+    let response = connection.exchange(wire)?;
+    if response.status == 200 {
+        return Ok(response.binary());
+    }
+    let text = String::from_utf8_lossy(response.body);
+    Err(Error::protocol(format!(
+        "status {}: {text}",
+        response.status
+    )))
+}
+
 /// What to do to which server.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// Where the server listens.
     pub address: SocketAddr,
-    /// Its process, whose processor time is read.
-    pub pid: u32,
-    /// The model to run.
-    pub model: String,
-    /// Bytes of the tensor, a multiple of 4.
-    pub bytes: usize,
+    /// Its processes, whose processor time is read.
+    pub pids: Vec<u32>,
+    /// What to send and what to expect.
+    pub exchange: Arc<Exchange>,
     /// Requests in flight, each on a connection of its own.
     pub concurrency: usize,
     /// Time before the window, for connections and caches to settle.
@@ -67,24 +90,34 @@ struct Clocks {
 
 impl Clocks {
     /// Reads what is asked about work during the window right at its edge, the slower rest outside it.
-    fn start(server: u32) -> Result<Self> {
-        let others = Others::read(&[server, std::process::id()])?;
+    fn start(server: &[u32]) -> Result<Self> {
+        let others = others(server)?;
         Ok(Self {
             others,
-            server: cpu::processor_time(server)?,
+            server: processor_time(server)?,
             at: Instant::now(),
         })
     }
 
-    fn end(server: u32) -> Result<Self> {
+    fn end(server: &[u32]) -> Result<Self> {
         let at = Instant::now();
-        let time = cpu::processor_time(server)?;
+        let time = processor_time(server)?;
         Ok(Self {
             at,
             server: time,
-            others: Others::read(&[server, std::process::id()])?,
+            others: others(server)?,
         })
     }
+}
+
+/// The processor time of all processes of a server.
+fn processor_time(server: &[u32]) -> Result<Duration> {
+    server.iter().map(|pid| cpu::processor_time(*pid)).sum()
+}
+
+/// What neither a server nor this client does.
+fn others(server: &[u32]) -> Result<Others> {
+    Others::read(&[server, &[std::process::id()]].concat())
 }
 
 /// End and latency of one answer.
@@ -94,20 +127,18 @@ impl Load {
     /// Runs the load and returns what was seen inside the window.
     ///
     /// # Errors
-    /// `Io` when a connection fails or the process is gone, `Protocol` when an answer is not the tensor sent or
+    /// `Io` when a connection fails or a process is gone, `Protocol` when an answer is not the expected one or
     /// none came in the window.
     pub fn run(&self) -> Result<Sample> {
-        let tensor = request::payload(self.bytes);
-        let wire = request::infer(&self.model, &tensor);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let clients: Vec<_> = (0..self.concurrency)
-                .map(|_| scope.spawn(|| self.client(&wire, &tensor, &stop)))
+                .map(|_| scope.spawn(|| self.client(&stop)))
                 .collect();
             thread::sleep(self.warm_up);
-            let before = Clocks::start(self.pid);
+            let before = Clocks::start(&self.pids);
             thread::sleep(self.window);
-            let after = Clocks::end(self.pid);
+            let after = Clocks::end(&self.pids);
             stop.store(true, Ordering::Relaxed);
             let mut answers = Vec::new();
             for client in clients {
@@ -120,47 +151,37 @@ impl Load {
         })
     }
 
-    fn client(&self, wire: &[u8], tensor: &[u8], stop: &AtomicBool) -> Result<Vec<Answer>> {
+    fn client(&self, stop: &AtomicBool) -> Result<Vec<Answer>> {
+        let Exchange { wire, answer } = &*self.exchange;
         let mut connection = Connection::open(self.address)?;
         let mut answers = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            let response = connection.exchange(wire)?;
+            let got = ask(&mut connection, wire)?;
             let end = Instant::now();
-            if response.status != 200 {
-                let text = String::from_utf8_lossy(response.body);
-                return Err(Error::protocol(format!(
-                    "status {}: {text}",
-                    response.status
-                )));
-            }
-            verify(
-                response.binary(),
-                tensor,
-                answers.len() % FULL_CHECK_EVERY == 0,
-            )?;
+            verify(got, answer, answers.len() % FULL_CHECK_EVERY == 0)?;
             answers.push((end, end - start));
         }
         Ok(answers)
     }
 }
 
-/// Compares an answer with what was sent: its length and both ends, and all of it if `full`.
-fn verify(answer: &[u8], tensor: &[u8], full: bool) -> Result<()> {
-    let ends = ENDS_BYTES.min(tensor.len());
-    let same = answer.len() == tensor.len()
+/// Compares an answer with the expected one: its length and both ends, and all of it if `full`.
+fn verify(answer: &[u8], expected: &[u8], full: bool) -> Result<()> {
+    let ends = ENDS_BYTES.min(expected.len());
+    let same = answer.len() == expected.len()
         && if full {
-            answer == tensor
+            answer == expected
         } else {
-            answer[..ends] == tensor[..ends]
-                && answer[answer.len() - ends..] == tensor[tensor.len() - ends..]
+            answer[..ends] == expected[..ends]
+                && answer[answer.len() - ends..] == expected[expected.len() - ends..]
         };
     if same {
         return Ok(());
     }
-    let (got, sent) = (answer.len(), tensor.len());
+    let (got, wanted) = (answer.len(), expected.len());
     Err(Error::protocol(format!(
-        "the answer's {got} bytes are not the {sent} bytes sent"
+        "the answer's {got} bytes are not the {wanted} bytes expected"
     )))
 }
 
@@ -192,6 +213,7 @@ fn sample(answers: Vec<Answer>, before: &Clocks, after: &Clocks) -> Result<Sampl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request;
 
     #[test]
     fn a_wrong_answer_is_noticed() {

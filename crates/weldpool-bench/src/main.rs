@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand};
 #[cfg(target_os = "linux")]
 use weldpool_bench::gpu;
 use weldpool_bench::report::Report;
+use weldpool_bench::rounds::Schedule;
 use weldpool_bench::{
     Error, Result, alloc, echo, instructions, ours, pressure, replay, serve, soak, soak_alloc,
+    triton,
 };
 
 /// Times a disturbed measurement is made, at most.
@@ -34,6 +36,8 @@ enum Suite {
     Replay(Cases),
     /// Compare our server with Triton and with the least that a server can do, over HTTP
     Serve(ServeArgs),
+    /// Compare our backend in Triton with its Python backend, with a bare one and with our server, over HTTP
+    Triton(TritonArgs),
     /// Send our server thousands of valid and malformed requests and look for leaks
     Soak(SoakArgs),
     /// Run the allocator with all features on, and compare the end with the start
@@ -155,6 +159,25 @@ struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+struct TritonArgs {
+    #[command(flatten)]
+    run: Run,
+    /// Seconds of one measurement [default: 3, with --quick 0.5]
+    #[arg(long, value_name = "N", value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Measurements of each server in each cell
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Executions of a model at once, in every server
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    instances: u8,
+    /// Give the client and the servers processors of their own, which never halt: steadier on a busy machine,
+    /// further from what users see, and at the expense of whatever else runs
+    #[arg(long)]
+    split: bool,
+}
+
+#[derive(Debug, Args)]
 struct SoakArgs {
     /// Requests in all
     #[arg(long, value_name = "N", default_value_t = soak::Options::default().requests)]
@@ -265,19 +288,44 @@ fn seconds_in(text: &str, range: RangeInclusive<f64>) -> std::result::Result<Dur
     }
 }
 
+impl Run {
+    /// Length of one measurement of a server.
+    fn window(&self, asked: Option<Duration>) -> Duration {
+        let default = Duration::from_millis(if self.quick { 500 } else { 3000 });
+        asked.unwrap_or(default)
+    }
+
+    /// How often servers are measured.
+    fn schedule(&self, rounds: u8) -> Schedule {
+        Schedule {
+            rounds: usize::from(rounds),
+            attempts: if self.quick { 1 } else { ATTEMPTS },
+        }
+    }
+}
+
 fn serve(args: &ServeArgs) -> Result<()> {
-    let default = if args.run.quick { 500 } else { 3000 };
     let options = serve::Options {
         command: command_line(),
-        window: args.seconds.unwrap_or(Duration::from_millis(default)),
-        rounds: usize::from(args.rounds),
-        attempts: if args.run.quick { 1 } else { ATTEMPTS },
+        window: args.run.window(args.seconds),
+        schedule: args.run.schedule(args.rounds),
         peers_only: args.peers_only,
         second_client: !args.run.quick && !args.no_perf_analyzer,
         triton_instances: usize::from(args.triton_instances),
         split: args.split,
     };
     args.run.show(serve::run(&options)?)
+}
+
+fn compare_backends(args: &TritonArgs) -> Result<()> {
+    let options = triton::Options {
+        command: command_line(),
+        window: args.run.window(args.seconds),
+        schedule: args.run.schedule(args.rounds),
+        instances: usize::from(args.instances),
+        split: args.split,
+    };
+    args.run.show(triton::run(&options)?)
 }
 
 fn allocate(args: &AllocArgs) -> Result<()> {
@@ -400,6 +448,7 @@ fn main() -> ExitCode {
         Suite::Instructions(args) => count_instructions(&args),
         Suite::Replay(args) => replay_traces(&args),
         Suite::Serve(args) => serve(&args),
+        Suite::Triton(args) => compare_backends(&args),
         Suite::Soak(args) => endure(&args),
         Suite::SoakAlloc(args) => endure_alloc(&args),
         Suite::Pressure(args) => press(&args),

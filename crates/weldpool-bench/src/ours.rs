@@ -1,6 +1,5 @@
 //! `weldpool serve`, as a server under test.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::OneNode;
 use crate::process::{Listening, Process};
+use crate::repository::write_model;
 
 /// Names the program under test.
 pub const PROGRAM_VARIABLE: &str = "WELDPOOL_BIN";
@@ -65,16 +65,10 @@ pub fn version(program: &Path) -> Result<String> {
 /// # Errors
 /// `Io` when a file cannot be written.
 pub fn write_repository(directory: &Path, models: &[(&str, OneNode)]) -> Result<()> {
-    for (name, model) in models {
-        let place = directory.join(name);
-        let write = || {
-            fs::create_dir_all(place.join("1"))?;
-            fs::write(place.join("config.pbtxt"), model.config("onnxruntime"))?;
-            fs::write(place.join("1/model.onnx"), model.onnx())
-        };
-        write().map_err(|error| Error::io(format!("writing the model {name}"), error))?;
-    }
-    Ok(())
+    models.iter().try_for_each(|(name, model)| {
+        let files: [(&str, &[u8]); 1] = [("model.onnx", &model.onnx())];
+        write_model(directory, name, &model.config("onnxruntime"), &files)
+    })
 }
 
 /// The command that serves `repository` on free ports of 127.0.0.1.

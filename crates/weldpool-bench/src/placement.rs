@@ -12,6 +12,16 @@ pub use linux::{Awake, Halves};
 #[cfg(not(target_os = "linux"))]
 pub use other::{Awake, Halves};
 
+/// Where client and servers run, in words.
+pub fn describe(halves: Option<Halves>) -> String {
+    match halves.map(|halves| halves.counts()) {
+        Some((client, server)) => {
+            format!("client on {client} processors, servers on {server} others, none halting")
+        }
+        None => "left to the scheduler".to_owned(),
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! The requests of the benchmark: one FP32 tensor in, the same tensor out, in the binary form.
+//! The requests of the benchmark: one FP32 tensor in, one tensor out, in the binary form.
 
 /// Name of the model that every server of the benchmark serves.
 pub const MODEL: &str = "identity";
@@ -45,17 +45,40 @@ pub fn infer_path(model: &str) -> String {
     format!("/v2/models/{model}/versions/1/infer")
 }
 
-/// The bytes of a request that sends `tensor` (FP32, one dimension) to `model` and asks for binary output.
+/// The names and the shape of one FP32 tensor in and one tensor out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signature<'a> {
+    /// Name of the input.
+    pub input: &'a str,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Name of the output.
+    pub output: &'a str,
+}
+
+/// The bytes of a request that sends `tensor` (FP32, one dimension) to the identity model `model` and asks for
+/// binary output.
 pub fn infer(model: &str, tensor: &[u8]) -> Vec<u8> {
+    let signature = Signature {
+        input: INPUT,
+        shape: &[tensor.len() / ELEMENT_BYTES],
+        output: OUTPUT,
+    };
+    infer_as(model, signature, tensor)
+}
+
+/// The bytes of a request that sends `tensor` (FP32, of the signature's shape) to `model` and asks for binary
+/// output.
+pub fn infer_as(model: &str, signature: Signature<'_>, tensor: &[u8]) -> Vec<u8> {
     let json = format!(
         concat!(
-            r#"{{"inputs":[{{"name":"{}","shape":[{}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}],"#,
+            r#"{{"inputs":[{{"name":"{}","shape":{:?},"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}],"#,
             r#""outputs":[{{"name":"{}","parameters":{{"binary_data":true}}}}]}}"#
         ),
-        INPUT,
-        tensor.len() / ELEMENT_BYTES,
+        signature.input,
+        signature.shape,
         tensor.len(),
-        OUTPUT,
+        signature.output,
     );
     let length = format!("Inference-Header-Content-Length: {}", json.len());
     let mut body = json.into_bytes();
@@ -87,5 +110,21 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&body[..json_bytes]).unwrap();
         assert_eq!(json["inputs"][0]["shape"][0], 16);
         assert_eq!(json["inputs"][0]["parameters"]["binary_data_size"], 64);
+    }
+
+    #[test]
+    fn a_request_has_its_models_names_and_shape() {
+        let signature = Signature {
+            input: "x",
+            shape: &[1, 2, 2],
+            output: "y",
+        };
+        let wire = infer_as("m", signature, &payload(16));
+        let text = String::from_utf8_lossy(&wire);
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let json: serde_json::Value = serde_json::from_str(&body[..body.len() - 16]).unwrap();
+        assert_eq!(json["inputs"][0]["name"], "x");
+        assert_eq!(json["inputs"][0]["shape"], serde_json::json!([1, 2, 2]));
+        assert_eq!(json["outputs"][0]["name"], "y");
     }
 }

@@ -1,9 +1,10 @@
 //! The design's bars P8 and P9, held against the figures.
 
-use super::cells::{CELLS, CPU, Measured, P99, THROUGHPUT, size};
+use super::cells::{CELLS, peer, size};
 use super::overhead::Overhead;
 use super::{CEILING, OURS};
 use crate::report::{Better, Verdict};
+use crate::rounds::{CPU, Measured, P99, THROUGHPUT};
 
 /// P8: share of the ceiling's throughput.
 const CEILING_SHARE: f64 = 0.93;
@@ -15,9 +16,9 @@ const OVERHEAD_US: f64 = 60.0;
 /// Bar P8 in each cell that has the figures.
 pub(super) fn p8(measured: &Measured) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    for cell in CELLS {
+    for cell in CELLS.map(|cell| cell.to_string()) {
         let mut hold = |figure, other: Option<&str>, what: &str, better, limit| {
-            let of = |server| measured.figure(cell, server, figure);
+            let of = |server| measured.figure(&cell, server, figure);
             if let Some((ours, theirs)) = of(OURS).zip(other.and_then(of)) {
                 let case = format!("{cell}: {what}");
                 let ceiling = of(CEILING).filter(|_| other != Some(CEILING));
@@ -25,7 +26,7 @@ pub(super) fn p8(measured: &Measured) -> Vec<Verdict> {
                 verdicts.push(verdict.beside_ceiling(ceiling.map(|ceiling| ceiling / theirs)));
             }
         };
-        let peer = measured.peer();
+        let peer = peer(measured);
         hold(
             THROUGHPUT,
             Some(CEILING),

@@ -1,8 +1,6 @@
 //! The serving suite: our server beside Triton and beside the ceiling, over HTTP.
 //!
-//! All servers run at once, one of them busy at a time. Each cell is measured in several short rounds with the
-//! servers' order rotated from round to round, and the figure is the median over the rounds: the machine is
-//! shared, so a long run of one server would be charged with whatever else happened then.
+//! All servers run at once, one of them busy at a time, in [rounds](crate::rounds).
 
 mod bars;
 mod cells;
@@ -20,9 +18,10 @@ pub use servers::{CEILING, OURS, Server};
 use crate::cargo;
 use crate::error::Result;
 use crate::machine::{self, Machine};
-use crate::placement::{Awake, Halves};
+use crate::placement::{self, Awake, Halves};
 use crate::report::Report;
 use crate::request::MODEL;
+use crate::rounds::{Schedule, warm_up};
 use servers::Servers;
 
 /// What to measure, and how long.
@@ -32,10 +31,8 @@ pub struct Options {
     pub command: String,
     /// Length of one measurement.
     pub window: Duration,
-    /// Measurements of each server in each cell.
-    pub rounds: usize,
-    /// Times a measurement is made, at most, until nothing else uses the machine meanwhile.
-    pub attempts: usize,
+    /// How often to measure.
+    pub schedule: Schedule,
     /// Leave our server out.
     pub peers_only: bool,
     /// Measure with `perf_analyzer` too.
@@ -44,11 +41,6 @@ pub struct Options {
     pub triton_instances: usize,
     /// Give the client and the servers processors of their own, instead of leaving it to the scheduler.
     pub split: bool,
-}
-
-/// Time before each window.
-fn warm_up(window: Duration) -> Duration {
-    (window / 4).clamp(Duration::from_millis(100), Duration::from_millis(500))
 }
 
 /// Runs the suite.
@@ -73,7 +65,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let awake = halves.map(|halves| Awake::all(&halves)).transpose()?;
     let measured = cells::measure(&servers.list, options)?;
     missing.extend(measured.disturbance());
-    let mut rows = measured.rows();
+    let mut rows = cells::rows(&measured);
     let mut bars = bars::p8(&measured);
     match overhead::measure(&servers, options)? {
         Ok(overhead) => {
@@ -116,23 +108,13 @@ fn config(options: &Options, halves: Option<Halves>) -> Value {
         "tensor": "FP32, one dynamic dimension, binary in both directions",
         "protocol": "HTTP/1.1, keep-alive, 127.0.0.1",
         "client": "one thread and one connection per unit of concurrency",
-        "placement": placement(halves),
+        "placement": placement::describe(halves),
         "window_s": options.window.as_secs_f64(),
         "warm_up_s": warm_up(options.window).as_secs_f64(),
-        "rounds": options.rounds,
-        "attempts": options.attempts,
+        "rounds": options.schedule.rounds,
+        "attempts": options.schedule.attempts,
         "figure": "median over the rounds",
         "triton_instances": options.triton_instances,
         "weldpool": "defaults",
     })
-}
-
-/// Where client and servers ran, in words.
-fn placement(halves: Option<Halves>) -> String {
-    match halves.map(|halves| halves.counts()) {
-        Some((client, server)) => {
-            format!("client on {client} processors, servers on {server} others, none halting")
-        }
-        None => "left to the scheduler".to_owned(),
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::cells::{Cell, measure_one, size};
+use super::cells::{Cell, load, size};
 use super::servers::Servers;
 use super::{OURS, Options};
 use crate::error::Result;
@@ -44,15 +44,11 @@ pub(super) fn measure(
         return Ok(Err("only the peers were asked for".to_owned()));
     };
     for (model, bytes) in MODELS {
-        measure_one(
-            ours,
-            model,
-            Cell {
-                bytes,
-                concurrency: 1,
-            },
-            options,
-        )?;
+        let cell = Cell {
+            bytes,
+            concurrency: 1,
+        };
+        load(ours, model, cell, options).run()?;
     }
     let published = Metrics::read(metrics)?;
     let by_size: Option<Vec<(usize, f64)>> = MODELS

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::cells::{Figure, P50, P99, THROUGHPUT};
 use super::{CEILING, CELLS, OURS, Options, Server};
 use crate::error::Result;
 use crate::peers::fetch::python;
 use crate::peers::perf_analyzer::{Figures, PerfAnalyzer};
 use crate::report::Row;
 use crate::request::MODEL;
+use crate::rounds::{Figure, P50, P99, THROUGHPUT};
 use crate::statistics::median;
 
 /// Longest window of its three; longer ones only make it keep more records.
@@ -39,7 +39,7 @@ pub(super) fn measure(
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for cell in CELLS {
         let mut found: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
-        for round in 0..options.rounds {
+        for round in 0..options.schedule.rounds {
             for turn in 0..servers.len() {
                 let server = &servers[(round + turn) % servers.len()];
                 let name = server.name.as_str();

@@ -9,12 +9,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Options, overhead};
+use crate::cargo;
 use crate::error::{Error, Result};
 use crate::model::{Element, OneNode};
 use crate::ours;
 use crate::peers::fetch::python;
 use crate::peers::perf_analyzer;
-use crate::peers::triton::{self, Triton};
+use crate::peers::triton::{self, Layout, Triton};
 use crate::process::Process;
 use crate::request::MODEL;
 
@@ -95,7 +96,15 @@ impl Servers {
 
     fn start_triton(&mut self, peers: &Path, instances: usize) -> Result<()> {
         let python = python()?;
-        let triton = Triton::start(&python, peers, self.scratch(), (MODEL, IDENTITY), instances)?;
+        let program = triton::program(&python, peers)?;
+        let layout = Layout::below(self.scratch())?;
+        let library = cargo::build_library("triton_identity")?;
+        layout.add_backend(triton::IDENTITY, &library)?;
+        let group = format!("instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n");
+        let config = IDENTITY.config(triton::IDENTITY) + &group;
+        layout.add_model(MODEL, &config, &[])?;
+        let log = self.scratch().join("triton.log");
+        let triton = Triton::start(&program, &layout, &[], &log)?;
         let name = format!("triton-{}", triton.version);
         self.versions.insert("triton".to_owned(), triton.version);
         for wheel in [triton::WHEEL, perf_analyzer::WHEEL] {

@@ -1,15 +1,19 @@
-//! The real Triton Inference Server, from the wheel that embeds it, with the identity backend of this crate.
+//! The real Triton Inference Server, from the wheel that embeds it.
 
-use std::fs;
+mod layout;
+mod python;
+
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::cargo;
+pub use layout::Layout;
+pub use python::{PYTHON, PythonBackend};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::Connection;
-use crate::model::OneNode;
 use crate::peers::fetch::{Wheel, make_executable};
 use crate::process::Process;
 use crate::request;
@@ -25,8 +29,9 @@ pub const WHEEL: Wheel = Wheel {
 /// Folder of the wheel with the libraries it brings along.
 pub const LIBRARIES: &str = "nvidia_pytriton.libs";
 
-/// The backend's name in configurations; its library is `libtriton_identity.so`.
-const BACKEND: &str = "identity";
+/// Name in configurations of the identity backend of this crate, the example `triton_identity`.
+pub const IDENTITY: &str = "identity";
+
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Starts tried, since a port found free may be taken by the time the server binds it.
 const START_ATTEMPTS: usize = 3;
@@ -51,32 +56,36 @@ pub fn is_supported() -> bool {
     ))
 }
 
+/// The program `tritonserver` in the folder `peers`, fetched with `python` if needed.
+///
+/// # Errors
+/// `Environment` off Linux x86_64, `Download` when the wheel cannot be had.
+pub fn program(python: &Path, peers: &Path) -> Result<PathBuf> {
+    if !is_supported() {
+        let message = "Triton's wheel exists for Linux x86_64 with glibc only";
+        return Err(Error::new(ErrorKind::Environment, message));
+    }
+    let wheel = WHEEL.unpacked(python, peers)?;
+    let program = wheel.join("pytriton/tritonserver/bin/tritonserver");
+    make_executable(&program)?;
+    Ok(program)
+}
+
 impl Triton {
-    /// Starts Triton from the folder `peers`, fetched with `python` if needed, serving `model` under `name`;
-    /// its repository and log go to `scratch`.
-    ///
-    /// `instances` is how many requests the model runs at once.
+    /// Starts `program` with the models and backends of `layout`, `environment` added to its own, and waits until
+    /// all models are ready.
     ///
     /// # Errors
-    /// `Environment` off Linux x86_64, `Download` when the wheel cannot be had, `Process` when it does not start.
+    /// `Process` when it does not start, quoting the end of its `log`.
     pub fn start(
-        python: &Path,
-        peers: &Path,
-        scratch: &Path,
-        (name, model): (&str, OneNode),
-        instances: usize,
+        program: &Path,
+        layout: &Layout,
+        environment: &[(&'static str, OsString)],
+        log: &Path,
     ) -> Result<Self> {
-        if !is_supported() {
-            let message = "Triton's wheel exists for Linux x86_64 with glibc only";
-            return Err(Error::new(ErrorKind::Environment, message));
-        }
-        let wheel = WHEEL.unpacked(python, peers)?;
-        let program = wheel.join("pytriton/tritonserver/bin/tritonserver");
-        make_executable(&program)?;
-        let layout = Layout::write(scratch, name, model, instances)?;
         let mut attempt = 1;
         loop {
-            match Self::start_once(&program, &layout, scratch) {
+            match Self::start_once(program, layout, environment, log) {
                 Err(error) if attempt == START_ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
                 started => return started,
@@ -84,10 +93,16 @@ impl Triton {
         }
     }
 
-    fn start_once(program: &Path, layout: &Layout, scratch: &Path) -> Result<Self> {
+    fn start_once(
+        program: &Path,
+        layout: &Layout,
+        environment: &[(&'static str, OsString)],
+        log: &Path,
+    ) -> Result<Self> {
         let (http, metrics) = free_ports()?;
         let mut command = Command::new(program);
         command
+            .envs(environment.iter().cloned())
             .arg("--model-repository")
             .arg(&layout.repository)
             .arg("--backend-directory")
@@ -106,8 +121,7 @@ impl Triton {
                 "--metrics-port",
                 &metrics.to_string(),
             ]);
-        let mut process =
-            Process::start("tritonserver", &mut command, &scratch.join("triton.log"))?;
+        let mut process = Process::start("tritonserver", &mut command, log)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
         let deadline = Instant::now() + START_TIMEOUT;
         while !is_ready(address) {
@@ -125,33 +139,6 @@ impl Triton {
             address,
             version,
         })
-    }
-}
-
-/// The folders that Triton reads.
-struct Layout {
-    repository: PathBuf,
-    backends: PathBuf,
-}
-
-impl Layout {
-    fn write(scratch: &Path, name: &str, model: OneNode, instances: usize) -> Result<Self> {
-        let library = cargo::build_library("triton_identity")?;
-        let layout = Self {
-            repository: scratch.join("triton-models"),
-            backends: scratch.join("triton-backends"),
-        };
-        let write = || {
-            let place = layout.repository.join(name);
-            fs::create_dir_all(place.join("1"))?;
-            let group = format!("instance_group [ {{ kind: KIND_CPU count: {instances} }} ]\n");
-            fs::write(place.join("config.pbtxt"), model.config(BACKEND) + &group)?;
-            let backend = layout.backends.join(BACKEND);
-            fs::create_dir_all(&backend)?;
-            fs::copy(library, backend.join(format!("libtriton_{BACKEND}.so")))
-        };
-        write().map_err(|error| Error::io("writing Triton's model repository", error))?;
-        Ok(layout)
     }
 }
 
@@ -194,7 +181,7 @@ mod tests {
             "{}=={} --hash=sha256:{}",
             WHEEL.name, WHEEL.version, WHEEL.sha256
         );
-        let requirements = include_str!("../../../../requirements/triton.txt");
+        let requirements = include_str!("../../../../../requirements/triton.txt");
         assert!(requirements.lines().any(|line| line == pin), "{pin}");
     }
 }
