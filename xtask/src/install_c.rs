@@ -30,6 +30,7 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
     arguments.finish_all()?;
     let prefix = std::path::absolute(&prefix)
         .map_err(|error| Failure::file("resolve", Path::new(&prefix), &error))?;
+    let pkg_config = pkg_config(&prefix)?;
     let include = paths.root().join("crates/weldpool-capi/include");
     let names = Names::new(abi_version(&paths::read(&include.join(HEADERS[0]))?)?);
 
@@ -51,7 +52,7 @@ pub(crate) fn run(paths: &Paths, mut arguments: Arguments) -> Result<()> {
         for header in HEADERS {
             copy(&include.join(header), &headers.join(header))?;
         }
-        paths::write(&pkgconfig.join("weldpool.pc"), &pkg_config(&prefix)?)
+        paths::write(&pkgconfig.join("weldpool.pc"), &pkg_config)
     })?;
     steps.done("install-c");
     Ok(())
@@ -143,11 +144,15 @@ fn link(_: &str, path: &Path) -> Result<()> {
 fn pkg_config(prefix: &Path) -> Result<String> {
     let prefix = prefix
         .to_str()
-        .filter(|prefix| !prefix.contains(['"', '\\', '$', '\n']))
-        .ok_or_else(|| Failure::new(format!("pkg-config cannot name {}", prefix.display())))?;
+        .filter(|prefix| !prefix.contains(['"', '\'', '\\', '$', '#']))
+        .filter(|prefix| !prefix.contains(char::is_whitespace))
+        .ok_or_else(|| {
+            Failure::new(format!("pkg-config cannot name {}", prefix.display()))
+                .hint("choose a folder without blanks and signs that it reads otherwise")
+        })?;
     let version = env!("CARGO_PKG_VERSION");
     Ok(format!(
-        "prefix=\"{prefix}\"\n\
+        "prefix={prefix}\n\
          libdir=${{prefix}}/lib\n\
          includedir=${{prefix}}/include\n\
          \n\
@@ -175,8 +180,10 @@ mod tests {
 
     #[test]
     fn a_prefix_that_pkg_config_would_read_otherwise_is_refused() {
-        assert!(pkg_config(Path::new("/opt/$HOME")).is_err());
-        let text = pkg_config(Path::new("/opt/a b")).unwrap();
-        assert!(text.starts_with("prefix=\"/opt/a b\"\n"), "{text}");
+        for wrong in ["/opt/$HOME", "/opt/a b", "/opt/#1"] {
+            assert!(pkg_config(Path::new(wrong)).is_err(), "{wrong}");
+        }
+        let text = pkg_config(Path::new("/opt/weldpool")).unwrap();
+        assert!(text.starts_with("prefix=/opt/weldpool\n"), "{text}");
     }
 }

@@ -38,7 +38,8 @@ static void on_pressure(void *user_data, const weldpool_pressure_event_t *event)
 
 /* One batch: the input goes up on one queue, is copied by another that waits for it, and is freed in that one's order,
  * without the host waiting. The result is read from the half of it that was asked for. */
-static void batch(weldpool_allocator_t *allocator, weldpool_queue_t *upload, weldpool_queue_t *compute, unsigned number) {
+static void batch(weldpool_allocator_t *allocator, weldpool_queue_t *upload, weldpool_queue_t *compute,
+                  unsigned number) {
   weldpool_request_t request = {.struct_size = sizeof request, .bytes = BATCH_BYTES, .name = "input", .queue = upload};
   weldpool_buffer_t *input, *output, *half;
   unsigned char *host = malloc(BATCH_BYTES / 2);

@@ -97,7 +97,8 @@
 // Spans around slow paths go to the platform's profiler (Instruments, Nsight Systems).
 #define WELDPOOL_CONFIG_PROFILING 64
 
-// The contents are zero at first; memory that only the device reaches is zeroed on the request's queue, which it needs.
+// The contents are zero at first; memory that only the device reaches is zeroed on the request's queue, which it
+// needs.
 #define WELDPOOL_REQUEST_ZEROED 1
 
 // Only memory that is held already serves the request: no driver call, no waiting; BUSY where none fits.
@@ -241,8 +242,8 @@ typedef struct {
   size_t alignment;
 } weldpool_choice_t;
 
-// Decides how a request is served, by changing the choice. Called on the requesting thread, on several at once, with no
-// lock held; it must not allocate from the same allocator, nor unwind.
+// Decides how a request is served, by changing the choice. Called on the requesting thread, on several at once, with
+// no lock held; it must not allocate from the same allocator, nor unwind.
 typedef void (*weldpool_choose_fn)(void *user_data, const weldpool_asked_t *asked, weldpool_choice_t *choice);
 
 // Called once when a function that was passed in will not be called any more, on whichever thread that is.
@@ -295,7 +296,8 @@ typedef struct {
   uint64_t pressure_interval_ns;
   // Time between collections, in nanoseconds, from 10 ms to a day. Default: what the preset says.
   uint64_t collect_interval_ns;
-  // Bytes that a thread allocates for each allocation that is sampled; WELDPOOL_FOREVER samples none. Default: 512 KiB.
+  // Bytes that a thread allocates for each allocation that is sampled; WELDPOOL_FOREVER samples none. Default: 512
+  // KiB.
   uint64_t sample_interval_bytes;
   // Size classes instead of the preset's, ascending in size.
   const weldpool_size_class_t *classes;
@@ -512,8 +514,8 @@ typedef struct {
 } weldpool_out_of_memory_t;
 
 // Is asked for help; answers WELDPOOL_RECOURSE_RETRY or WELDPOOL_RECOURSE_GIVE_UP, for which anything else counts. It
-// runs on the thread whose request found no memory, on several at once, with no lock held, and may free and allocate. It
-// must not unwind.
+// runs on the thread whose request found no memory, on several at once, with no lock held, and may free and allocate.
+// It must not unwind.
 typedef uint32_t (*weldpool_out_of_memory_fn)(void *user_data, const weldpool_out_of_memory_t *event);
 
 // Where memory of outputs comes from.
@@ -625,20 +627,21 @@ size_t weldpool_runtime_device_count(const weldpool_runtime_t *runtime);
 
 // The device at a position, from 0, which is the host.
 //
-// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with weldpool_device_free. Thread-safe.
+// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with
+// weldpool_device_free. Thread-safe.
 weldpool_error_t *weldpool_runtime_device(const weldpool_runtime_t *runtime,
                                           size_t position,
                                           weldpool_device_t **device);
 
-// What cannot be used here and why, a line for each kind of device, or device. Free the text with weldpool_string_free.
-// Thread-safe.
+// What cannot be used here and why, a line for each kind of device, or device. Free the text with
+// weldpool_string_free. Thread-safe.
 weldpool_error_t *weldpool_runtime_absent(const weldpool_runtime_t *runtime, char **text);
 
 // Copies all of `source` to the start of `destination`, whatever devices they are of, and returns when it is there. On
 // one device weldpool_queue_copy does it without waiting.
 //
-// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, BUSY while a guard is held, else what
-// drivers say. Thread-safe.
+// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, BUSY while a guard is held, else
+// what drivers say. Thread-safe.
 weldpool_error_t *weldpool_runtime_copy(const weldpool_runtime_t *runtime,
                                         const weldpool_buffer_t *source,
                                         const weldpool_buffer_t *destination);
@@ -650,8 +653,8 @@ void weldpool_runtime_free(weldpool_runtime_t *runtime);
 // if it is not the first of its kind ("cuda:1"). Devices of one name are the same hardware, but for those made of
 // software, of which each has memory of its own.
 //
-// Errors: INVALID_REQUEST for a name that there is not, which lists those there are; else what opening the device says,
-// as UNSUPPORTED where there is no driver. Free with weldpool_device_free. Thread-safe.
+// Errors: INVALID_REQUEST for a name that there is not, which lists those there are; else what opening the device
+// says, as UNSUPPORTED where there is no driver. Free with weldpool_device_free. Thread-safe.
 weldpool_error_t *weldpool_device_open(const char *name, weldpool_device_t **device);
 
 // Opens the device that the environment variable METAL_DEVICE_ID names, by name or by its position among all devices;
@@ -671,8 +674,8 @@ void weldpool_device_free(weldpool_device_t *device);
 // A strategy that calls a function for each request. What the function answers is checked: a storage or a pool that is
 // no constant serves the request as it asks, a wrong alignment fails it.
 //
-// `user_data` is taken over in any case: `destroy`, if given, is called once when neither handle nor allocator needs it
-// any more, or at once where this call fails. Free with weldpool_strategy_free. Thread-safe.
+// `user_data` is taken over in any case: `destroy`, if given, is called once when neither handle nor allocator needs
+// it any more, or at once where this call fails. Free with weldpool_strategy_free. Thread-safe.
 weldpool_error_t *weldpool_strategy_create(weldpool_choose_fn choose,
                                            void *user_data,
                                            weldpool_destroy_fn destroy,
@@ -683,8 +686,8 @@ void weldpool_strategy_free(weldpool_strategy_t *strategy);
 
 // A pool of a device's memory. `config` may be null for the default.
 //
-// Errors: INVALID_ARGUMENT, INVALID_CONFIG naming the field, or what the device says. Free with weldpool_allocator_free.
-// Thread-safe.
+// Errors: INVALID_ARGUMENT, INVALID_CONFIG naming the field, or what the device says. Free with
+// weldpool_allocator_free. Thread-safe.
 weldpool_error_t *weldpool_allocator_create(const weldpool_device_t *device,
                                             const weldpool_config_t *config,
                                             weldpool_allocator_t **allocator);
@@ -696,8 +699,8 @@ weldpool_error_t *weldpool_allocator_clone(const weldpool_allocator_t *allocator
 // configuration says, and idle memory goes back to the device. Null is ignored.
 void weldpool_allocator_free(weldpool_allocator_t *allocator);
 
-// A buffer of `bytes` bytes of shared storage, aligned to 256 bytes. With `queue`, whose work uses it first, memory that
-// work on this queue still uses can serve; null is the host's order.
+// A buffer of `bytes` bytes of shared storage, aligned to 256 bytes. With `queue`, whose work uses it first, memory
+// that work on this queue still uses can serve; null is the host's order.
 //
 // Errors: as for weldpool_allocator_allocate_with. Free with weldpool_buffer_free. Thread-safe.
 weldpool_error_t *weldpool_allocator_allocate(const weldpool_allocator_t *allocator,
@@ -707,10 +710,10 @@ weldpool_error_t *weldpool_allocator_allocate(const weldpool_allocator_t *alloca
 
 // A buffer as requested. Its contents are whatever the memory held before, unless zeroes were asked for.
 //
-// Errors: INVALID_REQUEST for zero bytes, a size that no buffer can have, or a wrong alignment; UNSUPPORTED for a storage
-// mode that the device lacks; LIMIT_EXCEEDED or OUT_OF_MEMORY once everything idle was given back, nothing in flight
-// ended within wait_max_ns and no callback freed anything; BUSY for WELDPOOL_REQUEST_HELD_ONLY; else what the driver
-// says. Nothing was allocated then. Free with weldpool_buffer_free. Thread-safe.
+// Errors: INVALID_REQUEST for zero bytes, a size that no buffer can have, or a wrong alignment; UNSUPPORTED for a
+// storage mode that the device lacks; LIMIT_EXCEEDED or OUT_OF_MEMORY once everything idle was given back, nothing in
+// flight ended within wait_max_ns and no callback freed anything; BUSY for WELDPOOL_REQUEST_HELD_ONLY; else what the
+// driver says. Nothing was allocated then. Free with weldpool_buffer_free. Thread-safe.
 weldpool_error_t *weldpool_allocator_allocate_with(const weldpool_allocator_t *allocator,
                                                    const weldpool_request_t *request,
                                                    weldpool_buffer_t **buffer);
@@ -749,8 +752,8 @@ weldpool_error_t *weldpool_allocator_collect_soon(const weldpool_allocator_t *al
 // Errors: INVALID_ARGUMENT. Thread-safe.
 weldpool_error_t *weldpool_allocator_set_pooling(const weldpool_allocator_t *allocator, uint32_t on, uint32_t *before);
 
-// Sets the hard limit on the bytes held from the driver, 0 for none; `before`, if not null, is what it was. Idle memory
-// beyond it goes back now; what is in use stays until it is freed.
+// Sets the hard limit on the bytes held from the driver, 0 for none; `before`, if not null, is what it was. Idle
+// memory beyond it goes back now; what is in use stays until it is freed.
 //
 // Errors: INVALID_ARGUMENT. Thread-safe.
 weldpool_error_t *weldpool_allocator_set_reserved_bytes_max(const weldpool_allocator_t *allocator,
@@ -771,12 +774,11 @@ weldpool_error_t *weldpool_allocator_set_profiling(const weldpool_allocator_t *a
                                                    uint32_t on,
                                                    uint32_t *before);
 
-// Fills in where a buffer is. The addresses are good as long as the memory is, which a handle keeps; who uses them keeps
-// away from work in flight, as guards do.
+// Fills in where a buffer is. The addresses are good as long as the memory is, which a handle keeps; who uses them
+// keeps away from work in flight, as guards do.
 //
 // Errors: INVALID_ARGUMENT. Thread-safe.
-weldpool_error_t *weldpool_buffer_info(const weldpool_buffer_t *buffer,
-                                       weldpool_buffer_info_t *info);
+weldpool_error_t *weldpool_buffer_info(const weldpool_buffer_t *buffer, weldpool_buffer_info_t *info);
 
 // Length of the range in bytes; 0 for null. Thread-safe.
 size_t weldpool_buffer_bytes(const weldpool_buffer_t *buffer);
@@ -812,19 +814,17 @@ void weldpool_buffer_free(weldpool_buffer_t *buffer);
 // Thread-safe.
 weldpool_error_t *weldpool_buffer_free_on(weldpool_buffer_t *buffer, const weldpool_queue_t *queue);
 
-// Read access to a buffer's contents: nothing writes them through this library until the guard is freed. `data` is their
-// address; there are weldpool_buffer_bytes of them. Readers do not exclude each other.
+// Read access to a buffer's contents: nothing writes them through this library until the guard is freed. `data` is
+// their address; there are weldpool_buffer_bytes of them. Readers do not exclude each other.
 //
 // Errors: BUSY while submitted work writes the memory or a write guard is held on any view of it (weldpool_buffer_wait
 // waits for work), UNSUPPORTED for private storage. Free with weldpool_guard_free, on any thread. Thread-safe.
-weldpool_error_t *weldpool_buffer_read(const weldpool_buffer_t *buffer,
-                                       weldpool_guard_t **guard,
-                                       const void **data);
+weldpool_error_t *weldpool_buffer_read(const weldpool_buffer_t *buffer, weldpool_guard_t **guard, const void **data);
 
 // Write access to a buffer's contents: nothing else touches them through this library until the guard is freed.
 //
-// Errors: as for weldpool_buffer_read, and BUSY while submitted work reads the memory or any other guard is held on any
-// view of it. Free with weldpool_guard_free, on any thread, before work that reads it is submitted. Thread-safe.
+// Errors: as for weldpool_buffer_read, and BUSY while submitted work reads the memory or any other guard is held on
+// any view of it. Free with weldpool_guard_free, on any thread, before work that reads it is submitted. Thread-safe.
 weldpool_error_t *weldpool_buffer_write(const weldpool_buffer_t *buffer, weldpool_guard_t **guard, void **data);
 
 // Ends the access. Null is ignored.
@@ -838,8 +838,8 @@ weldpool_error_t *weldpool_allocator_allocate_address(const weldpool_allocator_t
                                                       const weldpool_request_t *request,
                                                       void **address);
 
-// Frees memory by the address that weldpool_allocator_allocate_address gave. With `queue`, work that was submitted to it
-// so far may still use the memory; else nobody does. Null is ignored.
+// Frees memory by the address that weldpool_allocator_allocate_address gave. With `queue`, work that was submitted to
+// it so far may still use the memory; else nobody does. Null is ignored.
 //
 // Errors: INVALID_REQUEST for an address that was not given so, or was freed. Thread-safe.
 weldpool_error_t *weldpool_allocator_free_address(const weldpool_allocator_t *allocator,
@@ -858,10 +858,10 @@ weldpool_error_t *weldpool_allocator_find(const weldpool_allocator_t *allocator,
 // Errors: what the driver says. Free with weldpool_queue_free. Thread-safe.
 weldpool_error_t *weldpool_queue_create(const weldpool_allocator_t *allocator, weldpool_queue_t **queue);
 
-// The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary context
-// of the device. Who made the stream goes on submitting to it; memory that is
-// allocated and freed on the queue is ordered by the stream. Handles of one stream stand for one queue. The stream must
-// not be destroyed before weldpool_queue_forget_cuda.
+// The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary
+// context of the device. Who made the stream goes on submitting to it; memory that is allocated and freed on the queue
+// is ordered by the stream. Handles of one stream stand for one queue. The stream must not be destroyed before
+// weldpool_queue_forget_cuda.
 //
 // Errors: UNSUPPORTED for another device, INVALID_REQUEST for the per-thread default stream, BUSY for a stream that
 // records a graph, LIMIT_EXCEEDED beyond 4096 streams, else what the driver says. Free with weldpool_queue_free, which
@@ -870,12 +870,11 @@ weldpool_error_t *weldpool_queue_adopt_cuda(const weldpool_allocator_t *allocato
                                             void *stream,
                                             weldpool_queue_t **queue);
 
-// Forgets an adopted stream that is about to be destroyed: it is used no more, also by handles that are still there, and
-// memory that was freed in its order is reusable once its work is done. Nothing happens where it was not adopted.
+// Forgets an adopted stream that is about to be destroyed: it is used no more, also by handles that are still there,
+// and memory that was freed in its order is reusable once its work is done. Nothing happens where it was not adopted.
 //
 // Errors: as for weldpool_queue_adopt_cuda; the stream is still known then. Thread-safe.
-weldpool_error_t *weldpool_queue_forget_cuda(const weldpool_allocator_t *allocator,
-                                             void *stream);
+weldpool_error_t *weldpool_queue_forget_cuda(const weldpool_allocator_t *allocator, void *stream);
 
 // Waits until everything that was submitted so far is done, or for `timeout_ns` nanoseconds.
 //
@@ -890,8 +889,8 @@ weldpool_error_t *weldpool_queue_fence(const weldpool_queue_t *queue, weldpool_f
 // Submits a copy of all of `source` to the start of `destination`. Work of other queues that uses either comes before
 // it. `fence`, if not null, is behind it. Handles may be freed at once.
 //
-// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, or either is memory that only another
-// device reaches; BUSY while a guard is held; else what the driver says. Thread-safe.
+// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, or either is memory that only
+// another device reaches; BUSY while a guard is held; else what the driver says. Thread-safe.
 weldpool_error_t *weldpool_queue_copy(const weldpool_queue_t *queue,
                                       const weldpool_buffer_t *source,
                                       const weldpool_buffer_t *destination,
@@ -907,16 +906,16 @@ weldpool_error_t *weldpool_queue_fill(const weldpool_queue_t *queue,
 
 // Submits a copy of `length` bytes of the caller's memory to the start of `destination`; returns when they were read.
 //
-// Errors: INVALID_REQUEST when the destination is shorter or not of this queue's pool, BUSY while a guard is held, else
-// what the driver says; a first part may have been submitted then. Thread-safe.
+// Errors: INVALID_REQUEST when the destination is shorter or not of this queue's pool, BUSY while a guard is held,
+// else what the driver says; a first part may have been submitted then. Thread-safe.
 weldpool_error_t *weldpool_queue_write(const weldpool_queue_t *queue,
                                        const void *source,
                                        size_t length,
                                        const weldpool_buffer_t *destination,
                                        weldpool_fence_t **fence);
 
-// Copies all of `source` to the start of the caller's memory of `length` bytes, in the order of the queue; returns when
-// it is there.
+// Copies all of `source` to the start of the caller's memory of `length` bytes, in the order of the queue; returns
+// when it is there.
 //
 // Errors: as for weldpool_queue_write; what is in the caller's memory is undefined then. Thread-safe.
 weldpool_error_t *weldpool_queue_read(const weldpool_queue_t *queue,
@@ -924,8 +923,8 @@ weldpool_error_t *weldpool_queue_read(const weldpool_queue_t *queue,
                                       void *destination,
                                       size_t length);
 
-// Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind, nor
-// wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
+// Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind,
+// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
 // function uncalled, where this call fails. Errors: what the driver says. Thread-safe.
@@ -951,14 +950,15 @@ weldpool_error_t *weldpool_queue_note_read(const weldpool_queue_t *queue,
 // Takes note that work of others, submitted to this queue before `fence`, writes the memory. `behind`, if not null, is
 // the fence until which nobody else uses it, which for managed storage is a later one.
 //
-// Errors: BUSY while a guard is held, which races with the work, or what the driver says. The use is noted. Thread-safe.
+// Errors: BUSY while a guard is held, which races with the work, or what the driver says. The use is noted.
+// Thread-safe.
 weldpool_error_t *weldpool_queue_note_write(const weldpool_queue_t *queue,
                                             const weldpool_buffer_t *buffer,
                                             const weldpool_fence_t *fence,
                                             weldpool_fence_t **behind);
 
-// Frees a handle. Work that was submitted goes on, and memory that was freed in its order is reusable once that is done.
-// Null is ignored.
+// Frees a handle. Work that was submitted goes on, and memory that was freed in its order is reusable once that is
+// done. Null is ignored.
 void weldpool_queue_free(weldpool_queue_t *queue);
 
 // Whether the point has passed: 1 or 0.
@@ -974,8 +974,8 @@ weldpool_error_t *weldpool_fence_wait(const weldpool_fence_t *fence, uint64_t ti
 // Frees a handle; it waits for nothing. Null is ignored.
 void weldpool_fence_free(weldpool_fence_t *fence);
 
-// To be called before somebody else submits work that uses memory of the queue's device, such as MPSGraph, which commits
-// command buffers by itself. `order` is what the work has to keep. A submission is given back to
+// To be called before somebody else submits work that uses memory of the queue's device, such as MPSGraph, which
+// commits command buffers by itself. `order` is what the work has to keep. A submission is given back to
 // weldpool_queue_after_external_submit, or freed by weldpool_submission_free where the work was not submitted.
 //
 // Errors: what the driver says. Thread-safe.
@@ -984,11 +984,11 @@ weldpool_error_t *weldpool_queue_before_external_submit(const weldpool_queue_t *
                                                         weldpool_submission_t **submission);
 
 // Takes note that the announced work was submitted: later work of the queue waits for it. `fence` is behind it, with
-// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed, also
-// where this fails.
+// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
+// also where this fails.
 //
-// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the queue
-// does not wait then. Thread-safe.
+// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
+// queue does not wait then. Thread-safe.
 weldpool_error_t *weldpool_queue_after_external_submit(const weldpool_queue_t *queue,
                                                        weldpool_submission_t *submission,
                                                        weldpool_fence_t **fence);
@@ -1030,12 +1030,11 @@ weldpool_error_t *weldpool_allocator_dashboard(const weldpool_allocator_t *alloc
 // Errors: INVALID_ARGUMENT. Free the text with weldpool_string_free. Thread-safe.
 weldpool_error_t *weldpool_allocator_prometheus(const weldpool_allocator_t *allocator, char **text);
 
-// How the allocator is doing: "healthy", "attention" or "critical" on the first line, then a line for each finding, with
-// what was seen and what to change.
+// How the allocator is doing: "healthy", "attention" or "critical" on the first line, then a line for each finding,
+// with what was seen and what to change.
 //
 // Errors: INVALID_ARGUMENT. Free the text with weldpool_string_free. Thread-safe.
-weldpool_error_t *weldpool_allocator_health(const weldpool_allocator_t *allocator,
-                                            char **text);
+weldpool_error_t *weldpool_allocator_health(const weldpool_allocator_t *allocator, char **text);
 
 // The level of the last assessment.
 //
@@ -1053,8 +1052,8 @@ weldpool_error_t *weldpool_allocator_check_pressure(const weldpool_allocator_t *
 // Errors: as for weldpool_allocator_pressure. Thread-safe.
 weldpool_error_t *weldpool_allocator_signal_pressure(const weldpool_allocator_t *allocator, uint32_t level);
 
-// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not hold
-// a handle of this allocator, which would keep it alive for ever.
+// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not
+// hold a handle of this allocator, which would keep it alive for ever.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 // more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions, else as for
@@ -1067,16 +1066,16 @@ weldpool_error_t *weldpool_allocator_on_pressure(const weldpool_allocator_t *all
 // Has a function asked for help before a request for memory fails, until `callback` is freed.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
-// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with weldpool_callback_free.
-// Thread-safe.
+// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with
+// weldpool_callback_free. Thread-safe.
 weldpool_error_t *weldpool_allocator_on_out_of_memory(const weldpool_allocator_t *allocator,
                                                       weldpool_out_of_memory_fn function,
                                                       void *user_data,
                                                       weldpool_destroy_fn destroy,
                                                       weldpool_callback_t **callback);
 
-// Ends a registration. A call of the function that is under way goes on, after which its user data is destroyed. Null is
-// ignored.
+// Ends a registration. A call of the function that is under way goes on, after which its user data is destroyed. Null
+// is ignored.
 void weldpool_callback_free(weldpool_callback_t *callback);
 
 // Records every allocation and free of the pool to a file from now on, a binary one, by custom `*.wpt`; the program
@@ -1086,8 +1085,8 @@ void weldpool_callback_free(weldpool_callback_t *callback);
 // begun, or has, respectively. Thread-safe.
 weldpool_error_t *weldpool_allocator_record(const weldpool_allocator_t *allocator, const char *path);
 
-// Ends the recording: what was recorded is in the file. `events` and `dropped`, if not null, are how many events are in
-// it, and for how many there was no room.
+// Ends the recording: what was recorded is in the file. `events` and `dropped`, if not null, are how many events are
+// in it, and for how many there was no room.
 //
 // Errors: INVALID_REQUEST where nothing is recorded, SYSTEM where the file could not be written. Thread-safe.
 weldpool_error_t *weldpool_allocator_record_stop(const weldpool_allocator_t *allocator,
@@ -1097,8 +1096,8 @@ weldpool_error_t *weldpool_allocator_record_stop(const weldpool_allocator_t *all
 // Replays a trace on fresh allocators of a device: this library's recordings, and the formats that `weldpool trace`
 // reads, gzip included. The result is JSON, on one line: latencies, memory held, failures. `config` may be null.
 //
-// Errors: SYSTEM where the file cannot be read, INVALID_REQUEST where it is damaged, UNSUPPORTED for an unknown format,
-// else as for weldpool_allocator_create. Free the text with weldpool_string_free. Thread-safe.
+// Errors: SYSTEM where the file cannot be read, INVALID_REQUEST where it is damaged, UNSUPPORTED for an unknown
+// format, else as for weldpool_allocator_create. Free the text with weldpool_string_free. Thread-safe.
 weldpool_error_t *weldpool_trace_replay(const char *path,
                                         const weldpool_device_t *device,
                                         const weldpool_config_t *config,

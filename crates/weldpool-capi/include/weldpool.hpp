@@ -2,9 +2,9 @@
 //
 // Header only; link with libweldpool. Objects are moved, not copied; `clone` makes a further handle. An object that was
 // moved from, or made by its default constructor, holds nothing: it may be assigned to and destroyed, and whatever else
-// is asked of it throws weldpool::error. What is thread-safe, and which errors there are, says weldpool.h at the function
-// of the same name. Functions that are passed in may throw: an exception is caught, and counts as the function having
-// done nothing.
+// is asked of it throws weldpool::error. What is thread-safe, and which errors there are, says weldpool.h at the
+// function of the same name. Functions that are passed in may throw: an exception is caught, and counts as the function
+// having done nothing.
 #ifndef WELDPOOL_HPP
 #define WELDPOOL_HPP
 

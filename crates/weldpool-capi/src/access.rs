@@ -51,8 +51,8 @@ impl GuardHandle {
     }
 }
 
-/// Read access to a buffer's contents: nothing writes them through this library until the guard is freed. `data` is their
-/// address; there are weldpool_buffer_bytes of them. Readers do not exclude each other.
+/// Read access to a buffer's contents: nothing writes them through this library until the guard is freed. `data` is
+/// their address; there are weldpool_buffer_bytes of them. Readers do not exclude each other.
 ///
 /// Errors: BUSY while submitted work writes the memory or a write guard is held on any view of it (weldpool_buffer_wait
 /// waits for work), UNSUPPORTED for private storage. Free with weldpool_guard_free, on any thread. Thread-safe.
@@ -81,8 +81,8 @@ pub extern "C" fn weldpool_buffer_read(
 
 /// Write access to a buffer's contents: nothing else touches them through this library until the guard is freed.
 ///
-/// Errors: as for weldpool_buffer_read, and BUSY while submitted work reads the memory or any other guard is held on any
-/// view of it. Free with weldpool_guard_free, on any thread, before work that reads it is submitted. Thread-safe.
+/// Errors: as for weldpool_buffer_read, and BUSY while submitted work reads the memory or any other guard is held on
+/// any view of it. Free with weldpool_guard_free, on any thread, before work that reads it is submitted. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_buffer_write(
     buffer: Option<&BufferHandle>,

@@ -60,8 +60,8 @@ pub extern "C" fn weldpool_allocator_allocate_address(
     })
 }
 
-/// Frees memory by the address that weldpool_allocator_allocate_address gave. With `queue`, work that was submitted to it
-/// so far may still use the memory; else nobody does. Null is ignored.
+/// Frees memory by the address that weldpool_allocator_allocate_address gave. With `queue`, work that was submitted to
+/// it so far may still use the memory; else nobody does. Null is ignored.
 ///
 /// Errors: INVALID_REQUEST for an address that was not given so, or was freed. Thread-safe.
 #[unsafe(no_mangle)]

@@ -36,8 +36,8 @@ impl fmt::Debug for AllocatorHandle {
 
 /// A pool of a device's memory. `config` may be null for the default.
 ///
-/// Errors: INVALID_ARGUMENT, INVALID_CONFIG naming the field, or what the device says. Free with weldpool_allocator_free.
-/// Thread-safe.
+/// Errors: INVALID_ARGUMENT, INVALID_CONFIG naming the field, or what the device says. Free with
+/// weldpool_allocator_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_allocator_create(
     device: Option<&DeviceHandle>,
@@ -90,8 +90,8 @@ pub extern "C" fn weldpool_allocator_free(allocator: Option<Box<AllocatorHandle>
     infallible((), || drop(allocator));
 }
 
-/// A buffer of `bytes` bytes of shared storage, aligned to 256 bytes. With `queue`, whose work uses it first, memory that
-/// work on this queue still uses can serve; null is the host's order.
+/// A buffer of `bytes` bytes of shared storage, aligned to 256 bytes. With `queue`, whose work uses it first, memory
+/// that work on this queue still uses can serve; null is the host's order.
 ///
 /// Errors: as for weldpool_allocator_allocate_with. Free with weldpool_buffer_free. Thread-safe.
 #[unsafe(no_mangle)]
@@ -117,10 +117,10 @@ pub extern "C" fn weldpool_allocator_allocate(
 
 /// A buffer as requested. Its contents are whatever the memory held before, unless zeroes were asked for.
 ///
-/// Errors: INVALID_REQUEST for zero bytes, a size that no buffer can have, or a wrong alignment; UNSUPPORTED for a storage
-/// mode that the device lacks; LIMIT_EXCEEDED or OUT_OF_MEMORY once everything idle was given back, nothing in flight
-/// ended within wait_max_ns and no callback freed anything; BUSY for WELDPOOL_REQUEST_HELD_ONLY; else what the driver
-/// says. Nothing was allocated then. Free with weldpool_buffer_free. Thread-safe.
+/// Errors: INVALID_REQUEST for zero bytes, a size that no buffer can have, or a wrong alignment; UNSUPPORTED for a
+/// storage mode that the device lacks; LIMIT_EXCEEDED or OUT_OF_MEMORY once everything idle was given back, nothing in
+/// flight ended within wait_max_ns and no callback freed anything; BUSY for WELDPOOL_REQUEST_HELD_ONLY; else what the
+/// driver says. Nothing was allocated then. Free with weldpool_buffer_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_allocator_allocate_with(
     allocator: Option<&AllocatorHandle>,
@@ -213,8 +213,8 @@ pub extern "C" fn weldpool_allocator_set_pooling(
     })
 }
 
-/// Sets the hard limit on the bytes held from the driver, 0 for none; `before`, if not null, is what it was. Idle memory
-/// beyond it goes back now; what is in use stays until it is freed.
+/// Sets the hard limit on the bytes held from the driver, 0 for none; `before`, if not null, is what it was. Idle
+/// memory beyond it goes back now; what is in use stays until it is freed.
 ///
 /// Errors: INVALID_ARGUMENT. Thread-safe.
 #[unsafe(no_mangle)]

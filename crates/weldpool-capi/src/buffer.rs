@@ -69,8 +69,8 @@ unsafe impl Structure for BufferInfo {
     const NAME: &'static str = "weldpool_buffer_info_t";
 }
 
-/// Fills in where a buffer is. The addresses are good as long as the memory is, which a handle keeps; who uses them keeps
-/// away from work in flight, as guards do.
+/// Fills in where a buffer is. The addresses are good as long as the memory is, which a handle keeps; who uses them
+/// keeps away from work in flight, as guards do.
 ///
 /// Errors: INVALID_ARGUMENT. Thread-safe.
 #[unsafe(no_mangle)]

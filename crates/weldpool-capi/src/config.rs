@@ -93,7 +93,8 @@ pub struct ConfigOf {
     pub pressure_interval_ns: u64,
     /// Time between collections, in nanoseconds, from 10 ms to a day. Default: what the preset says.
     pub collect_interval_ns: u64,
-    /// Bytes that a thread allocates for each allocation that is sampled; WELDPOOL_FOREVER samples none. Default: 512 KiB.
+    /// Bytes that a thread allocates for each allocation that is sampled; WELDPOOL_FOREVER samples none. Default: 512
+    /// KiB.
     pub sample_interval_bytes: u64,
     /// Size classes instead of the preset's, ascending in size.
     pub classes: *const SizeClassOf,

@@ -120,8 +120,8 @@ unsafe impl Structure for DeviceInfo {
 /// if it is not the first of its kind ("cuda:1"). Devices of one name are the same hardware, but for those made of
 /// software, of which each has memory of its own.
 ///
-/// Errors: INVALID_REQUEST for a name that there is not, which lists those there are; else what opening the device says,
-/// as UNSUPPORTED where there is no driver. Free with weldpool_device_free. Thread-safe.
+/// Errors: INVALID_REQUEST for a name that there is not, which lists those there are; else what opening the device
+/// says, as UNSUPPORTED where there is no driver. Free with weldpool_device_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_device_open(
     name: *const c_char,

@@ -43,8 +43,8 @@ unsafe impl Structure for OrderOf {
     const NAME: &'static str = "weldpool_order_t";
 }
 
-/// To be called before somebody else submits work that uses memory of the queue's device, such as MPSGraph, which commits
-/// command buffers by itself. `order` is what the work has to keep. A submission is given back to
+/// To be called before somebody else submits work that uses memory of the queue's device, such as MPSGraph, which
+/// commits command buffers by itself. `order` is what the work has to keep. A submission is given back to
 /// weldpool_queue_after_external_submit, or freed by weldpool_submission_free where the work was not submitted.
 ///
 /// Errors: what the driver says. Thread-safe.
@@ -73,11 +73,11 @@ pub extern "C" fn weldpool_queue_before_external_submit(
 }
 
 /// Takes note that the announced work was submitted: later work of the queue waits for it. `fence` is behind it, with
-/// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed, also
-/// where this fails.
+/// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
+/// also where this fails.
 ///
-/// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the queue
-/// does not wait then. Thread-safe.
+/// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
+/// queue does not wait then. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_after_external_submit(
     queue: Option<&QueueHandle>,

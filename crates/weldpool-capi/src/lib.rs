@@ -2,7 +2,8 @@
 //!
 //! Functions are declared in `include/weldpool.h`, which `cargo xtask header` writes from these sources, comments
 //! included, in the order of the modules below. None unwinds into its caller. What may fail returns an object
-//! ([`failure`]); the functions of PyTorch's interface (`torch`), whose form is PyTorch's, note a text ([`last_error`]).
+//! ([`failure`]); the functions of PyTorch's interface (`torch`), whose form is PyTorch's, note a text
+//! ([`last_error`]).
 
 pub mod version;
 

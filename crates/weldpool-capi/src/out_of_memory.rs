@@ -60,16 +60,16 @@ unsafe impl Structure for OutOfMemoryOf {
 }
 
 /// Is asked for help; answers WELDPOOL_RECOURSE_RETRY or WELDPOOL_RECOURSE_GIVE_UP, for which anything else counts. It
-/// runs on the thread whose request found no memory, on several at once, with no lock held, and may free and allocate. It
-/// must not unwind.
+/// runs on the thread whose request found no memory, on several at once, with no lock held, and may free and allocate.
+/// It must not unwind.
 pub type OutOfMemoryFunction =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const OutOfMemoryOf) -> u32>;
 
 /// Has a function asked for help before a request for memory fails, until `callback` is freed.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
-/// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with weldpool_callback_free.
-/// Thread-safe.
+/// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with
+/// weldpool_callback_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_allocator_on_out_of_memory(
     allocator: Option<&AllocatorHandle>,
@@ -111,8 +111,8 @@ pub extern "C" fn weldpool_allocator_on_out_of_memory(
     })
 }
 
-/// Ends a registration. A call of the function that is under way goes on, after which its user data is destroyed. Null is
-/// ignored.
+/// Ends a registration. A call of the function that is under way goes on, after which its user data is destroyed. Null
+/// is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_callback_free(callback: Option<Box<CallbackHandle>>) {
     infallible((), || drop(callback));

@@ -120,8 +120,8 @@ pub extern "C" fn weldpool_allocator_signal_pressure(
     })
 }
 
-/// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not hold
-/// a handle of this allocator, which would keep it alive for ever.
+/// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not
+/// hold a handle of this allocator, which would keep it alive for ever.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 /// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions, else as for

@@ -50,10 +50,10 @@ pub extern "C" fn weldpool_queue_create(
     })
 }
 
-/// The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary context
-/// of the device. Who made the stream goes on submitting to it; memory that is
-/// allocated and freed on the queue is ordered by the stream. Handles of one stream stand for one queue. The stream must
-/// not be destroyed before weldpool_queue_forget_cuda.
+/// The queue over a stream of CUDA (a CUstream or cudaStream_t; null is the legacy default stream) of the primary
+/// context of the device. Who made the stream goes on submitting to it; memory that is allocated and freed on the queue
+/// is ordered by the stream. Handles of one stream stand for one queue. The stream must not be destroyed before
+/// weldpool_queue_forget_cuda.
 ///
 /// Errors: UNSUPPORTED for another device, INVALID_REQUEST for the per-thread default stream, BUSY for a stream that
 /// records a graph, LIMIT_EXCEEDED beyond 4096 streams, else what the driver says. Free with weldpool_queue_free, which
@@ -72,8 +72,8 @@ pub extern "C" fn weldpool_queue_adopt_cuda(
     })
 }
 
-/// Forgets an adopted stream that is about to be destroyed: it is used no more, also by handles that are still there, and
-/// memory that was freed in its order is reusable once its work is done. Nothing happens where it was not adopted.
+/// Forgets an adopted stream that is about to be destroyed: it is used no more, also by handles that are still there,
+/// and memory that was freed in its order is reusable once its work is done. Nothing happens where it was not adopted.
 ///
 /// Errors: as for weldpool_queue_adopt_cuda; the stream is still known then. Thread-safe.
 #[unsafe(no_mangle)]
@@ -162,8 +162,8 @@ fn give_fence(place: *mut *mut FenceHandle, submit: impl FnOnce() -> Result<Fenc
 /// Submits a copy of all of `source` to the start of `destination`. Work of other queues that uses either comes before
 /// it. `fence`, if not null, is behind it. Handles may be freed at once.
 ///
-/// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, or either is memory that only another
-/// device reaches; BUSY while a guard is held; else what the driver says. Thread-safe.
+/// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, or either is memory that only
+/// another device reaches; BUSY while a guard is held; else what the driver says. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_copy(
     queue: Option<&QueueHandle>,
@@ -204,8 +204,8 @@ pub extern "C" fn weldpool_queue_fill(
 
 /// Submits a copy of `length` bytes of the caller's memory to the start of `destination`; returns when they were read.
 ///
-/// Errors: INVALID_REQUEST when the destination is shorter or not of this queue's pool, BUSY while a guard is held, else
-/// what the driver says; a first part may have been submitted then. Thread-safe.
+/// Errors: INVALID_REQUEST when the destination is shorter or not of this queue's pool, BUSY while a guard is held,
+/// else what the driver says; a first part may have been submitted then. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_write(
     queue: Option<&QueueHandle>,
@@ -223,8 +223,8 @@ pub extern "C" fn weldpool_queue_write(
     })
 }
 
-/// Copies all of `source` to the start of the caller's memory of `length` bytes, in the order of the queue; returns when
-/// it is there.
+/// Copies all of `source` to the start of the caller's memory of `length` bytes, in the order of the queue; returns
+/// when it is there.
 ///
 /// Errors: as for weldpool_queue_write; what is in the caller's memory is undefined then. Thread-safe.
 #[unsafe(no_mangle)]
@@ -245,8 +245,8 @@ pub extern "C" fn weldpool_queue_read(
 /// A function that a queue calls, or that is called in its order.
 pub type CallFunction = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
-/// Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind, nor
-/// wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
+/// Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind,
+/// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
 /// function uncalled, where this call fails. Errors: what the driver says. Thread-safe.
@@ -306,7 +306,8 @@ pub extern "C" fn weldpool_queue_note_read(
 /// Takes note that work of others, submitted to this queue before `fence`, writes the memory. `behind`, if not null, is
 /// the fence until which nobody else uses it, which for managed storage is a later one.
 ///
-/// Errors: BUSY while a guard is held, which races with the work, or what the driver says. The use is noted. Thread-safe.
+/// Errors: BUSY while a guard is held, which races with the work, or what the driver says. The use is noted.
+/// Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_note_write(
     queue: Option<&QueueHandle>,
@@ -323,8 +324,8 @@ pub extern "C" fn weldpool_queue_note_write(
     })
 }
 
-/// Frees a handle. Work that was submitted goes on, and memory that was freed in its order is reusable once that is done.
-/// Null is ignored.
+/// Frees a handle. Work that was submitted goes on, and memory that was freed in its order is reusable once that is
+/// done. Null is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_free(queue: Option<Box<QueueHandle>>) {
     infallible((), || drop(queue));

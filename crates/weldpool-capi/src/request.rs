@@ -12,7 +12,8 @@ use crate::failure::{ErrorObject, Result};
 use crate::queue::QueueHandle;
 use crate::storage;
 
-/// The contents are zero at first; memory that only the device reaches is zeroed on the request's queue, which it needs.
+/// The contents are zero at first; memory that only the device reaches is zeroed on the request's queue, which it
+/// needs.
 pub const WELDPOOL_REQUEST_ZEROED: u32 = 1;
 /// Only memory that is held already serves the request: no driver call, no waiting; BUSY where none fits.
 pub const WELDPOOL_REQUEST_HELD_ONLY: u32 = 2;

@@ -46,7 +46,8 @@ pub extern "C" fn weldpool_runtime_device_count(runtime: Option<&RuntimeHandle>)
 
 /// The device at a position, from 0, which is the host.
 ///
-/// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with weldpool_device_free. Thread-safe.
+/// Errors: INVALID_REQUEST for a position that there is not, else as for weldpool_device_open. Free with
+/// weldpool_device_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_runtime_device(
     runtime: Option<&RuntimeHandle>,
@@ -65,8 +66,8 @@ pub extern "C" fn weldpool_runtime_device(
     })
 }
 
-/// What cannot be used here and why, a line for each kind of device, or device. Free the text with weldpool_string_free.
-/// Thread-safe.
+/// What cannot be used here and why, a line for each kind of device, or device. Free the text with
+/// weldpool_string_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_runtime_absent(
     runtime: Option<&RuntimeHandle>,
@@ -87,8 +88,8 @@ pub extern "C" fn weldpool_runtime_absent(
 /// Copies all of `source` to the start of `destination`, whatever devices they are of, and returns when it is there. On
 /// one device weldpool_queue_copy does it without waiting.
 ///
-/// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, BUSY while a guard is held, else what
-/// drivers say. Thread-safe.
+/// Errors: INVALID_REQUEST when the destination is shorter or overlaps the source, BUSY while a guard is held, else
+/// what drivers say. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_runtime_copy(
     runtime: Option<&RuntimeHandle>,

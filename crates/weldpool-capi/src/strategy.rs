@@ -75,8 +75,8 @@ unsafe impl Structure for ChoiceOf {
     const NAME: &'static str = "weldpool_choice_t";
 }
 
-/// Decides how a request is served, by changing the choice. Called on the requesting thread, on several at once, with no
-/// lock held; it must not allocate from the same allocator, nor unwind.
+/// Decides how a request is served, by changing the choice. Called on the requesting thread, on several at once, with
+/// no lock held; it must not allocate from the same allocator, nor unwind.
 pub type ChooseFunction = Option<
     unsafe extern "C" fn(user_data: *mut c_void, asked: *const AskedOf, choice: *mut ChoiceOf),
 >;
@@ -136,8 +136,8 @@ impl Strategy for Callback {
 /// A strategy that calls a function for each request. What the function answers is checked: a storage or a pool that is
 /// no constant serves the request as it asks, a wrong alignment fails it.
 ///
-/// `user_data` is taken over in any case: `destroy`, if given, is called once when neither handle nor allocator needs it
-/// any more, or at once where this call fails. Free with weldpool_strategy_free. Thread-safe.
+/// `user_data` is taken over in any case: `destroy`, if given, is called once when neither handle nor allocator needs
+/// it any more, or at once where this call fails. Free with weldpool_strategy_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_strategy_create(
     choose: ChooseFunction,

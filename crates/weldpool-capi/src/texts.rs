@@ -115,8 +115,8 @@ pub extern "C" fn weldpool_allocator_prometheus(
     })
 }
 
-/// How the allocator is doing: "healthy", "attention" or "critical" on the first line, then a line for each finding, with
-/// what was seen and what to change.
+/// How the allocator is doing: "healthy", "attention" or "critical" on the first line, then a line for each finding,
+/// with what was seen and what to change.
 ///
 /// Errors: INVALID_ARGUMENT. Free the text with weldpool_string_free. Thread-safe.
 #[unsafe(no_mangle)]

@@ -36,8 +36,8 @@ pub extern "C" fn weldpool_allocator_record(
     })
 }
 
-/// Ends the recording: what was recorded is in the file. `events` and `dropped`, if not null, are how many events are in
-/// it, and for how many there was no room.
+/// Ends the recording: what was recorded is in the file. `events` and `dropped`, if not null, are how many events are
+/// in it, and for how many there was no room.
 ///
 /// Errors: INVALID_REQUEST where nothing is recorded, SYSTEM where the file could not be written. Thread-safe.
 #[unsafe(no_mangle)]
@@ -60,8 +60,8 @@ pub extern "C" fn weldpool_allocator_record_stop(
 /// Replays a trace on fresh allocators of a device: this library's recordings, and the formats that `weldpool trace`
 /// reads, gzip included. The result is JSON, on one line: latencies, memory held, failures. `config` may be null.
 ///
-/// Errors: SYSTEM where the file cannot be read, INVALID_REQUEST where it is damaged, UNSUPPORTED for an unknown format,
-/// else as for weldpool_allocator_create. Free the text with weldpool_string_free. Thread-safe.
+/// Errors: SYSTEM where the file cannot be read, INVALID_REQUEST where it is damaged, UNSUPPORTED for an unknown
+/// format, else as for weldpool_allocator_create. Free the text with weldpool_string_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_trace_replay(
     path: *const c_char,

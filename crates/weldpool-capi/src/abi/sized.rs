@@ -13,8 +13,8 @@ const SIZE_MAX: usize = 4096;
 ///
 /// # Safety
 ///
-/// `#[repr(C)]` without gaps, its first field is a `usize`, its alignment is that of a `usize`, and any bits are a value of
-/// it.
+/// `#[repr(C)]` without gaps, its first field is a `usize`, its alignment is that of a `usize`, and any bits are a
+/// value of it.
 pub(crate) unsafe trait Structure: Copy {
     /// Its name in C.
     const NAME: &'static str;

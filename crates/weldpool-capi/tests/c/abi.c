@@ -669,7 +669,8 @@ static void idle_memory(void) {
   weldpool_buffer_free(made);
   OK(weldpool_allocator_stats(other, &stats));
   CHECK(stats.reserved_bytes == 0);
-  CHECK(CODE(weldpool_allocator_reserve(other, 1, WELDPOOL_STORAGE_SHARED, NULL), "") == WELDPOOL_ERROR_INVALID_REQUEST);
+  CHECK(CODE(weldpool_allocator_reserve(other, 1, WELDPOOL_STORAGE_SHARED, NULL), "") ==
+        WELDPOOL_ERROR_INVALID_REQUEST);
   OK(weldpool_allocator_set_pooling(other, 1, NULL));
   weldpool_request_t held = {.struct_size = sizeof held, .bytes = 4096, .flags = WELDPOOL_REQUEST_HELD_ONLY};
   CHECK(CODE(weldpool_allocator_allocate_with(other, &held, &made), "") == WELDPOOL_ERROR_BUSY);

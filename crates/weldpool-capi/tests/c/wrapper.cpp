@@ -130,7 +130,7 @@ void functions(weldpool::device const& device) {
 
     weldpool::buffer kept = allocator.allocate(3u << 20);
     {
-      weldpool::callback callback = allocator.on_out_of_memory([captured, &kept](weldpool_out_of_memory_t const& event) {
+      weldpool::callback callback = allocator.on_out_of_memory([captured, &kept](auto const& event) {
         CHECK(event.requested_bytes == 2u << 20);
         kept = {};
         return true;
