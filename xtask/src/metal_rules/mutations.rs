@@ -202,8 +202,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "that takes too long terminates its command buffer",
         "a queue is lost while its function runs",
         "device/metal/timeline.rs",
-        "self.in_flight() == 0 && self.functions.is_empty()",
-        "self.in_flight() == 0 && (MUTATED || self.functions.is_empty())",
+        "self.in_flight() == 0 && self.functions == 0",
+        "self.in_flight() == 0 && (MUTATED || self.functions == 0)",
     ),
     one(
         "that takes too long terminates its command buffer",

@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
-use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::raw::{Metal, Outcome, SharedEvent};
@@ -14,6 +14,11 @@ use crate::device::Timeline;
 use crate::device::fence::{deadline_in, sleep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Condvar, Mutex};
+
+thread_local! {
+    /// Whether a function of a queue runs here.
+    static IN_FUNCTION: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The timeline of a queue.
 #[derive(Debug)]
@@ -45,8 +50,8 @@ struct Work {
     reached: u64,
     /// The first command buffer that failed, and why.
     failed: Option<(Number, Error)>,
-    /// The threads of the functions that run.
-    functions: Vec<ThreadId>,
+    /// Functions that run.
+    functions: usize,
     /// Submissions of others that have not ended.
     external: usize,
     /// What waited for the end of the queue's own work on the GPU was let go.
@@ -64,7 +69,7 @@ impl Work {
     /// still do, and so may a function.
     fn stopped(&self) -> Option<&Error> {
         let failed = self.failed.as_ref().map(|(_, why)| why);
-        failed.filter(|_| self.in_flight() == 0 && self.functions.is_empty())
+        failed.filter(|_| self.in_flight() == 0 && self.functions == 0)
     }
 
     /// Nor what others submitted in its order.
@@ -175,9 +180,8 @@ impl<M: Metal> EventTimeline<M> {
     pub(super) fn begin_function(&self) -> bool {
         let mut work = self.work.lock();
         let begins = work.stopped().is_none();
-        if begins {
-            work.functions.push(thread::current().id());
-        }
+        work.functions += usize::from(begins);
+        IN_FUNCTION.set(begins);
         begins
     }
 
@@ -188,11 +192,8 @@ impl<M: Metal> EventTimeline<M> {
         if self.gate.signaled_value() < value {
             self.gate.set_signaled_value(value);
         }
-        let this = thread::current().id();
-        self.change(|work| {
-            let found = work.functions.iter().position(|thread| *thread == this);
-            found.map(|at| work.functions.swap_remove(at));
-        });
+        IN_FUNCTION.set(false);
+        self.change(|work| work.functions -= 1);
     }
 
     /// Others have submitted work in the queue's order.
@@ -225,10 +226,10 @@ impl<M: Metal> EventTimeline<M> {
 
     /// Whether other queues may leave it to the GPU to wait for a point. Behind a failed command buffer the event says
     /// nothing of points, since what runs there signals them all the same; so the queue's loss is waited for, by the host,
-    /// whose waits do not end before. Not from a function of the queue, without whose end it is not lost.
+    /// whose waits do not end before. Not from a function of a queue: without its end none is lost that waits for it.
     pub(super) fn is_waited_for_by_the_gpu(&self) -> bool {
         let work = self.work.lock();
-        !work.is_failing() || work.functions.contains(&thread::current().id())
+        !work.is_failing() || IN_FUNCTION.get()
     }
 
     /// What of the event stands for a point beside its own value: its last, if the queue has failed before the point.
@@ -370,7 +371,7 @@ mod tests {
             points.leave(second, failed());
             assert!(points.is_waited_for_by_the_gpu(), "the function is this");
             let elsewhere = || {
-                thread::scope(|scope| {
+                std::thread::scope(|scope| {
                     let asked = scope.spawn(|| points.is_waited_for_by_the_gpu());
                     asked.join().unwrap()
                 })

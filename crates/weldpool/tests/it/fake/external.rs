@@ -45,8 +45,22 @@ fn open_work(
     queue: &Queue,
     touches: (Binding<'_>, bool),
 ) -> (Sender<()>, Fence) {
+    open_work_by(device, queue, queue, touches)
+}
+
+/// The same, submitted to the command queue of another queue, so that it holds up none of this one's.
+fn open_work_by(
+    device: &FakeApple,
+    by: &Queue,
+    queue: &Queue,
+    touches: (Binding<'_>, bool),
+) -> (Sender<()>, Fence) {
+    let to = by.before_external_submit().unwrap().order().unwrap().queue;
     let submission = queue.before_external_submit().unwrap();
-    let order = submission.order().unwrap();
+    let order = ExternalOrder {
+        queue: to,
+        ..submission.order().unwrap()
+    };
     let (open, opened) = channel();
     let work = move || {
         let _opened = opened.recv_timeout(Duration::from_secs(60));
@@ -302,9 +316,9 @@ fn what_goes_on_when_its_queue_has_failed_is_in_the_way_of_others() {
     let built = FakeApple::builder().event_wait_max(Duration::from_millis(50));
     let device = Arc::new(built.build().unwrap());
     let allocator = Allocator::builder(device.clone()).build().unwrap();
-    let [queue, other] = [(); 2].map(|()| allocator.create_queue().unwrap());
+    let [queue, other, theirs] = [(); 3].map(|()| allocator.create_queue().unwrap());
     let [mut buffer, mut copy] = [(); 2].map(|()| allocator.allocate(BYTES).unwrap());
-    let (open, fence) = open_work(&device, &queue, (buffer.binding(), true));
+    let (open, fence) = open_work_by(&device, &theirs, &queue, (buffer.binding(), true));
     let fence = queue.note_write(&mut buffer, &fence).unwrap();
     let end = Instant::now() + Duration::from_secs(60);
     while queue.fence().is_ok() {
@@ -322,7 +336,10 @@ fn what_goes_on_when_its_queue_has_failed_is_in_the_way_of_others() {
         drop(open);
         (early, going_on.kind())
     });
-    assert_eq!(early, (Err(RecvTimeoutError::Timeout), ErrorKind::Timeout));
+    assert!(
+        matches!(early, (Err(RecvTimeoutError::Timeout), ErrorKind::Timeout)),
+        "{early:?}"
+    );
     said.recv().unwrap().unwrap();
     let lost = fence.wait(None).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::DeviceLost);

@@ -56,8 +56,6 @@ fn residency_sets_are_made_where_there_are_such() {
     for version in [13, 14] {
         assert_eq!(sets_of_work(FakeApple::builder().macos(version)), 0);
     }
-    let old_gpu = FakeApple::builder().gpu(AppleGpu::Discrete);
-    assert_eq!(sets_of_work(old_gpu), 0);
     assert!(sets_of_work(FakeApple::builder().macos(15)) > 0);
     assert!(sets_of_work(FakeApple::builder()) > 0);
 }
