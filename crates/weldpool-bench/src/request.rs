@@ -120,9 +120,9 @@ mod tests {
             output: "y",
         };
         let wire = infer_as("m", signature, &payload(16));
-        let text = String::from_utf8_lossy(&wire);
-        let (_, body) = text.split_once("\r\n\r\n").unwrap();
-        let json: serde_json::Value = serde_json::from_str(&body[..body.len() - 16]).unwrap();
+        let text = std::str::from_utf8(&wire[..wire.len() - 16]).unwrap();
+        let (_, json) = text.split_once("\r\n\r\n").unwrap();
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
         assert_eq!(json["inputs"][0]["name"], "x");
         assert_eq!(json["inputs"][0]["shape"], serde_json::json!([1, 2, 2]));
         assert_eq!(json["outputs"][0]["name"], "y");

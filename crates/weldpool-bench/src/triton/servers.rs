@@ -106,7 +106,7 @@ impl Servers {
         let config = bare_config(triton::IDENTITY, options.instances);
         layout.add_model(&name(IDENTITY, Some(triton::IDENTITY)), &config, &[])?;
         let mut ways = vec![(OURS, BACKEND, true), (BARE, triton::IDENTITY, false)];
-        match PythonBackend::find(&wheel, &python)? {
+        match PythonBackend::find(&wheel, &python, &peers)? {
             Ok(found) => {
                 found.add_to(&layout)?;
                 environment.extend_from_slice(found.environment());

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{LIBRARIES, Layout};
 use crate::error::{Error, ErrorKind, Result};
-use crate::peers::fetch::make_executable;
+use crate::peers::fetch::{Wheel, make_executable};
 
 /// The backend's name in configurations.
 pub const PYTHON: &str = "python";
@@ -17,7 +17,29 @@ pub const PYTHON: &str = "python";
 /// The program that the backend starts for each instance.
 const STUB: &str = "triton_python_backend_stub";
 /// What it needs of Python's packages.
-const MODULES: [&str; 2] = ["numpy", "onnxruntime"];
+const MODULES: [&str; 1] = ["onnxruntime"];
+
+/// The last NumPy that the stub can use, for each Python that has it and a stub: with NumPy 2 the stub takes every
+/// array for an empty one.
+const NUMPY: [(&str, Wheel); 2] = [
+    (
+        "3.11",
+        numpy("666dbfb6ec68962c033a450943ded891bed2d54e6755e35e5835d63f4f6931d5"),
+    ),
+    (
+        "3.12",
+        numpy("675d61ffbfa78604709862923189bad94014bef562cc35cf61d3a07bba02a7ed"),
+    ),
+];
+
+const fn numpy(sha256: &'static str) -> Wheel {
+    Wheel {
+        name: "numpy",
+        version: "1.26.4",
+        platform: "manylinux_2_17_x86_64",
+        sha256,
+    }
+}
 
 /// Asks an interpreter where the stub finds its parts.
 const QUESTION: &str = r#"
@@ -59,24 +81,40 @@ pub struct PythonBackend {
 }
 
 impl PythonBackend {
-    /// Finds the backend in the unpacked wheel for the interpreter `python` and its packages. The inner error is
-    /// the reason why it cannot be used here.
+    /// Finds the backend in Triton's unpacked `wheel` for the interpreter `python` and its packages, and fetches
+    /// the NumPy that it needs to the folder `peers`. The inner error is the reason why it cannot be used here.
     ///
     /// # Errors
-    /// `Environment` when the interpreter cannot be asked.
-    pub fn find(wheel: &Path, python: &Path) -> Result<std::result::Result<Self, String>> {
-        let interpreter = Interpreter::ask(python)?;
-        let version = &interpreter.version;
+    /// `Environment` when the interpreter cannot be asked, `Download` when NumPy cannot be had.
+    pub fn find(
+        wheel: &Path,
+        python: &Path,
+        peers: &Path,
+    ) -> Result<std::result::Result<Self, String>> {
+        let mut interpreter = Interpreter::ask(python)?;
+        let version = interpreter.version.clone();
         if !interpreter.missing.is_empty() {
             let missing = interpreter.missing.join(" and ");
             return Ok(Err(format!("Python {version} has no {missing}")));
         }
         let server = wheel.join("pytriton/tritonserver");
-        let stub = server.join("python_backend_stubs").join(version).join(STUB);
+        let stub = server
+            .join("python_backend_stubs")
+            .join(&version)
+            .join(STUB);
         if !stub.is_file() {
             return Ok(Err(format!("the wheel has no stub for Python {version}")));
         }
         make_executable(&stub)?;
+        let Some((_, numpy)) = NUMPY.iter().find(|(own, _)| *own == version) else {
+            return Ok(Err(format!("there is no NumPy 1 for Python {version}")));
+        };
+        // A folder for each Python, since the wheels of all are called alike.
+        let folder = numpy.unpacked(python, &peers.join(format!("python{version}")))?;
+        interpreter.packages.insert(0, folder);
+        interpreter
+            .versions
+            .insert(numpy.name.to_owned(), numpy.version.to_owned());
         let backend = Self {
             home: server.join("backends/python"),
             stub,
