@@ -7,8 +7,8 @@
 //! # Contracts
 //! - No panic crosses the border: it becomes an error, and the server goes on.
 //! - Every request of an execution gets exactly one final response, and is given back once,
-//!   whatever fails where ([`Responder`](responder)).
-//! - Timestamps in the statistics are in order ([`Times`](clock)).
+//!   whatever fails where (`responder.rs`).
+//! - Timestamps in the statistics are in order (`clock.rs`).
 
 mod backend;
 mod batch;
