@@ -310,11 +310,11 @@ class SmallPool(Case):
         models.write(repository, "filled", models.filled())
 
     def setUp(self):
-        self.failures = pool(self.server)["weldpool_failures_total"]
+        self.failures = pool(self.server)["weldpool_pool_failures_total"]
 
     def tearDown(self):
         self.lives()
-        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_failures_total"] > self.failures))
+        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_pool_failures_total"] > self.failures))
 
     def test_inputs(self):
         for protocol in PROTOCOLS:

@@ -173,17 +173,17 @@ class Lifecycle(Explicit):
                      models.parameter("session.use_device_allocator_for_initializers", "1"))
         self.lives()
         self.assertTrue(eventually(self.settled))
-        idle = pool(self.server)["weldpool_live_bytes"]
+        idle = pool(self.server)["weldpool_pool_live_bytes"]
         for _ in range(2):
             self.http.load_model("heavy")
             x = random_array("FP32", (3, 1024))
             for protocol in PROTOCOLS:
                 same(self, self.infer(protocol, "heavy", {"x": x}),
                      {"y": x.sum(axis=1, keepdims=True).repeat(1024, axis=1)}, tolerance=1e-2)
-            self.becomes(lambda figures: figures["weldpool_live_bytes"] >= idle + (4 << 20))
+            self.becomes(lambda figures: figures["weldpool_pool_live_bytes"] >= idle + (4 << 20))
             self.http.unload_model("heavy")
-            self.becomes(lambda figures: figures["weldpool_live_bytes"] == idle)
-        self.becomes(lambda figures: figures["weldpool_reserved_bytes"] < idle + (4 << 20))
+            self.becomes(lambda figures: figures["weldpool_pool_live_bytes"] == idle)
+        self.becomes(lambda figures: figures["weldpool_pool_reserved_bytes"] < idle + (4 << 20))
 
     def becomes(self, condition):
         """Waits for figures of the pool."""
@@ -191,9 +191,9 @@ class Lifecycle(Explicit):
 
     def settled(self):
         """Whether the figures of the pool stay as they are."""
-        first = pool(self.server)["weldpool_live_bytes"]
+        first = pool(self.server)["weldpool_pool_live_bytes"]
         time.sleep(1.2)
-        return pool(self.server)["weldpool_live_bytes"] == first
+        return pool(self.server)["weldpool_pool_live_bytes"] == first
 
 
 class FailedReload(Explicit):

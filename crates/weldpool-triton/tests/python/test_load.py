@@ -109,7 +109,7 @@ class Load(Case):
         third = len(samples) // 3
         growth = statistics.median(samples[-third:]) - statistics.median(samples[:third])
         self.assertLess(growth, self.growth_bytes_max, samples)
-        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_live_bytes"] <= idle), (idle, pool(self.server)))
+        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_pool_live_bytes"] <= idle), (idle, pool(self.server)))
         self.lives()
         for name in ("numbers", "strings"):
             found = self.statistics(name)
@@ -119,7 +119,7 @@ class Load(Case):
     def idle_bytes(self):
         """The pool's live bytes when nothing runs; the figures are renewed each second."""
         time.sleep(1.2)
-        return pool(self.server)["weldpool_live_bytes"]
+        return pool(self.server)["weldpool_pool_live_bytes"]
 
     def test_perf_analyzer(self):
         if not PERF_ANALYZER:

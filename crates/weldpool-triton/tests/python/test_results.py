@@ -641,19 +641,19 @@ class Statistics(Case):
 
     def test_metrics_of_the_pool(self):
         figures = pool(self.server)
-        self.assertEqual(figures["weldpool_limit_bytes"], 64 << 20)
-        self.assertGreaterEqual(figures["weldpool_reserved_bytes_peak"], figures["weldpool_reserved_bytes"])
-        self.assertGreaterEqual(figures["weldpool_live_bytes_peak"], figures["weldpool_live_bytes"])
+        self.assertEqual(figures["weldpool_pool_limit_bytes"], 64 << 20)
+        self.assertGreaterEqual(figures["weldpool_pool_reserved_peak_bytes"], figures["weldpool_pool_reserved_bytes"])
+        self.assertGreaterEqual(figures["weldpool_pool_live_peak_bytes"], figures["weldpool_pool_live_bytes"])
         self.assertIn('pool="metal_mps"', self.server.metric_text())
-        before = figures["weldpool_allocations_total"]
+        before = figures["weldpool_pool_allocations_total"]
         for _ in range(2):
             calls = [lambda client: infer(client, "http", "batched", {"x": random_array("FP32", (1, 5000))})] * 4
             in_threads(self.server, "http", calls)
-        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_allocations_total"] > before))
+        self.assertTrue(eventually(lambda: pool(self.server)["weldpool_pool_allocations_total"] > before))
         figures = pool(self.server)
-        self.assertGreater(figures["weldpool_reserved_bytes_peak"], 0)
-        self.assertGreater(figures["weldpool_live_bytes_peak"], 0)
-        for name in ("weldpool_hits_total", "weldpool_failures_total", "weldpool_driver_calls_total"):
+        self.assertGreater(figures["weldpool_pool_reserved_peak_bytes"], 0)
+        self.assertGreater(figures["weldpool_pool_live_peak_bytes"], 0)
+        for name in ("weldpool_pool_hits_total", "weldpool_pool_failures_total", "weldpool_pool_driver_calls_total"):
             self.assertIn(name, pool(self.server))
 
     def test_tritons_own_metrics(self):
@@ -693,7 +693,7 @@ class Settings(unittest.TestCase):
         environment = {"MPS_VERBOSE": "1", "MPS_MAX_POOL_SIZE": "48M", "MPS_MAX_BUFFER_AGE": "1"}
         server, client = self.start(environment=environment)
         client.load_model("add")
-        self.assertEqual(pool(server)["weldpool_limit_bytes"], 48 << 20)
+        self.assertEqual(pool(server)["weldpool_pool_limit_bytes"], 48 << 20)
         log = server.log()
         self.assertIn("idle memory goes back after 1 s", log)
         # Lines for debugging are information now, and there is one for each instance.
@@ -706,7 +706,7 @@ class Settings(unittest.TestCase):
             "--backend-config=metal_mps,max-pool-size=32M", "--backend-config=metal_mps,max-buffer-age=77",
             environment={"MPS_MAX_POOL_SIZE": "wrong", "MPS_VERBOSE": "0"})
         client.load_model("add")
-        self.assertEqual(pool(server)["weldpool_limit_bytes"], 32 << 20)
+        self.assertEqual(pool(server)["weldpool_pool_limit_bytes"], 32 << 20)
         self.assertIn("idle memory goes back after 77 s", server.log())
         self.assertNotIn("metal_mps: instance", server.log())
 
