@@ -1,5 +1,6 @@
 //! The installation, and programs that are compiled against it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -75,14 +76,48 @@ pub(crate) fn compile(program: &str, with: With) -> PathBuf {
     out
 }
 
-/// What pkg-config says of the installation.
+/// What pkg-config says of the installation; where there is none, what it would read in the file.
 pub(crate) fn pkg_config(options: &str) -> Vec<String> {
+    let folder = prefix().join("lib/pkgconfig");
     let mut run = Command::new("pkg-config");
     run.args(options.split(' '))
         .arg("weldpool")
-        .env("PKG_CONFIG_PATH", prefix().join("lib/pkgconfig"));
-    let said = succeed(&mut run);
+        .env("PKG_CONFIG_PATH", &folder);
+    let said = match run.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            read_pkg_config(&folder.join("weldpool.pc"), options)
+        }
+        _ => succeed(&mut run),
+    };
     said.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The fields that `options` ask for, with variables replaced.
+fn read_pkg_config(file: &Path, options: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    let fields: &[&str] = match options {
+        "--modversion" => &["Version"],
+        "--cflags" => &["Cflags"],
+        "--libs" => &["Libs"],
+        "--static --libs" => &["Libs", "Libs.private"],
+        other => panic!("{other} is not known here"),
+    };
+    let field = |name: &&str| {
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap_or_else(|| panic!("{name} is not in {}", file.display()))
+    };
+    let mut said = fields.iter().map(field).collect::<Vec<_>>().join(" ");
+    // Variables may stand in variables that come before them in the replacement.
+    let variables: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    for (name, value) in variables.iter().rev() {
+        said = said.replace(&format!("${{{name}}}"), value);
+    }
+    said
 }
 
 /// A folder for what tests make.

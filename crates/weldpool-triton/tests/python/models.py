@@ -54,6 +54,15 @@ def non_zero():
     )
 
 
+def scaled():
+    """`x` times `scale`, which is 2 unless it is given: an initialiser that is an input as well."""
+    return model(
+        "scaled", [helper.make_node("Mul", ["x", "scale"], ["y"])],
+        [value("x", "FP32", ["n"]), value("scale", "FP32", [1])], [value("y", "FP32", ["n"])],
+        [helper.make_tensor("scale", TensorProto.FLOAT, [1], [2.0])],
+    )
+
+
 def doubled(datatype, shape):
     """Its input twice along the last axis, which onnxruntime can do with every type."""
     return model(

@@ -143,6 +143,9 @@ class Models(Case):
     def fill(cls, repository):
         models.write(repository, "non_zero", models.non_zero())
         models.write(repository, "filled", models.filled())
+        models.write(repository, "scaled", models.scaled(),
+                     'input [{ name: "x" data_type: TYPE_FP32 dims: -1 },'
+                     ' { name: "scale" data_type: TYPE_FP32 dims: 1 optional: true }]\n')
         models.write(repository, "add_sub", models.add_sub(["n", 4]))
         models.write(repository, "add_sub_free", models.add_sub(["n", "k"]),
                      "input " + models.tensors(a=("FP32", [-1, -1]), b=("FP32", [-1, -1])))
@@ -174,6 +177,14 @@ class Models(Case):
             for count in (5, 0, 1000, 3):
                 made = self.infer(protocol, "filled", {"count": np.array([count])})
                 same(self, made, {"y": np.ones(count, np.float32)})
+
+    def test_an_input_that_may_be_left_out(self):
+        x = np.array([1, 2, 3], np.float32)
+        for protocol in PROTOCOLS:
+            for scale in (None, 10, None, 0.5):
+                given = {} if scale is None else {"scale": np.array([scale], np.float32)}
+                made = self.infer(protocol, "scaled", {"x": x, **given})
+                same(self, made, {"y": x * np.float32(2 if scale is None else scale)})
 
     def test_some_of_the_outputs(self):
         a, b = random_array("FP32", (3, 4)), random_array("FP32", (3, 4), seed=1)
