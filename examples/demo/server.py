@@ -7,21 +7,52 @@ import time
 from pathlib import Path
 
 READY_SECONDS_MAX = 120
-STOP_SECONDS_MAX = 20
 
 
 class ServerError(Exception):
     """The server did not start, or did not stop, as it should; says what it wrote last."""
 
 
-class Server:
-    """A running server. Use it in a `with` statement: leaving stops the process, whatever happened."""
+class Process:
+    """A server's process. Use it in a `with` statement: leaving stops it, whatever happened."""
+
+    name = "the server"
+    stop_seconds_max = 20
+
+    def __init__(self, process: subprocess.Popen, log: Path):
+        self._process = process
+        self._log_path = log
+
+    def stop(self):
+        """Asks the server to finish (SIGTERM) and waits for it."""
+        self._process.terminate()
+        try:
+            status = self._process.wait(timeout=self.stop_seconds_max)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"was still running {self.stop_seconds_max} s after SIGTERM") from None
+        if status != 0:
+            raise self._error(f"ended with status {status} after SIGTERM")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _error(self, what):
+        last = self._log_path.read_text(errors="replace").splitlines()[-20:] or ["(nothing)"]
+        return ServerError("\n".join([f"{self.name} {what}; the end of {self._log_path}:", *last]))
+
+
+class Server(Process):
+    """A running `weldpool serve`."""
 
     def __init__(self, binary: Path, repository: Path, log: Path):
-        self._log_path = log
         self.addresses = {}
         with log.open("w") as stderr:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [binary, "serve", "--model-repository", repository]
                 + ["--http-address", "127.0.0.1", "--http-port", "0"]
                 + ["--metrics-address", "127.0.0.1", "--metrics-port", "0"],
@@ -29,6 +60,7 @@ class Server:
                 stderr=stderr,
                 text=True,
             )
+        super().__init__(process, log)
         self._lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -60,29 +92,7 @@ class Server:
                     raise self._error(f"named no address for {', '.join(sorted(missing))}")
                 return
 
-    def stop(self):
-        """Asks the server to finish (SIGTERM) and waits for it."""
-        self._process.terminate()
-        try:
-            status = self._process.wait(timeout=STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            raise self._error(f"was still running {STOP_SECONDS_MAX} s after SIGTERM") from None
-        if status != 0:
-            raise self._error(f"ended with status {status} after SIGTERM")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
     def _read(self):
         for line in self._process.stdout:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
-
-    def _error(self, what):
-        last = self._log_path.read_text(errors="replace").splitlines()[-20:] or ["(nothing)"]
-        return ServerError("\n".join([f"the server {what}; the end of {self._log_path}:", *last]))

@@ -7,16 +7,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from server import READY_SECONDS_MAX, ServerError
-
-STOP_SECONDS_MAX = 60
+from server import READY_SECONDS_MAX, Process
 
 
-class Triton:
+class Triton(Process):
     """A running Triton, with the interface of `server.Server`."""
 
+    name = "Triton"
+    stop_seconds_max = 60
+
     def __init__(self, binary: Path, backends: Path, repository: Path, log: Path):
-        self._log_path = log
         # Triton cannot choose ports by itself and name them; these were free a moment ago.
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
@@ -24,7 +24,7 @@ class Triton:
             http, metrics = first.getsockname()[1], second.getsockname()[1]
         self.http, self.metrics = f"127.0.0.1:{http}", f"127.0.0.1:{metrics}"
         with log.open("w") as output:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [binary, "--model-repository", repository, "--backend-directory", backends, "--allow-grpc", "false"]
                 + ["--http-address", "127.0.0.1", "--http-port", str(http)]
                 + ["--metrics-address", "127.0.0.1", "--metrics-port", str(metrics)],
@@ -32,6 +32,7 @@ class Triton:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
+        super().__init__(process, log)
 
     def wait_ready(self, progress=lambda line: None):
         """Returns once every model is loaded; hands each line about a model that Triton logs to `progress`."""
@@ -51,31 +52,9 @@ class Triton:
                 raise self._error(f"was not ready after {READY_SECONDS_MAX} s")
             time.sleep(0.1)
 
-    def stop(self):
-        """Asks the server to finish (SIGTERM) and waits for it."""
-        self._process.terminate()
-        try:
-            status = self._process.wait(timeout=STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            raise self._error(f"was still running {STOP_SECONDS_MAX} s after SIGTERM") from None
-        if status != 0:
-            raise self._error(f"ended with status {status} after SIGTERM")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
     def _is_ready(self):
         try:
             with urllib.request.urlopen(f"http://{self.http}/v2/health/ready", timeout=5) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
-
-    def _error(self, what):
-        last = self._log_path.read_text(errors="replace").splitlines()[-20:] or ["(nothing)"]
-        return ServerError("\n".join([f"Triton {what}; the end of {self._log_path}:", *last]))
