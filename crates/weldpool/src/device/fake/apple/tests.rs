@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::commands::Queue;
@@ -279,7 +281,7 @@ fn memory_that_was_freed_and_is_given_out_again_was_touched_by_nobody() {
             let end = Instant::now() + Duration::from_secs(60);
             while made.metal.current_allocated_size() > 4 * PAGE as u64 {
                 assert!(Instant::now() < end);
-                std::thread::yield_now();
+                thread::yield_now();
             }
         }
         assert_eq!(places[0], places[1], "the same addresses");
@@ -384,14 +386,33 @@ fn a_command_queue_has_no_more_command_buffers_than_it_was_made_for() {
 
 #[test]
 fn a_queue_of_the_device_waits_before_it_has_too_many_command_buffers() {
-    let built = FakeApple::builder().delays(Duration::from_micros(50));
-    let device = Arc::new(built.build().unwrap());
+    const FILLS: usize = 2000;
+    let device = Arc::new(FakeApple::new().unwrap());
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     let queue = allocator.create_queue().unwrap();
     let mut buffer = allocator.allocate(64).unwrap();
-    for _ in 0..2000 {
-        queue.fill(&mut buffer, 1).unwrap();
-    }
+    let hung = *device.control().queues().last().unwrap();
+    assert!(device.control().hang(hung));
+    let filled = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let filling = scope.spawn(|| {
+            for _ in 0..FILLS {
+                queue.fill(&mut buffer, 1).unwrap();
+                filled.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // Nothing completes meanwhile: who does not wait for room goes on to the end.
+        let mut seen = 0;
+        loop {
+            thread::sleep(Duration::from_millis(300));
+            let now = filled.load(Ordering::Relaxed);
+            if filling.is_finished() || (now >= 100 && now == seen) {
+                break;
+            }
+            seen = now;
+        }
+        assert!(device.control().resume(hung));
+    });
     buffer.wait(None).unwrap();
     assert_eq!(device.violations(), []);
 }
@@ -522,7 +543,7 @@ fn whatever_is_made_is_alive_until_its_end() {
     let end = Instant::now() + Duration::from_secs(60);
     while !alive().is_empty() {
         assert!(Instant::now() < end, "{:?}", alive());
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -535,7 +556,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !is() {
         assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -556,7 +577,7 @@ fn residency_is_asked_for_while_there_is_work_and_given_up_then() {
         until("it is asked for again and again", || {
             let beats = |set: &Figures| set.requested && set.members > 0;
             let before: u64 = sets(&device).iter().map(|set| set.requests).sum();
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
             let after: u64 = sets(&device).iter().map(|set| set.requests).sum();
             sets(&device).iter().any(beats) && after > before
         });
@@ -564,7 +585,7 @@ fn residency_is_asked_for_while_there_is_work_and_given_up_then() {
             sets(&device).iter().all(|set| !set.requested)
         });
         let before = sets(&device);
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         assert_eq!(sets(&device), before, "and nobody wakes");
     }
     drop((queue, buffer, allocator));
@@ -674,7 +695,7 @@ fn the_event_of_announced_work_that_failed_is_raised_by_who_submitted_it() {
     let (signal, value) = submission.order().unwrap().signal;
     let fence = queue.after_external_submit(submission).unwrap();
     until("the wait is ended", || {
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
         queue.fence().is_err()
     });
     let early = fence.wait(Some(Duration::from_millis(100))).unwrap_err();
