@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <memory_resource>
 #include <new>
@@ -22,6 +23,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace weldpool {
 
@@ -468,6 +470,50 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
   static weldpool_allocator_t* make(device const& of, weldpool_config_t const* config) {
     weldpool_allocator_t* handle = nullptr;
     detail::check(weldpool_allocator_create(of.get(), config, &handle));
+    return handle;
+  }
+};
+
+// A pool from which outputs of a Triton within this process get their memory.
+struct response_source {
+  allocator const& pool;
+  std::uint32_t storage = WELDPOOL_STORAGE_SHARED;
+};
+
+// Options of a response allocator, of which zero is the default of every field.
+inline weldpool_triton_options_t triton_options() noexcept { return detail::sized<weldpool_triton_options_t>(); }
+
+class triton_response_allocator
+    : public detail::owner<weldpool_triton_response_allocator_t, &weldpool_triton_response_allocator_free> {
+ public:
+  using owner::owner;
+  explicit triton_response_allocator(std::initializer_list<response_source> sources,
+                                     weldpool_triton_options_t const& options = triton_options())
+      : owner{make(sources, options)} {}
+
+  // The arguments `response_allocator` and `response_allocator_userp` of
+  // TRITONSERVER_InferenceRequestSetResponseCallback. The first is a TRITONSERVER_ResponseAllocator.
+  void* response_allocator() const noexcept { return weldpool_triton_response_allocator_handle(get()); }
+  void* userp() const noexcept { return weldpool_triton_response_allocator_userp(get()); }
+
+  weldpool_triton_stats_t stats() const {
+    auto stats = detail::sized<weldpool_triton_stats_t>();
+    detail::check(weldpool_triton_response_allocator_stats(get(), &stats));
+    return stats;
+  }
+
+ private:
+  static weldpool_triton_response_allocator_t* make(std::initializer_list<response_source> sources,
+                                                    weldpool_triton_options_t const& options) {
+    std::vector<weldpool_triton_source_t> listed;
+    listed.reserve(sources.size());
+    for (auto const& source : sources) {
+      auto& one = listed.emplace_back();
+      one.allocator = source.pool.get();
+      one.storage = source.storage;
+    }
+    weldpool_triton_response_allocator_t* handle = nullptr;
+    detail::check(weldpool_triton_response_allocator_create(listed.data(), listed.size(), &options, &handle));
     return handle;
   }
 };

@@ -55,6 +55,8 @@ pub(crate) fn compile(program: &str, with: With) -> PathBuf {
             "-Werror",
             "-pedantic",
             "-pthread",
+            // What a program defines itself may stand for functions that the library looks for.
+            "-rdynamic",
         ])
         .args(pkg_config("--cflags"));
     if with == With::AddressSanitizer {

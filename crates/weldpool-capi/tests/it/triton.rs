@@ -1,41 +1,22 @@
-//! The response allocator for C. The server itself is in the tests of `weldpool-response-allocator`.
+//! The response allocator for C and C++, in programs that have Triton's functions themselves. The server itself is in the
+//! tests of `weldpool-response-allocator`.
 
 use std::process::Command;
 
-use super::build::{folder, pkg_config, prefix, source, succeed};
+use super::build::{With, compile, succeed};
 
-/// Compiles and runs `tests/c/triton.c`, which has Triton's functions itself and shows them to the library.
-fn run(name: &str, options: &[&str]) {
-    let program = folder().join(name);
-    let mut compile = Command::new("cc");
-    compile
-        .args([
-            "-std=c11",
-            "-g",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-pedantic",
-            "-rdynamic",
-        ])
-        .args(options)
-        .args(pkg_config("--cflags"))
-        .arg(source("tests/c/triton.c"))
-        .arg("-o")
-        .arg(&program)
-        .args(pkg_config("--libs"))
-        .arg(format!("-Wl,-rpath,{}", prefix().join("lib").display()));
-    succeed(&mut compile);
-    assert_eq!(succeed(&mut Command::new(program)), "right\n");
+fn run(program: &str) {
+    for with in [With::Shared, With::AddressSanitizer] {
+        assert_eq!(succeed(&mut Command::new(compile(program, with))), "right\n");
+    }
 }
 
 #[test]
 fn the_response_allocator_serves_as_triton_calls_it() {
-    run("triton", &[]);
+    run("tests/c/triton.c");
 }
 
 #[test]
-fn the_response_allocator_serves_under_address_sanitizer() {
-    let options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-    run("triton-sanitized", &options);
+fn the_wrapper_of_the_response_allocator_keeps_its_promises() {
+    run("tests/c/triton.cpp");
 }

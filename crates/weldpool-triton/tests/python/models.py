@@ -78,6 +78,16 @@ def add(amount, shape=("n", 3)):
     return model("add", nodes, [value("x", "FP32", shape)], [value("y", "FP32", shape)], [amount])
 
 
+def weights(size):
+    """Multiplies by a square matrix, of which this many bytes come with the model."""
+    side = int((size / 4) ** 0.5)
+    matrix = numpy_helper.from_array(np.full((side, side), 1 / side, np.float32), "matrix")
+    return model(
+        "weights", [helper.make_node("MatMul", ["x", "matrix"], ["y"])], [value("x", "FP32", ["n", side])],
+        [value("y", "FP32", ["n", side])], [matrix],
+    )
+
+
 def slow(size=256):
     """Takes as long as its input `rounds` says, some milliseconds each, and returns that."""
     body = helper.make_graph(

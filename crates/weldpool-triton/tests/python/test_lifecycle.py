@@ -65,6 +65,25 @@ class Lifecycle(Explicit):
             self.gone("plain")
         self.lives()
 
+    def test_memory_usage(self):
+        size = 4 << 20
+        models.write(self.repository, "small", models.add(1))
+        models.write(self.repository, "matrix", models.weights(size))
+        held = {}
+        for model in ("small", "matrix"):
+            self.http.load_model(model)
+            of_http, = self.statistics(model)["memory_usage"]
+            of_grpc, = self.grpc.get_inference_statistics(model).model_stats[0].memory_usage
+            self.assertEqual(of_http["type"], "CPU")
+            held[model] = int(of_http["byte_size"])
+            self.assertEqual(of_grpc.byte_size, held[model])
+        # The engine holds the matrix in the form that its kernel reads; of the other model there is next to nothing.
+        self.assertLess(held["small"], size / 16)
+        self.assertGreaterEqual(held["matrix"], size)
+        self.assertLess(held["matrix"], 2 * size)
+        for model in held:
+            self.http.unload_model(model)
+
     def test_versions(self):
         for version, amount in ((1, 10), (2, 20), (5, 50)):
             policy = "version_policy: { specific: { versions: [ 1, 5 ] } }\n"
@@ -166,22 +185,22 @@ class Lifecycle(Explicit):
     def test_unload_gives_memory_back(self):
         # Weights that are worth counting.
         weights = models.numpy_helper.from_array(np.ones((1024, 1024), np.float32), "weights")
-        proto = models.model("heavy", [models.helper.make_node("MatMul", ["x", "weights"], ["y"])],
+        proto = models.model("with_weights", [models.helper.make_node("MatMul", ["x", "weights"], ["y"])],
                              [models.value("x", "FP32", ["n", 1024])], [models.value("y", "FP32", ["n", 1024])],
                              [weights])
-        models.write(self.repository, "heavy", proto,
+        models.write(self.repository, "with_weights", proto,
                      models.parameter("session.use_device_allocator_for_initializers", "1"))
         self.lives()
         self.assertTrue(eventually(self.settled))
         idle = pool(self.server)["weldpool_pool_live_bytes"]
         for _ in range(2):
-            self.http.load_model("heavy")
+            self.http.load_model("with_weights")
             x = random_array("FP32", (3, 1024))
             for protocol in PROTOCOLS:
-                same(self, self.infer(protocol, "heavy", {"x": x}),
+                same(self, self.infer(protocol, "with_weights", {"x": x}),
                      {"y": x.sum(axis=1, keepdims=True).repeat(1024, axis=1)}, tolerance=1e-2)
             self.becomes(lambda figures: figures["weldpool_pool_live_bytes"] >= idle + (4 << 20))
-            self.http.unload_model("heavy")
+            self.http.unload_model("with_weights")
             self.becomes(lambda figures: figures["weldpool_pool_live_bytes"] == idle)
         self.becomes(lambda figures: figures["weldpool_pool_reserved_bytes"] < idle + (4 << 20))
 
