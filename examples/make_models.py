@@ -152,13 +152,13 @@ def add_sub():
     )
 
 
-def non_zero():
+def non_zero(name="non_zero", positions=None):
     """The positions of elements that are not zero: an output whose shape depends on values."""
     return model(
-        "non_zero",
+        name,
         [helper.make_node("NonZero", ["x"], ["positions"])],
         [value("x", TensorProto.FLOAT, ["count"])],
-        [value("positions", TensorProto.INT64, [1, None])],
+        [value("positions", TensorProto.INT64, [1, positions])],
     )
 
 
@@ -248,6 +248,8 @@ def edge_cases():
     yield count_up()
     yield scaled()
     yield identity("scalar", TensorProto.FLOAT, [])
+    # Says that all elements are not zero, which is so at times.
+    yield non_zero("misnamed", "count")
     # No server can serve this one.
     yield sequence()
 

@@ -165,18 +165,17 @@ pub trait Model: Send + Sync + fmt::Debug {
     /// Where the memory between operators comes from.
     fn arena(&self) -> Arena;
 
-    /// The shapes that a run with inputs of these shapes is expected to give the outputs, in the
-    /// model's order; `None` where nothing is known. Inputs come by name, in any order.
+    /// The shapes that a run with inputs of these shapes will give the outputs, in the model's
+    /// order; `None` where that is not sure before. Inputs come by name, in any order.
     ///
-    /// A guess, never a promise: the shape that the model fixes, or the one that earlier runs with
-    /// the same input shapes gave, of which an engine remembers a limited number. It may be wrong
-    /// where shapes depend on values, or where the model's file is. A run whose output is given
-    /// memory of another shape than it makes fails with `InvalidOutput`; the guess is not made
-    /// again then, and the caller can let the engine make the output.
+    /// Sure is what the model's file says, by fixed sizes and by names that its dimensions share
+    /// with those of inputs, where the last run with the same input shapes made just that; an
+    /// engine remembers a limited number of runs. A file that is right at one time and wrong at
+    /// another is believed all the same: a run whose output is given memory of another shape than
+    /// it makes fails with `InvalidOutput`, and nothing is said of this output from then on.
     fn expected_shapes(&self, inputs: &[(&str, &[usize])]) -> Vec<Option<Vec<usize>>> {
         let _ = inputs;
-        let outputs = self.outputs().iter();
-        outputs.map(TensorSpec::fixed_shape).collect()
+        vec![None; self.outputs().len()]
     }
 
     /// A new execution of the model, for one thread at a time. Weights are shared between them.

@@ -7,7 +7,7 @@ use weldpool_engine::{DataType, TensorSlice, element_count};
 use weldpool_triton_sys as sys;
 
 use crate::error::{Error, Result};
-use crate::handles::{Input, Request};
+use crate::handles::{Input, OutputMemory, Request, Response};
 
 /// An input or output of a model as requests and answers name it.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Port {
 
 impl Port {
     /// Triton's number of the element type.
-    pub(crate) fn triton_type(&self) -> sys::DataType {
+    fn triton_type(&self) -> sys::DataType {
         triton_type(self.data_type)
     }
 
@@ -45,8 +45,22 @@ impl Port {
             .collect()
     }
 
+    /// Adds this output to an answer.
+    ///
+    /// # Errors
+    /// As [`Response::add_output`].
+    pub(crate) fn add_to<'r>(
+        &self,
+        response: &'r Response,
+        shape: &[usize],
+        bytes: usize,
+    ) -> Result<OutputMemory<'r>> {
+        let shape = self.triton_shape(shape)?;
+        response.add_output(&self.c_name, self.triton_type(), &shape, bytes)
+    }
+
     /// The shape that Triton is told.
-    pub(crate) fn triton_shape(&self, shape: &[usize]) -> Result<Vec<i64>> {
+    fn triton_shape(&self, shape: &[usize]) -> Result<Vec<i64>> {
         if self.scalar && shape.is_empty() {
             return Ok(vec![1]);
         }
@@ -86,7 +100,7 @@ pub(crate) struct Given {
 pub(crate) struct Asked {
     /// The inputs, in the model's order.
     pub(crate) inputs: Vec<Given>,
-    /// Positions of the wanted outputs, without repetition.
+    /// Positions of the wanted outputs, in the model's order, each once.
     pub(crate) outputs: Vec<usize>,
     /// Its items; 1 if the model knows no batches.
     pub(crate) batch_size: usize,
@@ -128,6 +142,7 @@ impl Ports {
         if wanted.is_empty() {
             outputs.extend(0..self.outputs.len());
         }
+        outputs.sort_unstable();
         Ok(Asked {
             inputs,
             outputs,
@@ -167,8 +182,19 @@ impl Ports {
                 port.data_type
             )));
         }
+        // Looked at here, where it fails this request alone: the memory, bytes of BOOL, and strings, which would take
+        // what they lack from those that are gathered behind them.
+        let pieces = input.pieces()?;
+        if port.data_type == DataType::Bool {
+            let wrong = pieces.iter().copied().flatten().find(|byte| **byte > 1);
+            if let Some(wrong) = wrong {
+                let what =
+                    format!("input '{name}' is BOOL, but has a byte {wrong}: 0 and 1 are allowed");
+                return Err(Error::invalid(what));
+            }
+        }
         if port.data_type == DataType::Bytes && self.max_batch_size > 0 {
-            check_strings(input, &shape)
+            check_strings(&pieces, &shape)
                 .map_err(|error| error.context(format!("input '{name}'")))?;
         }
         Ok(Given {
@@ -247,10 +273,8 @@ impl Asked {
     }
 }
 
-/// Checks strings before they are gathered with those of other requests, which would make up for what these lack.
-fn check_strings(input: &Input<'_>, shape: &[usize]) -> Result<()> {
-    let pieces = input.pieces()?;
-    let bytes = match pieces.as_slice() {
+fn check_strings(pieces: &[&[u8]], shape: &[usize]) -> Result<()> {
+    let bytes = match pieces {
         [one] => Cow::Borrowed(*one),
         pieces => Cow::Owned(pieces.concat()),
     };

@@ -10,6 +10,7 @@
 //!   whatever fails where (`responder.rs`).
 //! - Timestamps in the statistics are in order (`clock.rs`).
 
+mod answer;
 mod backend;
 mod batch;
 mod clock;
@@ -24,6 +25,8 @@ mod loads;
 mod log;
 mod metrics;
 mod model;
+mod places;
 mod responder;
+mod run;
 mod settings;
 mod watch;

@@ -46,13 +46,6 @@ impl<'i> Responder<'i> {
             .ok_or_else(|| Error::internal("Triton made no response for the request"))
     }
 
-    /// Starts the answer anew, without the outputs that it has.
-    pub(crate) fn renew(&mut self) -> Result<()> {
-        self.response = None;
-        self.response = Some(Response::new(self.request()?)?);
-        Ok(())
-    }
-
     /// Says when the model ran.
     pub(crate) fn set_times(&mut self, times: Times) {
         self.times = times;

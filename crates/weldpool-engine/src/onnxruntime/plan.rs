@@ -243,7 +243,11 @@ impl Loaded {
             .iter()
             .copied()
             .zip(inputs.iter().map(|(_, shape)| *shape));
-        self.predicted.expected(complete.then_some(shapes))
+        if complete {
+            self.predicted.expected(shapes)
+        } else {
+            vec![None; self.outputs.specs.len()]
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Which shapes a model's outputs will have, as far as earlier runs and the model itself tell.
 //!
-//! A prediction lets an output be written straight into memory that is there before the run. It is
-//! only ever a guess: a run that it spoils is repeated without, by the engine or the caller, and
-//! the output is not guessed again.
+//! A prediction lets an output be written straight into memory that is there before the run. What
+//! the engine guesses for itself is what the model fixes or an earlier run made: a run that such a
+//! guess spoils is repeated without. Callers cannot repeat runs, so they are told only what both
+//! the model's file and an earlier run say. An output that was predicted wrongly once is not
+//! predicted again.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::TensorSpec;
+use crate::{Dim, TensorSpec};
 
 /// How many combinations of input shapes are remembered per model.
 const ENTRIES_MAX: usize = 64;
@@ -24,10 +26,21 @@ impl<'s, I: Iterator<Item = (usize, &'s [usize])> + Clone> Shapes<'s> for I {}
 /// What is known of the outputs of one model.
 #[derive(Debug)]
 pub(super) struct Predicted {
-    /// Whether runs can tell anything that the model does not.
-    learns: bool,
     inputs: usize,
+    /// What the file says of each output; none where it does not say all.
+    declared: Vec<Option<Vec<Size>>>,
     state: Mutex<State>,
+}
+
+/// The size of a dimension of an output, as the file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Known(usize),
+    /// That of a dimension of an input, which has the same name.
+    Of {
+        input: usize,
+        dimension: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -49,16 +62,13 @@ enum Output {
 
 impl Predicted {
     /// Knows what the signature says.
-    pub(super) fn new(inputs: usize, outputs: &[TensorSpec]) -> Predicted {
-        let outputs: Vec<_> = outputs
-            .iter()
-            .map(|spec| spec.fixed_shape().map_or(Output::Follows, Output::Fixed))
-            .collect();
+    pub(super) fn new(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Predicted {
+        let fixed = |spec: &TensorSpec| spec.fixed_shape().map_or(Output::Follows, Output::Fixed);
         Predicted {
-            learns: outputs.contains(&Output::Follows),
-            inputs,
+            inputs: inputs.len(),
+            declared: outputs.iter().map(|spec| declared(inputs, spec)).collect(),
             state: Mutex::new(State {
-                outputs,
+                outputs: outputs.iter().map(fixed).collect(),
                 runs: VecDeque::new(),
             }),
         }
@@ -77,23 +87,29 @@ impl Predicted {
         self.state().find(inputs)?.get(output)?.clone()
     }
 
-    /// What is known of every output, in the model's order. Without the shapes of all inputs that
-    /// is what the model fixes.
-    pub(super) fn expected<'s>(&self, inputs: Option<impl Shapes<'s>>) -> Vec<Option<Vec<usize>>> {
+    /// The shapes of which the file and the last run with inputs of these shapes say the same, in
+    /// the model's order.
+    pub(super) fn expected<'s>(&self, inputs: impl Shapes<'s>) -> Vec<Option<Vec<usize>>> {
         let mut state = self.state();
-        let seen = inputs
-            .filter(|_| self.learns)
-            .and_then(|inputs| state.find(inputs));
-        let mut expected = match seen {
-            Some(shapes) => shapes.clone(),
-            None => vec![None; state.outputs.len()],
+        let Some(seen) = state.find(inputs.clone()) else {
+            return vec![None; self.declared.len()];
         };
-        for (expected, output) in expected.iter_mut().zip(&state.outputs) {
-            if let Output::Fixed(shape) = output {
-                *expected = Some(shape.clone());
-            }
-        }
-        expected
+        let is_declared = |sizes: &[Size], shape: &[usize]| {
+            let is = |(size, made): (&Size, &usize)| match *size {
+                Size::Known(known) => known == *made,
+                Size::Of { input, dimension } => inputs
+                    .clone()
+                    .find(|(position, _)| *position == input)
+                    .and_then(|(_, shape)| shape.get(dimension))
+                    .is_some_and(|given| given == made),
+            };
+            sizes.len() == shape.len() && sizes.iter().zip(shape).all(is)
+        };
+        let both = |(seen, declared): (&Option<Vec<usize>>, &Option<Vec<Size>>)| {
+            let declared = declared.as_deref()?;
+            seen.clone().filter(|shape| is_declared(declared, shape))
+        };
+        seen.iter().zip(&self.declared).map(both).collect()
     }
 
     /// Remembers the shapes that a run made. An output that had another one before, with inputs of
@@ -103,12 +119,12 @@ impl Predicted {
         inputs: impl Shapes<'s>,
         made: impl Iterator<Item = (usize, &'m [usize])>,
     ) {
-        if !self.learns {
-            return;
-        }
         let mut state = self.state();
         for (output, shape) in made {
-            if state.outputs.get(output) != Some(&Output::Follows) {
+            if matches!(
+                state.outputs.get(output),
+                None | Some(Output::Unpredictable)
+            ) {
                 continue;
             }
             let known = &mut state.find_or_add(inputs.clone(), self.inputs)[output];
@@ -128,14 +144,12 @@ impl Predicted {
     /// Stops guessing an output if this wrong shape is what would be guessed.
     pub(super) fn refute<'s>(&self, inputs: impl Shapes<'s>, output: usize, wrong: &[usize]) {
         let mut state = self.state();
-        let guess = match state.outputs.get(output) {
-            Some(Output::Fixed(shape)) => Some(shape),
-            Some(Output::Follows) => state
-                .find(inputs)
-                .and_then(|shapes| shapes[output].as_ref()),
-            _ => None,
-        };
-        if guess.is_some_and(|guess| guess == wrong) {
+        let fixed =
+            matches!(state.outputs.get(output), Some(Output::Fixed(shape)) if shape == wrong);
+        let seen = state
+            .find(inputs)
+            .and_then(|shapes| shapes[output].as_ref());
+        if fixed || seen.is_some_and(|seen| seen == wrong) {
             state.give_up(output);
         }
     }
@@ -190,10 +204,25 @@ impl State {
     }
 }
 
+/// What the file says of an output: nothing sure of one without dimensions, which may be a scalar or
+/// an output whose shape the file leaves out.
+fn declared(inputs: &[TensorSpec], output: &TensorSpec) -> Option<Vec<Size>> {
+    let size = |dim: &Dim| match dim {
+        Dim::Known(size) => Some(Size::Known(*size)),
+        Dim::Symbolic(None) => None,
+        Dim::Symbolic(Some(_)) => inputs.iter().enumerate().find_map(|(input, spec)| {
+            let dimension = spec.dims.iter().position(|given| given == dim)?;
+            Some(Size::Of { input, dimension })
+        }),
+    };
+    let sizes: Option<Vec<Size>> = output.dims.iter().map(size).collect();
+    sizes.filter(|sizes| !sizes.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DataType, Dim};
+    use crate::DataType;
 
     fn spec(dims: Vec<Dim>) -> TensorSpec {
         TensorSpec {
@@ -216,10 +245,23 @@ mod tests {
         predicted.seen(inputs(&size), output)
     }
 
+    /// The first is fixed, the second as long as the first input, the third unknown.
     fn three_outputs() -> Predicted {
-        let open = || vec![Dim::Symbolic(None)];
-        let outputs = [spec(vec![Dim::Known(2)]), spec(open()), spec(Vec::new())];
-        Predicted::new(2, &outputs)
+        let named = || Dim::Symbolic(Some("n".into()));
+        let inputs = [
+            spec(vec![named()]),
+            spec(vec![Dim::Known(3), Dim::Symbolic(None)]),
+        ];
+        let outputs = [
+            spec(vec![Dim::Known(2)]),
+            spec(vec![named(), Dim::Known(1)]),
+            spec(vec![Dim::Symbolic(None)]),
+        ];
+        Predicted::new(&inputs, &outputs)
+    }
+
+    fn expected(predicted: &Predicted, size: usize) -> Vec<Option<Vec<usize>>> {
+        predicted.expected(inputs(&size))
     }
 
     #[test]
@@ -230,59 +272,84 @@ mod tests {
         assert_eq!(predicted.fixed(2), None);
 
         assert_eq!(seen(&predicted, 1, 1), None);
-        learn(&predicted, 1, 1, &[5]);
-        learn(&predicted, 2, 1, &[6]);
-        assert_eq!(seen(&predicted, 1, 1), Some(vec![5]));
-        assert_eq!(seen(&predicted, 2, 1), Some(vec![6]));
+        learn(&predicted, 1, 1, &[5, 1]);
+        learn(&predicted, 2, 1, &[6, 1]);
+        assert_eq!(seen(&predicted, 1, 1), Some(vec![5, 1]));
+        assert_eq!(seen(&predicted, 2, 1), Some(vec![6, 1]));
         assert_eq!(seen(&predicted, 1, 2), None);
-        let expected = predicted.expected(Some(inputs(&2)));
-        assert_eq!(expected, [Some(vec![2]), Some(vec![6]), None]);
-        let expected = predicted.expected(Some(inputs(&3)));
-        assert_eq!(expected, [Some(vec![2]), None, None]);
 
         predicted.give_up(1);
-        learn(&predicted, 1, 1, &[5]);
+        learn(&predicted, 1, 1, &[5, 1]);
         assert_eq!(seen(&predicted, 1, 1), None);
         predicted.give_up(0);
         assert_eq!(predicted.fixed(0), None);
     }
 
     #[test]
+    fn callers_are_told_what_the_file_and_a_run_say() {
+        let predicted = three_outputs();
+        assert_eq!(expected(&predicted, 4), [None, None, None]);
+        learn(&predicted, 4, 0, &[2]);
+        learn(&predicted, 4, 1, &[4, 1]);
+        learn(&predicted, 4, 2, &[7]);
+        let both = [Some(vec![2]), Some(vec![4, 1]), None];
+        assert_eq!(expected(&predicted, 4), both);
+        assert_eq!(expected(&predicted, 5), [None, None, None]);
+        // What runs make is not what the file says.
+        learn(&predicted, 5, 0, &[3]);
+        learn(&predicted, 5, 1, &[4, 1]);
+        assert_eq!(expected(&predicted, 5), [None, None, None]);
+        learn(&predicted, 6, 1, &[6]);
+        assert_eq!(expected(&predicted, 6), [None, None, None]);
+
+        predicted.give_up(1);
+        assert_eq!(expected(&predicted, 4), [Some(vec![2]), None, None]);
+    }
+
+    #[test]
+    fn an_input_that_is_left_out_tells_nothing() {
+        let predicted = three_outputs();
+        let one = || [(1, &[3, 4][..])].into_iter();
+        predicted.learn(one(), [(0, &[2][..]), (1, &[4, 1][..])].into_iter());
+        assert_eq!(predicted.expected(one()), [Some(vec![2]), None, None]);
+    }
+
+    #[test]
     fn another_shape_of_the_same_inputs_proves_it_wrong() {
         let predicted = three_outputs();
-        learn(&predicted, 1, 1, &[5]);
+        learn(&predicted, 1, 1, &[1, 1]);
         learn(&predicted, 1, 2, &[]);
-        learn(&predicted, 1, 1, &[6]);
+        learn(&predicted, 1, 1, &[6, 1]);
         assert_eq!(seen(&predicted, 1, 1), None);
         assert_eq!(seen(&predicted, 1, 2), Some(vec![]));
-        learn(&predicted, 2, 1, &[6]);
-        assert_eq!(seen(&predicted, 2, 1), None);
+        learn(&predicted, 2, 1, &[2, 1]);
+        assert_eq!(expected(&predicted, 2), [None, None, None]);
     }
 
     #[test]
     fn only_a_guess_can_be_refuted() {
         let predicted = three_outputs();
-        learn(&predicted, 1, 1, &[5]);
+        learn(&predicted, 1, 1, &[1, 1]);
         for (output, wrong) in [(0, 3), (1, 6), (2, 1)] {
             predicted.refute(inputs(&1), output, &[wrong]);
         }
-        let expected = predicted.expected(Some(inputs(&1)));
-        assert_eq!(expected, [Some(vec![2]), Some(vec![5]), None]);
-        for (output, wrong) in [(0, 2), (1, 5)] {
-            predicted.refute(inputs(&1), output, &[wrong]);
-        }
-        assert_eq!(predicted.expected(Some(inputs(&1))), [None, None, None]);
+        assert_eq!(predicted.fixed(0), Some(vec![2]));
+        assert_eq!(seen(&predicted, 1, 1), Some(vec![1, 1]));
+        predicted.refute(inputs(&1), 0, &[2]);
+        predicted.refute(inputs(&1), 1, &[1, 1]);
+        assert_eq!(predicted.fixed(0), None);
+        assert_eq!(seen(&predicted, 1, 1), None);
     }
 
     #[test]
     fn forgets_the_least_recently_used() {
-        let predicted = Predicted::new(2, &[spec(vec![Dim::Symbolic(None)])]);
+        let predicted = three_outputs();
         for size in 0..ENTRIES_MAX {
-            learn(&predicted, size, 0, &[size]);
+            learn(&predicted, size, 2, &[size]);
         }
-        assert_eq!(seen(&predicted, 0, 0), Some(vec![0]));
-        learn(&predicted, ENTRIES_MAX, 0, &[1]);
-        assert_eq!(seen(&predicted, 0, 0), Some(vec![0]));
-        assert_eq!(seen(&predicted, 1, 0), None);
+        assert_eq!(seen(&predicted, 0, 2), Some(vec![0]));
+        learn(&predicted, ENTRIES_MAX, 2, &[1]);
+        assert_eq!(seen(&predicted, 0, 2), Some(vec![0]));
+        assert_eq!(seen(&predicted, 1, 2), None);
     }
 }

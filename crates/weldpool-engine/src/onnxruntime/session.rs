@@ -90,7 +90,7 @@ impl OrtModel {
             environment: Arc::clone(environment),
             allocator: options.allocator.clone(),
             settings,
-            predicted: Predicted::new(inputs.specs.len(), &outputs.specs),
+            predicted: Predicted::new(&inputs.specs, &outputs.specs),
             inputs,
             required_inputs,
             outputs,

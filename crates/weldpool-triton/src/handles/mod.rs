@@ -19,5 +19,5 @@ pub(crate) use instance::Instance;
 pub(crate) use metric::Metric;
 pub(crate) use model::Model;
 pub(crate) use request::{Input, Request, Watched};
-pub(crate) use response::Response;
+pub(crate) use response::{OutputMemory, Response};
 pub(crate) use state::Stateful;

@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 
 use weldpool_triton_sys as sys;
@@ -34,14 +36,13 @@ impl Response {
     ///
     /// # Errors
     /// What the allocator of the response says; `Unsupported` if it gives memory of a GPU.
-    #[allow(clippy::mut_from_ref, reason = "each call gives memory of its own")]
     pub(crate) fn add_output(
         &self,
         name: &CStr,
         data_type: sys::DataType,
         shape: &[i64],
         bytes: usize,
-    ) -> Result<&mut [u8]> {
+    ) -> Result<OutputMemory<'_>> {
         let dims = u32::try_from(shape.len())
             .map_err(|_| Error::internal("an output has too many dimensions"))?;
         let mut output = ptr::null_mut();
@@ -72,17 +73,17 @@ impl Response {
             )
         })?;
         if bytes == 0 {
-            return Ok(&mut []);
+            return Ok(OutputMemory::EMPTY);
         }
         let what = || format!("the memory for output '{}'", name.to_string_lossy());
         check_host(memory, memory_id, what)?;
-        if base.is_null() {
-            return Err(Error::internal(format!("Triton did not give {}", what())));
-        }
-        // SAFETY: Triton gives so many bytes of the host's memory for this output alone, until the
-        // response is sent or deleted, for neither of which it may be borrowed. It comes from
-        // foreign code, for which any contents are as good as written.
-        Ok(unsafe { std::slice::from_raw_parts_mut(base.cast::<u8>(), bytes) })
+        let base = NonNull::new(base.cast::<u8>())
+            .ok_or_else(|| Error::internal(format!("Triton did not give {}", what())))?;
+        Ok(OutputMemory {
+            base,
+            len: bytes,
+            response: PhantomData,
+        })
     }
 
     /// Sends the answer, which is the last one to its request.
@@ -108,5 +109,55 @@ impl Drop for Response {
         {
             tracing::error!("a response could not be deleted: {error}");
         }
+    }
+}
+
+/// The host's memory for one output of an answer.
+///
+/// A client that takes part in system shared memory says itself where its outputs lie: over its
+/// inputs or over each other too, if it likes.
+#[derive(Debug)]
+pub(crate) struct OutputMemory<'r> {
+    base: NonNull<u8>,
+    len: usize,
+    response: PhantomData<&'r Response>,
+}
+
+impl<'r> OutputMemory<'r> {
+    const EMPTY: OutputMemory<'static> = OutputMemory {
+        base: NonNull::dangling(),
+        len: 0,
+        response: PhantomData,
+    };
+
+    /// The addresses of its bytes.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        let start = self.base.as_ptr().addr();
+        start..start.saturating_add(self.len)
+    }
+
+    /// Copies the output there. Bytes that the memory has no room for are left out, which is not to
+    /// happen.
+    pub(crate) fn write(self, bytes: &[u8]) {
+        debug_assert_eq!(bytes.len(), self.len, "an output fills its memory");
+        // SAFETY: Triton gives so many bytes of the host's memory until the response is sent, which
+        // needs the response whose borrow this value holds; the ranges may overlap.
+        unsafe {
+            ptr::copy(
+                bytes.as_ptr(),
+                self.base.as_ptr(),
+                self.len.min(bytes.len()),
+            )
+        };
+    }
+
+    /// The memory as a slice.
+    ///
+    /// # Safety
+    /// No other slice over any byte of it is used as long as this one is.
+    pub(crate) unsafe fn into_slice(self) -> &'r mut [u8] {
+        // SAFETY: as for `write`; nobody else uses it, as the caller promises. It comes from foreign
+        // code, for which any contents are as good as written.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 }

@@ -47,11 +47,18 @@ def add_sub(shape):
     )
 
 
-def non_zero():
+def non_zero(count="m"):
     """The positions of what is not zero: an output whose shape depends on values."""
     return model(
-        "non_zero", [helper.make_node("NonZero", ["x"], ["y"])], [value("x", "FP32", ["n"])], [value("y", "INT64", [1, "m"])]
+        "non_zero", [helper.make_node("NonZero", ["x"], ["y"])], [value("x", "FP32", ["n"])],
+        [value("y", "INT64", [1, count])],
     )
+
+
+def non_zero_rows():
+    """The same, but one position a row: as many rows as there are, which is not the batch."""
+    nodes = [helper.make_node("NonZero", ["x"], ["columns"]), helper.make_node("Transpose", ["columns"], ["y"])]
+    return model("non_zero_rows", nodes, [value("x", "FP32", ["n", 3])], [value("y", "INT64", ["m", 2])])
 
 
 def scaled():
@@ -88,8 +95,9 @@ def weights(size):
     )
 
 
-def slow(size=256):
-    """Takes as long as its input `rounds` says, some milliseconds each, and returns that."""
+def slow(size=256, batched=False):
+    """Takes as long as the most of its input `rounds` says, some milliseconds each, and returns the input."""
+    shape = ["n", 1] if batched else [1]
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("MatMul", ["state", "weights"], ["next"])],
         "body",
@@ -97,14 +105,15 @@ def slow(size=256):
         [value("go_on", "BOOL", []), value("next", "FP32", [size, size])],
     )
     nodes = [
-        helper.make_node("Loop", ["rounds", "", "start"], ["end"], body=body),
+        helper.make_node("ReduceMax", ["rounds"], ["trips"], keepdims=0),
+        helper.make_node("Loop", ["trips", "", "start"], ["end"], body=body),
         helper.make_node("ReduceMax", ["end"], ["most"], keepdims=0),
         helper.make_node("Cast", ["most"], ["one"], to=TensorProto.INT64),
         helper.make_node("Mul", ["rounds", "one"], ["done"]),
     ]
     weights = numpy_helper.from_array(np.eye(size, dtype=np.float32), "weights")
     start = numpy_helper.from_array(np.ones((size, size), np.float32), "start")
-    return model("slow", nodes, [value("rounds", "INT64", [1])], [value("done", "INT64", [1])], [weights, start])
+    return model("slow", nodes, [value("rounds", "INT64", shape)], [value("done", "INT64", shape)], [weights, start])
 
 
 def filled():

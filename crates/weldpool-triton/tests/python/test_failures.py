@@ -5,6 +5,7 @@ with `python -m unittest`.
 """
 
 import json
+import queue
 import threading
 import time
 import unittest
@@ -350,7 +351,47 @@ class Cancellation(Case):
     @classmethod
     def fill(cls, repository):
         models.write(repository, "witness", models.identity("FP32", ["n", "k"]))
-        models.write(repository, "slow", models.slow(), "instance_group [ { count: 1 kind: KIND_CPU } ]\n")
+        one = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+        models.write(repository, "slow", models.slow(), one)
+        models.write(repository, "slow_pair", models.slow(batched=True), one + models.batching(2, 10_000))
+
+    def rounds_of(self, seconds):
+        """How many rounds take so long."""
+        began = time.monotonic()
+        self.infer("grpc", "slow", {"rounds": np.array([100])})
+        return max(100, int(100 * seconds / (time.monotonic() - began)))
+
+    def test_cancel_while_it_runs(self):
+        answer = queue.Queue()
+        rounds = self.rounds_of(600)
+        began = time.monotonic()
+        running = self.grpc.async_infer("slow", tensors("grpc", {"rounds": np.array([rounds])}),
+                                        lambda result, error: answer.put(error or result))
+        self.assertTrue(eventually(lambda: self.is_pending("slow", 0) and time.monotonic() - began > 1))
+        running.cancel()
+        self.assertIn("cancel", str(answer.get(timeout=10)).lower())
+        # There is one instance, which the request would have for minutes.
+        made = self.infer("grpc", "slow", {"rounds": np.array([1])})
+        self.assertLess(time.monotonic() - began, 60)
+        same(self, made, {"done": np.array([1])})
+        self.lives()
+
+    def test_a_batch_goes_on_for_who_still_waits(self):
+        rounds = self.rounds_of(3)
+        asked = [np.array([[rounds + number]]) for number in range(2)]
+        answers = [queue.Queue() for _ in asked]
+        calls = [
+            self.grpc.async_infer("slow_pair", tensors("grpc", {"rounds": array}),
+                                  lambda result, error, answer=answer: answer.put(error or result))
+            for array, answer in zip(asked, answers)
+        ]
+        time.sleep(1)
+        calls[0].cancel()
+        self.assertIn("cancel", str(answers[0].get(timeout=10)).lower())
+        made = answers[1].get(timeout=60)
+        self.assertNotIsInstance(made, Exception)
+        np.testing.assert_array_equal(made.as_numpy("done"), asked[1])
+        self.assertEqual(self.statistics_of("slow_pair", 2, 1)["execution_count"], 1)
 
     def test_cancel_while_it_waits(self):
         answers, over = {}, threading.Event()
@@ -363,13 +404,13 @@ class Cancellation(Case):
 
             return self.grpc.async_infer("slow", tensors("grpc", {"rounds": np.array([rounds])}), answered)
 
+        before = self.statistics("slow")["inference_count"]
         began = time.monotonic()
-        self.infer("grpc", "slow", {"rounds": np.array([100])})
-        rounds = max(100, int(100 * 3 / (time.monotonic() - began)))
+        rounds = self.rounds_of(3)
         ask("slow", rounds)
         time.sleep(0.2)
         waiting = ask("cancelled", rounds * 50)
-        self.assertTrue(eventually(self.waits), self.server.metric_text())
+        self.assertTrue(eventually(lambda: self.is_pending("slow", 1)), self.server.metric_text())
         waiting.cancel()
         ask("next", 1)
         self.assertTrue(over.wait(60), answers)
@@ -380,11 +421,12 @@ class Cancellation(Case):
         # It never ran, or this would have taken minutes; and Triton counts it.
         self.assertLess(time.monotonic() - began, 60)
         self.assertTrue(eventually(self.counted), self.statistics("slow"))
-        self.assertEqual(self.statistics("slow")["inference_count"], 3)
+        self.assertEqual(self.statistics("slow")["inference_count"], before + 3)
         self.lives()
 
-    def waits(self):
-        return 'nv_inference_pending_request_count{model="slow",version="1"} 1' in self.server.metric_text()
+    def is_pending(self, model, count):
+        """Whether so many requests wait for an instance."""
+        return f'nv_inference_pending_request_count{{model="{model}",version="1"}} {count}\n' in self.server.metric_text()
 
     def counted(self):
         stats = self.statistics("slow")["inference_stats"]

@@ -141,7 +141,13 @@ class Models(Case):
 
     @classmethod
     def fill(cls, repository):
-        models.write(repository, "non_zero", models.non_zero())
+        for protocol in PROTOCOLS:
+            models.write(repository, f"non_zero_{protocol}", models.non_zero())
+            # Its file says that all elements are not zero, which is so at times.
+            models.write(repository, f"misnamed_{protocol}", models.non_zero("n"))
+        models.write(repository, "non_zero_rows", models.non_zero_rows(),
+                     "max_batch_size: 4\ninput " + models.tensors(x=("FP32", [3]))
+                     + "output " + models.tensors(y=("INT64", [2])))
         models.write(repository, "filled", models.filled())
         models.write(repository, "scaled", models.scaled(),
                      'input [{ name: "x" data_type: TYPE_FP32 dims: -1 },'
@@ -164,6 +170,7 @@ class Models(Case):
         models.write(repository, "no_dimensions", models.identity("FP32", ["n"]),
                      "max_batch_size: 4\ninput " + models.tensors(x=("FP32", [1], []))
                      + "output " + models.tensors(y=("FP32", [1], [])))
+        models.write(repository, "bool", models.identity("BOOL", ["n", "k"]))
         models.write(repository, "narrowed", models.identity("FP32", ["n", "k"]),
                      "max_batch_size: 4\ninput " + models.tensors(x=("FP32", [3]))
                      + "output " + models.tensors(y=("FP32", [-1])))
@@ -173,10 +180,53 @@ class Models(Case):
         for protocol in PROTOCOLS:
             for x in ([0, 1, 2], [0, 0, 0], [1, 1, 1, 1], [1, 0, 1], list(range(1000))):
                 x = np.array(x, np.float32)
-                same(self, self.infer(protocol, "non_zero", {"x": x}), reference({"x": x}))
+                same(self, self.infer(protocol, f"non_zero_{protocol}", {"x": x}), reference({"x": x}))
             for count in (5, 0, 1000, 3):
                 made = self.infer(protocol, "filled", {"count": np.array([count])})
                 same(self, made, {"y": np.ones(count, np.float32)})
+
+    def test_a_file_that_is_wrong_of_a_shape(self):
+        reference = Reference(models.non_zero())
+        for protocol in PROTOCOLS:
+            model = f"misnamed_{protocol}"
+            all_three, two = (np.array(x, np.float32) for x in ([1, 2, 3], [0, 1, 2]))
+            for _ in range(3):
+                same(self, self.infer(protocol, model, {"x": all_three}), reference({"x": all_three}))
+            # It is believed once, and not again.
+            with self.refused("y", "[1,3]", "[1,2]"):
+                self.infer(protocol, model, {"x": two})
+            for x in (two, all_three, two):
+                same(self, self.infer(protocol, model, {"x": x}), reference({"x": x}))
+
+    def test_an_output_that_is_no_batch(self):
+        for protocol, rows in itertools.product(PROTOCOLS, (1, 2)):
+            x = np.ones((rows, 3), np.float32)
+            for _ in range(3):
+                with self.refused("y", "batch"):
+                    self.infer(protocol, "non_zero_rows", {"x": x})
+
+    def test_outputs_are_in_the_models_order(self):
+        x = random_array("FP32", (3, 4))
+        for protocol, names in itertools.product(PROTOCOLS, (["difference", "sum"], ["sum", "difference"], None)):
+            for _ in range(3):
+                made = self.infer(protocol, "add_sub", {"a": x, "b": x}, names)
+                self.assertEqual(list(made), ["sum", "difference"])
+
+    def test_a_bool_is_zero_or_one(self):
+        for protocol, expected in itertools.product(PROTOCOLS, ([0, 1, 1], [0, 2, 1])):
+            raw = bytes(expected)
+            x = PROTOCOLS[protocol].InferInput("x", [1, 3], "BOOL")
+            x.set_data_from_numpy(np.zeros((1, 3), bool))
+            if protocol == "http":
+                x._raw_data = raw
+            else:
+                x._raw_content = raw
+            if 2 in expected:
+                with self.refused("x", "bool", "2"):
+                    self.clients[protocol].infer("bool", [x])
+            else:
+                made = self.clients[protocol].infer("bool", [x]).as_numpy("y")
+                np.testing.assert_array_equal(made, np.frombuffer(raw, bool).reshape(1, 3))
 
     def test_an_input_that_may_be_left_out(self):
         x = np.array([1, 2, 3], np.float32)
@@ -371,8 +421,8 @@ class SharedMemory(Case):
 
         self.assertTrue(eventually(done))
 
-    def ask(self, protocol, model, inputs, outputs, client=None):
-        """Inputs are NAME: (array, offset), outputs are NAME: (offset, bytes)."""
+    def ask(self, protocol, model, inputs, outputs, client=None, out="out"):
+        """Inputs are NAME: (array, offset), outputs are NAME: (offset, bytes), in the region `out`."""
         library = PROTOCOLS[protocol]
         asked = []
         for name, (array, offset) in inputs.items():
@@ -384,7 +434,7 @@ class SharedMemory(Case):
             asked[-1].set_shared_memory("in", size, offset)
         wanted = [library.InferRequestedOutput(name) for name in outputs]
         for one, (offset, size) in zip(wanted, outputs.values()):
-            one.set_shared_memory("out", size, offset)
+            one.set_shared_memory(out, size, offset)
         return (client or self.clients[protocol]).infer(model, asked, outputs=wanted)
 
     def test_numbers(self):
@@ -401,6 +451,42 @@ class SharedMemory(Case):
                 # Nothing beside the regions is written.
                 np.testing.assert_array_equal(region, expected)
                 del region
+
+    def test_outputs_over_inputs(self):
+        a, b = random_array("FP32", (3, 4)), random_array("FP32", (3, 4), seed=1)
+        places = ((0, 48), (48, 0), (16, 64), (24, 72))
+        # More than once: shapes are known before a run only when one has shown them.
+        for protocol, (first, second), _ in itertools.product(PROTOCOLS, places, range(3)):
+            self.ask(protocol, "add_sub", {"a": (a, 0), "b": (b, 48)},
+                     {"sum": (first, 48), "difference": (second, 48)}, out="in")
+            for offset, expected in ((first, a + b), (second, a - b)):
+                made = shared_memory.get_contents_as_numpy(self.regions["in"], np.float32, [3, 4], offset)
+                np.testing.assert_array_equal(made, expected)
+                del made
+
+    def test_nothing_is_copied(self):
+        a, b = random_array("FP32", (4, 4)), random_array("FP32", (4, 4), seed=1)
+
+        def allocations(place, count=20):
+            """How many buffers of the pool so many requests take, in memory that begins there."""
+            before = self.settled_allocations()
+            for _ in range(count):
+                self.ask("http", "add_sub", {"a": (a, place), "b": (b, place + 512)},
+                         {"sum": (place, a.nbytes), "difference": (place + 512, b.nbytes)})
+            return self.settled_allocations() - before
+
+        allocations(0, 1)
+        self.assertEqual(allocations(64), 0)
+        # No element can be used where it lies: two inputs are gathered, and two outputs copied.
+        self.assertGreaterEqual(allocations(3), 4 * 20)
+        # Nor are buffers needed for outputs whose shapes a run has not shown yet but for their own.
+        a, b = a[:3], b[:3]
+        self.assertLessEqual(allocations(64), 2)
+
+    def settled_allocations(self):
+        """Triton renews its metrics each second."""
+        time.sleep(1.2)
+        return pool(self.server)["weldpool_pool_allocations_total"]
 
     def test_strings(self):
         x = random_array("BYTES", (3, 5))
@@ -584,13 +670,14 @@ class Statistics(Case):
 
     def test_counts_and_times(self):
         began = time.monotonic_ns()
-        for _ in range(3):
+        for number in range(3):
             self.infer("http", "slow", {"rounds": np.array([10])})
+            # It is counted after it is answered: the next one begins when all of its times are over.
+            statistics = self.statistics_of("slow", number + 1, number + 1)
+        elapsed = time.monotonic_ns() - began
         for _ in range(2):
             with self.refused("nothing"):
                 self.infer("http", "slow", {"rounds": np.array([1])}, ["nothing"])
-        elapsed = time.monotonic_ns() - began
-        statistics = self.statistics_of("slow", 3, 3)
         self.assertEqual(statistics["execution_count"], 3)
         stats = statistics["inference_stats"]
         self.assertEqual(stats["success"]["count"], 3)
