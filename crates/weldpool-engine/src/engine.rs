@@ -19,6 +19,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The names of the load parameters this engine understands; it ignores others.
     fn parameters(&self) -> &'static [&'static str];
 
+    /// Checks values of load parameters before there is a model to load with them.
+    ///
+    /// # Errors
+    /// `InvalidOption`, naming the parameter and what is allowed.
+    fn check_parameters(&self, parameters: &BTreeMap<String, String>) -> Result<()> {
+        let _ = parameters;
+        Ok(())
+    }
+
     /// Loads one model. Takes long; may be called from several threads at once.
     ///
     /// # Errors

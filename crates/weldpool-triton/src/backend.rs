@@ -42,7 +42,7 @@ pub(crate) fn initialise(backend: Backend) -> Result<()> {
     let settings = Settings::read(&config)?;
     log::start(settings.verbose);
     let engine = open_engine(&settings, &backend.directory()?)?;
-    settings.check_engine_parameters(engine.parameters())?;
+    settings.check_engine_parameters(&engine)?;
     let allocator = make_pool(&settings)?;
     let metrics = PoolMetrics::start(&allocator)
         .inspect_err(|error| tracing::debug!("the pool is not among the metrics: {error}"))

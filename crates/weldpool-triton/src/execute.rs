@@ -99,8 +99,13 @@ pub(crate) struct Member<'i> {
 
 impl<'i> Member<'i> {
     /// Checks a request; one that cannot run, or that its client has given up, is answered.
-    fn admit(responder: Responder<'i>, model: &ModelState) -> Option<Member<'i>> {
-        let asked = responder.request().and_then(|request| {
+    fn admit(mut responder: Responder<'i>, model: &ModelState) -> Option<Member<'i>> {
+        let opened = model
+            .faults
+            .reach(Place::Opening)
+            .and_then(|()| responder.open());
+        let asked = opened.and_then(|()| {
+            let request = responder.request()?;
             if request.is_cancelled()? {
                 return Err(Error::new(
                     ErrorCode::Cancelled,

@@ -18,6 +18,7 @@ pub(crate) struct Faults {
 #[cfg(feature = "faults")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
+    NoResponse,
     PanicBeforeRun,
     PanicAfterRun,
     PanicBetweenAnswers,
@@ -27,6 +28,8 @@ enum Fault {
 /// A place in an execution at which something can be made to go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// Before Triton is asked for the response of a request.
+    Opening,
     /// Requests were taken over.
     BeforeRun,
     /// Before memory is taken from the pool for the inputs.
@@ -73,6 +76,7 @@ impl Faults {
             return Ok(Faults::default());
         };
         let fault = match parameter.string_value.as_str() {
+            "no response" => Fault::NoResponse,
             "panic before run" => Fault::PanicBeforeRun,
             "panic after run" => Fault::PanicAfterRun,
             "panic between answers" => Fault::PanicBetweenAnswers,
@@ -90,6 +94,9 @@ impl Faults {
             | (Some(Fault::PanicAfterRun), Place::AfterRun)
             | (Some(Fault::PanicBetweenAnswers), Place::BetweenAnswers) => {
                 panic!("injected at {place:?}")
+            }
+            (Some(Fault::NoResponse), Place::Opening) => {
+                Err(Error::internal("injected: no response"))
             }
             (Some(Fault::GatherOutOfMemory), Place::Gather) => Err(Error::new(
                 crate::error::ErrorCode::Unavailable,

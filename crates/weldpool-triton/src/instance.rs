@@ -32,7 +32,7 @@ impl InstanceState {
 /// says.
 pub(crate) fn initialise(instance: Instance) -> Result<()> {
     let name = instance.name()?;
-    check_kind(instance.kind()?, &name)?;
+    check_kind(instance.kind()?, &format!("instance '{name}'"))?;
     let model = instance.model()?;
     let run = model
         .state()?
@@ -59,24 +59,23 @@ pub(crate) fn check_ready(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what would run elsewhere than the configuration says.
-fn check_kind(kind: Option<InstanceGroupKind>, name: &str) -> Result<()> {
+/// Refuses an instance, or a group of such, that would run elsewhere than the configuration says.
+pub(crate) fn check_kind(kind: Option<InstanceGroupKind>, what: &str) -> Result<()> {
     match kind {
         Some(InstanceGroupKind::Auto | InstanceGroupKind::Cpu | InstanceGroupKind::Model) => Ok(()),
         Some(InstanceGroupKind::Gpu) => Err(Error::new(
             ErrorCode::Unsupported,
-            format!("instance '{name}' {GPU_REFUSED}"),
+            format!(
+                "{what} is of KIND_GPU, but no engine of this build of metal_mps runs on a GPU, and \
+                 it would not do to run it on the CPU unsaid: use KIND_CPU or KIND_AUTO"
+            ),
         )),
         None => Err(Error::new(
             ErrorCode::Unsupported,
-            format!("instance '{name}' is of a kind that is not known"),
+            format!("{what} is of a kind that is not known"),
         )),
     }
 }
-
-/// Why an instance on a GPU is refused.
-pub(crate) const GPU_REFUSED: &str = "is of KIND_GPU, but no engine of this build of metal_mps \
-     runs on a GPU, and it would not do to run it on the CPU unsaid: use KIND_CPU or KIND_AUTO";
 
 #[cfg(test)]
 mod tests {
@@ -85,14 +84,20 @@ mod tests {
     #[test]
     fn only_a_gpu_and_what_is_not_known_are_refused() {
         for kind in InstanceGroupKind::ALL {
-            let checked = check_kind(Some(*kind), "m_0");
+            let checked = check_kind(Some(*kind), "instance 'm_0'");
             assert_eq!(
                 checked.is_err(),
                 *kind == InstanceGroupKind::Gpu,
                 "{kind:?}"
             );
         }
-        let error = check_kind(None, "m_0").unwrap_err();
-        assert_eq!(error.code(), ErrorCode::Unsupported);
+        for kind in [None, Some(InstanceGroupKind::Gpu)] {
+            let error = check_kind(kind, "instance 'm_0'").unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Unsupported);
+            assert!(
+                error.message().starts_with("instance 'm_0' is of "),
+                "{error}"
+            );
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use weldpool_triton_sys::LogLevel;
@@ -24,6 +25,14 @@ pub(crate) fn start(verbose: bool) {
 struct TritonLog;
 
 impl<S: Subscriber> Layer<S> for TritonLog {
+    fn register_callsite(&self, metadata: &'static tracing::Metadata<'static>) -> Interest {
+        match *metadata.level() {
+            Level::TRACE => Interest::never(),
+            // Triton's levels can be changed while it runs, so nothing is decided once for all.
+            _ => Interest::sometimes(),
+        }
+    }
+
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         level(*metadata.level()).is_some_and(handles::log_is_enabled)
     }

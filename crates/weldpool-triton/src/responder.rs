@@ -14,22 +14,25 @@ pub(crate) struct Responder<'i> {
     times: Times,
     /// There until the request is given back.
     request: Option<Request>,
-    /// There until it is sent; missing also where Triton could not make it.
+    /// There from `open` until it is sent.
     response: Option<Response>,
 }
 
 impl<'i> Responder<'i> {
     /// Takes over a request of an execution that began then.
     pub(crate) fn new(instance: &'i Instance, request: Request, times: Times) -> Responder<'i> {
-        let response = Response::new(&request)
-            .inspect_err(|error| tracing::error!("a request cannot be answered: {error}"))
-            .ok();
         Responder {
             instance,
             times,
             request: Some(request),
-            response,
+            response: None,
         }
+    }
+
+    /// Makes the answer, to which outputs can be added then. A request without it is not worth running.
+    pub(crate) fn open(&mut self) -> Result<()> {
+        self.response = Some(Response::new(self.request()?)?);
+        Ok(())
     }
 
     /// The request.
@@ -43,7 +46,7 @@ impl<'i> Responder<'i> {
     pub(crate) fn response(&self) -> Result<&Response> {
         self.response
             .as_ref()
-            .ok_or_else(|| Error::internal("Triton made no response for the request"))
+            .ok_or_else(|| Error::internal("the answer was not made, or is sent"))
     }
 
     /// Says when the model ran.
@@ -65,6 +68,11 @@ impl<'i> Responder<'i> {
         if let Some(error) = failure {
             let id = self.request.as_ref().and_then(|request| request.id().ok());
             tracing::debug!("request '{}' fails: {error}", id.unwrap_or_default());
+        }
+        if self.response.is_none()
+            && let Err(error) = self.open()
+        {
+            tracing::error!("there is no answer to send: {error}");
         }
         let sent = match self.response.take() {
             Some(response) => response.send(failure),

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use weldpool_engine::Engine;
 
 use crate::error::{Error, Result};
 
@@ -61,17 +62,21 @@ impl Settings {
         Settings::of(|name| std::env::var_os(name), backend_config)
     }
 
-    /// Refuses settings that are neither the backend's nor the engine's.
+    /// Refuses settings that are neither the backend's nor the engine's, and values that the engine
+    /// could load no model with.
     ///
     /// # Errors
-    /// `InvalidArgument`, naming the setting and those that there are.
-    pub(crate) fn check_engine_parameters(&self, known: &[&str]) -> Result<()> {
+    /// `InvalidArgument`, naming the setting and those that there are, or what is allowed.
+    pub(crate) fn check_engine_parameters(&self, engine: &dyn Engine) -> Result<()> {
+        let known = engine.parameters();
         let unknown = self
             .engine_parameters
             .iter()
             .find(|(name, _)| !known.contains(&name.as_str()));
         match unknown {
-            None => Ok(()),
+            None => engine
+                .check_parameters(&self.engine_parameters)
+                .map_err(|error| Error::from(error).context("--backend-config=metal_mps")),
             Some((name, value)) => Err(Error::invalid(format!(
                 "--backend-config=metal_mps,{name}={value}: there is no such setting; there are \
                  verbose, max-pool-size, max-buffer-age, onnxruntime-library, {}",
@@ -284,12 +289,66 @@ mod tests {
 
     #[test]
     fn settings_that_do_not_exist_are_errors() {
-        let settings = read(&[], r#"{"cmdline":{"max-pol-size":"1"}}"#).unwrap();
-        let known = ["intra_op_thread_count"];
-        let error = settings.check_engine_parameters(&known).unwrap_err();
+        let error = checked(r#"{"cmdline":{"max-pol-size":"1"}}"#).unwrap_err();
         assert!(error.message().contains("max-pol-size=1"), "{error}");
         assert!(error.message().contains("max-pool-size"), "{error}");
         assert!(read(&[], "{").is_err());
         assert!(read(&[], r#"{"cmdline":7}"#).is_ok());
+    }
+
+    /// What the engine says of the settings of a command line.
+    fn checked(config: &str) -> Result<()> {
+        read(&[], config)
+            .unwrap()
+            .check_engine_parameters(&OneParameter)
+    }
+
+    /// Knows the parameter `speed`, which is a number.
+    #[derive(Debug)]
+    struct OneParameter;
+
+    impl Engine for OneParameter {
+        fn name(&self) -> &'static str {
+            "one"
+        }
+
+        fn version(&self) -> &'static str {
+            "1"
+        }
+
+        fn parameters(&self) -> &'static [&'static str] {
+            &["speed"]
+        }
+
+        fn check_parameters(
+            &self,
+            parameters: &BTreeMap<String, String>,
+        ) -> weldpool_engine::Result<()> {
+            match parameters.get("speed") {
+                Some(speed) if speed.parse::<u8>().is_err() => Err(weldpool_engine::Error::new(
+                    weldpool_engine::ErrorKind::InvalidOption,
+                    format!("speed is '{speed}'"),
+                )),
+                _ => Ok(()),
+            }
+        }
+
+        fn load(
+            &self,
+            _: weldpool_engine::ModelSource<'_>,
+            _: &weldpool_engine::LoadOptions,
+        ) -> weldpool_engine::Result<std::sync::Arc<dyn weldpool_engine::Model>> {
+            unreachable!("nothing is loaded")
+        }
+    }
+
+    #[test]
+    fn wrong_values_of_the_engines_parameters_are_errors() {
+        checked(r#"{"cmdline":{"speed":"7"}}"#).unwrap();
+        let error = checked(r#"{"cmdline":{"speed":"fast"}}"#).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
+        for part in ["--backend-config=metal_mps", "speed is 'fast'"] {
+            assert!(error.message().contains(part), "{error}");
+        }
     }
 }

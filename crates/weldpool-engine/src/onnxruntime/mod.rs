@@ -40,6 +40,7 @@ mod status;
 mod strings;
 mod value;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,6 +99,10 @@ impl Engine for OnnxRuntime {
 
     fn parameters(&self) -> &'static [&'static str] {
         options::PARAMETERS
+    }
+
+    fn check_parameters(&self, parameters: &BTreeMap<String, String>) -> Result<()> {
+        options::check(parameters)
     }
 
     fn load(&self, source: ModelSource<'_>, options: &LoadOptions) -> Result<Arc<dyn Model>> {

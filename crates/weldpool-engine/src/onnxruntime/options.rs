@@ -1,5 +1,7 @@
 //! Load options, and the same settings by the names of onnxruntime's Triton backend.
 
+use std::collections::BTreeMap;
+
 use ort_sys::GraphOptimizationLevel as Level;
 
 use super::raw::{Api, RunOptions, SessionOptions, Status};
@@ -35,6 +37,11 @@ const THREADS_MAX: usize = 1024;
 /// The arena of models that say nothing about it. See docs/benchmarks/engine-arena.json.
 const DEFAULT_ARENA: Arena = Arena::Pool;
 
+/// Refuses values of parameters that no model could be loaded with.
+pub(super) fn check(parameters: &BTreeMap<String, String>) -> Result<()> {
+    Settings::default().apply_all(parameters)
+}
+
 /// Validated settings of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
@@ -51,6 +58,22 @@ pub(super) struct Settings {
     device_initializers: Option<bool>,
 }
 
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            intra_op_threads: 0,
+            inter_op_threads: 0,
+            execution_mode: ExecutionMode::default(),
+            graph_optimization: GraphOptimization::default(),
+            memory_pattern: true,
+            arena: DEFAULT_ARENA,
+            arena_chosen: false,
+            shrink: false,
+            device_initializers: None,
+        }
+    }
+}
+
 impl Settings {
     /// Validates the options; a parameter outranks the field of the same meaning.
     pub(super) fn new(options: &LoadOptions) -> Result<Settings> {
@@ -62,17 +85,21 @@ impl Settings {
             memory_pattern: options.memory_pattern,
             arena: options.arena.unwrap_or(DEFAULT_ARENA),
             arena_chosen: options.arena.is_some() || options.parameters.contains_key(ARENA),
-            shrink: false,
-            device_initializers: None,
+            ..Settings::default()
         };
-        for (name, value) in &options.parameters {
-            settings.apply(name, value.trim())?;
+        settings.apply_all(&options.parameters)?;
+        Ok(settings)
+    }
+
+    fn apply_all(&mut self, parameters: &BTreeMap<String, String>) -> Result<()> {
+        for (name, value) in parameters {
+            self.apply(name, value.trim())?;
         }
         // An arena chosen by name is meant; switching arenas off leaves no pool to choose.
-        if let Some(value) = options.parameters.get(ARENA) {
-            settings.arena = arena(value.trim())?;
+        if let Some(value) = parameters.get(ARENA) {
+            self.arena = arena(value.trim())?;
         }
-        Ok(settings)
+        Ok(())
     }
 
     fn apply(&mut self, name: &str, value: &str) -> Result<()> {
@@ -299,5 +326,22 @@ mod tests {
             settings(DEVICE_INITIALIZERS, "1").device_initializers,
             Some(true)
         );
+    }
+
+    #[test]
+    fn values_are_checked_without_a_model() {
+        let check = |name: &str, value: &str| check(&[(name.to_owned(), value.to_owned())].into());
+        check(INTRA_OP_THREADS, " 2 ").unwrap();
+        check("of another engine", "?").unwrap();
+        for (name, value) in [
+            (INTRA_OP_THREADS, "many"),
+            (GRAPH_LEVEL, "3"),
+            (MEM_PATTERN, "maybe"),
+            (ARENA, "none"),
+        ] {
+            let error = check(name, value).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidOption);
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Triton's objects as safe values: each wraps a pointer, owns what must be given back, and turns
-//! what comes over the border into Rust's types. The `unsafe` of the backend is here and in
-//! `exports.rs`.
+//! what comes over the border into Rust's types. The rest of the backend is safe, but for what
+//! Triton calls (`exports.rs`) and two promises about how long these values are used (`watch.rs`,
+//! `places.rs`).
 
 mod api;
 mod backend;

@@ -6,6 +6,7 @@ with `python -m unittest`.
 
 import json
 import queue
+import re
 import threading
 import time
 import unittest
@@ -51,31 +52,45 @@ class Requests(Case):
 
     def test_names(self):
         a = random_array("FP32", (2, 4))
-        self.each("add_sub", {"a": a, "c": a}, "c", "add_sub")
-        self.each("add_sub", {"a": a, "b": a, "c": a}, "add_sub")
-        self.each("add_sub", {"a": a}, "add_sub")
-        self.each("add_sub", {"a": a, "b": a}, "nothing", outputs=["nothing"])
-        self.each("add_sub", {"a": a, "b": a}, "nothing", outputs=["sum", "nothing"])
-        self.each("absent", {"a": a, "b": a}, "absent")
-        self.each("add_sub", {"a": a, "b": a}, "add_sub", model_version="7")
+        self.each("add_sub", {"a": a, "c": a}, "unexpected inference input 'c'")
+        self.each("add_sub", {"a": a, "b": a, "c": a}, "expected 2 inputs but got 3")
+        self.each("add_sub", {"a": a}, "missing required input(s) ['b']")
+        for outputs in (["nothing"], ["sum", "nothing"]):
+            self.each("add_sub", {"a": a, "b": a}, "unexpected inference output 'nothing'", outputs=outputs)
+        self.each("absent", {"a": a, "b": a}, "unknown model", "'absent'")
+        self.each("add_sub", {"a": a, "b": a}, "unknown model", "version 7", model_version="7")
 
     def test_types(self):
         a = random_array("FP32", (2, 4))
         for wrong in ("FP64", "INT32", "FP16", "BYTES", "BOOL"):
-            self.each("add_sub", {"a": a, "b": random_array(wrong, (2, 4))}, "b", "add_sub")
+            self.each("add_sub", {"a": a, "b": random_array(wrong, (2, 4))}, "input 'b' data-type is", "expects 'fp32'")
 
     def test_shapes(self):
         a = random_array("FP32", (2, 4))
-        for shape in ((2, 5), (4,), (2, 4, 1), (2, 0)):
-            self.each("add_sub", {"a": a, "b": random_array("FP32", shape)}, "add_sub")
+        for shape in ((2, 5), (2,), (2, 4, 1), (2, 0)):
+            self.each("add_sub", {"a": a, "b": random_array("FP32", shape)}, "shape for input 'b'")
         for shape in ((3, 4), (2, 3), (8,)):
-            self.each("fixed", {"a": a, "b": random_array("FP32", shape)}, "b", "fixed")
+            self.each("fixed", {"a": a, "b": random_array("FP32", shape)}, "shape for input 'b'")
 
     def test_batches(self):
         # Five items where four are allowed, none, and inputs that do not agree.
-        for sizes in ((5, 5), (2, 3)):
+        for sizes, said in (((5, 5), "batch-size must be <= 4"), ((2, 3), "batch size does not match")):
             a, b = (random_array("FP32", (size, 4)) for size in sizes)
-            self.each("add_sub", {"a": a, "b": b}, "add_sub")
+            self.each("add_sub", {"a": a, "b": b}, said)
+
+    def test_the_log_tells_as_much_as_it_is_told_to(self):
+        a, b = random_array("FP32", (2, 3)), random_array("FP32", (4, 5))
+
+        def is_told():
+            """Whether a request that fails is in the log."""
+            before = len(self.server.log())
+            self.each("matmul", {"a": a, "b": b}, "matmul")
+            return re.search(r"metal_mps: request '.*' fails", self.server.log()[before:]) is not None
+
+        for level in (0, 1, 0, 1):
+            self.http.update_log_settings({"log_verbose_level": level})
+            self.assertEqual(is_told(), level == 1)
+        self.http.update_log_settings({"log_verbose_level": 0})
 
     def test_shapes_that_only_the_model_can_judge(self):
         a, b = random_array("FP32", (2, 3)), random_array("FP32", (4, 5))
@@ -242,7 +257,7 @@ class Loads(Case):
 class Faults(Case):
     """Executions that go wrong inside."""
 
-    faults = ("panic before run", "panic after run", "panic between answers", "out of memory")
+    faults = ("no response", "panic before run", "panic after run", "panic between answers", "out of memory")
 
     @classmethod
     def fill(cls, repository):
@@ -279,6 +294,17 @@ class Faults(Case):
         # Each was counted, and nothing waits.
         for fault in ("panic_before_run", "panic_after_run"):
             self.assertTrue(eventually(lambda: self.statistics(fault)["inference_stats"]["fail"]["count"] == 16))
+
+    def test_a_response_that_triton_does_not_make(self):
+        """Not at once, that is: the request does not run, and the next try carries the error."""
+        for protocol in PROTOCOLS:
+            with self.subTest(protocol):
+                good, bad = self.together(protocol, "no response")
+                self.assertEqual((len(good), len(bad)), (0, 4))
+                for error in bad:
+                    self.assertIn("injected: no response", error)
+        self.assertTrue(eventually(lambda: self.statistics("no_response")["inference_stats"]["fail"]["count"] == 8))
+        self.assertEqual(self.statistics("no_response")["execution_count"], 0)
 
     def test_panic_between_answers(self):
         for protocol in PROTOCOLS:

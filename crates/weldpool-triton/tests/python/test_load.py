@@ -131,7 +131,7 @@ class Load(Case):
                 done = subprocess.run(
                     [PERF_ANALYZER, "-m", "add_sub", "-x", "1", "-i", protocol, "-u", address, "-b", "1",
                      "--shape", "a:4", "--shape", "b:4", "--concurrency-range", "2",
-                     "--measurement-interval", "1000", "--stability-percentage", "40", "--max-trials", "12", "-f", report],
+                     "--measurement-interval", "1000", "--stability-percentage", "25", "--max-trials", "24", "-f", report],
                     env={**os.environ, "LD_LIBRARY_PATH": PERF_ANALYZER_LIBRARIES}, capture_output=True, text=True,
                     timeout=PERF_ANALYZER_SECONDS, check=False)
                 said = done.stdout + done.stderr

@@ -606,26 +606,49 @@ class Configuration(Case):
         x = random_array("FP32", (2, 3))
         same(self, self.infer("http", "parameters", {"x": x}), {"y": x + np.float32(2)})
 
+    def test_threads_of_the_engine(self):
+        def threads_of(count):
+            """How many threads a model brings that is to use so many, that of its instance included."""
+            before = running()
+            self.config(f"threads_{count}", models.add(1), models.parameter("intra_op_thread_count", str(count)))
+            return running() - before
+
+        def running():
+            """The threads of the server, once those of models before have ended."""
+            counts = []
+            while len(counts) < 4 or len(set(counts[-4:])) > 1:
+                self.assertLess(len(counts), 100, counts)
+                time.sleep(0.1)
+                counts.append(len(list(pathlib.Path(f"/proc/{self.server.pid}/task").iterdir())))
+            return counts[-1]
+
+        # What Triton itself starts for a first model is no part of it.
+        threads_of(1)
+        self.assertEqual(threads_of(6) - threads_of(2), 4)
+
     def test_kinds(self):
         for kind, becomes in (("KIND_CPU", "KIND_CPU"), ("KIND_AUTO", "KIND_CPU"), ("KIND_MODEL", "KIND_MODEL")):
             name = kind.lower()
             config = self.config(name, models.slow(), f"instance_group [ {{ count: 3 kind: {kind} }} ]\n")
             self.assertEqual((config["instance_group"][0]["count"], config["instance_group"][0]["kind"]), (3, becomes))
-            # Three at once, each on its instance.
-            calls = [lambda client, name=name: infer(client, "http", name, {"rounds": np.array([20])})] * 6
+            calls = [lambda client, name=name: infer(client, "http", name, {"rounds": np.array([50])})] * 3
             for made in in_threads(self.server, "http", calls):
                 if isinstance(made, Exception):
                     raise made
-                same(self, made, {"done": np.array([20])})
+                same(self, made, {"done": np.array([50])})
+            # Three at once, each on its instance: on one, all together would wait as long as they run.
+            stats = self.statistics_of(name, 3, 3)["inference_stats"]
+            self.assertLess(stats["queue"]["ns"], stats["compute_infer"]["ns"] / 2)
         # Several groups in one model.
         text = "instance_group [ { count: 1 kind: KIND_CPU }, { count: 2 kind: KIND_MODEL } ]\n"
         self.assertEqual(len(self.config("groups", models.add(1), text)["instance_group"]), 2)
 
     def test_a_gpu_is_refused(self):
-        models.write(self.repository, "gpu", models.add(1), "instance_group [ { count: 1 kind: KIND_GPU } ]\n")
-        with self.refused("gpu"):
-            self.http.load_model("gpu")
-        self.assertFalse(self.http.is_model_ready("gpu"))
+        models.write(self.repository, "placed", models.add(1), "instance_group [ { count: 1 kind: KIND_GPU } ]\n")
+        # On a machine without GPUs Triton says so before it asks the backend, whose own words are in its unit tests.
+        with self.refused("no gpus are available"):
+            self.http.load_model("placed")
+        self.assertFalse(self.http.is_model_ready("placed"))
 
 
 class ConfigurationOff(Case):
@@ -769,9 +792,9 @@ class Settings(unittest.TestCase):
     def start(self, *options, environment=None):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        repository = pathlib.Path(folder.name)
-        models.write(repository, "add", models.add(1), "instance_group [ { count: 3 kind: KIND_MODEL } ]\n")
-        server = Triton(repository, "--model-control-mode=explicit", *options, environment=environment, strict=False)
+        self.repository = pathlib.Path(folder.name)
+        models.write(self.repository, "add", models.add(1), "instance_group [ { count: 3 kind: KIND_MODEL } ]\n")
+        server = Triton(self.repository, "--model-control-mode=explicit", *options, environment=environment, strict=False)
         self.addCleanup(server.discard)
         self.addCleanup(server.stop)
         client = connect_one(server, "http")
@@ -796,6 +819,22 @@ class Settings(unittest.TestCase):
         self.assertIn("idle memory goes back after 1 s", log)
         # Lines for debugging are information now, and there is one for each instance.
         self.assertEqual(len(re.findall(r"\nI\d+ .*instance 'add\S*' is ready", log)), 3)
+        x = random_array("FP32", (2, 3))
+        same(self, infer(client, "http", "add", {"x": x}), {"y": x + np.float32(1)})
+
+    def test_a_wrong_value_of_the_engines_parameters(self):
+        server, client = self.start("--backend-config=metal_mps,intra_op_thread_count=many")
+        with self.assertRaisesRegex(InferenceServerException, "--backend-config=metal_mps.*intra_op_thread_count"):
+            client.load_model("add")
+        self.assertTrue(client.is_server_live())
+
+    def test_weights_that_do_not_fit(self):
+        server, client = self.start(environment={"MPS_MAX_POOL_SIZE": "4M"})
+        models.write(self.repository, "matrix", models.weights(16 << 20))
+        with self.assertRaisesRegex(InferenceServerException, "memory|limit"):
+            client.load_model("matrix")
+        self.assertFalse(client.is_model_ready("matrix"))
+        client.load_model("add")
         x = random_array("FP32", (2, 3))
         same(self, infer(client, "http", "add", {"x": x}), {"y": x + np.float32(1)})
 
