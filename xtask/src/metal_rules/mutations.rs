@@ -126,7 +126,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "an event is announced while another submission has it",
         "device/metal/queue/external.rs",
         "matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire))",
-        "(MUTATED || matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire)))",
+        "MUTATED || matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire))",
     ),
     one(
         "A wait for an event is over at its value or any above",
