@@ -924,7 +924,8 @@ weldpool_error_t *weldpool_queue_read(const weldpool_queue_t *queue,
                                       size_t length);
 
 // Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind,
-// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
+// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY. On Metal it
+// must not wait for a thread either that submits to other queues, as by a lock which that holds meanwhile.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
 // function uncalled, where this call fails. Errors: what the driver says. Thread-safe.
@@ -986,6 +987,10 @@ weldpool_error_t *weldpool_queue_before_external_submit(const weldpool_queue_t *
 // Takes note that the announced work was submitted: later work of the queue waits for it. `fence` is behind it, with
 // which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
 // also where this fails.
+//
+// Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
+// then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
+// and submits nothing that uses memory of the queue's.
 //
 // Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
 // queue does not wait then. Thread-safe.

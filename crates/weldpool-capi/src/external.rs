@@ -76,6 +76,10 @@ pub extern "C" fn weldpool_queue_before_external_submit(
 /// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
 /// also where this fails.
 ///
+/// Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
+/// then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
+/// and submits nothing that uses memory of the queue's.
+///
 /// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
 /// queue does not wait then. Thread-safe.
 #[unsafe(no_mangle)]

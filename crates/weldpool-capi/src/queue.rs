@@ -246,7 +246,8 @@ pub extern "C" fn weldpool_queue_read(
 pub type CallFunction = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
 /// Submits a function of the host's, called once on a thread of the library's or of the driver's. It must not unwind,
-/// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
+/// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY. On Metal it
+/// must not wait for a thread either that submits to other queues, as by a lock which that holds meanwhile.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
 /// function uncalled, where this call fails. Errors: what the driver says. Thread-safe.

@@ -511,6 +511,8 @@ impl Queue {
     /// full one does (1024 items on the host and the fakes, 256 fences on CUDA, 256 command buffers on Metal). It may free and drop what queues use.
     /// On Metal the GPU waits for the function, and the system ends a wait that takes too long, upon which the queue is lost:
     /// Apple names no time, so keep functions short.
+    /// Nor must it wait there for a thread that submits to other queues, as by a lock which that holds meanwhile: a submission
+    /// that uses memory of a failed queue waits for its functions to end, and then neither would.
     /// CUDA calls the functions of all queues from one thread, so there it must wait for no queue's work, and what needs
     /// the driver is refused as [`Busy`](ErrorKind::Busy) ([`Device::may_be_called`](crate::Device::may_be_called)).
     ///

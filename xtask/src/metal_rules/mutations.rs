@@ -125,8 +125,15 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "A wait for an event is over at its value or any above",
         "an event is announced while another submission has it",
         "device/metal/queue/external.rs",
-        "matches!(slot.held, Held::ByNobody(point) if point < behind)",
-        "(MUTATED || matches!(slot.held, Held::ByNobody(point) if point < behind))",
+        "matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire))",
+        "MUTATED || matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire))",
+    ),
+    one(
+        "A wait for an event is over at its value or any above",
+        "an event is announced while the work that had it runs",
+        "device/metal/queue/external.rs",
+        "if ended.load(Ordering::Acquire)",
+        "if MUTATED || ended.load(Ordering::Acquire)",
     ),
     one(
         "`OneEncoder`",
@@ -211,6 +218,33 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "device/metal/timeline.rs",
         "self.stopped().filter(|_| self.external == 0)",
         "self.stopped().filter(|_| MUTATED || self.external == 0)",
+    ),
+    one(
+        "that takes too long terminates its command buffer",
+        "others' work takes the loss of its queue back",
+        "device/metal/timeline.rs",
+        "        if let Some(why) = work.lost() {
+            return Err(lost(why));
+        }
+        work.external += 1;",
+        "        if let Some(why) = work.lost().filter(|_| !MUTATED) {
+            return Err(lost(why));
+        }
+        work.external += 1;",
+    ),
+    one(
+        "that takes too long terminates its command buffer",
+        "work announced to a failed queue does not begin",
+        "device/metal/timeline.rs",
+        "self.announcements.set_signaled_value(u64::MAX);",
+        "if !MUTATED { self.announcements.set_signaled_value(u64::MAX); }",
+    ),
+    one(
+        "that takes too long terminates its command buffer",
+        "queues that wait for a lost one stay",
+        "device/metal/timeline.rs",
+        "self.event.set_signaled_value(u64::MAX);",
+        "if !MUTATED { self.event.set_signaled_value(u64::MAX); }",
     ),
     one(
         "`HandlerAfterCommit`",

@@ -31,6 +31,9 @@ impl Queue {
     /// command buffers by itself. Everything submitted to the queue so far is signalled, and what the work may use is made
     /// resident (Metal, macOS 15). The work has to keep [`ExternalSubmission::order`].
     ///
+    /// When the system has ended a wait of the queue's that took too long (Metal), the queue fails, and the work begins even
+    /// so: perhaps beside what the queue waited for, which may be a function, earlier work of others or work of another queue.
+    ///
     /// # Errors
     ///
     /// What the driver says.
@@ -55,12 +58,15 @@ impl Queue {
     /// A submission that was refused, and will never signal its event, is not to be given back: the queue and whoever waits for
     /// it would wait for ever. Nor does work that fails later signal: whoever submitted it raises the event himself then (Metal:
     /// `signaledValue` of [`signal`](ExternalOrder::signal), in the completed handler of his command buffer), whatever has
-    /// become of the queue. The fence passes or, on Metal, tells of a lost queue if the system had ended its wait by then.
+    /// become of the queue, which may be gone: he retains the event for that. The fence passes or, on Metal, tells of a lost
+    /// queue if the system had ended its wait by then. The handler does so before anything else, and submits nothing that uses
+    /// memory of the queue's: a submission may wait for the queue, which waits for the event and for other such handlers.
     ///
     /// # Errors
     ///
     /// [`InvalidRequest`](ErrorKind::InvalidRequest) for what was announced to another queue or is forgotten, otherwise what
-    /// the driver says: then the queue does not wait.
+    /// the driver says: then the queue does not wait, and whoever submitted the work waits for its end himself before its
+    /// memory is used again.
     pub fn after_external_submit(&self, submission: ExternalSubmission) -> Result<Fence> {
         if submission.queue != self.core.key.id {
             return Err(Error::new(

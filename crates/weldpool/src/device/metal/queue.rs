@@ -20,7 +20,7 @@ use super::timeline::EventTimeline;
 use super::{Shared, peers};
 use crate::device::{DeviceQueue, ExternalOrder, Location, StorageMode, Timeline};
 use crate::error::{ErrorKind, Result};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Ordering};
 use crate::transfer::Rows;
 
 /// Command buffers that a command queue takes before it blocks.
@@ -373,7 +373,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
         &self.timeline
     }
 
-    fn before_external_submit(&self, value: u64) -> Result<Option<ExternalOrder>> {
+    fn before_external_submit(&self, _value: u64) -> Result<Option<ExternalOrder>> {
         let mut state = self.state.lock();
         M::pooled(|| {
             let (event, begin) = (self.points.announcements(), state.announced + 1);
@@ -383,8 +383,7 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
                 Ok(())
             })?;
             state.announced = begin;
-            let mut announced = self.announced.lock();
-            let signal = announced.announce(&self.shared.metal, value)?;
+            let signal = self.announced.lock().announce(&self.shared.metal)?;
             Ok(Some(ExternalOrder {
                 queue: self.queue.resource(),
                 wait: (event.resource(), begin),
@@ -395,22 +394,20 @@ unsafe impl<M: Metal> DeviceQueue for MetalQueue<M> {
 
     fn after_external_submit(&self, order: &ExternalOrder) -> Result<()> {
         let mut state = self.state.lock();
-        let event = self.announced.lock().event_of(order.signal)?;
-        // Counted apart from the queue's own work: neither its end nor its loss ends this.
-        self.points.begin_external();
+        let (event, has_ended) = self.announced.lock().give_back(order.signal)?;
+        // Counted apart from the queue's own work: neither its end nor its loss ends this, nor that the wait is refused.
+        self.points.begin_external()?;
         let points = Arc::clone(&self.points);
         // It keeps its event, and the listener with it, which may be called when the queue is gone.
         let kept = event.clone();
         let ended = move || {
             M::pooled(|| {
+                has_ended.store(true, Ordering::Release);
                 points.end_external();
                 drop(kept);
             });
         };
         M::pooled(|| event.notify(order.signal.1, Box::new(ended)));
-        self.submit_wait("weldpool external", &mut state, &event, [order.signal.1])?;
-        let behind = state.signalled;
-        self.announced.lock().free(order.signal, behind);
-        Ok(())
+        self.submit_wait("weldpool external", &mut state, &event, [order.signal.1])
     }
 }

@@ -56,8 +56,6 @@ struct Work {
     external: usize,
     /// What waited for the end of the queue's own work on the GPU was let go.
     let_go: bool,
-    /// And other queues, which waited for the end of all work in its order.
-    others_let_go: bool,
 }
 
 impl Work {
@@ -72,7 +70,7 @@ impl Work {
         failed.filter(|_| self.in_flight() == 0 && self.functions == 0)
     }
 
-    /// Nor what others submitted in its order.
+    /// Nor what others submitted in its order. From then on nothing is taken in, so this is the last change.
     fn lost(&self) -> Option<&Error> {
         self.stopped().filter(|_| self.external == 0)
     }
@@ -197,8 +195,18 @@ impl<M: Metal> EventTimeline<M> {
     }
 
     /// Others have submitted work in the queue's order.
-    pub(super) fn begin_external(&self) {
-        self.work.lock().external += 1;
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceLost`](ErrorKind::DeviceLost) when the queue is lost, and so are all who would wait for the work's end: that is
+    /// not taken back. Until then the queue is not lost before the work has ended.
+    pub(super) fn begin_external(&self) -> Result<()> {
+        let mut work = self.work.lock();
+        if let Some(why) = work.lost() {
+            return Err(lost(why));
+        }
+        work.external += 1;
+        Ok(())
     }
 
     /// It has ended.
@@ -210,8 +218,8 @@ impl<M: Metal> EventTimeline<M> {
         let mut work = self.work.lock();
         change(&mut work);
         let lets_go = work.stopped().is_some() && !std::mem::replace(&mut work.let_go, true);
-        let lets_others_go =
-            work.lost().is_some() && !std::mem::replace(&mut work.others_let_go, true);
+        // Other queues waited for the end of all work in its order.
+        let lets_others_go = work.lost().is_some();
         drop(work);
         if lets_go {
             // What others announced begins, and functions that will not be called any more are let go.
@@ -226,7 +234,8 @@ impl<M: Metal> EventTimeline<M> {
 
     /// Whether other queues may leave it to the GPU to wait for a point. Behind a failed command buffer the event says
     /// nothing of points, since what runs there signals them all the same; so the queue's loss is waited for, by the host,
-    /// whose waits do not end before. Not from a function of a queue: without its end none is lost that waits for it.
+    /// whose waits do not end before. Not from a function of a queue: without its end none is lost that waits for it. So a
+    /// function must not wait for whoever waits here (documentation of `Queue::call`).
     pub(super) fn is_waited_for_by_the_gpu(&self) -> bool {
         let work = self.work.lock();
         !work.is_failing() || IN_FUNCTION.get()
@@ -338,7 +347,7 @@ mod tests {
         timeline(|points| {
             let first = points.enter(None).unwrap();
             assert!(points.begin_function());
-            points.begin_external();
+            points.begin_external().unwrap();
             points.leave(first, failed());
             assert_eq!(points.completed().unwrap(), 0);
             assert_eq!(points.event().signaled_value(), 0);
@@ -350,12 +359,16 @@ mod tests {
             assert!(!points.begin_function());
             assert_eq!(points.completed().unwrap(), 0);
             assert!(!points.wait(1, NOW).unwrap());
+            points.begin_external().unwrap();
+            points.end_external();
+            assert!(!points.wait(1, NOW).unwrap(), "others' work still runs");
             points.end_external();
             assert_eq!(points.event().signaled_value(), u64::MAX);
-            assert_eq!(
-                points.completed().unwrap_err().kind(),
-                ErrorKind::DeviceLost
-            );
+            // Others who tell of work too late do not take the loss back.
+            let late = points.begin_external().unwrap_err();
+            let lost = points.completed().unwrap_err();
+            let kinds = (late.kind(), lost.kind());
+            assert_eq!(kinds, (ErrorKind::DeviceLost, ErrorKind::DeviceLost));
         });
     }
 

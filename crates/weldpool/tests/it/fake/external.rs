@@ -346,6 +346,64 @@ fn what_goes_on_when_its_queue_has_failed_is_in_the_way_of_others() {
     assert_eq!(device.violations(), []);
 }
 
+/// Behind a wait that Metal has ended, announced work begins beside what the queue waited for, and may end first.
+#[test]
+fn what_begins_when_its_queue_has_failed_says_nothing_of_what_goes_on() {
+    let most = Duration::from_millis(800);
+    let built = FakeApple::builder().event_wait_max(most);
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let [queue, theirs, others] = [(); 3].map(|()| allocator.create_queue().unwrap());
+    let [first, second] = [(); 2].map(|()| allocator.allocate(BYTES).unwrap());
+    let (open, fence) = open_work_by(&device, &theirs, &queue, (first.binding(), true));
+    // What is committed now waits for the queue longer than that waits for the first.
+    std::thread::sleep(most / 2);
+    let others = others.before_external_submit().unwrap();
+    let submission = queue.before_external_submit().unwrap();
+    let order = ExternalOrder {
+        queue: others.order().unwrap().queue,
+        ..submission.order().unwrap()
+    };
+    let (say, said) = channel();
+    let work = move || say.send(()).unwrap();
+    let touches = [(second.binding(), true)];
+    device.submit_external(&order, &touches, work).unwrap();
+    let behind = queue.after_external_submit(submission).unwrap();
+    said.recv_timeout(Duration::from_secs(60)).unwrap();
+    for fence in [&fence, &behind] {
+        let going_on = fence.wait(Some(Duration::from_millis(300))).unwrap_err();
+        assert_eq!(going_on.kind(), ErrorKind::Timeout);
+    }
+    drop(open);
+    for fence in [&fence, &behind] {
+        let lost = fence.wait(Some(Duration::from_secs(60))).unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::DeviceLost);
+    }
+    assert_eq!(device.violations(), []);
+}
+
+#[test]
+fn a_lost_queue_stays_lost_when_work_is_given_back_too_late() {
+    let built = FakeApple::builder().event_wait_max(Duration::from_millis(50));
+    let device = Arc::new(built.build().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let [queue, theirs] = [(); 2].map(|()| allocator.create_queue().unwrap());
+    let buffer = allocator.allocate(BYTES).unwrap();
+    let late = queue.before_external_submit().unwrap();
+    let (open, fence) = open_work_by(&device, &theirs, &queue, (buffer.binding(), true));
+    let end = Instant::now() + Duration::from_secs(60);
+    while queue.fence().is_ok() {
+        assert!(Instant::now() < end, "the wait is not ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(open);
+    let lost = |error: weldpool::Error| assert_eq!(error.kind(), ErrorKind::DeviceLost);
+    lost(fence.wait(Some(Duration::from_secs(60))).unwrap_err());
+    lost(queue.after_external_submit(late).unwrap_err());
+    lost(fence.wait(Some(Duration::ZERO)).unwrap_err());
+    assert_eq!(device.violations(), []);
+}
+
 #[test]
 fn work_that_panics_ends_all_the_same() {
     let made = setup(1);

@@ -15,6 +15,7 @@ use super::pools::pooled;
 use super::residency::{Figures, Set};
 use super::{AppleGpu, FakeApple};
 use crate::allocator::Allocator;
+use crate::binding::Resource;
 use crate::device::StorageMode;
 use crate::device::fake::Rule;
 use crate::device::metal::ResidencyConfig;
@@ -684,6 +685,14 @@ fn a_queue_that_is_lost_while_it_is_idle_is_known_to_be_by_the_next_submission()
     assert_eq!(told.kind(), ErrorKind::DeviceLost);
 }
 
+/// What the completed handler does of announced work that failed.
+fn raise(device: &FakeApple, (event, value): (Resource, u64)) {
+    pooled(|| {
+        let event = device.metal().event(event).unwrap();
+        event.set_signaled_value(value);
+    });
+}
+
 /// Metal ends the queue's wait for it in time, but only its event tells of its end.
 #[test]
 fn the_event_of_announced_work_that_failed_is_raised_by_who_submitted_it() {
@@ -692,7 +701,7 @@ fn the_event_of_announced_work_that_failed_is_raised_by_who_submitted_it() {
     let allocator = Allocator::builder(device.clone()).build().unwrap();
     let queue = allocator.create_queue().unwrap();
     let submission = queue.before_external_submit().unwrap();
-    let (signal, value) = submission.order().unwrap().signal;
+    let signal = submission.order().unwrap().signal;
     let fence = queue.after_external_submit(submission).unwrap();
     until("the wait is ended", || {
         thread::sleep(Duration::from_millis(10));
@@ -700,15 +709,63 @@ fn the_event_of_announced_work_that_failed_is_raised_by_who_submitted_it() {
     });
     let early = fence.wait(Some(Duration::from_millis(100))).unwrap_err();
     assert_eq!(early.kind(), ErrorKind::Timeout);
-    // What the completed handler of the work does.
-    pooled(|| {
-        device
-            .metal()
-            .event(signal)
-            .unwrap()
-            .set_signaled_value(value)
-    });
+    raise(&device, signal);
     let lost = fence.wait(Some(Duration::from_secs(60))).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::DeviceLost);
+    assert_eq!(device.violations(), []);
+}
+
+/// Though it waits for the other, which is given back before it is announced.
+#[test]
+fn announced_work_that_fails_says_nothing_of_what_runs_before_it() {
+    let device = Arc::new(FakeApple::new().unwrap());
+    let allocator = Allocator::builder(device.clone()).build().unwrap();
+    let queue = allocator.create_queue().unwrap();
+    let announce = || {
+        let submission = queue.before_external_submit().unwrap();
+        let signal = submission.order().unwrap().signal;
+        (signal, queue.after_external_submit(submission).unwrap())
+    };
+    let [(first, before), (second, behind)] = [announce(), announce()];
+    raise(&device, second);
+    for fence in [&before, &behind] {
+        let early = fence.wait(Some(Duration::from_millis(100))).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::Timeout);
+    }
+    raise(&device, first);
+    for fence in [&before, &behind] {
+        fence.wait(Some(Duration::from_secs(60))).unwrap();
+    }
+    until("an event is given again, whose work has ended", || {
+        let (signal, fence) = announce();
+        raise(&device, signal);
+        fence.wait(Some(Duration::from_secs(60))).unwrap();
+        signal.1 == 2
+    });
+    assert_eq!(device.violations(), []);
+}
+
+/// Those that were given back do not count, however many run.
+#[test]
+fn no_announcement_is_forgotten_for_work_that_runs() {
+    let device = FakeApple::new().unwrap();
+    let queue = crate::device::Device::create_queue(&device).unwrap();
+    let announce = || {
+        let behind = queue.timeline().completed().unwrap();
+        queue.before_external_submit(behind).unwrap().unwrap()
+    };
+    let open = announce();
+    let running = [(); 70].map(|()| {
+        let order = announce();
+        queue.after_external_submit(&order).unwrap();
+        order
+    });
+    queue.after_external_submit(&open).unwrap();
+    let behind = queue.signal().unwrap();
+    let passes = |timeout| queue.timeline().wait(behind, Some(timeout)).unwrap();
+    assert!(!passes(Duration::from_millis(50)));
+    running.iter().for_each(|one| raise(&device, one.signal));
+    raise(&device, open.signal);
+    assert!(passes(Duration::from_secs(60)));
     assert_eq!(device.violations(), []);
 }

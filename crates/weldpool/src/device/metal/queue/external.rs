@@ -1,15 +1,18 @@
 //! The events that others signal behind what they submitted themselves.
 //!
 //! Work that was announced earlier may end later, and a wait for an event is over at any value from that on. So each
-//! announcement has an event to itself until it is given back.
+//! announcement has an event to itself until its work has ended. That it waits for what had the event before is not enough:
+//! its event is raised by the host if it fails, and it may begin earlier when the queue has failed.
 
 #![forbid(unsafe_code)]
 
 use crate::binding::Resource;
 use crate::device::metal::raw::{Metal, Object as _, SharedEvent};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, AtomicBool, Ordering};
 
-/// Announcements that are remembered until they are given back; whoever drops one says nothing of it.
+/// Announcements that are remembered until they are given back; whoever drops one says nothing of it. Those that were given
+/// back do not count: the queue has a command buffer in flight for each whose work has not ended.
 const ANNOUNCED_MAX: usize = 64;
 
 /// The announcements of a queue.
@@ -28,12 +31,13 @@ struct Slot<M: Metal> {
     held: Held,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Held {
     /// By the announcement of this number.
     By(u64),
-    /// By nobody, for work behind a later point of the queue than this: that waits for what signalled it last.
-    ByNobody(u64),
+    /// By nobody any more, once the work that had it last has ended. The event's own value would say so too, but to look at
+    /// it has the host see the end of work, which it is to see by fences alone.
+    ByNobody(Arc<AtomicBool>),
 }
 
 impl<M: Metal> Default for Announced<M> {
@@ -46,33 +50,28 @@ impl<M: Metal> Default for Announced<M> {
 }
 
 impl<M: Metal> Announced<M> {
-    /// The event and value that work is to signal which waits for the point `behind` of the queue. Of too many that were
-    /// not given back the oldest is forgotten.
-    pub(super) fn announce(&mut self, metal: &M, behind: u64) -> Result<(Resource, u64)> {
-        let is_free = |slot: &Slot<M>| matches!(slot.held, Held::ByNobody(point) if point < behind);
-        let found = match self.slots.iter().position(is_free) {
-            Some(free) => Some(free),
-            None if self.slots.len() < ANNOUNCED_MAX => None,
-            None => {
-                let slots = self.slots.iter().enumerate();
-                // What it raises is less than what its successor does, so nobody takes it for that.
-                let oldest = slots.filter_map(|(index, slot)| match slot.held {
-                    Held::By(number) => Some((number, index)),
-                    Held::ByNobody(_) => None,
-                });
-                oldest.min().map(|(_, index)| index)
-            }
+    /// The event and value that work is to signal. Of too many that were not given back the oldest is forgotten.
+    pub(super) fn announce(&mut self, metal: &M) -> Result<(Resource, u64)> {
+        let slots = self.slots.iter().enumerate();
+        let open = slots.filter_map(|(index, slot)| match slot.held {
+            Held::By(number) => Some((number, index)),
+            Held::ByNobody(_) => None,
+        });
+        let found = if open.clone().count() < ANNOUNCED_MAX {
+            self.slots.iter().position(Slot::is_free)
+        } else {
+            // What it raises is less than what its successor does, so nobody takes it for that.
+            open.min().map(|(_, index)| index)
         };
         let index = match found {
             Some(index) => index,
             None => {
                 let event = metal.new_shared_event()?;
                 event.set_label("weldpool external");
-                let held = Held::ByNobody(0);
                 self.slots.push(Slot {
                     event,
                     value: 0,
-                    held,
+                    held: Held::By(0),
                 });
                 self.slots.len() - 1
             }
@@ -84,27 +83,30 @@ impl<M: Metal> Announced<M> {
         Ok((slot.event.resource(), slot.value))
     }
 
-    /// What is to be waited for behind an announced submission.
-    pub(super) fn event_of(&self, signal: (Resource, u64)) -> Result<M::Event> {
-        let slot = self.slots.iter().find(|slot| slot.is_held_for(signal));
-        slot.map(|slot| slot.event.clone()).ok_or_else(|| {
+    /// It was submitted: the event to wait for, and what is to be set when that has the value.
+    pub(super) fn give_back(
+        &mut self,
+        signal: (Resource, u64),
+    ) -> Result<(M::Event, Arc<AtomicBool>)> {
+        let mut slots = self.slots.iter_mut();
+        let slot = slots.find(|slot| slot.is_held_for(signal)).ok_or_else(|| {
             Error::with_message(
                 ErrorKind::InvalidRequest,
-                format!("{ANNOUNCED_MAX} submissions were announced behind it and none was given back, so it was forgotten"),
+                format!("{ANNOUNCED_MAX} submissions that were announced behind it were not given back, so it was forgotten"),
             )
             .with_advice("wait for its event before its memory is used again, and keep fewer submissions open")
-        })
-    }
-
-    /// It is waited for: its event is free for work behind a later point of the queue than `at`.
-    pub(super) fn free(&mut self, signal: (Resource, u64), at: u64) {
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.is_held_for(signal)) {
-            slot.held = Held::ByNobody(at);
-        }
+        })?;
+        let ended = Arc::<AtomicBool>::default();
+        slot.held = Held::ByNobody(Arc::clone(&ended));
+        Ok((slot.event.clone(), ended))
     }
 }
 
 impl<M: Metal> Slot<M> {
+    fn is_free(&self) -> bool {
+        matches!(&self.held, Held::ByNobody(ended) if ended.load(Ordering::Acquire))
+    }
+
     fn is_held_for(&self, (event, value): (Resource, u64)) -> bool {
         let held = matches!(self.held, Held::By(_));
         held && self.value == value && self.event.resource() == event
