@@ -7,7 +7,8 @@ use super::build::{With, compile, succeed};
 
 fn run(program: &str) {
     for with in [With::Shared, With::AddressSanitizer] {
-        assert_eq!(succeed(&mut Command::new(compile(program, with))), "right\n");
+        let printed = succeed(&mut Command::new(compile(program, with)));
+        assert_eq!(printed, "right\n");
     }
 }
 
