@@ -2,8 +2,8 @@
 //
 // Header only; link with libweldpool. Objects are moved, not copied; `clone` makes a further handle. An object that was
 // moved from or released, or made by its default constructor, holds nothing: it may be assigned to and destroyed, what
-// is noexcept answers null or 0, and whatever else is asked of it throws weldpool::error. What is thread-safe, and which
-// errors there are, says weldpool.h at the function of the same name. Functions that are passed in may throw: an
+// is noexcept answers null or 0, and whatever else is asked of it throws weldpool::error. What is thread-safe, and
+// which errors there are, says weldpool.h at the function of the same name. Functions that are passed in may throw: an
 // exception is caught, and counts as the function having done nothing.
 #ifndef WELDPOOL_HPP
 #define WELDPOOL_HPP
@@ -179,8 +179,8 @@ inline weldpool_request_t request(std::size_t bytes) noexcept {
   return request;
 }
 
-// Decides how requests are served; see weldpool_choose_fn. The library may be older than this header: the function looks
-// at struct_size before it touches a field that a later version added.
+// Decides how requests are served; see weldpool_choose_fn. The library may be older than this header: the function
+// looks at struct_size before it touches a field that a later version added.
 class strategy : public detail::owner<weldpool_strategy_t, &weldpool_strategy_free> {
  public:
   using owner::owner;
@@ -596,7 +596,8 @@ inline std::string replay(std::string const& path, device const& of, weldpool_co
   return detail::text([&](char** made) { return weldpool_trace_replay(path.c_str(), of.get(), &config, made); });
 }
 
-// A pool from which outputs of a Triton within this process get their memory.
+// A pool from which outputs of a Triton within this process get their memory. It has to live until the response
+// allocator is made, which keeps what it needs of it.
 struct response_source {
   allocator const& pool;
   std::uint32_t storage = WELDPOOL_STORAGE_SHARED;
@@ -605,8 +606,8 @@ struct response_source {
 // Options of a response allocator, of which zero is the default of every field.
 inline weldpool_triton_options_t triton_options() noexcept { return detail::sized<weldpool_triton_options_t>(); }
 
-// Serves outputs of a Triton within this process. Its destructor frees it, and is to run only after each request that was
-// given it has had its last response; it does not wait for them. Responses may outlive it.
+// Serves outputs of a Triton within this process. Its destructor frees it, and is to run only after each request that
+// was given it has had its last response; it does not wait for them. Responses may outlive it.
 class triton_response_allocator
     : public detail::owner<weldpool_triton_response_allocator_t, &weldpool_triton_response_allocator_free> {
  public:

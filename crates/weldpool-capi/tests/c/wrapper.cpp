@@ -154,7 +154,8 @@ void shorter_choices() {
   weldpool_asked_t const asked{};
   // The size, pool and storage, and nothing behind them.
   std::unique_ptr<std::uint64_t[]> words{new std::uint64_t[2]};
-  auto* choice = reinterpret_cast<weldpool_choice_t*>(words.get());
+  void* volatile place = words.get();  // the compiler knows nothing of its size
+  auto* choice = static_cast<weldpool_choice_t*>(place);
   choice->struct_size = 2 * sizeof words[0];
   choice->pool = 1;
   choice->storage = WELDPOOL_STORAGE_MANAGED;
