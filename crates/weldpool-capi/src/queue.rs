@@ -72,9 +72,7 @@ pub extern "C" fn weldpool_queue_adopt_cuda(
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
         let place = Place::new(queue, "queue")?;
-        let streams = streams(given(allocator, "allocator")?)?;
-        // SAFETY: the caller's promise, which the header names.
-        let queue = unsafe { streams.queue(stream) }?;
+        let queue = adopt(streams(allocator)?, stream)?;
         place.give(QueueHandle { queue });
         Ok(())
     })
@@ -89,20 +87,27 @@ pub extern "C" fn weldpool_queue_forget_cuda(
     allocator: Option<&AllocatorHandle>,
     stream: *mut c_void,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let streams = streams(given(allocator, "allocator")?)?;
-        // SAFETY: the caller's promise: the stream is alive.
-        let _known = unsafe { streams.forget(stream) }?;
-        Ok(())
-    })
+    fallible(|| forget(streams(allocator)?, stream))
 }
 
 /// The streams of CUDA that an allocator adopted.
-fn streams(handle: &AllocatorHandle) -> Result<&AdoptedStreams> {
-    handle.streams.as_deref().ok_or_else(|| {
+fn streams(allocator: Option<&AllocatorHandle>) -> Result<&AdoptedStreams> {
+    let streams = given(allocator, "allocator")?.streams.as_deref();
+    streams.ok_or_else(|| {
         let text = "streams of CUDA are adopted by allocators of a device of CUDA";
         Error::new(ErrorKind::Unsupported, text).into()
     })
+}
+
+fn adopt(streams: &AdoptedStreams, stream: *mut c_void) -> Result<Arc<Queue>> {
+    // SAFETY: the caller's promise, which the header names.
+    Ok(unsafe { streams.queue(stream) }?)
+}
+
+fn forget(streams: &AdoptedStreams, stream: *mut c_void) -> Result<()> {
+    // SAFETY: the caller's promise: the stream is alive.
+    let _known = unsafe { streams.forget(stream) }?;
+    Ok(())
 }
 
 /// Waits until everything that was submitted so far is done, or for `timeout_ns` nanoseconds.

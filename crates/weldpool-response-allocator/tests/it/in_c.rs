@@ -94,8 +94,10 @@ functions! {
 impl Functions {
     fn check(&self, error: Error) {
         if !error.is_null() {
-            // SAFETY: an error of the library's, whose text ends with a zero.
-            let text = unsafe { CStr::from_ptr((self.error_message)(error)) };
+            // SAFETY: an error of the library's.
+            let text = unsafe { (self.error_message)(error) };
+            // SAFETY: the text ends with a zero, and lives as long as the error.
+            let text = unsafe { CStr::from_ptr(text) };
             panic!("{}", text.to_string_lossy());
         }
     }
