@@ -937,9 +937,9 @@ weldpool_error_t *weldpool_queue_read(const weldpool_queue_t *queue,
 // nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, which may be after
-// `fence` has passed, or at once, with the function uncalled, where this call fails. Where the device is lost before
-// the function was called, it never is: `destroy` is called on any thread once the loss is noticed. Errors: what the
-// driver says. Thread-safe.
+// `fence` has passed, or at once, with the function uncalled, where this call fails. Where the device or the queue is
+// lost before the function was called, it never is: `destroy` is called on any thread, when the loss is noticed or at
+// the latest when the queue has ended. Errors: what the driver says. Thread-safe.
 weldpool_error_t *weldpool_queue_call(const weldpool_queue_t *queue,
                                       weldpool_call_fn function,
                                       void *user_data,
