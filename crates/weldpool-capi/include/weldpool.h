@@ -1,17 +1,21 @@
 /* The memory manager of Weldpool for C and C++: libweldpool. Written by `cargo xtask header` from the library's sources.
  *
  * Functions are named weldpool_OBJECT_VERB. One that may fail returns a weldpool_error_t *: NULL for success, else an
- * error that the caller owns and frees with weldpool_error_free. Results are stored through pointers, which are NULL or
- * zero after an error. No function unwinds, and none ends the program for a wrong argument: a null pointer where there
- * has to be one, a number that no constant has, or a wrong struct_size is an error of code
- * WELDPOOL_ERROR_INVALID_ARGUMENT.
+ * error that the caller owns and frees with weldpool_error_free. Results are stored through pointers: after an error
+ * handles, texts and addresses are NULL and numbers are zero, whereas a structure that is to be filled in stays as it
+ * was. A result that is described as "if not null" need not be asked for. No function unwinds, and none ends the program
+ * for a wrong argument: a null pointer where there has to be one, a number that no constant has, or a wrong struct_size
+ * is an error of code WELDPOOL_ERROR_INVALID_ARGUMENT.
  *
  * Handles are made by functions and freed by weldpool_OBJECT_free, once, in any order: what others need lives on.
  * "Thread-safe" at a function says that threads may call it at once, on the same handles too.
  *
  * Structures begin with their size, which the caller sets, and grow at their end in later versions. Zero is the default
  * of each field that is passed in. What the caller's version does not know stays as the default; a field that the
- * library's version does not know has to be zero.
+ * library's version does not know has to be zero. A structure that the library passes to a function of the caller's has
+ * the library's size, which may be an older one: look at struct_size before you touch a field that a later version
+ * added. weldpool_size_class_t and weldpool_triton_source_t, of which there are lists, and WeldpoolTorchStats have no
+ * size in them and never grow.
  *
  * How to build and link, with examples, and what is not here: docs/c.md. */
 
@@ -20,6 +24,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+// Triton's, declared in its tritonserver.h.
+struct TRITONSERVER_ResponseAllocator;
 
 // Version of the binary interface that this header describes. While it is 0, every release may change it; from 1 on, a
 // number stands for an interface that only grows, and is the number behind `libweldpool.so.`.
@@ -484,7 +490,11 @@ typedef struct {
   const char *source;
 } weldpool_pressure_event_t;
 
-// Is told of a change of level, on the monitor's thread or on that of whoever checks. It must not unwind.
+// Is told of a change of level, on whichever thread assessed pressure: the one that watches
+// (WELDPOOL_CONFIG_WATCH_PRESSURE), one that calls weldpool_allocator_check_pressure, one whose allocation found no
+// memory, and, where no thread watches and the level falls, one whose allocation the caches did not serve. One is
+// called at a time: the assessment holds a lock that the others wait for, so it must not wait for another thread that
+// allocates from this allocator or checks. It must not unwind.
 typedef void (*weldpool_pressure_fn)(void *user_data, const weldpool_pressure_event_t *event);
 
 // What was asked for, and how things stand, when everything else has been tried. Sizes in bytes.
@@ -518,7 +528,7 @@ typedef struct {
 // It must not unwind.
 typedef uint32_t (*weldpool_out_of_memory_fn)(void *user_data, const weldpool_out_of_memory_t *event);
 
-// Where memory of outputs comes from.
+// Where memory of outputs comes from. There are lists of it, so it has no size in it and does not grow.
 typedef struct {
   // The pool. The response allocator keeps what it needs of it.
   const weldpool_allocator_t *allocator;
@@ -569,7 +579,7 @@ typedef struct {
 } weldpool_triton_stats_t;
 
 #if defined(__linux__)
-// What a device's pool holds, in bytes.
+// What a device's pool holds, in bytes. The structure has no size in it and does not grow.
 typedef struct {
   // Requested by PyTorch and not freed.
   uint64_t live;
@@ -927,8 +937,10 @@ weldpool_error_t *weldpool_queue_read(const weldpool_queue_t *queue,
 // nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY. On Metal it
 // must not wait for a thread either that submits to other queues, as by a lock which that holds meanwhile.
 //
-// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
-// function uncalled, where this call fails. Errors: what the driver says. Thread-safe.
+// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, which may be after
+// `fence` has passed, or at once, with the function uncalled, where this call fails. Where the device or the queue is
+// lost before the function was called, it never is: `destroy` is called on any thread, when the loss is noticed or at
+// the latest when the queue has ended. Errors: what the driver says. Thread-safe.
 weldpool_error_t *weldpool_queue_call(const weldpool_queue_t *queue,
                                       weldpool_call_fn function,
                                       void *user_data,
@@ -984,9 +996,9 @@ weldpool_error_t *weldpool_queue_before_external_submit(const weldpool_queue_t *
                                                         weldpool_order_t *order,
                                                         weldpool_submission_t **submission);
 
-// Takes note that the announced work was submitted: later work of the queue waits for it. `fence` is behind it, with
-// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
-// also where this fails.
+// Takes note that the announced work was submitted: later work of the queue waits for it. `fence`, if not null, is
+// behind it, with which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The
+// submission is freed, also where this fails.
 //
 // Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
 // then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
@@ -1057,8 +1069,9 @@ weldpool_error_t *weldpool_allocator_check_pressure(const weldpool_allocator_t *
 // Errors: as for weldpool_allocator_pressure. Thread-safe.
 weldpool_error_t *weldpool_allocator_signal_pressure(const weldpool_allocator_t *allocator, uint32_t level);
 
-// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not
-// hold a handle of this allocator, which would keep it alive for ever.
+// Has a function called after each change of level, as long as the pool has handles, on the threads that
+// weldpool_pressure_fn names, those that allocate among them. It may free memory. It must not hold a handle of this
+// allocator, which would keep it alive for ever.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 // more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions, else as for
@@ -1068,7 +1081,8 @@ weldpool_error_t *weldpool_allocator_on_pressure(const weldpool_allocator_t *all
                                                  void *user_data,
                                                  weldpool_destroy_fn destroy);
 
-// Has a function asked for help before a request for memory fails, until `callback` is freed.
+// Has a function asked for help before a request for memory fails, until `callback` is freed. User data that owns a
+// handle of this allocator keeps the pool alive until then.
 //
 // `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 // more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with
@@ -1108,20 +1122,20 @@ weldpool_error_t *weldpool_trace_replay(const char *path,
                                         const weldpool_config_t *config,
                                         char **json);
 
-// A response allocator over `count` sources, at most 64. `options` may be null for the default. Triton's functions are
-// looked for in the process: libtritonserver has to be loaded.
+// A response allocator over `count` sources, at most 64, or 63 with WELDPOOL_TRITON_PLAIN_FALLBACK. `options` may be
+// null for the default. Triton's functions are looked for in the process: libtritonserver has to be loaded.
 //
-// Errors: INVALID_ARGUMENT for no source or too many, UNSUPPORTED where there is no Triton, and for storage that the device
-// lacks or Triton has no name for (private storage of Metal), SYSTEM with what Triton says. Free with
+// Errors: INVALID_ARGUMENT for no source or too many, UNSUPPORTED where there is no Triton, and for storage that the
+// device lacks or Triton has no name for (private storage of Metal), SYSTEM with what Triton says. Free with
 // weldpool_triton_response_allocator_free. Thread-safe.
 weldpool_error_t *weldpool_triton_response_allocator_create(const weldpool_triton_source_t *sources,
                                                             size_t count,
                                                             const weldpool_triton_options_t *options,
                                                             weldpool_triton_response_allocator_t **allocator);
 
-// The TRITONSERVER_ResponseAllocator *, for the argument `response_allocator` of
-// TRITONSERVER_InferenceRequestSetResponseCallback; null for null. It is not to be deleted. Thread-safe.
-void *weldpool_triton_response_allocator_handle(const weldpool_triton_response_allocator_t *allocator);
+// The argument `response_allocator` of TRITONSERVER_InferenceRequestSetResponseCallback; null for null. It is not to be
+// deleted. Thread-safe.
+struct TRITONSERVER_ResponseAllocator *weldpool_triton_response_allocator_handle(const weldpool_triton_response_allocator_t *allocator);
 
 // The argument `response_allocator_userp` of the same function, which has to be this one; null for null. Thread-safe.
 void *weldpool_triton_response_allocator_userp(const weldpool_triton_response_allocator_t *allocator);
@@ -1132,8 +1146,8 @@ void *weldpool_triton_response_allocator_userp(const weldpool_triton_response_al
 weldpool_error_t *weldpool_triton_response_allocator_stats(const weldpool_triton_response_allocator_t *allocator,
                                                            weldpool_triton_stats_t *stats);
 
-// Frees a response allocator once each request that was given it has had its last response. Responses may outlive it: the
-// last buffer frees the rest. Null is ignored.
+// Frees a response allocator. To be called only after each request that was given it has had its last response; it does
+// not wait for them. Responses may outlive it: the last buffer frees the rest. Null is ignored.
 void weldpool_triton_response_allocator_free(weldpool_triton_response_allocator_t *allocator);
 
 // The text of the calling thread's last error, which ends with zero and is valid until the thread's next call
@@ -1144,15 +1158,15 @@ const char *weldpool_last_error(void);
 // Memory of `device` for work on `stream`: PyTorch's `alloc_fn`. Null for no bytes, when there is no memory, and on a
 // stream that records a CUDA graph.
 //
-// The stream is one of the device's primary context, and alive until `weldpool_torch_forget_stream` or the end of
-// the process.
+// The stream has to be one of the device's primary context, and alive until `weldpool_torch_forget_stream` or the
+// end of the process.
 void *weldpool_torch_malloc(ptrdiff_t bytes, int device, void *stream);
 #endif
 
 #if defined(__linux__)
 // As `weldpool_torch_malloc`, at a multiple of `alignment`, a power of two up to 1 GiB. Every address is one of 256.
 //
-// As for `weldpool_torch_malloc`.
+// The stream has to be as `weldpool_torch_malloc` wants it.
 void *weldpool_torch_malloc_aligned(ptrdiff_t bytes, size_t alignment, int device, void *stream);
 #endif
 
@@ -1161,16 +1175,16 @@ void *weldpool_torch_malloc_aligned(ptrdiff_t bytes, size_t alignment, int devic
 // records a graph and was not seen before, or 4,096 are known, the memory is freed by a later call of
 // `weldpool_torch_malloc` or of this function for the device, when it can; the first such free says so.
 //
-// The address came from `weldpool_torch_malloc` for the same device and is not used any more but by work
-// submitted to `stream`, or to streams that were recorded; the stream is alive, and stays so until
-// `weldpool_torch_forget_stream` or the end of the process.
-void weldpool_torch_free(void *address, ptrdiff_t _bytes, int device, void *stream);
+// The address has to come from `weldpool_torch_malloc` for the same device, and to be used no more but by work
+// submitted to `stream`, or to streams that were recorded; the stream has to be alive, and to stay so until
+// `weldpool_torch_forget_stream` or the end of the process. `bytes` is not looked at.
+void weldpool_torch_free(void *address, ptrdiff_t bytes, int device, void *stream);
 #endif
 
 #if defined(__linux__)
 // Takes note that work on a further stream uses memory, by any address in it: PyTorch's `record_stream_fn`.
 //
-// The stream is alive when the memory is freed.
+// The stream has to be alive when the memory is freed.
 void weldpool_torch_record_stream(void *address, void *stream);
 #endif
 
@@ -1178,14 +1192,14 @@ void weldpool_torch_record_stream(void *address, void *stream);
 // Forgets a stream that is about to be destroyed, after which it is not used any more; 0 on success, also where it
 // was not known, or the device has no pool. PyTorch never destroys its own streams.
 //
-// The stream is alive, and of the device's primary context.
+// The stream has to be alive, and of the device's primary context.
 int weldpool_torch_forget_stream(int device, void *stream);
 #endif
 
 #if defined(__linux__)
 // Fills in what the pool of a device holds; 0 on success.
 //
-// `stats` points to a place for them.
+// `stats` has to point to a place for them; null is an error.
 int weldpool_torch_stats(int device, WeldpoolTorchStats *stats);
 #endif
 

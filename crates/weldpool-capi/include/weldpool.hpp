@@ -1,18 +1,21 @@
 // Weldpool's memory manager for C++17: owners of the handles of weldpool.h, and exceptions instead of error objects.
 //
 // Header only; link with libweldpool. Objects are moved, not copied; `clone` makes a further handle. An object that was
-// moved from, or made by its default constructor, holds nothing: it may be assigned to and destroyed, and whatever else
-// is asked of it throws weldpool::error. What is thread-safe, and which errors there are, says weldpool.h at the
-// function of the same name. Functions that are passed in may throw: an exception is caught, and counts as the function
-// having done nothing.
+// moved from or released, or made by its default constructor, holds nothing: it may be assigned to and destroyed, what
+// is noexcept answers null or 0, and whatever else is asked of it throws weldpool::error. What is thread-safe, and
+// which errors there are, says weldpool.h at the function of the same name. Functions that are passed in may throw: an
+// exception is caught, and counts as the function having done nothing.
 #ifndef WELDPOOL_HPP
 #define WELDPOOL_HPP
 
 #include <weldpool.h>
 
+#include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -109,6 +112,20 @@ void destroy(void* user_data) {
   delete static_cast<Function*>(user_data);
 }
 
+// Calls a strategy's function; what it throws leaves the choice as it was asked.
+template <typename Function>
+void choose(void* user_data, weldpool_asked_t const* asked, weldpool_choice_t* choice) {
+  weldpool_choice_t as_asked;
+  // An older library's structure is shorter.
+  std::size_t const bytes = std::min(choice->struct_size, sizeof as_asked);
+  std::memcpy(&as_asked, choice, bytes);
+  try {
+    (*static_cast<Function*>(user_data))(*asked, *choice);
+  } catch (...) {
+    std::memcpy(choice, &as_asked, bytes);
+  }
+}
+
 }  // namespace detail
 
 // Nanoseconds to wait; none for without end.
@@ -130,6 +147,7 @@ inline void check_version() {
 class device : public detail::owner<weldpool_device_t, &weldpool_device_free> {
  public:
   using owner::owner;
+  device() noexcept = default;
   // "host", "cuda:1", "metal", "fake:apple"; see weldpool_device_open.
   explicit device(std::string const& name) : owner{open(name)} {}
   static device of_environment() {
@@ -161,26 +179,20 @@ inline weldpool_request_t request(std::size_t bytes) noexcept {
   return request;
 }
 
+// Decides how requests are served; see weldpool_choose_fn. The library may be older than this header: the function
+// looks at struct_size before it touches a field that a later version added.
 class strategy : public detail::owner<weldpool_strategy_t, &weldpool_strategy_free> {
  public:
   using owner::owner;
   using function = std::function<void(weldpool_asked_t const&, weldpool_choice_t&)>;
+  strategy() noexcept = default;
   explicit strategy(function choose) : owner{make(std::move(choose))} {}
 
  private:
   static weldpool_strategy_t* make(function choose) {
     weldpool_strategy_t* handle = nullptr;
     auto* held = new function{std::move(choose)};
-    detail::check(weldpool_strategy_create(
-        [](void* user_data, weldpool_asked_t const* asked, weldpool_choice_t* choice) {
-          weldpool_choice_t const as_asked = *choice;
-          try {
-            (*static_cast<function*>(user_data))(*asked, *choice);
-          } catch (...) {
-            *choice = as_asked;
-          }
-        },
-        held, &detail::destroy<function>, &handle));
+    detail::check(weldpool_strategy_create(&detail::choose<function>, held, &detail::destroy<function>, &handle));
     return handle;
   }
 };
@@ -196,13 +208,29 @@ class fence : public detail::owner<weldpool_fence_t, &weldpool_fence_free> {
   void wait(timeout limit = {}) const { detail::check(weldpool_fence_wait(get(), detail::nanoseconds(limit))); }
 };
 
-// Access to contents as values of T, until it is destroyed. It keeps the memory alive.
+// Access to contents as values of T, until it is destroyed or released. It keeps the memory alive.
 template <typename T>
 class access : public detail::owner<weldpool_guard_t, &weldpool_guard_free> {
   static_assert(std::is_trivially_copyable_v<T>, "contents are plain values");
 
  public:
+  access() noexcept = default;
   access(weldpool_guard_t* guard, T* data, std::size_t size) noexcept : owner{guard}, data_{data}, size_{size} {}
+  access(access&& other) noexcept
+      : owner{std::move(other)},
+        data_{std::exchange(other.data_, nullptr)},
+        size_{std::exchange(other.size_, 0)} {}
+  access& operator=(access&& other) noexcept {
+    owner::operator=(std::move(other));
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
+  weldpool_guard_t* release() noexcept {
+    data_ = nullptr;
+    size_ = 0;
+    return owner::release();
+  }
   T* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   T* begin() const noexcept { return data_; }
@@ -210,8 +238,8 @@ class access : public detail::owner<weldpool_guard_t, &weldpool_guard_free> {
   T& operator[](std::size_t index) const noexcept { return data_[index]; }
 
  private:
-  T* data_;
-  std::size_t size_;
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
 };
 
 // A range of memory, and a share in its ownership.
@@ -267,7 +295,8 @@ class buffer : public detail::owner<weldpool_buffer_t, &weldpool_buffer_free> {
   }
 };
 
-class allocator;
+// Permission to submit work beside a queue, destroyed where that was not submitted.
+using submission = detail::owner<weldpool_submission_t, &weldpool_submission_free>;
 
 class queue : public detail::owner<weldpool_queue_t, &weldpool_queue_free> {
  public:
@@ -298,7 +327,7 @@ class queue : public detail::owner<weldpool_queue_t, &weldpool_queue_free> {
   void read(buffer const& source, void* destination, std::size_t bytes) const {
     detail::check(weldpool_queue_read(get(), source.get(), destination, bytes));
   }
-  // Has a function called in the order of the queue.
+  // Has a function called in the order of the queue. What it captures ends behind it, which may be after the fence.
   fence call(std::function<void()> function) const {
     weldpool_fence_t* handle = nullptr;
     auto* held = new std::function<void()>{std::move(function)};
@@ -315,6 +344,30 @@ class queue : public detail::owner<weldpool_queue_t, &weldpool_queue_free> {
   }
   // Work that others submitted so far uses the memory.
   void note_use(buffer const& used) const { detail::check(weldpool_queue_note_use(get(), used.get())); }
+  // Work of others, which has ended when the fence has passed, reads the memory.
+  void note_read(buffer const& used, fence const& end) const {
+    detail::check(weldpool_queue_note_read(get(), used.get(), end.get()));
+  }
+  // Work of others, submitted before the fence, writes it; the result is the fence until which nobody else uses it.
+  fence note_write(buffer const& used, fence const& end) const {
+    weldpool_fence_t* handle = nullptr;
+    detail::check(weldpool_queue_note_write(get(), used.get(), end.get(), &handle));
+    return fence{handle};
+  }
+  // Before others submit work, such as MPSGraph; `order` becomes what that has to keep. See
+  // weldpool_queue_before_external_submit.
+  [[nodiscard]] submission before_external_submit(weldpool_order_t& order) const {
+    order = detail::sized<weldpool_order_t>();
+    weldpool_submission_t* handle = nullptr;
+    detail::check(weldpool_queue_before_external_submit(get(), &order, &handle));
+    return submission{handle};
+  }
+  // And after; the result is behind that work.
+  fence after_external_submit(submission submitted) const {
+    weldpool_fence_t* handle = nullptr;
+    detail::check(weldpool_queue_after_external_submit(get(), submitted.release(), &handle));
+    return fence{handle};
+  }
   // Frees a handle in the order of this queue; after an exception it is still there.
   void free(buffer& freed) const {
     detail::check(weldpool_buffer_free_on(freed.get(), get()));
@@ -328,6 +381,7 @@ using callback = detail::owner<weldpool_callback_t, &weldpool_callback_free>;
 class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator_free> {
  public:
   using owner::owner;
+  allocator() noexcept = default;
   explicit allocator(device const& of) : owner{make(of, nullptr)} {}
   allocator(device const& of, weldpool_config_t const& config) : owner{make(of, &config)} {}
 
@@ -350,6 +404,23 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
     weldpool_buffer_t* handle = nullptr;
     detail::check(weldpool_allocator_allocate_with(get(), &request, &handle));
     return buffer{handle};
+  }
+  // Memory without an object, freed by its address; see weldpool_allocator_allocate_address.
+  void* allocate_address(weldpool_request_t const& request) const {
+    void* address = nullptr;
+    detail::check(weldpool_allocator_allocate_address(get(), &request, &address));
+    return address;
+  }
+  void free_address(void* address) const { detail::check(weldpool_allocator_free_address(get(), address, nullptr)); }
+  // In the order of a queue, whose work may still use the memory.
+  void free_address(void* address, queue const& last) const {
+    detail::check(weldpool_allocator_free_address(get(), address, last.get()));
+  }
+  // The live memory that contains an address.
+  weldpool_block_info_t find(void const* address) const {
+    auto info = detail::sized<weldpool_block_info_t>();
+    detail::check(weldpool_allocator_find(get(), address, &info));
+    return info;
   }
   queue create_queue() const {
     weldpool_queue_t* handle = nullptr;
@@ -379,7 +450,19 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
     detail::check(weldpool_allocator_trim(get(), &returned));
     return returned;
   }
-  // 0 for no limit, also in what comes back, which is what it was.
+  void collect_soon() const { detail::check(weldpool_allocator_collect_soon(get())); }
+  // What comes back from these is what it was.
+  bool set_pooling(bool on) const {
+    std::uint32_t before = 0;
+    detail::check(weldpool_allocator_set_pooling(get(), on, &before));
+    return before != 0;
+  }
+  bool set_profiling(bool on) const {
+    std::uint32_t before = 0;
+    detail::check(weldpool_allocator_set_profiling(get(), on, &before));
+    return before != 0;
+  }
+  // 0 for no limit, also in what comes back.
   std::uint64_t set_reserved_bytes_max(std::uint64_t bytes) const {
     std::uint64_t before = 0;
     detail::check(weldpool_allocator_set_reserved_bytes_max(get(), bytes, &before));
@@ -426,7 +509,9 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
     return level;
   }
   void signal_pressure(std::uint32_t level) const { detail::check(weldpool_allocator_signal_pressure(get(), level)); }
-  // Called for as long as the pool has handles, on any thread.
+  // Called for as long as the pool has handles, on the threads that weldpool_pressure_fn names, among them those that
+  // allocate: what it captures is owned, or outlives them all. It must not wait for a thread that allocates or checks,
+  // nor hold this allocator.
   void on_pressure(std::function<void(weldpool_pressure_event_t const&)> function) const {
     using held_function = std::function<void(weldpool_pressure_event_t const&)>;
     auto* held = new held_function{std::move(function)};
@@ -440,8 +525,10 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
         },
         held, &detail::destroy<held_function>));
   }
-  // Called until the callback is destroyed, on any thread; true has the request tried again.
-  callback on_out_of_memory(std::function<bool(weldpool_out_of_memory_t const&)> function) const {
+  // Called on each thread whose request finds no memory, on several at once; true has the request tried again. No call
+  // begins once the callback is destroyed, but one that is under way on another thread goes on when the destructor has
+  // returned: what the function captures is owned by it, or outlives all threads that allocate.
+  [[nodiscard]] callback on_out_of_memory(std::function<bool(weldpool_out_of_memory_t const&)> function) const {
     using held_function = std::function<bool(weldpool_out_of_memory_t const&)>;
     auto* held = new held_function{std::move(function)};
     weldpool_callback_t* handle = nullptr;
@@ -474,7 +561,43 @@ class allocator : public detail::owner<weldpool_allocator_t, &weldpool_allocator
   }
 };
 
-// A pool from which outputs of a Triton within this process get their memory.
+// The real devices of the machine, and copies between memories of different devices.
+class runtime : public detail::owner<weldpool_runtime_t, &weldpool_runtime_free> {
+ public:
+  using owner::owner;
+  // Opens every real device there is.
+  static runtime open() {
+    weldpool_runtime_t* handle = nullptr;
+    detail::check(weldpool_runtime_open(&handle));
+    return runtime{handle};
+  }
+  std::size_t device_count() const noexcept { return weldpool_runtime_device_count(get()); }
+  // By position, from 0, which is the host.
+  weldpool::device device(std::size_t position) const {
+    weldpool_device_t* handle = nullptr;
+    detail::check(weldpool_runtime_device(get(), position, &handle));
+    return weldpool::device{handle};
+  }
+  // What cannot be used here and why, a line for each.
+  std::string absent() const {
+    return detail::text([&](char** made) { return weldpool_runtime_absent(get(), made); });
+  }
+  // Copies all of a buffer, and returns when it is there.
+  void copy(buffer const& source, buffer const& destination) const {
+    detail::check(weldpool_runtime_copy(get(), source.get(), destination.get()));
+  }
+};
+
+// Replays a trace on fresh allocators of a device; the result is JSON. See weldpool_trace_replay.
+inline std::string replay(std::string const& path, device const& of) {
+  return detail::text([&](char** made) { return weldpool_trace_replay(path.c_str(), of.get(), nullptr, made); });
+}
+inline std::string replay(std::string const& path, device const& of, weldpool_config_t const& config) {
+  return detail::text([&](char** made) { return weldpool_trace_replay(path.c_str(), of.get(), &config, made); });
+}
+
+// A pool from which outputs of a Triton within this process get their memory. It has to live until the response
+// allocator is made, which keeps what it needs of it.
 struct response_source {
   allocator const& pool;
   std::uint32_t storage = WELDPOOL_STORAGE_SHARED;
@@ -483,17 +606,25 @@ struct response_source {
 // Options of a response allocator, of which zero is the default of every field.
 inline weldpool_triton_options_t triton_options() noexcept { return detail::sized<weldpool_triton_options_t>(); }
 
+// Serves outputs of a Triton within this process. Its destructor frees it, and is to run only after each request that
+// was given it has had its last response; it does not wait for them. Responses may outlive it.
 class triton_response_allocator
     : public detail::owner<weldpool_triton_response_allocator_t, &weldpool_triton_response_allocator_free> {
  public:
   using owner::owner;
+  triton_response_allocator() noexcept = default;
   explicit triton_response_allocator(std::initializer_list<response_source> sources,
                                      weldpool_triton_options_t const& options = triton_options())
-      : owner{make(sources, options)} {}
+      : owner{make(sources.begin(), sources.size(), options)} {}
+  triton_response_allocator(response_source const* sources, std::size_t count,
+                            weldpool_triton_options_t const& options = triton_options())
+      : owner{make(sources, count, options)} {}
 
   // The arguments `response_allocator` and `response_allocator_userp` of
-  // TRITONSERVER_InferenceRequestSetResponseCallback. The first is a TRITONSERVER_ResponseAllocator.
-  void* response_allocator() const noexcept { return weldpool_triton_response_allocator_handle(get()); }
+  // TRITONSERVER_InferenceRequestSetResponseCallback.
+  ::TRITONSERVER_ResponseAllocator* response_allocator() const noexcept {
+    return weldpool_triton_response_allocator_handle(get());
+  }
   void* userp() const noexcept { return weldpool_triton_response_allocator_userp(get()); }
 
   weldpool_triton_stats_t stats() const {
@@ -503,14 +634,12 @@ class triton_response_allocator
   }
 
  private:
-  static weldpool_triton_response_allocator_t* make(std::initializer_list<response_source> sources,
+  static weldpool_triton_response_allocator_t* make(response_source const* sources, std::size_t count,
                                                     weldpool_triton_options_t const& options) {
-    std::vector<weldpool_triton_source_t> listed;
-    listed.reserve(sources.size());
-    for (auto const& source : sources) {
-      auto& one = listed.emplace_back();
-      one.allocator = source.pool.get();
-      one.storage = source.storage;
+    std::vector<weldpool_triton_source_t> listed(count);
+    for (std::size_t at = 0; at < count; ++at) {
+      listed[at].allocator = sources[at].pool.get();
+      listed[at].storage = sources[at].storage;
     }
     weldpool_triton_response_allocator_t* handle = nullptr;
     detail::check(weldpool_triton_response_allocator_create(listed.data(), listed.size(), &options, &handle));
@@ -536,7 +665,9 @@ class pmr_resource : public std::pmr::memory_resource {
     return address;
   }
   void do_deallocate(void* address, std::size_t, std::size_t) override {
-    weldpool_error_free(weldpool_allocator_free_address(allocator_.get(), address, nullptr));
+    weldpool_error_t* object = weldpool_allocator_free_address(allocator_.get(), address, nullptr);
+    assert(object == nullptr && "the address is not one that this resource gave");
+    weldpool_error_free(object);
   }
   bool do_is_equal(std::pmr::memory_resource const& other) const noexcept override { return this == &other; }
 

@@ -63,9 +63,8 @@ pub extern "C" fn weldpool_buffer_read(
     data: *mut *const c_void,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(guard, "guard")?;
-        let data = Place::new(data, "data")?;
-        data.put(std::ptr::null());
+        let (place, data) = (Place::new(guard, "guard"), Place::new(data, "data"));
+        let (place, data) = (place?, data?);
         let handle = given(buffer, "buffer")?;
         let mut address = std::ptr::null();
         let held = GuardHandle::new(&handle.view, |view| {
@@ -90,8 +89,8 @@ pub extern "C" fn weldpool_buffer_write(
     data: *mut *mut c_void,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(guard, "guard")?;
-        let data = Place::for_handle(data, "data")?;
+        let (place, data) = (Place::new(guard, "guard"), Place::new(data, "data"));
+        let (place, data) = (place?, data?);
         let handle = given(buffer, "buffer")?;
         let mut address = std::ptr::null_mut();
         let held = GuardHandle::new(&handle.view, |view| {

@@ -6,9 +6,9 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use crate::abi::guard::fallible;
-use crate::abi::pointer::{Place, given};
+use crate::abi::pointer::Place;
 use crate::abi::sized::{Filled, Structure};
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::failure::{ErrorObject, Result};
 use crate::queue::QueueHandle;
 use crate::request::{self, RequestOf};
@@ -48,8 +48,8 @@ pub extern "C" fn weldpool_allocator_allocate_address(
     address: *mut *mut c_void,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(address, "address")?;
-        let allocator = &given(allocator, "allocator")?.allocator;
+        let place = Place::new(address, "address")?;
+        let allocator = allocator::of(allocator)?;
         let buffer = request::with(request, |request| Ok(allocator.allocate_with(request)?))?;
         let raw = buffer.into_raw().map_err(|_| {
             let text = "this device's memory has no address that could be freed by";
@@ -71,7 +71,7 @@ pub extern "C" fn weldpool_allocator_free_address(
     queue: Option<&QueueHandle>,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
+        let allocator = allocator::of(allocator)?;
         let Some(address) = NonNull::new(address.cast()) else {
             return Ok(());
         };
@@ -95,7 +95,7 @@ pub extern "C" fn weldpool_allocator_find(
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
         let filled = Filled::new(info, "info")?;
-        let allocator = &given(allocator, "allocator")?.allocator;
+        let allocator = allocator::of(allocator)?;
         let found = allocator.find(address.cast()).ok_or_else(|| {
             let text = format!(
                 "no live memory of {} contains {address:p}",

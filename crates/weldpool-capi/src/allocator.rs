@@ -5,12 +5,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use memory::Allocator;
-#[cfg(target_os = "linux")]
-use memory::device::cuda::AdoptedStreams;
+use memory::{Allocator, Buffer};
 
 use crate::abi::guard::{fallible, infallible};
-use crate::abi::pointer::{Place, given};
+use crate::abi::pointer::{Empty, Place, given};
 use crate::buffer::BufferHandle;
 use crate::config::{self, ConfigOf};
 use crate::device::DeviceHandle;
@@ -18,13 +16,13 @@ use crate::failure::{ErrorObject, Result};
 use crate::queue::QueueHandle;
 use crate::request::{self, RequestOf};
 use crate::storage;
+use crate::streams::AdoptedStreams;
 
 /// A handle to the pool of one device. Thread-safe.
 #[derive(Clone)]
 pub struct AllocatorHandle {
     pub(crate) allocator: Allocator,
     /// Streams that were adopted, where the device is one of CUDA.
-    #[cfg(target_os = "linux")]
     pub(crate) streams: Option<Arc<AdoptedStreams>>,
 }
 
@@ -45,7 +43,7 @@ pub extern "C" fn weldpool_allocator_create(
     allocator: *mut *mut AllocatorHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(allocator, "allocator")?;
+        let place = Place::new(allocator, "allocator")?;
         let handle = given(device, "device")?;
         place.give(create(handle, config)?);
         Ok(())
@@ -60,13 +58,44 @@ pub(crate) fn create(handle: &DeviceHandle, config: *const ConfigOf) -> Result<A
         builder = builder.name(name);
     }
     let allocator = builder.build()?;
-    Ok(AllocatorHandle {
-        #[cfg(target_os = "linux")]
-        streams: handle
-            .cuda
-            .as_ref()
-            .map(|cuda| Arc::new(AdoptedStreams::new(allocator.clone(), Arc::clone(cuda)))),
-        allocator,
+    #[cfg(target_os = "linux")]
+    let streams = handle
+        .cuda
+        .as_ref()
+        .map(|cuda| Arc::new(AdoptedStreams::new(allocator.clone(), Arc::clone(cuda))));
+    #[cfg(not(target_os = "linux"))]
+    let streams = None;
+    Ok(AllocatorHandle { allocator, streams })
+}
+
+/// The allocator behind a handle, which has to be there.
+pub(crate) fn of(allocator: Option<&AllocatorHandle>) -> Result<&Allocator> {
+    Ok(&given(allocator, "allocator")?.allocator)
+}
+
+/// Gives the caller a buffer.
+fn allocate(
+    allocator: Option<&AllocatorHandle>,
+    buffer: *mut *mut BufferHandle,
+    call: impl FnOnce(&Allocator) -> Result<Buffer>,
+) -> Option<Box<ErrorObject>> {
+    fallible(|| {
+        let place = Place::new(buffer, "buffer")?;
+        place.give(BufferHandle::new(call(of(allocator)?)?));
+        Ok(())
+    })
+}
+
+/// Tells the caller a number, if he wants it.
+fn tell<T: Empty>(
+    allocator: Option<&AllocatorHandle>,
+    number: *mut T,
+    call: impl FnOnce(&Allocator) -> Result<T>,
+) -> Option<Box<ErrorObject>> {
+    fallible(|| {
+        let place = Place::optional(number);
+        place.put(call(of(allocator)?)?);
+        Ok(())
     })
 }
 
@@ -77,7 +106,7 @@ pub extern "C" fn weldpool_allocator_clone(
     clone: *mut *mut AllocatorHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(clone, "clone")?;
+        let place = Place::new(clone, "clone")?;
         place.give(given(allocator, "allocator")?.clone());
         Ok(())
     })
@@ -101,17 +130,11 @@ pub extern "C" fn weldpool_allocator_allocate(
     queue: Option<&QueueHandle>,
     buffer: *mut *mut BufferHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let place = Place::for_handle(buffer, "buffer")?;
-        let allocator = &given(allocator, "allocator")?.allocator;
-        let made = match queue {
-            None => allocator.allocate(bytes)?,
-            Some(handle) => {
-                allocator.allocate_with(&memory::Request::new(bytes).queue(&handle.queue))?
-            }
-        };
-        place.give(BufferHandle::new(made));
-        Ok(())
+    allocate(allocator, buffer, |allocator| match queue {
+        None => Ok(allocator.allocate(bytes)?),
+        Some(handle) => {
+            Ok(allocator.allocate_with(&memory::Request::new(bytes).queue(&handle.queue))?)
+        }
     })
 }
 
@@ -127,12 +150,8 @@ pub extern "C" fn weldpool_allocator_allocate_with(
     request: *const RequestOf,
     buffer: *mut *mut BufferHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let place = Place::for_handle(buffer, "buffer")?;
-        let allocator = &given(allocator, "allocator")?.allocator;
-        let made = request::with(request, |request| Ok(allocator.allocate_with(request)?))?;
-        place.give(BufferHandle::new(made));
-        Ok(())
+    allocate(allocator, buffer, |allocator| {
+        request::with(request, |request| Ok(allocator.allocate_with(request)?))
     })
 }
 
@@ -147,9 +166,8 @@ pub extern "C" fn weldpool_allocator_pre_allocate(
     count: usize,
     made: *mut usize,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        put_if_wanted(made, allocator.pre_allocate(bytes, count)?)
+    tell(allocator, made, |allocator| {
+        Ok(allocator.pre_allocate(bytes, count)?)
     })
 }
 
@@ -165,9 +183,8 @@ pub extern "C" fn weldpool_allocator_reserve(
     storage: u32,
     obtained: *mut usize,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        put_if_wanted(obtained, allocator.reserve(bytes, storage::mode(storage)?)?)
+    tell(allocator, obtained, |allocator| {
+        Ok(allocator.reserve(bytes, storage::mode(storage)?)?)
     })
 }
 
@@ -179,7 +196,7 @@ pub extern "C" fn weldpool_allocator_trim(
     allocator: Option<&AllocatorHandle>,
     returned: *mut usize,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| put_if_wanted(returned, given(allocator, "allocator")?.allocator.clear()))
+    tell(allocator, returned, |allocator| Ok(allocator.clear()))
 }
 
 /// Has idle memory collected now rather than at the end of the interval.
@@ -190,7 +207,7 @@ pub extern "C" fn weldpool_allocator_collect_soon(
     allocator: Option<&AllocatorHandle>,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        if given(allocator, "allocator")?.allocator.collect_soon() {
+        if of(allocator)?.collect_soon() {
             return Ok(());
         }
         let text = "no thread collects; create the allocator with WELDPOOL_CONFIG_COLLECT";
@@ -207,9 +224,8 @@ pub extern "C" fn weldpool_allocator_set_pooling(
     on: u32,
     before: *mut u32,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        put_if_wanted(before, allocator.set_pooling(switch(on)?).into())
+    tell(allocator, before, |allocator| {
+        Ok(allocator.set_pooling(switch(on)?).into())
     })
 }
 
@@ -223,13 +239,9 @@ pub extern "C" fn weldpool_allocator_set_reserved_bytes_max(
     bytes: u64,
     before: *mut u64,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
+    tell(allocator, before, |allocator| {
         let limit = (bytes != 0).then_some(bytes);
-        put_if_wanted(
-            before,
-            allocator.set_reserved_bytes_max(limit)?.unwrap_or(0),
-        )
+        Ok(allocator.set_reserved_bytes_max(limit)?.unwrap_or(0))
     })
 }
 
@@ -242,9 +254,8 @@ pub extern "C" fn weldpool_allocator_set_cached_bytes_max(
     bytes: u64,
     before: *mut u64,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        put_if_wanted(before, allocator.set_cached_bytes_max(bytes))
+    tell(allocator, before, |allocator| {
+        Ok(allocator.set_cached_bytes_max(bytes))
     })
 }
 
@@ -257,9 +268,8 @@ pub extern "C" fn weldpool_allocator_set_profiling(
     on: u32,
     before: *mut u32,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        put_if_wanted(before, allocator.set_profiling(switch(on)?)?.into())
+    tell(allocator, before, |allocator| {
+        Ok(allocator.set_profiling(switch(on)?)?.into())
     })
 }
 
@@ -271,12 +281,4 @@ fn switch(on: u32) -> Result<bool> {
             "{on} is neither 0 (off) nor 1 (on)"
         ))),
     }
-}
-
-/// A result that the caller may not want.
-pub(crate) fn put_if_wanted<T>(place: *mut T, value: T) -> Result<()> {
-    if !place.is_null() {
-        Place::new(place, "a place for the result")?.put(value);
-    }
-    Ok(())
 }

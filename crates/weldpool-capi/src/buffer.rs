@@ -114,7 +114,7 @@ pub extern "C" fn weldpool_buffer_name(
     name: *mut *mut c_char,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(name, "name")?;
+        let place = Place::new(name, "name")?;
         text::give(&place, given(buffer, "buffer")?.view.name().to_owned());
         Ok(())
     })
@@ -131,7 +131,7 @@ pub extern "C" fn weldpool_buffer_slice(
     slice: *mut *mut BufferHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(slice, "slice")?;
+        let place = Place::new(slice, "slice")?;
         let handle = given(buffer, "buffer")?;
         let end = offset.checked_add(bytes).ok_or_else(|| {
             Error::new(
@@ -152,7 +152,7 @@ pub extern "C" fn weldpool_buffer_clone(
     clone: *mut *mut BufferHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(clone, "clone")?;
+        let place = Place::new(clone, "clone")?;
         place.give(given(buffer, "buffer")?.clone());
         Ok(())
     })
@@ -192,7 +192,7 @@ pub extern "C" fn weldpool_buffer_free_on(
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
         let owned = Owned::new(buffer, "buffer")?;
-        let queue = &given(queue, "queue")?.queue;
+        let queue = queue::of(queue)?;
         if !owned.get().view.is_unique() {
             // Whichever handle is the last: its memory waits for this point.
             queue::note_use(queue, &owned.get().view)?;

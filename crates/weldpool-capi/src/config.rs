@@ -10,6 +10,7 @@ use memory::env::Environment;
 use memory::profiling::Profiling;
 use memory::{Config, Preset, SizeClass, SizeClasses};
 
+use crate::abi::flags;
 use crate::abi::pointer::items;
 use crate::abi::sized::{Structure, read};
 use crate::abi::text;
@@ -125,7 +126,7 @@ pub(crate) fn of(pointer: *const ConfigOf) -> Result<(Config, Option<String>)> {
     if let Some(strategy) = unsafe { given.strategy.as_ref() } {
         config.strategy = Some(Arc::clone(&strategy.strategy));
     }
-    flags(given.flags, &mut config)?;
+    switches(given.flags, &mut config)?;
     Ok((config, name))
 }
 
@@ -206,13 +207,8 @@ fn classes(given: &ConfigOf) -> Result<SizeClasses> {
     Ok(SizeClasses::new(classes)?)
 }
 
-fn flags(flags: u32, config: &mut Config) -> Result<()> {
-    if flags & !FLAGS != 0 {
-        return Err(ErrorObject::argument(format!(
-            "flags are {flags:#x}, of which {:#x} are not known",
-            flags & !FLAGS
-        )));
-    }
+fn switches(flags: u32, config: &mut Config) -> Result<()> {
+    flags::check(flags, FLAGS, "a configuration")?;
     let has = |flag| flags & flag != 0;
     config.pooling &= !has(WELDPOOL_CONFIG_NO_POOLING);
     config.pressure.enabled |= has(WELDPOOL_CONFIG_WATCH_PRESSURE);

@@ -128,7 +128,7 @@ pub extern "C" fn weldpool_device_open(
     device: *mut *mut DeviceHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(device, "device")?;
+        let place = Place::new(device, "device")?;
         place.give(DeviceHandle::open(text::given(name, "name")?)?);
         Ok(())
     })
@@ -143,7 +143,7 @@ pub extern "C" fn weldpool_device_open_default(
     device: *mut *mut DeviceHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(device, "device")?;
+        let place = Place::new(device, "device")?;
         place.give(DeviceHandle::of(Runtime::default_device()?)?);
         Ok(())
     })

@@ -7,11 +7,11 @@ use std::ffi::c_void;
 use memory::ExternalSubmission;
 
 use crate::abi::guard::{fallible, infallible};
-use crate::abi::pointer::{Owned, Place, given};
+use crate::abi::pointer::{Owned, Place};
 use crate::abi::sized::{Filled, Structure};
 use crate::failure::ErrorObject;
 use crate::fence::FenceHandle;
-use crate::queue::QueueHandle;
+use crate::queue::{self, QueueHandle};
 
 /// Permission to submit work beside a queue.
 #[derive(Debug)]
@@ -55,9 +55,9 @@ pub extern "C" fn weldpool_queue_before_external_submit(
     submission: *mut *mut SubmissionHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(submission, "submission")?;
+        let place = Place::new(submission, "submission")?;
         let filled = Filled::new(order, "order")?;
-        let submission = given(queue, "queue")?.queue.before_external_submit()?;
+        let submission = queue::of(queue)?.before_external_submit()?;
         let mut kept = crate::abi::sized::zeroed::<OrderOf>();
         if let Some(order) = submission.order() {
             kept.queue = order.queue.as_ptr().as_ptr();
@@ -72,9 +72,9 @@ pub extern "C" fn weldpool_queue_before_external_submit(
     })
 }
 
-/// Takes note that the announced work was submitted: later work of the queue waits for it. `fence` is behind it, with
-/// which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The submission is freed,
-/// also where this fails.
+/// Takes note that the announced work was submitted: later work of the queue waits for it. `fence`, if not null, is
+/// behind it, with which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The
+/// submission is freed, also where this fails.
 ///
 /// Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
 /// then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
@@ -89,11 +89,9 @@ pub extern "C" fn weldpool_queue_after_external_submit(
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
+        let place = Place::optional(fence);
         let SubmissionHandle { submission } = Owned::new(submission, "submission")?.take();
-        let place = Place::for_handle(fence, "fence")?;
-        let fence = given(queue, "queue")?
-            .queue
-            .after_external_submit(submission)?;
+        let fence = queue::of(queue)?.after_external_submit(submission)?;
         place.give(FenceHandle { fence });
         Ok(())
     })

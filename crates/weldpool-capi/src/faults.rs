@@ -29,7 +29,6 @@ fn allocator() -> (Arc<FakeDiscrete>, AllocatorHandle) {
     let allocator = Allocator::builder(Arc::clone(&device) as Arc<dyn memory::Device>);
     let handle = AllocatorHandle {
         allocator: allocator.config(config).build().unwrap(),
-        #[cfg(target_os = "linux")]
         streams: None,
     };
     (device, handle)

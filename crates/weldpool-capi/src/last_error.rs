@@ -9,6 +9,9 @@ use std::io::Write;
 #[cfg(target_os = "linux")]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+#[cfg(target_os = "linux")]
+use crate::abi::text::terminated;
+
 thread_local! {
     static LAST: RefCell<CString> = RefCell::default();
 }
@@ -40,7 +43,7 @@ pub(crate) fn guarded<T>(name: &str, otherwise: T, call: impl FnOnce() -> memory
 #[cfg(target_os = "linux")]
 pub(crate) fn note(name: &str, text: &str) {
     let _ending = LAST.try_with(|last| {
-        *last.borrow_mut() = CString::new(format!("{name}: {text}")).unwrap_or_default();
+        *last.borrow_mut() = terminated(format!("{name}: {text}"));
     });
 }
 
@@ -55,6 +58,12 @@ mod tests {
         // SAFETY: the text ends with zero and stays until the next call.
         let text = unsafe { CStr::from_ptr(weldpool_last_error()) };
         text.to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn a_zero_inside_a_text_does_not_end_it() {
+        note("weldpool_torch_malloc", "one\0two");
+        assert_eq!(last(), "weldpool_torch_malloc: one two");
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod access;
 pub mod address;
 
 pub mod queue;
+mod streams;
 
 pub mod fence;
 
@@ -55,3 +56,20 @@ mod frees;
 
 #[cfg(test)]
 mod faults;
+
+/// Handles are used on any thread, on several at once.
+const _: () = {
+    const fn thread_safe<T: Send + Sync>() {}
+    thread_safe::<failure::ErrorObject>();
+    thread_safe::<runtime::RuntimeHandle>();
+    thread_safe::<device::DeviceHandle>();
+    thread_safe::<strategy::StrategyHandle>();
+    thread_safe::<allocator::AllocatorHandle>();
+    thread_safe::<buffer::BufferHandle>();
+    thread_safe::<access::GuardHandle>();
+    thread_safe::<queue::QueueHandle>();
+    thread_safe::<fence::FenceHandle>();
+    thread_safe::<external::SubmissionHandle>();
+    thread_safe::<out_of_memory::CallbackHandle>();
+    thread_safe::<triton::ResponseAllocatorHandle>();
+};

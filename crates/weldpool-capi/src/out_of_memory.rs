@@ -8,10 +8,10 @@ use memory::{OutOfMemory, OutOfMemoryCallback, Recourse};
 
 use crate::abi::callback::{DestroyFunction, UserData};
 use crate::abi::guard::{fallible, infallible};
-use crate::abi::pointer::{Place, given};
+use crate::abi::pointer::Place;
 use crate::abi::sized::Structure;
 use crate::abi::text;
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::failure::ErrorObject;
 use crate::storage;
 
@@ -65,7 +65,8 @@ unsafe impl Structure for OutOfMemoryOf {
 pub type OutOfMemoryFunction =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const OutOfMemoryOf) -> u32>;
 
-/// Has a function asked for help before a request for memory fails, until `callback` is freed.
+/// Has a function asked for help before a request for memory fails, until `callback` is freed. User data that owns a
+/// handle of this allocator keeps the pool alive until then.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 /// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions. Free with
@@ -80,9 +81,9 @@ pub extern "C" fn weldpool_allocator_on_out_of_memory(
 ) -> Option<Box<ErrorObject>> {
     let user_data = UserData::new(user_data, destroy);
     fallible(|| {
-        let place = Place::for_handle(callback, "callback")?;
+        let place = Place::new(callback, "callback")?;
         let function = function.ok_or_else(|| ErrorObject::null("function"))?;
-        let allocator = &given(allocator, "allocator")?.allocator;
+        let allocator = allocator::of(allocator)?;
         let registered = allocator.on_out_of_memory(move |event: &OutOfMemory<'_>| {
             let name = text::terminated(event.name);
             let event = OutOfMemoryOf {

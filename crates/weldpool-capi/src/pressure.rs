@@ -4,14 +4,14 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use memory::pressure::{Level, PressureEvent};
+use memory::pressure::{Level, PressureEvent, PressureMonitor};
 
 use crate::abi::callback::{DestroyFunction, UserData};
 use crate::abi::guard::fallible;
-use crate::abi::pointer::{Place, given};
+use crate::abi::pointer::Place;
 use crate::abi::sized::Structure;
 use crate::abi::text;
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::failure::{ErrorObject, Result};
 
 /// Enough memory.
@@ -68,9 +68,26 @@ unsafe impl Structure for PressureEventOf {
     const NAME: &'static str = "weldpool_pressure_event_t";
 }
 
-/// Is told of a change of level, on the monitor's thread or on that of whoever checks. It must not unwind.
+/// Is told of a change of level, on whichever thread assessed pressure: the one that watches
+/// (WELDPOOL_CONFIG_WATCH_PRESSURE), one that calls weldpool_allocator_check_pressure, one whose allocation found no
+/// memory, and, where no thread watches and the level falls, one whose allocation the caches did not serve. One is
+/// called at a time: the assessment holds a lock that the others wait for, so it must not wait for another thread that
+/// allocates from this allocator or checks. It must not unwind.
 pub type PressureFunction =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const PressureEventOf)>;
+
+/// Tells the caller a level.
+fn tell(
+    allocator: Option<&AllocatorHandle>,
+    level: *mut u32,
+    call: impl FnOnce(&PressureMonitor) -> Level,
+) -> Option<Box<ErrorObject>> {
+    fallible(|| {
+        let place = Place::new(level, "level")?;
+        place.put(number(call(allocator::of(allocator)?.pressure()?)));
+        Ok(())
+    })
+}
 
 /// The level of the last assessment.
 ///
@@ -80,12 +97,7 @@ pub extern "C" fn weldpool_allocator_pressure(
     allocator: Option<&AllocatorHandle>,
     level: *mut u32,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let place = Place::new(level, "level")?;
-        let monitor = given(allocator, "allocator")?.allocator.pressure()?;
-        place.put(number(monitor.level()));
-        Ok(())
-    })
+    tell(allocator, level, PressureMonitor::level)
 }
 
 /// Assesses pressure now, on this thread, answers it as configured, and gives the level.
@@ -96,12 +108,7 @@ pub extern "C" fn weldpool_allocator_check_pressure(
     allocator: Option<&AllocatorHandle>,
     level: *mut u32,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        let place = Place::new(level, "level")?;
-        let monitor = given(allocator, "allocator")?.allocator.pressure()?;
-        place.put(number(monitor.check()));
-        Ok(())
-    })
+    tell(allocator, level, PressureMonitor::check)
 }
 
 /// Raises the level to at least `level` until the next such call; WELDPOOL_PRESSURE_NORMAL takes it back. A watching
@@ -114,14 +121,15 @@ pub extern "C" fn weldpool_allocator_signal_pressure(
     level: u32,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let monitor = given(allocator, "allocator")?.allocator.pressure()?;
+        let monitor = allocator::of(allocator)?.pressure()?;
         let _before = monitor.signal(self::level(level)?);
         Ok(())
     })
 }
 
-/// Has a function called after each change of level, as long as the pool has handles. It may free memory. It must not
-/// hold a handle of this allocator, which would keep it alive for ever.
+/// Has a function called after each change of level, as long as the pool has handles, on the threads that
+/// weldpool_pressure_fn names, those that allocate among them. It may free memory. It must not hold a handle of this
+/// allocator, which would keep it alive for ever.
 ///
 /// `user_data` is taken over in any case: `destroy`, if given, is called once when the function will not be called any
 /// more, or at once where this call fails. Errors: LIMIT_EXCEEDED beyond 64 functions, else as for
@@ -136,7 +144,7 @@ pub extern "C" fn weldpool_allocator_on_pressure(
     let user_data = UserData::new(user_data, destroy);
     fallible(|| {
         let function = function.ok_or_else(|| ErrorObject::null("function"))?;
-        let monitor = given(allocator, "allocator")?.allocator.pressure()?;
+        let monitor = allocator::of(allocator)?.pressure()?;
         let told = move |level: Level, event: &PressureEvent| {
             let source = event.assessment.source.as_deref().map(text::terminated);
             let event = PressureEventOf {

@@ -11,15 +11,21 @@ use crate::abi::callback::{DestroyFunction, UserData};
 use crate::abi::duration;
 use crate::abi::guard::{fallible, infallible};
 use crate::abi::pointer::{Place, bytes, bytes_mut, given};
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::buffer::BufferHandle;
 use crate::failure::{ErrorObject, Result};
 use crate::fence::FenceHandle;
+use crate::streams::AdoptedStreams;
 
 /// An ordered stream of device work, for memory of one pool. Thread-safe.
 #[derive(Debug)]
 pub struct QueueHandle {
     pub(crate) queue: Arc<Queue>,
+}
+
+/// The queue behind a handle, which has to be there.
+pub(crate) fn of(queue: Option<&QueueHandle>) -> Result<&Queue> {
+    Ok(&given(queue, "queue")?.queue)
 }
 
 /// Notes that work which others submitted to a queue so far uses memory.
@@ -41,8 +47,8 @@ pub extern "C" fn weldpool_queue_create(
     queue: *mut *mut QueueHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(queue, "queue")?;
-        let made = given(allocator, "allocator")?.allocator.create_queue()?;
+        let place = Place::new(queue, "queue")?;
+        let made = allocator::of(allocator)?.create_queue()?;
         place.give(QueueHandle {
             queue: Arc::new(made),
         });
@@ -65,8 +71,8 @@ pub extern "C" fn weldpool_queue_adopt_cuda(
     queue: *mut *mut QueueHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(queue, "queue")?;
-        let queue = adopt_cuda(given(allocator, "allocator")?, stream)?;
+        let place = Place::new(queue, "queue")?;
+        let queue = adopt(streams(allocator)?, stream)?;
         place.give(QueueHandle { queue });
         Ok(())
     })
@@ -81,39 +87,27 @@ pub extern "C" fn weldpool_queue_forget_cuda(
     allocator: Option<&AllocatorHandle>,
     stream: *mut c_void,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| forget_cuda(given(allocator, "allocator")?, stream))
+    fallible(|| forget(streams(allocator)?, stream))
 }
 
-#[cfg(target_os = "linux")]
-fn adopt_cuda(handle: &AllocatorHandle, stream: *mut c_void) -> Result<Arc<Queue>> {
-    let streams = handle.streams.as_ref().ok_or_else(no_cuda)?;
+/// The streams of CUDA that an allocator adopted.
+fn streams(allocator: Option<&AllocatorHandle>) -> Result<&AdoptedStreams> {
+    let streams = given(allocator, "allocator")?.streams.as_deref();
+    streams.ok_or_else(|| {
+        let text = "streams of CUDA are adopted by allocators of a device of CUDA";
+        Error::new(ErrorKind::Unsupported, text).into()
+    })
+}
+
+fn adopt(streams: &AdoptedStreams, stream: *mut c_void) -> Result<Arc<Queue>> {
     // SAFETY: the caller's promise, which the header names.
     Ok(unsafe { streams.queue(stream) }?)
 }
 
-#[cfg(target_os = "linux")]
-fn forget_cuda(handle: &AllocatorHandle, stream: *mut c_void) -> Result<()> {
-    let streams = handle.streams.as_ref().ok_or_else(no_cuda)?;
+fn forget(streams: &AdoptedStreams, stream: *mut c_void) -> Result<()> {
     // SAFETY: the caller's promise: the stream is alive.
     let _known = unsafe { streams.forget(stream) }?;
     Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn adopt_cuda(_: &AllocatorHandle, _: *mut c_void) -> Result<Arc<Queue>> {
-    Err(no_cuda().into())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn forget_cuda(_: &AllocatorHandle, _: *mut c_void) -> Result<()> {
-    Err(no_cuda().into())
-}
-
-fn no_cuda() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "streams of CUDA are adopted by allocators of a device of CUDA",
-    )
 }
 
 /// Waits until everything that was submitted so far is done, or for `timeout_ns` nanoseconds.
@@ -125,7 +119,7 @@ pub extern "C" fn weldpool_queue_synchronize(
     timeout_ns: u64,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let fence = given(queue, "queue")?.queue.fence()?;
+        let fence = of(queue)?.fence()?;
         Ok(fence.wait(duration::timeout(timeout_ns))?)
     })
 }
@@ -139,24 +133,25 @@ pub extern "C" fn weldpool_queue_fence(
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(fence, "fence")?;
-        let fence = given(queue, "queue")?.queue.fence()?;
+        let place = Place::new(fence, "fence")?;
+        let fence = of(queue)?.fence()?;
         place.give(FenceHandle { fence });
         Ok(())
     })
 }
 
-/// Gives the caller a fence, if he wants it.
-fn give_fence(place: *mut *mut FenceHandle, submit: impl FnOnce() -> Result<Fence>) -> Result<()> {
-    let place = match place.is_null() {
-        true => None,
-        false => Some(Place::for_handle(place, "fence")?),
-    };
-    let fence = submit()?;
-    if let Some(place) = place {
+/// Submits work, and gives the caller the fence behind it, if he wants it.
+fn submit(
+    queue: Option<&QueueHandle>,
+    fence: *mut *mut FenceHandle,
+    work: impl FnOnce(&Queue) -> Result<Fence>,
+) -> Option<Box<ErrorObject>> {
+    fallible(|| {
+        let place = Place::optional(fence);
+        let fence = work(of(queue)?)?;
         place.give(FenceHandle { fence });
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Submits a copy of all of `source` to the start of `destination`. Work of other queues that uses either comes before
@@ -171,13 +166,10 @@ pub extern "C" fn weldpool_queue_copy(
     destination: Option<&BufferHandle>,
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        give_fence(fence, || {
-            let queue = &given(queue, "queue")?.queue;
-            let source = &given(source, "source")?.view;
-            let mut destination = given(destination, "destination")?.view.clone();
-            Ok(queue.copy(source, &mut destination)?)
-        })
+    submit(queue, fence, |queue| {
+        let source = &given(source, "source")?.view;
+        let mut destination = given(destination, "destination")?.view.clone();
+        Ok(queue.copy(source, &mut destination)?)
     })
 }
 
@@ -191,14 +183,11 @@ pub extern "C" fn weldpool_queue_fill(
     value: u32,
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        give_fence(fence, || {
-            let queue = &given(queue, "queue")?.queue;
-            let mut view = given(buffer, "buffer")?.view.clone();
-            let value = u8::try_from(value)
-                .map_err(|_| ErrorObject::argument(format!("{value} is no byte")))?;
-            Ok(queue.fill(&mut view, value)?)
-        })
+    submit(queue, fence, |queue| {
+        let mut view = given(buffer, "buffer")?.view.clone();
+        let value = u8::try_from(value)
+            .map_err(|_| ErrorObject::argument(format!("{value} is no byte")))?;
+        Ok(queue.fill(&mut view, value)?)
     })
 }
 
@@ -214,12 +203,9 @@ pub extern "C" fn weldpool_queue_write(
     destination: Option<&BufferHandle>,
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        give_fence(fence, || {
-            let queue = &given(queue, "queue")?.queue;
-            let mut view = given(destination, "destination")?.view.clone();
-            Ok(queue.write(bytes(source, length, "source")?, &mut view)?)
-        })
+    submit(queue, fence, |queue| {
+        let mut view = given(destination, "destination")?.view.clone();
+        Ok(queue.write(bytes(source, length, "source")?, &mut view)?)
     })
 }
 
@@ -235,7 +221,7 @@ pub extern "C" fn weldpool_queue_read(
     length: usize,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let queue = &given(queue, "queue")?.queue;
+        let queue = of(queue)?;
         let source = &given(source, "source")?.view;
         let destination = bytes_mut(destination, length, "destination")?;
         Ok(queue.read(source, destination)?)
@@ -249,8 +235,10 @@ pub type CallFunction = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 /// nor wait for this queue; on CUDA for no queue at all, and what needs the driver is refused there as BUSY. On Metal it
 /// must not wait for a thread either that submits to other queues, as by a lock which that holds meanwhile.
 ///
-/// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, or at once, with the
-/// function uncalled, where this call fails. Errors: what the driver says. Thread-safe.
+/// `user_data` is taken over in any case: `destroy`, if given, is called once behind the function, which may be after
+/// `fence` has passed, or at once, with the function uncalled, where this call fails. Where the device or the queue is
+/// lost before the function was called, it never is: `destroy` is called on any thread, when the loss is noticed or at
+/// the latest when the queue has ended. Errors: what the driver says. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_call(
     queue: Option<&QueueHandle>,
@@ -260,16 +248,13 @@ pub extern "C" fn weldpool_queue_call(
     fence: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
     let user_data = UserData::new(user_data, destroy);
-    fallible(|| {
-        give_fence(fence, || {
-            let queue = &given(queue, "queue")?.queue;
-            let function = function.ok_or_else(|| ErrorObject::null("function"))?;
-            let call = move || {
-                // SAFETY: the caller's promise.
-                unsafe { function(user_data.get()) }
-            };
-            Ok(queue.call(call)?)
-        })
+    submit(queue, fence, |queue| {
+        let function = function.ok_or_else(|| ErrorObject::null("function"))?;
+        let call = move || {
+            // SAFETY: the caller's promise.
+            unsafe { function(user_data.get()) }
+        };
+        Ok(queue.call(call)?)
     })
 }
 
@@ -283,7 +268,7 @@ pub extern "C" fn weldpool_queue_note_use(
     buffer: Option<&BufferHandle>,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let queue = &given(queue, "queue")?.queue;
+        let queue = of(queue)?;
         Ok(note_use(queue, &given(buffer, "buffer")?.view)?)
     })
 }
@@ -298,7 +283,7 @@ pub extern "C" fn weldpool_queue_note_read(
     fence: Option<&FenceHandle>,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let queue = &given(queue, "queue")?.queue;
+        let queue = of(queue)?;
         let view = &given(buffer, "buffer")?.view;
         Ok(queue.note_read(view, &given(fence, "fence")?.fence)?)
     })
@@ -316,12 +301,9 @@ pub extern "C" fn weldpool_queue_note_write(
     fence: Option<&FenceHandle>,
     behind: *mut *mut FenceHandle,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| {
-        give_fence(behind, || {
-            let queue = &given(queue, "queue")?.queue;
-            let mut view = given(buffer, "buffer")?.view.clone();
-            Ok(queue.note_write(&mut view, &given(fence, "fence")?.fence)?)
-        })
+    submit(queue, behind, |queue| {
+        let mut view = given(buffer, "buffer")?.view.clone();
+        Ok(queue.note_write(&mut view, &given(fence, "fence")?.fence)?)
     })
 }
 

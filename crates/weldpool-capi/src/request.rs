@@ -6,9 +6,10 @@ use std::ffi::c_char;
 
 use memory::{Name, Request};
 
+use crate::abi::flags;
 use crate::abi::sized::{Structure, read};
 use crate::abi::text;
-use crate::failure::{ErrorObject, Result};
+use crate::failure::Result;
 use crate::queue::QueueHandle;
 use crate::storage;
 
@@ -53,13 +54,7 @@ pub(crate) fn with<T>(
     call: impl FnOnce(&Request<'_>) -> Result<T>,
 ) -> Result<T> {
     let given = read(pointer, "request")?;
-    if given.flags & !FLAGS != 0 {
-        return Err(ErrorObject::argument(format!(
-            "flags of a request are {:#x}, of which {:#x} are not known",
-            given.flags,
-            given.flags & !FLAGS
-        )));
-    }
+    flags::check(given.flags, FLAGS, "a request")?;
     let has = |flag| given.flags & flag != 0;
     let mut request = Request::new(given.bytes)
         .storage(storage::mode(given.storage)?)

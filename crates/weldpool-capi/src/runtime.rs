@@ -12,7 +12,7 @@ use crate::abi::pointer::{Place, given};
 use crate::abi::text;
 use crate::buffer::BufferHandle;
 use crate::device::DeviceHandle;
-use crate::failure::{ErrorObject, Result};
+use crate::failure::ErrorObject;
 
 /// The real devices of the machine, and what copies between memories of different devices. Thread-safe.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub extern "C" fn weldpool_runtime_open(
     runtime: *mut *mut RuntimeHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(runtime, "runtime")?;
+        let place = Place::new(runtime, "runtime")?;
         place.give(RuntimeHandle {
             runtime: Runtime::open()?,
         });
@@ -55,7 +55,7 @@ pub extern "C" fn weldpool_runtime_device(
     device: *mut *mut DeviceHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(device, "device")?;
+        let place = Place::new(device, "device")?;
         let devices = given(runtime, "runtime")?.runtime.devices();
         let found = devices.get(position).ok_or_else(|| {
             let text = format!("device {position} of {}", devices.len());
@@ -74,7 +74,7 @@ pub extern "C" fn weldpool_runtime_absent(
     text: *mut *mut c_char,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(text, "text")?;
+        let place = Place::new(text, "text")?;
         let mut lines = String::new();
         for absent in given(runtime, "runtime")?.runtime.absent() {
             // A string takes everything.
@@ -96,19 +96,13 @@ pub extern "C" fn weldpool_runtime_copy(
     source: Option<&BufferHandle>,
     destination: Option<&BufferHandle>,
 ) -> Option<Box<ErrorObject>> {
-    fallible(|| copy(runtime, source, destination))
-}
-
-fn copy(
-    runtime: Option<&RuntimeHandle>,
-    source: Option<&BufferHandle>,
-    destination: Option<&BufferHandle>,
-) -> Result<()> {
-    let runtime = &given(runtime, "runtime")?.runtime;
-    let source = &given(source, "source")?.view;
-    let destination = &given(destination, "destination")?.view;
-    let _how = runtime.copy(source, destination)?;
-    Ok(())
+    fallible(|| {
+        let runtime = &given(runtime, "runtime")?.runtime;
+        let source = &given(source, "source")?.view;
+        let destination = &given(destination, "destination")?.view;
+        let _how = runtime.copy(source, destination)?;
+        Ok(())
+    })
 }
 
 /// Frees a handle; devices that came from it go on. Null is ignored.

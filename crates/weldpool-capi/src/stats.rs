@@ -5,9 +5,8 @@
 use memory::Stats;
 
 use crate::abi::guard::fallible;
-use crate::abi::pointer::given;
 use crate::abi::sized::{Filled, Structure};
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::failure::ErrorObject;
 use crate::pressure;
 
@@ -156,7 +155,7 @@ pub extern "C" fn weldpool_allocator_stats(
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
         let filled = Filled::new(stats, "stats")?;
-        let stats = given(allocator, "allocator")?.allocator.stats();
+        let stats = allocator::of(allocator)?.stats();
         filled.put(&StatsOf::from(&stats));
         Ok(())
     })

@@ -147,7 +147,7 @@ pub extern "C" fn weldpool_strategy_create(
 ) -> Option<Box<ErrorObject>> {
     let user_data = UserData::new(user_data, destroy);
     fallible(|| {
-        let place = Place::for_handle(strategy, "strategy")?;
+        let place = Place::new(strategy, "strategy")?;
         let choose = choose.ok_or_else(|| ErrorObject::null("choose"))?;
         place.give(StrategyHandle {
             strategy: Arc::new(Callback { choose, user_data }),

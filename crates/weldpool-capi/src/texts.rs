@@ -8,10 +8,11 @@ use std::fmt::Write;
 use memory::prometheus::{self, Pool};
 use memory::{Allocator, DashboardOptions, ReportOptions};
 
+use crate::abi::flags;
 use crate::abi::guard::fallible;
-use crate::abi::pointer::{Place, given};
+use crate::abi::pointer::Place;
 use crate::abi::text;
-use crate::allocator::AllocatorHandle;
+use crate::allocator::{self, AllocatorHandle};
 use crate::failure::{ErrorObject, Result};
 
 /// Block characters of Unicode are drawn; else everything is ASCII.
@@ -23,8 +24,8 @@ fn say(
     what: impl FnOnce(&Allocator) -> Result<String>,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(text, "text")?;
-        text::give(&place, what(&given(allocator, "allocator")?.allocator)?);
+        let place = Place::new(text, "text")?;
+        text::give(&place, what(allocator::of(allocator)?)?);
         Ok(())
     })
 }
@@ -78,11 +79,7 @@ pub extern "C" fn weldpool_allocator_dashboard(
     text: *mut *mut c_char,
 ) -> Option<Box<ErrorObject>> {
     say(allocator, text, |allocator| {
-        if flags & !WELDPOOL_DASHBOARD_UNICODE != 0 {
-            return Err(ErrorObject::argument(format!(
-                "flags of a dashboard are {flags:#x}; see WELDPOOL_DASHBOARD_UNICODE"
-            )));
-        }
+        flags::check(flags, WELDPOOL_DASHBOARD_UNICODE, "a dashboard")?;
         let mut options = DashboardOptions {
             unicode: flags & WELDPOOL_DASHBOARD_UNICODE != 0,
             ..DashboardOptions::default()

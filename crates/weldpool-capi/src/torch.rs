@@ -99,8 +99,8 @@ fn place_of(device: c_int) -> Result<&'static OnceLock<Pool>> {
 ///
 /// # Safety
 ///
-/// The stream is one of the device's primary context, and alive until [`weldpool_torch_forget_stream`] or the end of
-/// the process.
+/// The stream has to be one of the device's primary context, and alive until [`weldpool_torch_forget_stream`] or the
+/// end of the process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_malloc(
     bytes: isize,
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn weldpool_torch_malloc(
 ///
 /// # Safety
 ///
-/// As for [`weldpool_torch_malloc`].
+/// The stream has to be as [`weldpool_torch_malloc`] wants it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_malloc_aligned(
     bytes: isize,
@@ -179,13 +179,13 @@ unsafe fn allocate(
 ///
 /// # Safety
 ///
-/// The address came from [`weldpool_torch_malloc`] for the same device and is not used any more but by work
-/// submitted to `stream`, or to streams that were recorded; the stream is alive, and stays so until
-/// [`weldpool_torch_forget_stream`] or the end of the process.
+/// The address has to come from [`weldpool_torch_malloc`] for the same device, and to be used no more but by work
+/// submitted to `stream`, or to streams that were recorded; the stream has to be alive, and to stay so until
+/// [`weldpool_torch_forget_stream`] or the end of the process. `bytes` is not looked at.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_free(
     address: *mut c_void,
-    _bytes: isize,
+    #[expect(unused_variables, reason = "PyTorch passes it")] bytes: isize,
     device: c_int,
     stream: *mut c_void,
 ) {
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn weldpool_torch_free(
 ///
 /// # Safety
 ///
-/// The stream is alive when the memory is freed.
+/// The stream has to be alive when the memory is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stream: *mut c_void) {
     guarded("weldpool_torch_record_stream", (), || {
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn weldpool_torch_record_stream(address: *mut c_void, stre
 ///
 /// # Safety
 ///
-/// The stream is alive, and of the device's primary context.
+/// The stream has to be alive, and of the device's primary context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_forget_stream(device: c_int, stream: *mut c_void) -> c_int {
     guarded("weldpool_torch_forget_stream", 1, || {
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn weldpool_torch_forget_stream(device: c_int, stream: *mu
     })
 }
 
-/// What a device's pool holds, in bytes.
+/// What a device's pool holds, in bytes. The structure has no size in it and does not grow.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct WeldpoolTorchStats {
@@ -279,7 +279,7 @@ pub struct WeldpoolTorchStats {
 ///
 /// # Safety
 ///
-/// `stats` points to a place for them.
+/// `stats` has to point to a place for them; null is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weldpool_torch_stats(
     device: c_int,

@@ -11,7 +11,7 @@ use memory::{Error, ErrorKind};
 use crate::abi::guard::fallible;
 use crate::abi::pointer::{Place, given};
 use crate::abi::text;
-use crate::allocator::{self, AllocatorHandle, put_if_wanted};
+use crate::allocator::{self, AllocatorHandle};
 use crate::config::ConfigOf;
 use crate::device::DeviceHandle;
 use crate::failure::ErrorObject;
@@ -27,7 +27,7 @@ pub extern "C" fn weldpool_allocator_record(
     path: *const c_char,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
+        let allocator = allocator::of(allocator)?;
         let recorder = Recorder::create(text::given(path, "path")?)?;
         match allocator.record(Some(Arc::new(recorder))) {
             Some(before) => Ok(before.finish().map(drop)?),
@@ -47,13 +47,14 @@ pub extern "C" fn weldpool_allocator_record_stop(
     dropped: *mut u64,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let allocator = &given(allocator, "allocator")?.allocator;
-        let recorder = allocator
+        let (events, dropped) = (Place::optional(events), Place::optional(dropped));
+        let recorder = allocator::of(allocator)?
             .record(None)
             .ok_or_else(|| Error::new(ErrorKind::InvalidRequest, "nothing is recorded here"))?;
         let recording = recorder.finish()?;
-        put_if_wanted(events, recording.events)?;
-        put_if_wanted(dropped, recording.dropped)
+        events.put(recording.events);
+        dropped.put(recording.dropped);
+        Ok(())
     })
 }
 
@@ -70,7 +71,7 @@ pub extern "C" fn weldpool_trace_replay(
     json: *mut *mut c_char,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(json, "json")?;
+        let place = Place::new(json, "json")?;
         let device = given(device, "device")?;
         let reader = Reader::open(text::given(path, "path")?)?;
         // What is wrong with the configuration is told as such, before anything is replayed.

@@ -4,8 +4,11 @@
 
 use std::ffi::{c_char, c_void};
 
-use response_allocator::{Error, ErrorKind, Options, Order, ResponseAllocator, Source, Stats};
+use response_allocator::{
+    Error, ErrorKind, Options, Order, ResponseAllocator, Source, Stats, TritonResponseAllocator,
+};
 
+use crate::abi::flags;
 use crate::abi::guard::{fallible, infallible};
 use crate::abi::pointer::{Place, given, items};
 use crate::abi::sized::{Filled, Structure, read, zeroed};
@@ -21,7 +24,7 @@ pub const WELDPOOL_TRITON_PLAIN_FALLBACK: u32 = 2;
 
 const FLAGS: u32 = 3;
 
-/// Where memory of outputs comes from.
+/// Where memory of outputs comes from. There are lists of it, so it has no size in it and does not grow.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct ResponseSourceOf {
@@ -93,11 +96,11 @@ pub struct ResponseAllocatorHandle {
     allocator: ResponseAllocator,
 }
 
-/// A response allocator over `count` sources, at most 64. `options` may be null for the default. Triton's functions are
-/// looked for in the process: libtritonserver has to be loaded.
+/// A response allocator over `count` sources, at most 64, or 63 with WELDPOOL_TRITON_PLAIN_FALLBACK. `options` may be
+/// null for the default. Triton's functions are looked for in the process: libtritonserver has to be loaded.
 ///
-/// Errors: INVALID_ARGUMENT for no source or too many, UNSUPPORTED where there is no Triton, and for storage that the device
-/// lacks or Triton has no name for (private storage of Metal), SYSTEM with what Triton says. Free with
+/// Errors: INVALID_ARGUMENT for no source or too many, UNSUPPORTED where there is no Triton, and for storage that the
+/// device lacks or Triton has no name for (private storage of Metal), SYSTEM with what Triton says. Free with
 /// weldpool_triton_response_allocator_free. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_triton_response_allocator_create(
@@ -107,7 +110,7 @@ pub extern "C" fn weldpool_triton_response_allocator_create(
     allocator: *mut *mut ResponseAllocatorHandle,
 ) -> Option<Box<ErrorObject>> {
     fallible(|| {
-        let place = Place::for_handle(allocator, "allocator")?;
+        let place = Place::new(allocator, "allocator")?;
         let mut sources = items(sources, count, "sources")?
             .iter()
             .map(source)
@@ -117,13 +120,8 @@ pub extern "C" fn weldpool_triton_response_allocator_create(
         } else {
             read(options, "options")?
         };
-        let unknown = given.flags & !FLAGS;
-        if unknown != 0 || given.unused != 0 {
-            return Err(ErrorObject::argument(format!(
-                "flags of a response allocator are {:#x}, of which {unknown:#x} are not known, or a field is not zero",
-                given.flags
-            )));
-        }
+        flags::check(given.flags, FLAGS, "a response allocator")?;
+        unused(given.unused, "options.unused")?;
         if given.flags & WELDPOOL_TRITON_PLAIN_FALLBACK != 0 {
             sources.push(Source::plain());
         }
@@ -141,36 +139,39 @@ pub extern "C" fn weldpool_triton_response_allocator_create(
 }
 
 fn source(source: &ResponseSourceOf) -> Result<Source> {
-    if source.unused != 0 {
-        return Err(ErrorObject::argument(
-            "a field of a source that has to be zero is not",
-        ));
-    }
+    unused(source.unused, "sources[].unused")?;
     // SAFETY: the caller's promise: null, or a handle that lives.
     let handle = given(unsafe { source.allocator.as_ref() }, "sources[].allocator")?;
     Source::pool(&handle.allocator, storage::mode(source.storage)?).map_err(error_of)
+}
+
+/// A field that a later version may use.
+fn unused(field: u32, name: &str) -> Result<()> {
+    match field {
+        0 => Ok(()),
+        _ => Err(ErrorObject::argument(format!(
+            "{name} is {field}; it has to be zero"
+        ))),
+    }
 }
 
 fn error_of(error: Error) -> Box<ErrorObject> {
     let kind = match error.kind() {
         ErrorKind::InvalidArgument => return ErrorObject::argument(error.to_string()),
         ErrorKind::Missing | ErrorKind::Unsupported => memory::ErrorKind::Unsupported,
-        ErrorKind::Unavailable => memory::ErrorKind::OutOfMemory,
         _ => memory::ErrorKind::System,
     };
     memory::Error::with_message(kind, error.to_string()).into()
 }
 
-/// The TRITONSERVER_ResponseAllocator *, for the argument `response_allocator` of
-/// TRITONSERVER_InferenceRequestSetResponseCallback; null for null. It is not to be deleted. Thread-safe.
+/// The argument `response_allocator` of TRITONSERVER_InferenceRequestSetResponseCallback; null for null. It is not to be
+/// deleted. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_triton_response_allocator_handle(
     allocator: Option<&ResponseAllocatorHandle>,
-) -> *mut c_void {
+) -> *mut TritonResponseAllocator {
     infallible(std::ptr::null_mut(), || {
-        allocator.map_or(std::ptr::null_mut(), |handle| {
-            handle.allocator.as_ptr().cast()
-        })
+        allocator.map_or(std::ptr::null_mut(), |handle| handle.allocator.as_ptr())
     })
 }
 
@@ -221,8 +222,8 @@ impl From<&Stats> for ResponseStatsOf {
     }
 }
 
-/// Frees a response allocator once each request that was given it has had its last response. Responses may outlive it: the
-/// last buffer frees the rest. Null is ignored.
+/// Frees a response allocator. To be called only after each request that was given it has had its last response; it does
+/// not wait for them. Responses may outlive it: the last buffer frees the rest. Null is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_triton_response_allocator_free(
     allocator: Option<Box<ResponseAllocatorHandle>>,

@@ -10,6 +10,7 @@ use weldpool::pinned::PinnedBuffer;
 use weldpool_triton_sys::MemoryType;
 
 use crate::counters::count;
+use crate::functions::Functions;
 use crate::place::Place;
 use crate::state::State;
 
@@ -71,6 +72,11 @@ impl Block {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Triton's functions, as its allocator has them.
+    pub(crate) fn functions(&self) -> Functions {
+        self.state.functions
     }
 
     /// Triton gives it back.

@@ -14,7 +14,7 @@ use crate::allocator::User;
 use crate::block::Block;
 use crate::counters::count;
 use crate::error::{Error, ErrorKind, Result};
-use crate::functions::{raise, raise_text};
+use crate::functions::{Functions, raise};
 use crate::place::{Place, Wanted};
 use crate::state::State;
 
@@ -35,7 +35,9 @@ pub(crate) unsafe extern "C" fn alloc(
     actual_memory_type: *mut Number,
     actual_memory_type_id: *mut i64,
 ) -> *mut sys::Error {
-    guarded(|| {
+    // SAFETY: the caller's promise.
+    let state = unsafe { state(userp) };
+    guarded(functions(state), || {
         let buffer = Out::new(buffer, "buffer")?;
         let buffer_userp = Out::new(buffer_userp, "buffer_userp")?;
         let actual_memory_type = Out::new(actual_memory_type, "actual_memory_type")?;
@@ -43,16 +45,16 @@ pub(crate) unsafe extern "C" fn alloc(
         // Whatever lay there is the caller's; a buffer is there only after success.
         buffer.put(ptr::null_mut());
         buffer_userp.put(ptr::null_mut());
-        // SAFETY: the caller's promise.
-        let state = unsafe { state(userp) }?;
+        let state = given(state)?;
         let wanted = Wanted::new(memory_type, memory_type_id);
         let put_place = |place: Place| {
             actual_memory_type.put(place.memory_type.number());
             actual_memory_type_id.put(place.id);
         };
         if byte_size == 0 {
-            // Without a buffer Triton calls no release, so there must be nothing to free.
-            put_place(state.preferred(wanted));
+            // Without a buffer Triton calls no release, so there must be nothing to free. Where nothing lies is what
+            // its attributes say too, for which it is not known what was wanted.
+            put_place(Place::NOWHERE);
             count(&state.counters.empty);
             return Ok(());
         }
@@ -83,14 +85,15 @@ pub(crate) unsafe extern "C" fn buffer_attributes(
     userp: *mut c_void,
     buffer_userp: *mut c_void,
 ) -> *mut sys::Error {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        let block = unsafe { owned(buffer_userp) };
+    // SAFETY: the caller's promise.
+    let state = unsafe { state(userp) };
+    // SAFETY: the caller's promise.
+    let block = unsafe { owned(buffer_userp) };
+    guarded(functions(state), || {
         let described = if buffer_attributes.is_null() {
             Err(null("buffer_attributes"))
         } else {
-            // SAFETY: the caller's promise.
-            unsafe { state(userp) }.and_then(|state| {
+            given(state).and_then(|state| {
                 // SAFETY: not null, and Triton's.
                 unsafe {
                     state
@@ -126,11 +129,12 @@ pub(crate) unsafe extern "C" fn query(
     memory_type: *mut Number,
     memory_type_id: *mut i64,
 ) -> *mut sys::Error {
-    guarded(|| {
+    // SAFETY: the caller's promise.
+    let state = unsafe { state(userp) };
+    guarded(functions(state), || {
         let memory_type = Out::new(memory_type, "memory_type")?;
         let memory_type_id = Out::new(memory_type_id, "memory_type_id")?;
-        // SAFETY: the caller's promise.
-        let state = unsafe { state(userp) }?;
+        let state = given(state)?;
         count(&state.counters.queries);
         let place = state.preferred(Wanted::new(memory_type.get(), memory_type_id.get()));
         memory_type.put(place.memory_type.number());
@@ -152,9 +156,11 @@ pub(crate) unsafe extern "C" fn release(
     _memory_type: Number,
     _memory_type_id: i64,
 ) -> *mut sys::Error {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        if let Some(block) = unsafe { owned(buffer_userp) } {
+    // SAFETY: the caller's promise.
+    let block = unsafe { owned(buffer_userp) };
+    let functions = block.as_deref().map(Block::functions);
+    guarded(functions.as_ref(), || {
+        if let Some(block) = block {
             block.release();
         }
         Ok(())
@@ -169,19 +175,24 @@ pub(crate) unsafe extern "C" fn start(
     _allocator: *mut sys::ResponseAllocator,
     userp: *mut c_void,
 ) -> *mut sys::Error {
-    guarded(|| {
-        // SAFETY: the caller's promise.
-        count(&unsafe { state(userp) }?.counters.responses);
+    // SAFETY: the caller's promise.
+    let state = unsafe { state(userp) };
+    guarded(functions(state), || {
+        count(&given(state)?.counters.responses);
         Ok(())
     })
 }
 
-/// Runs a callback; errors and panics become Triton's errors.
-pub(crate) fn guarded(callback: impl FnOnce() -> Result<()>) -> *mut sys::Error {
+/// Runs a callback; errors and panics become Triton's errors, made with `functions`.
+pub(crate) fn guarded(
+    functions: Option<&Functions>,
+    callback: impl FnOnce() -> Result<()>,
+) -> *mut sys::Error {
     match catch_unwind(AssertUnwindSafe(callback)) {
         Ok(Ok(())) => ptr::null_mut(),
-        Ok(Err(error)) => raise(&error),
-        Err(_) => raise_text(
+        Ok(Err(error)) => raise(functions, error.code(), error.message()),
+        Err(_) => raise(
+            functions,
             ErrorCode::Internal,
             "a panic inside of the response allocator; its text is on standard error",
         ),
@@ -212,17 +223,25 @@ fn null(name: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("{name} is null"))
 }
 
-/// The allocator that a callback is for.
+/// The allocator that a callback is for, if Triton was given one.
 ///
 /// # Safety
 /// The pointer is null, or that of an allocator that lives for `'a`.
-unsafe fn state<'a>(userp: *mut c_void) -> Result<&'a Arc<State>> {
+unsafe fn state<'a>(userp: *mut c_void) -> Option<&'a Arc<State>> {
     // SAFETY: the caller's promise.
     let user = unsafe { userp.cast::<User>().as_ref() };
-    user.map(|user| &user.0).ok_or_else(|| {
+    user.map(|user| &user.0)
+}
+
+fn given(state: Option<&Arc<State>>) -> Result<&Arc<State>> {
+    state.ok_or_else(|| {
         let message = "response_allocator_userp is null; it has to be the allocator's user pointer";
         Error::new(ErrorKind::InvalidArgument, message)
     })
+}
+
+fn functions(state: Option<&Arc<State>>) -> Option<&Functions> {
+    state.map(|state| &state.functions)
 }
 
 /// The block that Triton keeps, to be kept or freed; none for an output without bytes.

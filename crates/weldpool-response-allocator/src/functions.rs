@@ -13,8 +13,8 @@ use crate::place::Place;
 
 type ErrorNew = unsafe extern "C" fn(code: Number, message: *const c_char) -> *mut sys::Error;
 
-/// Makes errors where a callback was given nothing else. The callbacks are not called before the first allocator
-/// was made, which sets it.
+/// Makes errors where a callback was given no allocator, whose functions do it otherwise. The callbacks are not called
+/// before the first allocator was made, which sets it.
 static ERROR_NEW: OnceLock<ErrorNew> = OnceLock::new();
 
 /// Triton's functions, as far as an allocator calls them.
@@ -97,7 +97,7 @@ impl Functions {
         attributes: *mut sys::BufferAttributes,
         block: Option<&Block>,
     ) -> Result<()> {
-        let place = block.map_or(Place::CPU, Block::place);
+        let place = block.map_or(Place::NOWHERE, Block::place);
         // SAFETY: the caller's promise.
         let error = unsafe { (self.0.set_memory_type)(attributes, place.memory_type.number()) };
         self.check("TRITONSERVER_BufferAttributesSetMemoryType", error)?;
@@ -132,13 +132,15 @@ impl Functions {
     }
 }
 
-/// Turns an error into one of Triton's, which whoever receives it deletes.
-pub(crate) fn raise(error: &Error) -> *mut sys::Error {
-    raise_text(error.code(), error.message())
-}
-
-pub(crate) fn raise_text(code: ErrorCode, message: &str) -> *mut sys::Error {
-    let Some(error_new) = ERROR_NEW.get() else {
+/// Makes an error of Triton's, which whoever receives it deletes, with the functions of the allocator that a callback
+/// is for, if it was given one.
+pub(crate) fn raise(
+    functions: Option<&Functions>,
+    code: ErrorCode,
+    message: &str,
+) -> *mut sys::Error {
+    let error_new = functions.map(|functions| &functions.0.error_new);
+    let Some(error_new) = error_new.or_else(|| ERROR_NEW.get()) else {
         return ptr::null_mut();
     };
     let message = CString::new(message.replace('\0', " ")).unwrap_or_default();

@@ -51,7 +51,7 @@ pub use functions::Functions;
 pub use options::{Options, Order};
 pub use place::Place;
 pub use source::Source;
-pub use weldpool_triton_sys::MemoryType;
+pub use weldpool_triton_sys::{MemoryType, ResponseAllocator as TritonResponseAllocator};
 
 /// Compiles the example of the page on the allocator.
 #[cfg(doctest)]

@@ -29,6 +29,9 @@ impl Place {
         id: 0,
     };
 
+    /// Where an output of no bytes is said to lie.
+    pub(crate) const NOWHERE: Place = Place::CPU;
+
     /// What a storage mode of a device is for Triton; none if Triton has no name for it.
     pub(crate) fn of(device: &DeviceProperties, storage: StorageMode) -> Option<Place> {
         match (device.kind, storage) {

@@ -101,10 +101,8 @@ impl State {
             }
         }
         count(&self.counters.failures);
-        let refusal = refusal.map_or(
-            Error::new(ErrorKind::Internal, "no source was asked"),
-            |refusal| refusal,
-        );
+        let refusal =
+            refusal.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no source was asked"));
         Err(Error::new(
             refusal.kind(),
             format!("no memory for the {bytes} bytes of output '{tensor}': {refusal}"),

@@ -2,11 +2,11 @@
 //! requests: what the tests of the response allocator do.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_void};
 
 use crate::objects::{
-    Error, InferenceRequest, InferenceResponse, InferenceTrace, Message, Metrics,
-    ResponseAllocator, Server, ServerOptions,
+    Error, InferenceRequest, InferenceResponse, InferenceTrace, ResponseAllocator, Server,
+    ServerOptions,
 };
 use crate::table::table;
 use crate::values::Number;
@@ -27,49 +27,17 @@ table! {
     options_set_repository = "ServerOptionsSetModelRepositoryPath"(
         options: *mut ServerOptions, path: *const c_char,
     ) -> *mut Error;
-    options_set_control_mode = "ServerOptionsSetModelControlMode"(
-        options: *mut ServerOptions, mode: Number,
-    ) -> *mut Error;
-    options_set_startup_model = "ServerOptionsSetStartupModel"(
-        options: *mut ServerOptions, name: *const c_char,
-    ) -> *mut Error;
-    options_set_strict_config = "ServerOptionsSetStrictModelConfig"(
-        options: *mut ServerOptions, strict: bool,
-    ) -> *mut Error;
     options_set_backend_directory = "ServerOptionsSetBackendDirectory"(
         options: *mut ServerOptions, path: *const c_char,
     ) -> *mut Error;
-    options_set_backend_config = "ServerOptionsSetBackendConfig"(
-        options: *mut ServerOptions, backend: *const c_char, setting: *const c_char,
-        value: *const c_char,
-    ) -> *mut Error;
-    options_set_log_verbose = "ServerOptionsSetLogVerbose"(
-        options: *mut ServerOptions, level: c_int,
-    ) -> *mut Error;
     options_set_log_info = "ServerOptionsSetLogInfo"(
         options: *mut ServerOptions, log: bool,
-    ) -> *mut Error;
-    options_set_exit_timeout = "ServerOptionsSetExitTimeout"(
-        options: *mut ServerOptions, seconds: c_uint,
     ) -> *mut Error;
     server_new = "ServerNew"(
         server: *mut *mut Server, options: *mut ServerOptions,
     ) -> *mut Error;
     server_stop = "ServerStop"(server: *mut Server) -> *mut Error;
     server_delete = "ServerDelete"(server: *mut Server) -> *mut Error;
-    server_is_ready = "ServerIsReady"(server: *mut Server, ready: *mut bool) -> *mut Error;
-    server_load = "ServerLoadModel"(server: *mut Server, name: *const c_char) -> *mut Error;
-    server_unload = "ServerUnloadModel"(server: *mut Server, name: *const c_char) -> *mut Error;
-    server_model_statistics = "ServerModelStatistics"(
-        server: *mut Server, name: *const c_char, version: i64, statistics: *mut *mut Message,
-    ) -> *mut Error;
-    server_metrics = "ServerMetrics"(
-        server: *mut Server, metrics: *mut *mut Metrics,
-    ) -> *mut Error;
-    metrics_formatted = "MetricsFormatted"(
-        metrics: *mut Metrics, format: Number, base: *mut *const c_char, byte_size: *mut usize,
-    ) -> *mut Error;
-    metrics_delete = "MetricsDelete"(metrics: *mut Metrics) -> *mut Error;
     server_infer_async = "ServerInferAsync"(
         server: *mut Server, request: *mut InferenceRequest, trace: *mut InferenceTrace,
     ) -> *mut Error;
@@ -87,9 +55,6 @@ table! {
         request: *mut InferenceRequest, name: *const c_char, base: *const c_void,
         byte_size: usize, memory_type: Number, memory_type_id: i64,
     ) -> *mut Error;
-    request_add_requested_output = "InferenceRequestAddRequestedOutput"(
-        request: *mut InferenceRequest, name: *const c_char,
-    ) -> *mut Error;
     request_set_release_callback = "InferenceRequestSetReleaseCallback"(
         request: *mut InferenceRequest, function: RequestReleaseFn, userp: *mut c_void,
     ) -> *mut Error;
@@ -97,7 +62,6 @@ table! {
         request: *mut InferenceRequest, allocator: *mut ResponseAllocator,
         allocator_userp: *mut c_void, function: ResponseCompleteFn, userp: *mut c_void,
     ) -> *mut Error;
-    request_cancel = "InferenceRequestCancel"(request: *mut InferenceRequest) -> *mut Error;
 
     response_error = "InferenceResponseError"(response: *mut InferenceResponse) -> *mut Error;
     response_output_count = "InferenceResponseOutputCount"(

@@ -26,13 +26,13 @@ pub use embedding::{Embedding, RequestReleaseFn, ResponseCompleteFn};
 pub use library::Library;
 pub use objects::{
     Attributes, BackendHandle, BufferAttributes, Error, InferenceRequest, InferenceResponse,
-    InferenceTrace, Input, Message, Metric, MetricFamily, Metrics, Model, ModelInstance, Output,
-    Parameter, Request, Response, ResponseAllocator, Server, ServerOptions,
+    InferenceTrace, Input, Message, Metric, MetricFamily, Model, ModelInstance, Output, Parameter,
+    Request, Response, ResponseAllocator, Server, ServerOptions,
 };
 pub use table::Missing;
 pub use values::{
-    ARTIFACT_FILESYSTEM, ControlMode, DataType, ErrorCode, InstanceGroupKind, LogLevel, MemoryType,
-    MetricKind, Number, ParameterType, REQUEST_RELEASE_ALL, RESPONSE_COMPLETE_FINAL,
+    ARTIFACT_FILESYSTEM, DataType, ErrorCode, InstanceGroupKind, LogLevel, MemoryType, MetricKind,
+    Number, ParameterType, REQUEST_RELEASE_ALL, RESPONSE_COMPLETE_FINAL,
 };
 
 /// The major version of the backend API that the tables are of. Triton's must equal it.

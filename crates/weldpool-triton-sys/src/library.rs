@@ -23,7 +23,9 @@ unsafe impl Sync for Library {}
 
 impl Library {
     /// What this process has loaded already: its own program and libraries, and `libtritonserver`
-    /// even where it was loaded out of others' sight. Loads nothing.
+    /// even where it was loaded out of others' sight (`RTLD_LOCAL`). On Linux that is any library
+    /// whose file name begins so, since wheels add a hash to it; elsewhere `libtritonserver.so`.
+    /// Loads nothing.
     #[must_use]
     pub fn of_process() -> Library {
         if Library(Place::Process)
@@ -32,7 +34,7 @@ impl Library {
         {
             return Library(Place::Process);
         }
-        match loaded(c"libtritonserver.so") {
+        match hidden() {
             Some(handle) => Library(Place::Loaded(handle)),
             None => Library(Place::Process),
         }
@@ -61,6 +63,44 @@ fn symbol(place: Place, name: &CStr) -> Option<NonNull<c_void>> {
     };
     // SAFETY: the handle is the default one or open for good; the name ends with a zero.
     NonNull::new(unsafe { libc::dlsym(handle, name.as_ptr()) })
+}
+
+/// Triton's library where it is loaded, but its functions are not seen by all.
+#[cfg(target_os = "linux")]
+fn hidden() -> Option<NonNull<c_void>> {
+    use std::ffi::{CString, c_int};
+
+    /// Puts the first path of Triton's library, and looks no further then.
+    unsafe extern "C" fn look(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        found: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the linker's, for the time of the call.
+        let name = unsafe { (*info).dlpi_name };
+        if name.is_null() {
+            return 0;
+        }
+        // SAFETY: not null; the linker's text ends with a zero.
+        let path = unsafe { CStr::from_ptr(name) };
+        let file = path.to_bytes().rsplit(|&byte| byte == b'/').next();
+        if !file.is_some_and(|file| file.starts_with(b"libtritonserver")) {
+            return 0;
+        }
+        // SAFETY: what `hidden` passes, which nobody else uses meanwhile.
+        unsafe { *found.cast::<Option<CString>>() = Some(path.to_owned()) };
+        1
+    }
+
+    let mut found: Option<CString> = None;
+    // SAFETY: the function has the type that is wanted, and is given what it expects.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut found).cast()) };
+    loaded(&found?)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn hidden() -> Option<NonNull<c_void>> {
+    loaded(c"libtritonserver.so")
 }
 
 /// The handle of a library that is loaded already.
@@ -100,7 +140,7 @@ fn symbol(_: Place, _: &CStr) -> Option<NonNull<c_void>> {
 }
 
 #[cfg(not(unix))]
-fn loaded(_: &CStr) -> Option<NonNull<c_void>> {
+fn hidden() -> Option<NonNull<c_void>> {
     None
 }
 

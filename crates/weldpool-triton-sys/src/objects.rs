@@ -40,8 +40,6 @@ opaque! {
     InferenceResponse;
     /// `TRITONSERVER_InferenceTrace`.
     InferenceTrace;
-    /// `TRITONSERVER_Metrics`: a snapshot of all metrics.
-    Metrics;
     /// `TRITONBACKEND_Backend`.
     BackendHandle;
     /// `TRITONBACKEND_BackendAttribute`.

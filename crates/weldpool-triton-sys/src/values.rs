@@ -93,12 +93,6 @@ numbers! {
         Bytes = 3,
         Double = 4,
     }
-    /// `TRITONSERVER_ModelControlMode`, for programs that embed the server.
-    ControlMode {
-        None = 0,
-        Poll = 1,
-        Explicit = 2,
-    }
 }
 
 /// `TRITONBACKEND_ARTIFACT_FILESYSTEM`, the one kind of place that a model can be at.

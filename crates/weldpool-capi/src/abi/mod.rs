@@ -7,6 +7,7 @@
 
 pub mod callback;
 pub mod duration;
+pub(crate) mod flags;
 pub(crate) mod guard;
 pub(crate) mod pointer;
 pub(crate) mod sized;

@@ -12,35 +12,69 @@ pub(crate) fn given<'a, T>(handle: Option<&'a T>, name: &str) -> Result<&'a T> {
     handle.ok_or_else(|| ErrorObject::null(name))
 }
 
-/// A place of the caller's for a result.
-#[derive(Debug)]
-pub(crate) struct Place<T>(NonNull<T>);
+/// What a place holds until there is a result, and after an error.
+pub(crate) trait Empty {
+    const EMPTY: Self;
+}
 
-impl<T> Place<T> {
-    /// The place, which has to be there.
+impl<T> Empty for *mut T {
+    const EMPTY: Self = std::ptr::null_mut();
+}
+
+impl<T> Empty for *const T {
+    const EMPTY: Self = std::ptr::null();
+}
+
+impl Empty for u32 {
+    const EMPTY: Self = 0;
+}
+
+impl Empty for u64 {
+    const EMPTY: Self = 0;
+}
+
+impl Empty for usize {
+    const EMPTY: Self = 0;
+}
+
+/// A place of the caller's for a result: null or zero from the beginning, so that it is after an error. To be made before
+/// anything of the call can fail.
+#[derive(Debug)]
+pub(crate) struct Place<T>(Option<NonNull<T>>);
+
+impl<T: Empty> Place<T> {
+    /// A place that has to be there.
     pub(crate) fn new(pointer: *mut T, name: &str) -> Result<Self> {
-        NonNull::new(pointer)
-            .map(Self)
-            .ok_or_else(|| ErrorObject::null(name))
+        match Self::optional(pointer) {
+            Self(None) => Err(ErrorObject::null(name)),
+            place => Ok(place),
+        }
+    }
+
+    /// A place, or null for a result that the caller does not want.
+    pub(crate) fn optional(pointer: *mut T) -> Self {
+        let place = Self(NonNull::new(pointer));
+        place.put(T::EMPTY);
+        place
     }
 
     pub(crate) fn put(&self, value: T) {
-        // SAFETY: the caller's promise. What lay there is not dropped, since it may be nothing.
-        unsafe { self.0.write(value) }
+        self.put_with(|| value);
+    }
+
+    /// Puts what is made only if it is wanted.
+    pub(crate) fn put_with(&self, make: impl FnOnce() -> T) {
+        if let Some(place) = self.0 {
+            // SAFETY: the caller's promise. What lay there is not dropped, since it may be nothing.
+            unsafe { place.write(make()) }
+        }
     }
 }
 
 impl<T> Place<*mut T> {
-    /// A place for a handle, null until there is one.
-    pub(crate) fn for_handle(pointer: *mut *mut T, name: &str) -> Result<Self> {
-        let place = Self::new(pointer, name)?;
-        place.put(std::ptr::null_mut());
-        Ok(place)
-    }
-
-    /// Gives the caller an object to own.
+    /// Gives the caller an object to own, if he wants it.
     pub(crate) fn give(&self, object: T) {
-        self.put(Box::into_raw(Box::new(object)));
+        self.put_with(|| Box::into_raw(Box::new(object)));
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn terminated(text: impl Into<Vec<u8>>) -> CString {
 
 /// Gives the caller a text to own.
 pub(crate) fn give(place: &Place<*mut c_char>, text: String) {
-    place.put(terminated(text).into_raw());
+    place.put_with(|| terminated(text).into_raw());
 }
 
 /// Frees a text that a function of this library returned through a `char **`. Null is ignored. Thread-safe.

@@ -51,6 +51,7 @@ static void ignored_nulls(void) {
   weldpool_fence_free(NULL);
   weldpool_submission_free(NULL);
   weldpool_callback_free(NULL);
+  weldpool_triton_response_allocator_free(NULL);
   CHECK(weldpool_error_code(NULL) == 0);
   CHECK(weldpool_error_message(NULL)[0] == '\0');
   CHECK(weldpool_error_advice(NULL) == NULL);
@@ -186,6 +187,82 @@ static void refused_nulls(void) {
   REFUSED(weldpool_queue_after_external_submit(queue, NULL, &a_fence), "submission is null");
   REFUSED(weldpool_fence_is_complete(NULL, &number), "fence is null");
   REFUSED(weldpool_fence_wait(NULL, 0), "fence is null");
+}
+
+/* A place that holds something, and a refused call: handles become null and numbers zero, whatever is refused. */
+#define CLEARS(place, call)                       \
+  do {                                            \
+    memset(&(place), 0x55, sizeof(place));        \
+    uint32_t refused = CODE(call, "");            \
+    CHECK(refused != 0 && (place) == 0);          \
+  } while (0)
+
+static void results_after_errors(void) {
+  size_t size;
+  uint32_t number;
+  uint64_t large, other;
+  weldpool_fence_t *a_fence;
+  weldpool_guard_t *a_guard;
+  const void *read;
+  void *written;
+  CLEARS(size, weldpool_allocator_pre_allocate(NULL, 1, 1, &size));
+  CLEARS(size, weldpool_allocator_pre_allocate(allocator, 0, 1, &size));
+  CLEARS(size, weldpool_allocator_reserve(NULL, 1, WELDPOOL_STORAGE_SHARED, &size));
+  CLEARS(size, weldpool_allocator_reserve(allocator, 1, 17, &size));
+  CLEARS(size, weldpool_allocator_trim(NULL, &size));
+  CLEARS(number, weldpool_allocator_set_pooling(NULL, 1, &number));
+  CLEARS(number, weldpool_allocator_set_pooling(allocator, 2, &number));
+  CLEARS(number, weldpool_allocator_set_profiling(NULL, 1, &number));
+  CLEARS(number, weldpool_allocator_set_profiling(allocator, 2, &number));
+  CLEARS(large, weldpool_allocator_set_reserved_bytes_max(NULL, 1, &large));
+  CLEARS(large, weldpool_allocator_set_cached_bytes_max(NULL, 1, &large));
+  CLEARS(large, weldpool_allocator_record_stop(NULL, &large, NULL));
+  other = 7;
+  CLEARS(large, weldpool_allocator_record_stop(allocator, &large, &other));
+  CHECK(other == 0);
+  CLEARS(number, weldpool_allocator_pressure(NULL, &number));
+  CLEARS(number, weldpool_allocator_check_pressure(NULL, &number));
+  CLEARS(number, weldpool_fence_is_complete(NULL, &number));
+  CLEARS(a_fence, weldpool_queue_fill(queue, buffer, 256, &a_fence));
+  CLEARS(a_fence, weldpool_queue_write(NULL, "", 1, buffer, &a_fence));
+  CLEARS(a_fence, weldpool_queue_call(queue, NULL, NULL, NULL, &a_fence));
+  CLEARS(a_fence, weldpool_queue_note_write(queue, NULL, NULL, &a_fence));
+  CLEARS(a_fence, weldpool_queue_after_external_submit(queue, NULL, &a_fence));
+  /* Where the first of two places is missing, too. */
+  CLEARS(read, weldpool_buffer_read(buffer, NULL, &read));
+  CLEARS(a_guard, weldpool_buffer_read(buffer, &a_guard, NULL));
+  CLEARS(written, weldpool_buffer_write(buffer, NULL, &written));
+
+  /* Structures stay as they were. */
+  weldpool_stats_t stats, stats_before;
+  weldpool_block_info_t info, info_before;
+  weldpool_order_t order, order_before;
+  weldpool_submission_t *submission;
+  memset(&stats, 0x55, sizeof stats);
+  stats.struct_size = sizeof stats;
+  stats_before = stats;
+  REFUSED(weldpool_allocator_stats(NULL, &stats), "allocator is null");
+  CHECK(memcmp(&stats, &stats_before, sizeof stats) == 0);
+  memset(&info, 0x55, sizeof info);
+  info.struct_size = sizeof info;
+  info_before = info;
+  CHECK(CODE(weldpool_allocator_find(allocator, &info, &info), "no live memory") == WELDPOOL_ERROR_INVALID_REQUEST);
+  CHECK(memcmp(&info, &info_before, sizeof info) == 0);
+  memset(&order, 0x55, sizeof order);
+  order.struct_size = sizeof order;
+  order_before = order;
+  CLEARS(submission, weldpool_queue_before_external_submit(NULL, &order, &submission));
+  CHECK(memcmp(&order, &order_before, sizeof order) == 0);
+}
+
+/* This program has no Triton. */
+static void no_triton(void) {
+  weldpool_triton_response_allocator_t *made;
+  weldpool_triton_source_t source = {.allocator = allocator, .storage = WELDPOOL_STORAGE_SHARED};
+  memset(&made, 0x55, sizeof made);
+  CHECK(CODE(weldpool_triton_response_allocator_create(&source, 1, NULL, &made), "TRITONSERVER_") ==
+        WELDPOOL_ERROR_UNSUPPORTED);
+  CHECK(made == NULL);
 }
 
 /* Numbers that no constant has, and flags of a later version. */
@@ -552,6 +629,8 @@ static void order_of_queues(void) {
     OK(weldpool_queue_fence(queue, &fence));
   } else {
     OK(weldpool_queue_after_external_submit(queue, submission, &fence));
+    OK(weldpool_queue_before_external_submit(queue, &order, &submission));
+    OK(weldpool_queue_after_external_submit(queue, submission, NULL)); /* nobody wants the fence */
   }
   OK(weldpool_queue_note_read(queue, buffer, fence));
   OK(weldpool_queue_note_write(queue, buffer, fence, NULL));
@@ -811,6 +890,8 @@ int main(int argc, char **argv) {
   OK(weldpool_allocator_allocate_with(allocator, &request, &buffer));
 
   refused_nulls();
+  results_after_errors();
+  no_triton();
   refused_numbers();
   sizes_of_structures();
   errors_have_code_text_and_advice();

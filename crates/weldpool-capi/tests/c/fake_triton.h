@@ -2,6 +2,7 @@
 #ifndef FAKE_TRITON_H
 #define FAKE_TRITON_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,14 @@ struct TRITONSERVER_ResponseAllocator {
   query_fn query;
 };
 
-static int errors, allocators;
+/* Objects that are not deleted, and the setter of attributes that fails, by its number from 1; 0 for none. */
+static int errors, allocators, failing_setter;
+
+TRITONSERVER_Error *TRITONSERVER_ApiVersion(uint32_t *major, uint32_t *minor) {
+  *major = 1;
+  *minor = 34;
+  return NULL;
+}
 
 TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message) {
   TRITONSERVER_Error *error = (TRITONSERVER_Error *)calloc(1, sizeof *error);
@@ -54,19 +62,23 @@ void TRITONSERVER_ErrorDelete(TRITONSERVER_Error *error) {
 
 const char *TRITONSERVER_ErrorMessage(TRITONSERVER_Error *error) { return error->text; }
 
+static TRITONSERVER_Error *of_setter(int number) {
+  return number == failing_setter ? TRITONSERVER_ErrorNew(1, "on purpose") : NULL;
+}
+
 TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetMemoryType(TRITONSERVER_BufferAttributes *attributes, int type) {
   attributes->memory_type = type;
-  return NULL;
+  return of_setter(1);
 }
 
 TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetMemoryTypeId(TRITONSERVER_BufferAttributes *attributes, int64_t id) {
   attributes->id = id;
-  return NULL;
+  return of_setter(2);
 }
 
 TRITONSERVER_Error *TRITONSERVER_BufferAttributesSetByteSize(TRITONSERVER_BufferAttributes *attributes, size_t bytes) {
   attributes->bytes = bytes;
-  return NULL;
+  return of_setter(3);
 }
 
 TRITONSERVER_Error *TRITONSERVER_ResponseAllocatorNew(TRITONSERVER_ResponseAllocator **allocator, alloc_fn alloc,

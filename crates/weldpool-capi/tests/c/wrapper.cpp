@@ -36,6 +36,15 @@ static_assert(std::is_nothrow_move_constructible_v<weldpool::buffer>);
 static_assert(std::is_nothrow_move_assignable_v<weldpool::allocator>);
 static_assert(std::is_base_of_v<weldpool::error, weldpool::out_of_memory>);
 
+template <typename... Objects>
+constexpr bool made_from_nothing = (std::is_nothrow_default_constructible_v<Objects> && ...);
+static_assert(made_from_nothing<weldpool::device, weldpool::strategy, weldpool::fence, weldpool::access<int>,
+                                weldpool::buffer, weldpool::queue, weldpool::submission, weldpool::callback,
+                                weldpool::allocator, weldpool::runtime>);
+static_assert(std::is_nothrow_move_constructible_v<weldpool::access<int>> &&
+              std::is_nothrow_move_assignable_v<weldpool::access<int>> &&
+              !std::is_copy_constructible_v<weldpool::access<int>>);
+
 void ownership(weldpool::allocator const& allocator) {
   weldpool::buffer first = allocator.allocate(1000);
   weldpool::buffer second = std::move(first);
@@ -77,6 +86,81 @@ void guards(weldpool::allocator const& allocator) {
   CHECK(refused);
   buffer = {};
   CHECK(values[0] == 0.5f);
+}
+
+// What was moved from or released holds nothing, its addresses least of all.
+void moved_guards(weldpool::allocator const& allocator) {
+  weldpool::buffer buffer = allocator.allocate(1024);
+  auto first = buffer.write<std::uint32_t>();
+  auto second = std::move(first);
+  CHECK(!first && first.data() == nullptr && first.size() == 0 && first.begin() == first.end());
+  CHECK(second && second.size() == 256);
+  second[0] = 7;
+  weldpool::access<std::uint32_t> third;
+  CHECK(!third && third.data() == nullptr && third.size() == 0);
+  third = std::move(second);
+  CHECK(!second && second.data() == nullptr && second.size() == 0);
+  CHECK(third && third[0] == 7);
+  weldpool_guard_t* guard = third.release();
+  CHECK(guard != nullptr && !third && third.data() == nullptr && third.size() == 0);
+  CHECK(code([&] { static_cast<void>(buffer.read<std::uint32_t>()); }) == WELDPOOL_ERROR_BUSY);
+  weldpool_guard_free(guard);
+  CHECK(buffer.read<std::uint32_t>()[0] == 7);
+}
+
+void addresses(weldpool::allocator const& allocator) {
+  auto* address = static_cast<unsigned char*>(allocator.allocate_address(weldpool::request(1000)));
+  CHECK(allocator.find(address + 500).address == reinterpret_cast<std::uintptr_t>(address));
+  allocator.free_address(address);
+  CHECK(code([&] { static_cast<void>(allocator.find(address)); }) == WELDPOOL_ERROR_INVALID_REQUEST);
+  weldpool::queue queue = allocator.create_queue();
+  auto request = weldpool::request(1000);
+  request.queue = queue.get();
+  allocator.free_address(allocator.allocate_address(request), queue);
+  CHECK(allocator.stats().live_bytes == 0);
+}
+
+void switches(weldpool::device const& device) {
+  auto config = weldpool::config();
+  config.flags = WELDPOOL_CONFIG_COLLECT;
+  weldpool::allocator allocator{device, config};
+  allocator.collect_soon();
+  CHECK(allocator.set_pooling(false) && !allocator.set_pooling(true));
+  // Where there is no tool for it, it says so.
+  std::uint32_t const refused = code([&] { CHECK(!allocator.set_profiling(false)); });
+  CHECK(refused == 0 || refused == WELDPOOL_ERROR_UNSUPPORTED);
+}
+
+void runtimes(weldpool::allocator const& allocator) {
+  weldpool::runtime runtime = weldpool::runtime::open();
+  CHECK(runtime.device_count() >= 1 && weldpool::runtime{}.device_count() == 0);
+  CHECK(std::string{runtime.device(0).info().name} == "host");
+  CHECK(runtime.absent().find('\n') != std::string::npos);
+  weldpool::allocator host{runtime.device(0)};
+  weldpool::buffer far = allocator.allocate(4000), near = host.allocate(4000);
+  near.write<int>()[999] = 5;
+  runtime.copy(near, far);
+  CHECK(far.read<int>()[999] == 5);
+  CHECK(code([&] { runtime.copy(far, near.slice(0, 100)); }) == WELDPOOL_ERROR_INVALID_REQUEST);
+}
+
+// An older library knows less of a choice than this header does.
+void shorter_choices() {
+  using function = weldpool::strategy::function;
+  function throws = [](weldpool_asked_t const&, weldpool_choice_t& choice) {
+    choice.pool = 0;
+    throw 1;
+  };
+  weldpool_asked_t const asked{};
+  // The size, pool and storage, and nothing behind them.
+  std::unique_ptr<std::uint64_t[]> words{new std::uint64_t[2]};
+  void* volatile place = words.get();  // the compiler knows nothing of its size
+  auto* choice = static_cast<weldpool_choice_t*>(place);
+  choice->struct_size = 2 * sizeof words[0];
+  choice->pool = 1;
+  choice->storage = WELDPOOL_STORAGE_MANAGED;
+  weldpool::detail::choose<function>(&throws, &asked, choice);
+  CHECK(choice->pool == 1 && choice->storage == WELDPOOL_STORAGE_MANAGED);
 }
 
 void errors(weldpool::device const& device) {
@@ -170,6 +254,23 @@ void queues(weldpool::allocator const& allocator) {
   CHECK(copy.read<int>()[0] == 0);
   queue.note_use(copy);
   queue.mark().wait();
+
+  // Work of others.
+  weldpool_order_t order;
+  weldpool::submission submission = queue.before_external_submit(order);
+  CHECK(submission && order.struct_size == sizeof order);
+  weldpool::fence end;
+  // Where there is an event to signal, nobody does: the work was not submitted.
+  if (order.signal_event == nullptr)
+    end = queue.after_external_submit(std::move(submission));
+  else
+    end = queue.mark();
+  queue.note_read(copy, end);
+  queue.note_write(copy, end).wait();
+  copy.wait();
+  weldpool::submission none;
+  CHECK(code([&] { static_cast<void>(queue.after_external_submit(std::move(none))); }) ==
+        WELDPOOL_ERROR_INVALID_ARGUMENT);
 }
 
 }  // namespace
@@ -182,12 +283,21 @@ int main(int argc, char** argv) {
   weldpool::allocator allocator{device};
   ownership(allocator);
   guards(allocator);
+  moved_guards(allocator);
+  addresses(allocator);
+  switches(device);
+  runtimes(allocator);
+  shorter_choices();
   errors(device);
   functions(device);
   queues(allocator);
   allocator.record(argv[2]);
   static_cast<void>(allocator.allocate(1));
   CHECK(allocator.record_stop() == 2);
+  CHECK(weldpool::replay(argv[2], device).find("\"allocs\"") != std::string::npos);
+  auto wrong = weldpool::config();
+  wrong.alignment = 3;
+  CHECK(code([&] { static_cast<void>(weldpool::replay(argv[2], device, wrong)); }) == WELDPOOL_ERROR_INVALID_CONFIG);
   CHECK(allocator.report().size() > 100 && allocator.report_json()[0] == '{' && allocator.stats_json()[0] == '{');
   CHECK(!allocator.health().empty() && !allocator.prometheus().empty());
   std::puts(failures == 0 ? "right" : "wrong");

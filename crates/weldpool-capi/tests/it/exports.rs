@@ -18,17 +18,45 @@ fn declared() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-#[test]
-fn the_library_exports_what_the_header_declares_and_nothing_else() {
+/// Names in the library's table of dynamic symbols.
+fn symbols(which: &str) -> BTreeSet<String> {
     let mut nm = Command::new("nm");
-    nm.args(["-D", "--defined-only", "--format=posix"])
+    nm.args(["-D", which, "--format=posix"])
         .arg(prefix().join("lib/libweldpool.so"));
     let printed = succeed(&mut nm);
-    let exported: BTreeSet<String> = printed
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .map(str::to_owned)
-        .collect();
+    let names = printed.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+/// The library loads where there is no Triton, so it must not be linked with it.
+#[test]
+fn the_library_needs_nothing_of_triton() {
+    let needed = symbols("--undefined-only");
+    assert!(
+        needed.iter().any(|name| name.starts_with("malloc")),
+        "{needed:?}"
+    );
+    let of_triton = needed.iter().filter(|name| name.starts_with("TRITON"));
+    assert_eq!(of_triton.collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// What the header declares can be had by RAII, but for PyTorch's interface, which Python calls.
+#[test]
+fn the_wrapper_has_every_function() {
+    let wrapper = std::fs::read_to_string(source("include/weldpool.hpp")).unwrap();
+    let words = wrapper.split(|letter: char| letter != '_' && !letter.is_ascii_alphanumeric());
+    let used: BTreeSet<&str> = words.collect();
+    let missing = declared().into_iter().filter(|name| {
+        !name.starts_with("weldpool_torch_")
+            && name != "weldpool_last_error"
+            && !used.contains(name.as_str())
+    });
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn the_library_exports_what_the_header_declares_and_nothing_else() {
+    let exported = symbols("--defined-only");
     let declared = declared();
     assert!(declared.len() > 80, "{declared:?}");
     assert_eq!(exported, declared);
@@ -74,6 +102,9 @@ fn every_export_is_behind_a_guard() {
         "infallible(",
         "guarded(",
         "say(",
+        "tell(allocator",
+        "submit(queue",
+        "allocate(allocator",
         "allocate(name",
         "allocate(\"",
         "try_with(",

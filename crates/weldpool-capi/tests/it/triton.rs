@@ -7,8 +7,10 @@ use super::build::{With, compile, succeed};
 
 fn run(program: &str) {
     for with in [With::Shared, With::AddressSanitizer] {
-        let printed = succeed(&mut Command::new(compile(program, with)));
-        assert_eq!(printed, "right\n");
+        assert_eq!(
+            succeed(&mut Command::new(compile(program, with))),
+            "right\n"
+        );
     }
 }
 

@@ -37,6 +37,8 @@ static ALLOCATORS: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
     static ERRORS: Cell<i64> = const { Cell::new(0) };
+    /// Errors that `another_error_new` made on this thread.
+    static OF_ANOTHER: Cell<i64> = const { Cell::new(0) };
     /// Which setter of attributes fails on this thread, by its number from 1.
     static FAILING: Cell<u32> = const { Cell::new(0) };
 }
@@ -46,6 +48,21 @@ unsafe extern "C" fn error_new(code: Number, message: *const c_char) -> *mut sys
     // SAFETY: the caller's text ends with a zero.
     let message = unsafe { CStr::from_ptr(message) }.to_owned();
     Box::into_raw(Box::new(FakeError(code, message))).cast()
+}
+
+/// `TRITONSERVER_ErrorNew` of a second Triton in the process.
+pub(super) unsafe extern "C" fn another_error_new(
+    code: Number,
+    message: *const c_char,
+) -> *mut sys::Error {
+    OF_ANOTHER.set(OF_ANOTHER.get() + 1);
+    // SAFETY: the caller's text ends with a zero.
+    unsafe { error_new(code, message) }
+}
+
+/// How many errors that one made on this thread.
+pub(super) fn made_by_another() -> i64 {
+    OF_ANOTHER.get()
 }
 
 unsafe extern "C" fn error_delete(error: *mut sys::Error) {
@@ -137,6 +154,13 @@ unsafe extern "C" fn allocator_delete(allocator: *mut sys::ResponseAllocator) ->
 }
 
 fn functions() -> Functions {
+    functions_of(error_new)
+}
+
+/// A table whose errors are made so.
+pub(super) fn functions_of(
+    error_new: unsafe extern "C" fn(Number, *const c_char) -> *mut sys::Error,
+) -> Functions {
     let table = sys::ResponseAllocators {
         error_new,
         error_delete,
@@ -160,11 +184,20 @@ pub(super) fn made(sources: Vec<Source>, options: &Options) -> crate::Result<Res
 
 /// An allocator of the fake's.
 pub(super) fn allocator<const N: usize>(sources: [Source; N], options: &Options) -> Triton {
-    let made = made(sources.into(), options).unwrap();
+    called(made(sources.into(), options).unwrap())
+}
+
+/// An allocator of a certain Triton's.
+pub(super) fn allocator_of<const N: usize>(functions: Functions, sources: [Source; N]) -> Triton {
+    let options = Options::default();
+    called(ResponseAllocator::with_functions(functions, sources, &options).unwrap())
+}
+
+fn called(allocator: ResponseAllocator) -> Triton {
     // SAFETY: made by `allocator_new`.
-    let callbacks = unsafe { *made.as_ptr().cast::<Callbacks>() };
+    let callbacks = unsafe { *allocator.as_ptr().cast::<Callbacks>() };
     Triton {
-        allocator: made,
+        allocator,
         callbacks,
     }
 }

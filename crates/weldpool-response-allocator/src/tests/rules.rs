@@ -4,7 +4,8 @@ use weldpool::{Allocator, Config, Request, StorageMode};
 use weldpool_triton_sys::ErrorCode;
 
 use super::fake::{
-    Attributes, RUBBISH, Recorded, Triton, allocator, fail_setter, is_live, live_errors,
+    Attributes, RUBBISH, Recorded, Triton, allocator, allocator_of, another_error_new, fail_setter,
+    functions_of, is_live, live_errors, made_by_another,
 };
 use crate::callbacks::guarded;
 use crate::{Options, Source};
@@ -215,11 +216,31 @@ fn null_where_triton_passes_none_is_an_error_and_touches_nothing() {
     assert_eq!(live_errors(), 0);
 }
 
+/// A process may have a second Triton, whose errors only that one can read and delete.
+#[test]
+fn errors_are_made_by_the_triton_of_the_allocator() {
+    let pool = limited(4 << 20);
+    let first = pooled(&pool);
+    let sources = [Source::pool(&pool, StorageMode::Shared).unwrap()];
+    let second = allocator_of(functions_of(another_error_new), sources);
+    let before = made_by_another();
+    first.output(8 * MIB, CPU).unwrap_err();
+    assert_eq!(made_by_another(), before);
+    second.output(8 * MIB, CPU).unwrap_err();
+    assert_eq!(made_by_another(), before + 1);
+    let output = second.alloc_alone(1000, CPU).1;
+    fail_setter(1);
+    second.attributes(&output).unwrap_err();
+    fail_setter(0);
+    assert_eq!(made_by_another(), before + 2);
+    assert_eq!(live_errors(), 0);
+}
+
 #[test]
 fn a_panic_does_not_leave_a_callback() {
     let pool = limited(64 << 20);
     let triton = pooled(&pool); // so that errors can be made
-    let error = guarded(|| panic!("on purpose"));
+    let error = guarded(None, || panic!("on purpose"));
     let (code, message) = super::fake::result(error).unwrap_err();
     assert_eq!(code, ErrorCode::Internal);
     assert!(message.starts_with("a panic"), "{message}");

@@ -83,6 +83,19 @@ fn the_kind_that_is_asked_for_is_served_and_the_next_best_when_it_is_out() {
     assert_eq!(triton.allocator.stats().live_buffers, 0);
 }
 
+/// Nothing lies nowhere: what `alloc` says of an output of no bytes is what its attributes say, whatever was asked for.
+#[test]
+fn an_output_of_no_bytes_is_described_as_it_was_given() {
+    let triton = allocator(three_kinds(16 << 20), &Options::default());
+    for wanted in [CPU, PINNED, GPU] {
+        let (told, empty) = triton.alloc_alone(0, wanted);
+        told.unwrap();
+        let attributes = triton.attributes(&empty).unwrap();
+        assert_eq!((attributes.memory_type, attributes.id), place(&empty));
+        assert_eq!((attributes.bytes, empty.buffer), (0, 0));
+    }
+}
+
 #[test]
 fn a_list_may_be_kept_to() {
     let [host, pinned, gpu] = three_kinds(64 << 20);

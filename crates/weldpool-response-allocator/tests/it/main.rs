@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod failures;
+mod in_c;
 mod outputs;
 mod places;
 mod threads;

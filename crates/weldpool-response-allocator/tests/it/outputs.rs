@@ -73,6 +73,23 @@ fn results_are_right_and_lie_in_the_pool() {
     assert_all_released(&pool, &allocator);
 }
 
+/// As a program makes it, that has loaded Triton and knows nothing of tables of functions.
+#[test]
+fn tritons_functions_are_found_in_the_process() {
+    let Some(server) = server() else { return };
+    let pool = Allocator::host().unwrap();
+    let source = Source::pool(&pool, StorageMode::Shared).unwrap();
+    let allocator = ResponseAllocator::new([source], &Options::default()).unwrap();
+    let command = Command::default();
+    let responses = command.request().infer(server, &allocator);
+    let output = responses[0].only();
+    command.check(0, &output);
+    assert!(pool.find(output.address).is_some());
+    drop(responses);
+    assert_eq!(allocator.stats().releases, 1);
+    assert_all_released(&pool, &allocator);
+}
+
 #[test]
 fn memory_is_used_again() {
     let Some(server) = server() else { return };

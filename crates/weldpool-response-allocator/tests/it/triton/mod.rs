@@ -16,7 +16,7 @@ use weldpool_response_allocator::Functions;
 use weldpool_triton_sys::{self as sys, ErrorCode};
 
 pub(crate) use self::command::Command;
-pub(crate) use self::request::Request;
+pub(crate) use self::request::{Request, Responses};
 pub(crate) use self::response::{Output, Response};
 use self::setting::Setting;
 

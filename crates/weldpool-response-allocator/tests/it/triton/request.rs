@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
@@ -24,13 +25,25 @@ pub(crate) struct Request {
     pub(crate) data: Vec<u8>,
 }
 
+/// What a request is given for its outputs.
+pub(crate) trait Responses {
+    /// The arguments `response_allocator` and `response_allocator_userp`.
+    fn pointers(&self) -> (*mut sys::ResponseAllocator, *mut c_void);
+}
+
+impl Responses for ResponseAllocator {
+    fn pointers(&self) -> (*mut sys::ResponseAllocator, *mut c_void) {
+        (self.as_ptr(), self.user_pointer())
+    }
+}
+
 /// A request under way.
 #[derive(Debug)]
 pub(crate) struct Pending<'a> {
     answers: Receiver<Response>,
     // Both live until the last answer is here.
     _data: Vec<u8>,
-    _allocator: &'a ResponseAllocator,
+    _allocator: PhantomData<&'a ()>,
 }
 
 impl Request {
@@ -38,7 +51,7 @@ impl Request {
     pub(crate) fn infer(
         self,
         server: &'static Server,
-        allocator: &ResponseAllocator,
+        allocator: &impl Responses,
     ) -> Vec<Response> {
         self.send(server, allocator).unwrap().wait()
     }
@@ -47,7 +60,7 @@ impl Request {
     pub(crate) fn send<'a>(
         self,
         server: &'static Server,
-        allocator: &'a ResponseAllocator,
+        allocator: &'a impl Responses,
     ) -> Told<Pending<'a>> {
         let api = &server.embedding;
         let mut request = ptr::null_mut();
@@ -83,12 +96,13 @@ impl Request {
         })?;
         let (send, answers) = mpsc::channel();
         let userp: *mut Sender<Response> = Box::into_raw(Box::new(send));
+        let (response_allocator, response_allocator_userp) = allocator.pointers();
         // SAFETY: the allocator outlives the request, which `Pending` sees to; the sender lives until the last answer.
         server.check(unsafe {
             (api.request_set_response_callback)(
                 request,
-                allocator.as_ptr(),
-                allocator.user_pointer(),
+                response_allocator,
+                response_allocator_userp,
                 answered,
                 userp.cast(),
             )
@@ -99,7 +113,7 @@ impl Request {
         Ok(Pending {
             answers,
             _data: self.data,
-            _allocator: allocator,
+            _allocator: PhantomData,
         })
     }
 }
