@@ -58,9 +58,6 @@ table! {
     instance_kind = "ModelInstanceKind"(
         instance: *mut ModelInstance, kind: *mut Number,
     ) -> *mut Error;
-    instance_device_id = "ModelInstanceDeviceId"(
-        instance: *mut ModelInstance, device_id: *mut i32,
-    ) -> *mut Error;
     instance_model = "ModelInstanceModel"(
         instance: *mut ModelInstance, model: *mut *mut Model,
     ) -> *mut Error;
@@ -69,9 +66,6 @@ table! {
     ) -> *mut Error;
     instance_set_state = "ModelInstanceSetState"(
         instance: *mut ModelInstance, state: *mut c_void,
-    ) -> *mut Error;
-    instance_report_memory_usage = "ModelInstanceReportMemoryUsage"(
-        instance: *mut ModelInstance, usage: *mut *mut BufferAttributes, count: u32,
     ) -> *mut Error;
     report_statistics = "ModelInstanceReportStatistics"(
         instance: *mut ModelInstance, request: *mut Request, success: bool, exec_start_ns: u64,

@@ -62,7 +62,6 @@ pub type StartFn =
 table! {
     /// Errors, messages, logging, metrics, attributes of buffers.
     Core, "TRITONSERVER_";
-    api_version = "ApiVersion"(major: *mut u32, minor: *mut u32) -> *mut Error;
     error_new = "ErrorNew"(code: Number, message: *const c_char) -> *mut Error;
     error_delete = "ErrorDelete"(error: *mut Error);
     error_code = "ErrorCode"(error: *mut Error) -> Number;
