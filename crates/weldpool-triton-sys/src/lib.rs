@@ -38,5 +38,6 @@ pub use values::{
 /// The major version of the backend API that the tables are of. Triton's must equal it.
 pub const BACKEND_API_MAJOR: u32 = 1;
 
-/// The lowest minor version that the tables were checked against: that of Triton 2.51.
+/// The minor version that is demanded: that of Triton 2.51, with which the tables were checked. Which of the functions older
+/// versions lack is not known.
 pub const BACKEND_API_MINOR: u32 = 19;

@@ -65,32 +65,29 @@ impl<'i> Responder<'i> {
     }
 
     fn finish(&mut self, failure: Option<&Error>) -> Ordered {
-        if let Some(error) = failure {
-            let id = self.request.as_ref().and_then(|request| request.id().ok());
-            tracing::debug!("request '{}' fails: {error}", id.unwrap_or_default());
-        }
-        if self.response.is_none()
-            && let Err(error) = self.open()
-        {
-            tracing::error!("there is no answer to send: {error}");
-        }
-        let sent = match self.response.take() {
-            Some(response) => response.send(failure),
-            None => Err(Error::internal("Triton made no response for the request")),
+        // Taken out first: whatever goes wrong from here on, there is no second answer.
+        let Some(request) = self.request.take() else {
+            return self.times.ending(now_ns());
         };
+        if let Some(error) = failure {
+            let id = request.id().unwrap_or_default();
+            tracing::debug!("request '{id}' fails: {error}");
+        }
+        let response = self.response.take();
+        let sent = response
+            .map_or_else(|| Response::new(&request), Ok)
+            .and_then(|response| response.send(failure));
         if let Err(error) = &sent {
             tracing::error!("an answer could not be sent: {error}");
         }
         let times = self.times.ending(now_ns());
-        if let Some(request) = self.request.take() {
-            let success = failure.is_none() && sent.is_ok();
-            // Before the request is given back: the statistics look into it.
-            if let Err(error) = request.report(self.instance, success, times) {
-                tracing::warn!("a request is missing in the statistics: {error}");
-            }
-            if let Err(error) = request.release() {
-                tracing::error!("a request could not be given back: {error}");
-            }
+        let success = failure.is_none() && sent.is_ok();
+        // Before the request is given back: the statistics look into it.
+        if let Err(error) = request.report(self.instance, success, times) {
+            tracing::warn!("a request is missing in the statistics: {error}");
+        }
+        if let Err(error) = request.release() {
+            tracing::error!("a request could not be given back: {error}");
         }
         times
     }
