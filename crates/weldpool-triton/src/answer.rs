@@ -5,6 +5,7 @@ use weldpool_engine::Tensor;
 use crate::batch::Ports;
 use crate::error::{Error, Result};
 use crate::execute::Member;
+use crate::few::{Dims, Few};
 use crate::gather::{Rows, rows};
 
 /// What a run made.
@@ -12,7 +13,7 @@ use crate::gather::{Rows, rows};
 pub(crate) struct Made<'m> {
     ports: &'m Ports,
     /// By the model's order; none where nobody wants one or where it is in the answer already.
-    outputs: Vec<Option<Output>>,
+    outputs: Few<Option<Output>>,
 }
 
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl<'m> Made<'m> {
     /// `Internal` for an output that does not begin with the batch.
     pub(crate) fn new(
         ports: &'m Ports,
-        tensors: Vec<Option<Tensor>>,
+        tensors: Few<Option<Tensor>>,
         batch_size: usize,
     ) -> Result<Made<'m>> {
         let located = |tensor: &Tensor| {
@@ -46,7 +47,7 @@ impl<'m> Made<'m> {
             .into_iter()
             .enumerate()
             .map(|(port, tensor)| tensor.map(|tensor| output(port, tensor)).transpose())
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         Ok(Made { ports, outputs })
     }
 
@@ -70,7 +71,7 @@ impl<'m> Made<'m> {
         end: usize,
     ) -> Result<()> {
         let bytes = output.tensor.bytes()?;
-        let mut shape = output.tensor.shape().to_vec();
+        let mut shape = Dims::from_slice(output.tensor.shape());
         let bytes = match &output.rows {
             None => &bytes[..],
             Some(rows) => {

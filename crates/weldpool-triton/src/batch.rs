@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::ffi::CString;
 
+use smallvec::smallvec;
 use weldpool_engine::{DataType, TensorSlice, element_count};
 use weldpool_triton_sys as sys;
 
 use crate::error::{Error, Result};
+use crate::few::{Dims, Few, Lone};
 use crate::handles::{Input, OutputMemory, Request, Response};
 
 /// An input or output of a model as requests and answers name it.
@@ -31,9 +33,9 @@ impl Port {
     }
 
     /// The shape that the model sees.
-    fn model_shape(&self, shape: &[i64]) -> Result<Vec<usize>> {
+    fn model_shape(&self, shape: &[i64]) -> Result<Dims> {
         if self.scalar && shape == [1] {
-            return Ok(Vec::new());
+            return Ok(Dims::new());
         }
         shape
             .iter()
@@ -60,9 +62,9 @@ impl Port {
     }
 
     /// The shape that Triton is told.
-    fn triton_shape(&self, shape: &[usize]) -> Result<Vec<i64>> {
+    fn triton_shape(&self, shape: &[usize]) -> Result<Dims<i64>> {
         if self.scalar && shape.is_empty() {
-            return Ok(vec![1]);
+            return Ok(smallvec![1]);
         }
         shape
             .iter()
@@ -92,16 +94,16 @@ pub(crate) struct Given {
     /// Its position in the request.
     pub(crate) index: u32,
     /// The shape that the model sees.
-    pub(crate) shape: Vec<usize>,
+    pub(crate) shape: Dims,
 }
 
 /// A request that was checked: it can be run, alone or with others.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     /// The inputs, in the model's order.
-    pub(crate) inputs: Vec<Given>,
+    pub(crate) inputs: Few<Given>,
     /// Positions of the wanted outputs, in the model's order, each once.
-    pub(crate) outputs: Vec<usize>,
+    pub(crate) outputs: Few<usize>,
     /// Its items; 1 if the model knows no batches.
     pub(crate) batch_size: usize,
 }
@@ -114,7 +116,7 @@ impl Ports {
     pub(crate) fn check(&self, request: &Request) -> Result<Asked> {
         let mut inputs = (0..request.input_count()?)
             .map(|index| self.check_input(index, &request.input(index)?))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         inputs.sort_by_key(|given| given.port);
         if let Some(twice) = inputs.windows(2).find(|pair| pair[0].port == pair[1].port) {
             let name = &self.inputs[twice[0].port].name;
@@ -128,11 +130,12 @@ impl Ports {
         }
         let batch_size = self.batch_size(&inputs)?;
         let wanted = request.wanted_outputs()?;
-        let mut outputs = Vec::with_capacity(wanted.len());
+        let mut outputs = Few::with_capacity(wanted.len());
         for name in &wanted {
-            let position = self.outputs.iter().position(|port| port.c_name == *name);
+            let is_it = |port: &Port| port.name.as_bytes() == *name;
+            let position = self.outputs.iter().position(is_it);
             let position = position.ok_or_else(|| {
-                let name = name.to_string_lossy();
+                let name = String::from_utf8_lossy(name);
                 Error::invalid(format!("the model has no output '{name}'"))
             })?;
             if !outputs.contains(&position) {
@@ -234,13 +237,16 @@ impl Ports {
 
     /// Divides requests into groups that run together: same inputs, same shapes but for the batch,
     /// no more items than allowed. Positions among those given, in their order.
-    pub(crate) fn groups<'a>(&self, asked: impl IntoIterator<Item = &'a Asked>) -> Vec<Vec<usize>> {
+    pub(crate) fn groups<'a>(
+        &self,
+        asked: impl IntoIterator<Item = &'a Asked>,
+    ) -> Lone<Lone<usize>> {
         struct Group<'a> {
             first: &'a Asked,
             items: usize,
-            positions: Vec<usize>,
+            positions: Lone<usize>,
         }
-        let mut groups: Vec<Group<'_>> = Vec::new();
+        let mut groups: Lone<Group<'_>> = Lone::new();
         for (position, request) in asked.into_iter().enumerate() {
             let joined = groups.iter_mut().find(|group| {
                 self.max_batch_size > 0
@@ -255,7 +261,7 @@ impl Ports {
                 None => groups.push(Group {
                     first: request,
                     items: request.batch_size,
-                    positions: vec![position],
+                    positions: smallvec![position],
                 }),
             }
         }
@@ -325,12 +331,12 @@ mod tests {
 
     fn asked(port: usize, shape: &[usize]) -> Asked {
         Asked {
-            inputs: vec![Given {
+            inputs: smallvec![Given {
                 port,
                 index: 0,
-                shape: shape.to_vec(),
+                shape: shape.into(),
             }],
-            outputs: vec![0],
+            outputs: smallvec![0],
             batch_size: shape.first().copied().unwrap_or(1),
         }
     }
@@ -354,14 +360,23 @@ mod tests {
             asked(0, &[1, 5]),
         ];
         let groups = ports(4).groups(&requests);
-        assert_eq!(groups, [vec![0, 2, 5], vec![1], vec![3], vec![4]]);
+        let expected: [&[usize]; 4] = [&[0, 2, 5], &[1], &[3], &[4]];
+        assert!(
+            groups.iter().map(|group| &group[..]).eq(expected),
+            "{groups:?}"
+        );
     }
 
     #[test]
     fn without_batches_each_request_runs_alone() {
         let requests = [asked(0, &[2]), asked(0, &[2])];
-        assert_eq!(ports(0).groups(&requests), [vec![0], vec![1]]);
-        assert_eq!(ports(0).groups(&[]), Vec::<Vec<usize>>::new());
+        let groups = ports(0).groups(&requests);
+        let expected: [&[usize]; 2] = [&[0], &[1]];
+        assert!(
+            groups.iter().map(|group| &group[..]).eq(expected),
+            "{groups:?}"
+        );
+        assert!(ports(0).groups(&[]).is_empty());
     }
 
     #[test]
@@ -373,10 +388,10 @@ mod tests {
             scalar: true,
             optional: false,
         };
-        assert_eq!(port.model_shape(&[1]).unwrap(), Vec::<usize>::new());
-        assert_eq!(port.triton_shape(&[]).unwrap(), [1]);
+        assert!(port.model_shape(&[1]).unwrap().is_empty());
+        assert_eq!(port.triton_shape(&[]).unwrap()[..], [1]);
         port.scalar = false;
-        assert_eq!(port.model_shape(&[1]).unwrap(), [1]);
+        assert_eq!(port.model_shape(&[1]).unwrap()[..], [1]);
         assert!(port.model_shape(&[-1]).is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::batch::Asked;
 use crate::clock::{Times, now_ns};
 use crate::error::{Error, ErrorCode, Result};
 use crate::faults::Place;
+use crate::few::Lone;
 use crate::handles::{Instance, Request};
 use crate::instance::InstanceState;
 use crate::model::ModelState;
@@ -18,14 +19,14 @@ pub(crate) fn execute(
     instance: &Instance,
     state: &InstanceState,
     model: &ModelState,
-    requests: Vec<Request>,
+    requests: Lone<Request>,
 ) {
     let times = Times::start();
-    let responders: Vec<Responder<'_>> = requests
+    let responders: Lone<Responder<'_>> = requests
         .into_iter()
         .map(|request| Responder::new(instance, request, times))
         .collect();
-    let mut members: Vec<Option<Member<'_>>> = responders
+    let mut members: Lone<Option<Member<'_>>> = responders
         .into_iter()
         .filter_map(|responder| Member::admit(responder, model))
         .map(Some)
@@ -33,7 +34,7 @@ pub(crate) fn execute(
     let asked = members.iter().flatten().map(|member| &member.asked);
     let groups = model.ports.groups(asked);
     for (number, positions) in groups.into_iter().enumerate() {
-        let group: Vec<Member<'_>> = positions
+        let group: Lone<Member<'_>> = positions
             .into_iter()
             .filter_map(|position| members.get_mut(position)?.take())
             .collect();
@@ -60,7 +61,7 @@ pub(crate) fn execute(
 fn answer(
     run: &mut Run<'_>,
     engine: &mut dyn EngineInstance,
-    mut group: Vec<Member<'_>>,
+    mut group: Lone<Member<'_>>,
 ) -> Result<(), ()> {
     let made = run
         .infer(engine, &group)

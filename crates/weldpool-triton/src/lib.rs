@@ -18,6 +18,7 @@ mod error;
 mod execute;
 pub mod exports;
 mod faults;
+mod few;
 mod gather;
 mod handles;
 mod instance;

@@ -13,16 +13,17 @@ use weldpool_engine::{DataType, Tensor, element_count};
 use crate::batch::{Port, Ports};
 use crate::error::{Error, Result};
 use crate::execute::Member;
+use crate::few::Few;
 use crate::handles::OutputMemory;
 
 /// Memory of an answer, by outputs.
 #[derive(Debug, Default)]
 pub(crate) struct Places<'r> {
     /// Written by the run itself.
-    direct: Vec<Direct<'r>>,
+    direct: Few<Direct<'r>>,
     /// Copied to after the run: the elements can not be written there, or lie over what the run
     /// reads or writes.
-    copied: Vec<Copied<'r>>,
+    copied: Few<Copied<'r>>,
 }
 
 /// An output that a run writes to the answer's memory.
@@ -47,19 +48,19 @@ impl<'r> Places<'r> {
     pub(crate) fn reserve(
         ports: &Ports,
         member: &'r Member<'_>,
-        shapes: &[Option<Vec<usize>>],
+        mut shapes: Vec<Option<Vec<usize>>>,
         read: &[&'r [u8]],
     ) -> Result<Places<'r>> {
         let mut places = Places::default();
-        let mut used: Vec<Range<usize>> = read.iter().map(|bytes| addresses(bytes)).collect();
+        let mut used: Few<Range<usize>> = read.iter().map(|bytes| addresses(bytes)).collect();
         for port in &member.asked.outputs {
             let output = &ports.outputs[*port];
-            let shape = shapes.get(*port).and_then(Option::as_ref);
+            let shape = shapes.get_mut(*port).and_then(Option::take);
             let Some(shape) = shape.filter(|_| output.data_type != DataType::Bytes) else {
                 break;
             };
-            let memory = add(member, output, shape)?;
-            let (port, shape) = (*port, shape.clone());
+            let memory = add(member, output, &shape)?;
+            let port = *port;
             let here = memory.addresses();
             let aligned = output.data_type.byte_size();
             let aligned = aligned.is_some_and(|size| here.start.is_multiple_of(size));

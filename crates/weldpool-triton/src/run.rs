@@ -14,6 +14,7 @@ use crate::clock::Times;
 use crate::error::{Error, Result};
 use crate::execute::Member;
 use crate::faults::Place;
+use crate::few::{Dims, Few};
 use crate::gather::gather;
 use crate::model::ModelState;
 use crate::places::Places;
@@ -42,13 +43,13 @@ impl Run<'_> {
         &mut self,
         engine: &mut dyn EngineInstance,
         group: &[Member<'_>],
-    ) -> Result<Vec<Option<Tensor>>> {
+    ) -> Result<Few<Option<Tensor>>> {
         self.model.faults.reach(Place::BeforeRun)?;
         let ports = &self.model.ports;
         let first = group
             .first()
             .ok_or_else(|| Error::internal("there is nothing to run"))?;
-        let shape_of = |position: usize| -> Vec<usize> {
+        let shape_of = |position: usize| -> Dims {
             let mut shape = first.asked.inputs[position].shape.clone();
             if ports.max_batch_size > 0
                 && let Some(items) = shape.first_mut()
@@ -57,12 +58,12 @@ impl Run<'_> {
             }
             shape
         };
-        let input_shapes: Vec<Vec<usize>> = (0..first.asked.inputs.len()).map(shape_of).collect();
+        let input_shapes: Few<Dims> = (0..first.asked.inputs.len()).map(shape_of).collect();
         let held = input_shapes
             .iter()
             .enumerate()
             .map(|(position, shape)| self.hold(group, position, shape))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         let inputs = held
             .iter()
             .zip(&input_shapes)
@@ -78,13 +79,13 @@ impl Run<'_> {
                     }
                 })
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
 
         let mut places = match group {
             [alone] => Places::reserve(
                 ports,
                 alone,
-                &self.known_shapes(&alone.asked),
+                self.known_shapes(&alone.asked),
                 &held_in_place(&held),
             )?,
             _ => Places::default(),
@@ -93,7 +94,7 @@ impl Run<'_> {
         let mut outputs = wanted
             .iter()
             .map(|port| Output::new(&ports.outputs[*port].name))
-            .collect::<Vec<_>>();
+            .collect::<Few<_>>();
         for place in places.direct() {
             let output = wanted.iter().position(|port| *port == place.port);
             if let Some(output) = output.and_then(|output| outputs.get_mut(output)) {
@@ -105,10 +106,11 @@ impl Run<'_> {
 
         self.times.computing();
         let made = self.run(engine, group, &inputs, &mut outputs);
+        drop(outputs);
         self.times.computed();
         let mut made = made?.into_iter();
         self.model.faults.reach(Place::AfterRun)?;
-        let mut by_port: Vec<Option<Tensor>> = vec![None; ports.outputs.len()];
+        let mut by_port: Few<Option<Tensor>> = ports.outputs.iter().map(|_| None).collect();
         for port in wanted {
             by_port[port] = made.next().flatten();
         }
@@ -130,7 +132,7 @@ impl Run<'_> {
         let requests = group
             .iter()
             .map(|member| member.responder.request())
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         let run = || engine.run_with(inputs, outputs);
         Ok(self.model.watcher.during(&requests, canceller, run)?)
     }
@@ -138,7 +140,7 @@ impl Run<'_> {
     /// The shapes that outputs of a request have, as far as that is sure before it runs.
     fn known_shapes(&self, asked: &Asked) -> Vec<Option<Vec<usize>>> {
         let ports = &self.model.ports;
-        let inputs: Vec<(&str, &[usize])> = asked
+        let inputs: Few<(&str, &[usize])> = asked
             .inputs
             .iter()
             .map(|given| {
@@ -165,7 +167,7 @@ impl Run<'_> {
         position: usize,
         shape: &[usize],
     ) -> Result<Held<'r>> {
-        let mut pieces = Vec::new();
+        let mut pieces = Few::new();
         let mut data_type = DataType::Uint8;
         for member in group {
             let given = &member.asked.inputs[position];
@@ -185,15 +187,15 @@ impl Run<'_> {
 }
 
 /// The outputs that any request of a group wants, in the model's order.
-fn wanted(group: &[Member<'_>]) -> Vec<usize> {
+fn wanted(group: &[Member<'_>]) -> Few<usize> {
     let wanted = group.iter().flat_map(|member| &member.asked.outputs);
-    let mut wanted: Vec<usize> = wanted.copied().collect();
+    let mut wanted: Few<usize> = wanted.copied().collect();
     wanted.sort_unstable();
     wanted.dedup();
     wanted
 }
 
-fn held_in_place<'r>(held: &[Held<'r>]) -> Vec<&'r [u8]> {
+fn held_in_place<'r>(held: &[Held<'r>]) -> Few<&'r [u8]> {
     let in_place = |held: &Held<'r>| match held {
         Held::InPlace(bytes) => Some(*bytes),
         Held::Gathered(_) => None,

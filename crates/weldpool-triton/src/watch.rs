@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weldpool_engine::Canceller;
 
 use crate::error::{Error, Result};
+use crate::few::Few;
 use crate::handles::{Request, Watched};
 
 /// How long a run lasts before its requests are looked at, and how often that happens.
@@ -42,7 +43,7 @@ struct State {
 struct Run {
     number: u64,
     since: Instant,
-    requests: Vec<Watched>,
+    requests: Few<Watched>,
     canceller: Canceller,
 }
 

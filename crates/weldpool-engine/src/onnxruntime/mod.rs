@@ -44,9 +44,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::{Engine, LoadOptions, Model, ModelSource, Result};
 
 use environment::Environment;
+
+/// A list that is short, as those of a run's inputs and outputs are, and takes no memory of its own then.
+type Few<T> = SmallVec<[T; 4]>;
 
 /// The engine's name.
 const NAME: &str = "onnxruntime";

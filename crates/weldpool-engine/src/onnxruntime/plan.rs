@@ -1,6 +1,7 @@
 //! What is decided before a run: whether inputs and outputs fit the model, and where each output is
 //! written.
 
+use super::Few;
 use super::predicted::Shapes;
 use super::session::Loaded;
 use super::value::Target;
@@ -86,9 +87,9 @@ impl Planned<'_> {
 
 impl Loaded {
     /// Checks the inputs against the signature; returns their positions in the model.
-    pub(super) fn check_inputs(&self, inputs: &[Input<'_>]) -> Result<Vec<usize>> {
+    pub(super) fn check_inputs(&self, inputs: &[Input<'_>]) -> Result<Few<usize>> {
         let specs = &self.inputs.specs;
-        let mut order = Vec::with_capacity(inputs.len());
+        let mut order = Few::with_capacity(inputs.len());
         for input in inputs {
             let name = input.name;
             let index = position_of(specs, name, ErrorKind::InvalidInput)?;
@@ -139,7 +140,7 @@ impl Loaded {
         &self,
         inputs: Inputs<'_>,
         outputs: &'o mut [Output<'_>],
-    ) -> Result<Vec<Planned<'o>>> {
+    ) -> Result<Few<Planned<'o>>> {
         let wanted = self.check_outputs(outputs)?;
         outputs
             .iter_mut()
@@ -180,7 +181,7 @@ impl Loaded {
     }
 
     /// Checks the wanted outputs; returns their positions in the model.
-    fn check_outputs(&self, outputs: &[Output<'_>]) -> Result<Vec<usize>> {
+    fn check_outputs(&self, outputs: &[Output<'_>]) -> Result<Few<usize>> {
         let specs = &self.outputs.specs;
         if outputs.is_empty() {
             return Err(Error::new(
@@ -188,7 +189,7 @@ impl Loaded {
                 "no output is requested",
             ));
         }
-        let mut wanted = Vec::with_capacity(outputs.len());
+        let mut wanted = Few::with_capacity(outputs.len());
         for output in outputs {
             let name = output.name;
             let refuse = |message: String| {
@@ -233,7 +234,7 @@ impl Loaded {
     pub(super) fn expected_shapes(&self, inputs: &[(&str, &[usize])]) -> Vec<Option<Vec<usize>>> {
         let specs = &self.inputs.specs;
         let position = |name: &str| specs.iter().position(|spec| spec.name == name);
-        let order: Vec<usize> = inputs
+        let order: Few<usize> = inputs
             .iter()
             .filter_map(|(name, _)| position(name))
             .collect();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Few;
 use super::cancellation::{Cancellable, Cancellation};
 use super::plan::{Inputs, Place, Planned, about_input, about_output};
 use super::raw::Value;
@@ -167,7 +168,7 @@ impl Run<'_> {
             .given
             .iter()
             .map(|input| Held::new(input).map_err(|error| about_input(input.name, error)))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         let made = self.execute_held(&held, planned)?;
         planned
             .iter_mut()
@@ -182,7 +183,7 @@ impl Run<'_> {
         &'h self,
         held: &'h [Held<'_>],
         planned: &mut [Planned<'_>],
-    ) -> Result<Vec<Option<Value<'h>>>> {
+    ) -> Result<Few<Option<Value<'h>>>> {
         let model = self.model;
         let api = model.environment.api();
         let host_memory = model.environment.host_memory();
@@ -194,8 +195,8 @@ impl Run<'_> {
                 held.value(api, host_memory)
                     .map_err(|error| about_input(input.name, error))
             })
-            .collect::<Result<Vec<_>>>()?;
-        let named_inputs: Vec<_> = self
+            .collect::<Result<Few<_>>>()?;
+        let named_inputs: Few<_> = self
             .inputs
             .order
             .iter()
@@ -210,7 +211,7 @@ impl Run<'_> {
                 let target = output.target();
                 Ok((index, target.map_err(|error| self.about(index, error))?))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
         let named_outputs = targets
             .iter_mut()
             .map(|(index, target)| {
@@ -221,7 +222,7 @@ impl Run<'_> {
                     .map_err(|error| self.about(*index, error))?;
                 Ok((model.outputs.names[*index].as_c_str(), value))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Few<_>>>()?;
 
         let refusals = model
             .table

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 
+use smallvec::SmallVec;
 use weldpool::{Allocator, Request, WriteGuard};
 
 use super::raw::{self, AllocatorTable, Api, MemoryInfo, Taken, Value};
@@ -14,11 +15,14 @@ use crate::{
     element_count,
 };
 
+/// A shape as the library has it.
+type Dims = SmallVec<[i64; 6]>;
+
 /// An input while it is held for a run: nobody writes it meanwhile.
 pub(super) struct Held<'t> {
     data_type: DataType,
     dims: &'t [usize],
-    shape: Vec<i64>,
+    shape: Dims,
     bytes: Bytes<'t>,
 }
 
@@ -73,7 +77,7 @@ impl<'t> Held<'t> {
 /// An output's memory while it is held for a run: nobody else touches it meanwhile.
 pub(super) struct Target<'t> {
     data_type: DataType,
-    shape: Vec<i64>,
+    shape: Dims,
     bytes: Room<'t>,
 }
 
@@ -192,7 +196,7 @@ fn copy(made: &Value<'_>, shape: &[usize], room: &mut [u8]) -> Result<()> {
     let run = |status| error(status, During::Run);
     let (_, dims) = made.tensor().map_err(run)?;
     let bytes = made.bytes().map_err(run)?;
-    if wire_shape(shape)? != dims || room.len() != bytes.len() {
+    if wire_shape(shape)?[..] != dims[..] || room.len() != bytes.len() {
         return Err(Error::new(
             ErrorKind::InvalidOutput,
             format!(
@@ -207,7 +211,7 @@ fn copy(made: &Value<'_>, shape: &[usize], room: &mut [u8]) -> Result<()> {
 }
 
 /// A shape in the library's integers.
-fn wire_shape(shape: &[usize]) -> Result<Vec<i64>> {
+fn wire_shape(shape: &[usize]) -> Result<Dims> {
     shape
         .iter()
         .map(|size| i64::try_from(*size))

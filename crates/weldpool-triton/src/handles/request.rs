@@ -1,7 +1,6 @@
 //! `TRITONBACKEND_Request` and its inputs.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -13,6 +12,7 @@ use super::instance::Instance;
 use super::text;
 use crate::clock::Ordered;
 use crate::error::{Error, ErrorCode, Result};
+use crate::few::{Few, Lone};
 
 /// A request that is the backend's to answer. It is given back to Triton once: when told to, or
 /// when the value is dropped.
@@ -30,18 +30,18 @@ impl Request {
     pub(crate) unsafe fn take_all(
         requests: *mut *mut sys::Request,
         count: u32,
-    ) -> Result<Vec<Request>> {
+    ) -> Result<Lone<Request>> {
         let api = api()?;
         let count = usize::try_from(count).unwrap_or_default();
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok(Lone::new());
         }
         if requests.is_null() {
             return Err(Error::internal("Triton gave no requests"));
         }
         // SAFETY: Triton gives so many pointers, which are valid during the execution.
         let pointers = unsafe { std::slice::from_raw_parts(requests, count) };
-        let pointers: Option<Vec<NonNull<sys::Request>>> =
+        let pointers: Option<Lone<NonNull<sys::Request>>> =
             pointers.iter().map(|raw| NonNull::new(*raw)).collect();
         let pointers =
             pointers.ok_or_else(|| Error::internal("Triton gave a request that is null"))?;
@@ -102,7 +102,7 @@ impl Request {
     }
 
     /// The names of the outputs that are wanted.
-    pub(crate) fn wanted_outputs(&self) -> Result<Vec<CString>> {
+    pub(crate) fn wanted_outputs(&self) -> Result<Few<&[u8]>> {
         let mut count = 0;
         // SAFETY: the request is ours, and `count` can be written.
         check(unsafe {
@@ -115,7 +115,8 @@ impl Request {
                 check(unsafe {
                     (self.api.backend.request_output_name)(self.raw.as_ptr(), index, &raw mut name)
                 })?;
-                Ok(text::owned_c(name))
+                // SAFETY: Triton keeps the name as long as the request is ours.
+                Ok(unsafe { text::borrowed(name) })
             })
             .collect()
     }
@@ -240,7 +241,7 @@ impl<'r> Input<'r> {
     ///
     /// # Errors
     /// `Unsupported` for memory of a GPU, which this backend does not read.
-    pub(crate) fn pieces(&self) -> Result<Vec<&'r [u8]>> {
+    pub(crate) fn pieces(&self) -> Result<Few<&'r [u8]>> {
         (0..self.buffers).map(|index| self.piece(index)).collect()
     }
 

@@ -15,15 +15,6 @@ pub(super) fn owned(text: *const c_char) -> String {
         .into_owned()
 }
 
-/// A copy of a text that C gave, as it is. Null is the empty text.
-pub(super) fn owned_c(text: *const c_char) -> CString {
-    if text.is_null() {
-        return CString::default();
-    }
-    // SAFETY: as in `owned`.
-    unsafe { CStr::from_ptr(text) }.to_owned()
-}
-
 /// The bytes of a text that C gave. Null is the empty text.
 ///
 /// # Safety
@@ -51,6 +42,5 @@ mod tests {
         assert_eq!(c_string("a\0b").to_bytes(), b"a");
         assert_eq!(owned(std::ptr::null()), "");
         assert_eq!(owned(c"gr\xfcn".as_ptr()), "gr\u{fffd}n");
-        assert_eq!(owned_c(c"gr\xfcn".as_ptr()).to_bytes(), b"gr\xfcn");
     }
 }

@@ -7,6 +7,8 @@ use std::ptr::{self, NonNull};
 
 use ort_sys as sys;
 
+use crate::onnxruntime::Few;
+
 use super::{Api, Metadata, Result, RunOptions, Session, TypeInfo, Value, c_string, handle, text};
 
 /// Inputs that a run needs or may leave out, or outputs of a model.
@@ -99,14 +101,14 @@ impl Session {
         options: &RunOptions,
         inputs: &[(&CStr, &Value<'a>)],
         outputs: &[(&CStr, Option<Value<'_>>)],
-    ) -> Result<Vec<Option<Value<'a>>>> {
-        let input_names: Vec<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
-        let input_values: Vec<_> = inputs
+    ) -> Result<Few<Option<Value<'a>>>> {
+        let input_names: Few<_> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let input_values: Few<_> = inputs
             .iter()
             .map(|(_, value)| value.handle.as_ptr().cast_const())
             .collect();
-        let output_names: Vec<_> = outputs.iter().map(|(name, _)| name.as_ptr()).collect();
-        let mut output_values: Vec<_> = outputs
+        let output_names: Few<_> = outputs.iter().map(|(name, _)| name.as_ptr()).collect();
+        let mut output_values: Few<_> = outputs
             .iter()
             .map(|(_, value)| {
                 value
