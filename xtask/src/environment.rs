@@ -36,18 +36,21 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
+    /// Fetches what is missing. The program `weldpool` is where a build of this profile puts it.
+    pub(crate) fn fetch(paths: &Paths, steps: &mut Steps, profile: Profile) -> Result<Self> {
+        let _alone = lock(&paths.cache())?;
+        let venv = python::ensure(paths, steps, "venv", &REQUIREMENTS)?;
+        Ok(Self {
+            python: venv.python(),
+            program: paths.program(profile),
+            onnxruntime: onnxruntime::ensure(paths, &venv)?,
+            ocr_models: models::ensure(paths, &venv)?,
+        })
+    }
+
     /// Fetches what is missing and builds the program `weldpool`.
     pub(crate) fn prepare(paths: &Paths, steps: &mut Steps, profile: Profile) -> Result<Self> {
-        let environment = {
-            let _alone = lock(&paths.cache())?;
-            let venv = python::ensure(paths, steps, "venv", &REQUIREMENTS)?;
-            Self {
-                python: venv.python(),
-                program: paths.program(profile),
-                onnxruntime: onnxruntime::ensure(paths, &venv)?,
-                ocr_models: models::ensure(paths, &venv)?,
-            }
-        };
+        let environment = Self::fetch(paths, steps, profile)?;
         let mut build = Run::cargo().directory(paths.root()).args([
             "build",
             "--package",

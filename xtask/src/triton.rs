@@ -18,7 +18,7 @@ pub(crate) fn demo(paths: &Paths, arguments: Arguments) -> Result<()> {
     let pipeline_arguments = arguments.finish()?;
     let mut steps = Steps::new(paths.logs());
     require_platform()?;
-    let environment = Environment::prepare(paths, &mut steps, Profile::Release)?;
+    let environment = Environment::fetch(paths, &mut steps, Profile::Release)?;
     let server = ensure(paths, &mut steps, environment.python())?;
     let backends = install(paths, &mut steps, environment.onnxruntime())?;
     let pipeline = Run::new(environment.python())

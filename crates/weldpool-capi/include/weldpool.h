@@ -1000,12 +1000,12 @@ weldpool_error_t *weldpool_queue_before_external_submit(const weldpool_queue_t *
 // behind it, with which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The
 // submission is freed, also where this fails.
 //
-// Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
-// then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
+// Work that fails on the GPU signals nothing: the completed handler of its last command buffer sets the event's
+// signaledValue to `signal_value` then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
 // and submits nothing that uses memory of the queue's.
 //
 // Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
-// queue does not wait then. Thread-safe.
+// queue does not wait then, and whoever submitted the work waits himself. Thread-safe.
 weldpool_error_t *weldpool_queue_after_external_submit(const weldpool_queue_t *queue,
                                                        weldpool_submission_t *submission,
                                                        weldpool_fence_t **fence);

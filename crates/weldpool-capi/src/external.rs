@@ -76,12 +76,12 @@ pub extern "C" fn weldpool_queue_before_external_submit(
 /// behind it, with which memory that it uses is noted: weldpool_queue_note_read, weldpool_queue_note_write. The
 /// submission is freed, also where this fails.
 ///
-/// Work that fails on the GPU signals nothing: its completed handler sets the event's signaledValue to `signal_value`
-/// then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
+/// Work that fails on the GPU signals nothing: the completed handler of its last command buffer sets the event's
+/// signaledValue to `signal_value` then, if that is less, since the queue waits until then. It retains the event for that, does so before anything else,
 /// and submits nothing that uses memory of the queue's.
 ///
 /// Errors: INVALID_REQUEST for what was announced to another queue or is forgotten, else what the driver says; the
-/// queue does not wait then. Thread-safe.
+/// queue does not wait then, and whoever submitted the work waits himself. Thread-safe.
 #[unsafe(no_mangle)]
 pub extern "C" fn weldpool_queue_after_external_submit(
     queue: Option<&QueueHandle>,

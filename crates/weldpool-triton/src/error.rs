@@ -68,9 +68,16 @@ impl From<weldpool::Error> for Error {
             Kind::Unsupported => ErrorCode::Unsupported,
             _ => ErrorCode::Internal,
         };
+        let error = match code {
+            ErrorCode::Unavailable => error.with_advice(POOL_ADVICE),
+            _ => error,
+        };
         Error::new(code, error.to_string())
     }
 }
+
+/// What helps where the pool has no memory; who runs a server has no access to its configuration in Rust.
+const POOL_ADVICE: &str = "send the request again, or raise max-pool-size (MPS_MAX_POOL_SIZE)";
 
 impl From<weldpool_engine::Error> for Error {
     fn from(error: weldpool_engine::Error) -> Error {
@@ -85,7 +92,10 @@ impl From<weldpool_engine::Error> for Error {
             Kind::Cancelled => ErrorCode::Cancelled,
             _ => ErrorCode::Internal,
         };
-        Error::new(code, error.message())
+        match error.kind() {
+            Kind::OutOfMemory => Error::new(code, format!("{}; {POOL_ADVICE}", error.message())),
+            _ => Error::new(code, error.message()),
+        }
     }
 }
 

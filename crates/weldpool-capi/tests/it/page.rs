@@ -24,13 +24,13 @@ fn written(name: &str, text: &str) -> PathBuf {
     path
 }
 
-#[test]
-fn the_example_in_c_compiles_and_runs() {
-    let source = written("page.c", &code("c.md", "C\n", "c"));
-    let program = folder().join("page-c");
-    let mut compile = Command::new("cc");
+/// Compiles and runs an example of docs/c.md.
+fn runs(name: &str, heading: &str, language: &str, compiler: &str, standard: &str) {
+    let source = written(name, &code("c.md", heading, language));
+    let program = source.with_extension("program");
+    let mut compile = Command::new(compiler);
     compile
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic"])
         .args(pkg_config("--cflags"))
         .arg(source)
         .arg("-o")
@@ -40,6 +40,16 @@ fn the_example_in_c_compiles_and_runs() {
     succeed(&mut compile);
     let printed = succeed(&mut Command::new(program));
     assert!(printed.contains("1048576 bytes are live"), "{printed}");
+}
+
+#[test]
+fn the_example_in_c_runs() {
+    runs("page-c.c", "C\n", "c", "cc", "-std=c11");
+}
+
+#[test]
+fn the_example_in_cpp_runs() {
+    runs("page-cpp.cpp", "C++\n", "cpp", "c++", "-std=c++17");
 }
 
 #[test]

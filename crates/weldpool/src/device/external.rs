@@ -10,7 +10,7 @@ pub struct ExternalOrder {
     pub queue: Resource,
     /// What the work has to wait for before it begins: an event (`MTLSharedEvent`) and its value.
     pub wait: (Resource, u64),
-    /// What the work has to signal behind its end, likewise; the host raises it if the work fails, in its completed handler
-    /// and before anything else there.
+    /// What the work has to signal behind its end, likewise; the host raises it if the work fails, in the completed
+    /// handler of its last command buffer and before anything else there.
     pub signal: (Resource, u64),
 }

@@ -57,8 +57,8 @@ impl Queue {
     ///
     /// A submission that was refused, and will never signal its event, is not to be given back: the queue and whoever waits for
     /// it would wait for ever. Nor does work that fails later signal: whoever submitted it raises the event himself then (Metal:
-    /// `signaledValue` of [`signal`](ExternalOrder::signal), in the completed handler of his command buffer), whatever has
-    /// become of the queue, which may be gone: he retains the event for that. The fence passes or, on Metal, tells of a lost
+    /// `signaledValue` of [`signal`](ExternalOrder::signal), in the completed handler of the last of his command buffers: the event
+    /// says that all of the work has ended), whatever has become of the queue, which may be gone: he retains the event for that. The fence passes or, on Metal, tells of a lost
     /// queue if the system had ended its wait by then. The handler does so before anything else, and submits nothing that uses
     /// memory of the queue's: a submission may wait for the queue, which waits for the event and for other such handlers.
     ///

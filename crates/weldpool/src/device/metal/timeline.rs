@@ -198,7 +198,7 @@ impl<M: Metal> EventTimeline<M> {
     ///
     /// # Errors
     ///
-    /// [`DeviceLost`](ErrorKind::DeviceLost) when the queue is lost, and so are all who would wait for the work's end: that is
+    /// [`DeviceLost`](ErrorKind::DeviceLost) when the queue is lost, and whoever would wait for the work's end was let go: that is
     /// not taken back. Until then the queue is not lost before the work has ended.
     pub(super) fn begin_external(&self) -> Result<()> {
         let mut work = self.work.lock();

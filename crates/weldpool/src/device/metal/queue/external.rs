@@ -35,8 +35,8 @@ struct Slot<M: Metal> {
 enum Held {
     /// By the announcement of this number.
     By(u64),
-    /// By nobody any more, once the work that had it last has ended. The event's own value would say so too, but to look at
-    /// it has the host see the end of work, which it is to see by fences alone.
+    /// By nobody any more, once the work that had it last has ended. The event's own value would say so too, but who looks
+    /// at it from here would see the end of work, which the host is to see by fences; the listener is told in any case.
     ByNobody(Arc<AtomicBool>),
 }
 
