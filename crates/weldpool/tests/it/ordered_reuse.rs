@@ -85,17 +85,6 @@ on_both! {
 struct Bench {
     device: Fake,
     allocator: Allocator,
-    /// Dropped last.
-    _end: End,
-}
-
-/// Work that nobody steps keeps what it uses, for ever: what a test left, and what its end submitted, is done here.
-struct End(Fake);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.control().run_all();
-    }
 }
 
 impl Bench {
@@ -106,12 +95,7 @@ impl Bench {
         };
         let builder = Allocator::builder(device.device()).config(config);
         let allocator = builder.build().unwrap();
-        let _end = End(device.clone());
-        Self {
-            device,
-            allocator,
-            _end,
-        }
+        Self { device, allocator }
     }
 
     fn step(&self, number: u64) -> Step {
@@ -454,9 +438,7 @@ fn a_pool_that_is_closed_keeps_the_memory_of_work_in_flight(bench: Bench) {
     let (source, mut target) = (bench.shared(1), bench.shared(0));
     queue.copy(&source, &mut target).unwrap();
     drop((source, target, queue));
-    let Bench {
-        device, allocator, ..
-    } = bench;
+    let Bench { device, allocator } = bench;
     drop(allocator);
     device.control().run_all();
     assert_eq!(device.control().violations(), []);
@@ -476,9 +458,7 @@ fn a_pool_that_is_closed_keeps_what_other_threads_freed_on_a_queue(bench: Bench)
         may_go_on.recv().unwrap();
     });
     let queue = is_freed.recv().unwrap();
-    let Bench {
-        device, allocator, ..
-    } = bench;
+    let Bench { device, allocator } = bench;
     drop((queue, allocator));
     device.control().run_all();
     assert_eq!(device.control().violations(), []);
