@@ -1,7 +1,7 @@
 //! Where a run writes the outputs of a request that runs alone: to the answer's memory, where the
 //! shape is sure before.
 //!
-//! An output that was added to an answer can not be taken back: Triton's gRPC server has it in its
+//! An output that was added to an answer cannot be taken back: Triton's gRPC server has it in its
 //! message then. So nothing is added on a guess. Answers have their outputs in the model's order,
 //! so an output that comes behind one of an unknown shape is copied, as that one is.
 #![allow(unsafe_code)]
@@ -21,7 +21,7 @@ use crate::handles::OutputMemory;
 pub(crate) struct Places<'r> {
     /// Written by the run itself.
     direct: Few<Direct<'r>>,
-    /// Copied to after the run: the elements can not be written there, or lie over what the run
+    /// Copied to after the run: the elements cannot be written there, or lie over what the run
     /// reads or writes.
     copied: Few<Copied<'r>>,
 }
