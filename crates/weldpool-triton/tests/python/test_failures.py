@@ -459,10 +459,11 @@ class Cancellation(Case):
         return sum(stats.get(name, {}).get("count", 0) for name in ("fail", "cancel")) >= 1
 
     def test_clients_that_go_away(self):
+        rounds = self.rounds_of(0.5)
         for _ in range(5):
             client = tritonclient.http.InferenceServerClient(self.server.http, network_timeout=0.05)
             with self.assertRaises(Exception):
-                client.infer("slow", tensors("http", {"rounds": np.array([200])}))
+                client.infer("slow", tensors("http", {"rounds": np.array([rounds])}))
             client.close()
         self.lives()
         same(self, self.infer("http", "slow", {"rounds": np.array([2])}), {"done": np.array([2])})
